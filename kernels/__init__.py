@@ -1,0 +1,1 @@
+"""Array mathematics: no MPI, no asyncio, no files."""

@@ -1,0 +1,67 @@
+"""The exception tree: whose fault it was decides the class, the message and the exit status.
+
+    WeftError                      exit status 1
+    ├── Mistake                    2   yours: a job file, a graph, an argument; the message says what is allowed
+    │   ├── GraphError                 a model that cannot be built
+    │   ├── JobError                   a job file with a wrong or unknown key (names file, line and key)
+    │   ├── DataError                  data that is missing, damaged or of the wrong shape
+    │   └── CheckpointError            a checkpoint that is damaged, foreign or of another model
+    ├── PeerFailure                1   another rank failed; carries its rank, host and traceback
+    ├── StallError                 1   a wait that outlasted its limit; names who waits for whom
+    └── MachineError               3   the environment: no MPI, no shared memory, no GPU, a full disk
+
+Every message says what happened, the value that was seen, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class WeftError(Exception):
+    """Base of everything Weft raises on purpose."""
+
+    exit_status = 1
+
+
+class Mistake(WeftError):
+    """Something the user can mend: wrong arguments, files or models."""
+
+    exit_status = 2
+
+
+class GraphError(Mistake):
+    """A model that cannot be built; names the node."""
+
+
+class JobError(Mistake):
+    """A job file with a wrong or unknown key; names the file, the line and what is allowed."""
+
+
+class DataError(Mistake):
+    """Data that is missing, damaged or of the wrong shape; names the file."""
+
+
+class CheckpointError(Mistake):
+    """A checkpoint that is damaged, foreign, or belongs to another model; names the file."""
+
+
+class PeerFailure(WeftError):
+    """Another rank failed. Raised on every rank that was still well.
+
+    `rank` is the failed rank in the world, `host` its host name, `traceback` its formatted traceback.
+    """
+
+    def __init__(self, rank: int, size: int, host: str, traceback: str) -> None:
+        super().__init__(f"rank {rank} of {size} on host {host} failed:\n{traceback.rstrip()}")
+        self.rank = rank
+        self.host = host
+        self.traceback = traceback
+
+
+class StallError(WeftError):
+    """A wait that outlasted its limit; the message names who waits, for whom and for what."""
+
+
+class MachineError(WeftError):
+    """The machine lacks something: MPI, shared memory, a GPU, disk space."""
+
+    exit_status = 3

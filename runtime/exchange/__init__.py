@@ -1,0 +1,1 @@
+"""HOW gradients meet: portions of the flat gradient, their order, and their all-reduce."""

@@ -1,0 +1,1 @@
+"""WHAT is computed: metadata, the graph of kernels, its backward graph and its buffers. Pure."""

@@ -1,0 +1,1 @@
+"""HOW ranks talk: asyncio on MPI. The only package that imports mpi4py."""

@@ -1,0 +1,1 @@
+"""Training: job files, data, the trainer, checkpoints."""

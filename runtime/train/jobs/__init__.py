@@ -1,0 +1,1 @@
+"""The packaged jobs, each a TOML file."""

@@ -1,0 +1,1 @@
+"""WHO computes what: tasks and the steps made of them."""
