@@ -109,10 +109,14 @@ class Buffers:
 
 @dataclass(slots=True)
 class Mode:
-    """How a call runs: training or inference, and the seed that step and micro-batch give it."""
+    """How a call runs: training or inference, the seed that step and micro-batch give it, and its share.
+
+    `share` is the micro-batch's part of the global batch (by samples): what statistics are weighted by.
+    """
 
     training: bool = True
     seed: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
