@@ -1,0 +1,90 @@
+"""`python -m bench` lists the benches; `python -m bench NAME [--json FILE]` runs one.
+
+Under mpirun every rank runs the bench and rank 0 reports. A bench whose result is wrong ends with status 1,
+and all its ranks with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import pkgutil
+import sys
+import traceback
+from pathlib import Path
+
+import bench
+from bench.harness import WrongResultError, launched_rank, report
+
+NOT_BENCHES = {"harness", "__main__"}
+
+
+def benches() -> dict[str, str]:
+    """Name and first line of every bench, read without importing it (some import a whole peer)."""
+    found = {}
+    for module in pkgutil.iter_modules(bench.__path__):
+        if module.name in NOT_BENCHES or module.name.startswith("_") or module.ispkg:
+            continue
+        tree = ast.parse((Path(bench.__path__[0]) / f"{module.name}.py").read_text())
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line; the chosen bench's module adds its own options."""
+    known = benches()
+    listing = "\n".join(f"  {name:<12} {line}" for name, line in sorted(known.items()))
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Microbenchmarks of Weft; each checks the result it times.",
+        epilog=f"benches:\n{listing}\n\n`python -m bench NAME --help` tells a bench's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if not arguments:
+        parser.print_help()
+        raise SystemExit(0)
+    if arguments[0].startswith("-") or arguments[0] not in known:
+        parser.add_argument("name", choices=sorted(known), metavar="NAME")
+        return parser.parse_args(arguments)  # prints the help or what is wrong
+    module = importlib.import_module(f"bench.{arguments[0]}")
+    chosen = argparse.ArgumentParser(
+        prog=f"python -m bench {arguments[0]}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chosen.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine here")
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(chosen)
+    chosen.set_defaults(module=module, name=arguments[0])
+    return chosen.parse_args(arguments[1:])
+
+
+def main(arguments: list[str]) -> int:
+    """Run one bench; returns the exit status."""
+    options = parse(arguments)
+    try:
+        figures = options.module.main(options)
+    except WrongResultError as failure:
+        print(f"{options.name}: wrong result: {failure}", file=sys.stderr, flush=True)
+        return _end_all(1)
+    except Exception:
+        traceback.print_exc()
+        return _end_all(1)
+    if launched_rank() == 0:
+        report(options.name, figures, options.json)
+    return 0
+
+
+def _end_all(status: int) -> int:
+    """End the other ranks too: they may wait in a collective for this one."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+        sys.stderr.flush()
+        mpi.COMM_WORLD.Abort(status)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

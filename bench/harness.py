@@ -1,0 +1,185 @@
+"""What every bench shares: interleaved repetitions, figures, the machine's description, table and JSON.
+
+    samples = measure({"weft": timed(step), "torch": timed(torch_step)}, repetitions=7)
+    check(close(a, b), "weft and torch disagree: ...")
+    return {"dense_over_torch": ratio(samples["weft"], samples["torch"])}
+
+Candidates are measured in turn, one repetition of each a round, because a shared machine drifts by tens of
+percent within minutes: a ratio of neighbours in time holds where a ratio of two blocks does not. For the same
+reason a figure is a median with the least and the greatest value beside it, and never a mean.
+
+Imports nothing heavy: a bench sets its thread counts before NumPy loads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+class WrongResultError(Exception):
+    """The result that was timed is wrong, so its time means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured quantity: the median of its repetitions, their least and greatest value."""
+
+    value: float
+    unit: str
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float], unit: str, scale: float = 1.0) -> Figure:
+        """Median, least and greatest of `samples`, each multiplied by `scale` (1e6 for seconds as us)."""
+        if not samples:
+            raise ValueError("a figure needs at least one sample")
+        return cls(statistics.median(samples) * scale, unit, min(samples) * scale, max(samples) * scale)
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> Figure:
+    """`over` divided by `under`, round by round, so that what slowed a whole round cancels out."""
+    return Figure.of([a / b for a, b in zip(over, under, strict=True)], "x")
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise WrongResultError unless `condition`; the bench then ends non-zero and writes no figures."""
+    if not condition:
+        raise WrongResultError(message)
+
+
+def interleaved(names: Sequence[str], repetitions: int, warmup: int = 1) -> Iterator[tuple[str, bool]]:
+    """Yield (name, counts): every name once a round, every second round backwards, `warmup` rounds first.
+
+    For benches that await what they measure; `counts` is False in the warm-up. The order is the same on every
+    rank, so a candidate may be a collective.
+    """
+    for number in range(warmup + repetitions):
+        for name in names if number % 2 == 0 else reversed(names):
+            yield name, number >= warmup
+
+
+def measure(
+    candidates: Mapping[str, Callable[[], float]], repetitions: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Call every candidate in turn, `repetitions` times; each returns what it measured (see `timed`)."""
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for name, counts in interleaved(list(candidates), repetitions, warmup):
+        value = candidates[name]()
+        if counts:
+            samples[name].append(value)
+    return samples
+
+
+def timed(function: Callable[[], object], calls: int = 1) -> Callable[[], float]:
+    """A candidate for `measure`: the seconds one call of `function` took, averaged over `calls` in a row."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return (time.perf_counter() - start) / calls
+
+    return run
+
+
+def launched_rank() -> int:
+    """This process's rank by the launcher's environment, before MPI is up; 0 without a launcher."""
+    for variable in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if variable in os.environ:
+            return int(os.environ[variable])
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the software a figure was measured with."""
+    description: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "ranks": 1,
+    }
+    # Only what the bench itself loaded is described: importing MPI here would start it.
+    if "mpi4py.MPI" in sys.modules:
+        mpi = sys.modules["mpi4py.MPI"]
+        description["mpi"] = _one_line(mpi.Get_library_version())
+        if not mpi.Is_finalized():
+            description["ranks"] = mpi.COMM_WORLD.size
+    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"):
+        if variable in os.environ:
+            description["ranks"] = int(os.environ[variable])
+            break
+    if "numpy" in sys.modules:
+        description["blas"] = _blas()
+    for package in ("mpi4py", "numpy", "numba", "torch", "onnxruntime", "cupy"):
+        if package in sys.modules:
+            description[package] = getattr(sys.modules[package], "__version__", metadata.version(package))
+    return description
+
+
+def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) -> None:
+    """Print the table and, when asked, write the JSON file; both hold the same values."""
+    from rich.console import Console
+    from rich.table import Table
+
+    about = machine()
+    launcher = ["mpirun", "-n", str(about["ranks"])] if about["ranks"] > 1 else []
+    command = shlex.join([*launcher, "python", "-m", "bench", *sys.argv[1:]])
+    table = Table(title=command)
+    for heading in ("figure", "value", "unit", "min", "max"):
+        table.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
+    for name, figure in figures.items():
+        numbers = [f"{number:,.4g}" for number in (figure.value, figure.min, figure.max)]
+        table.add_row(name, numbers[0], figure.unit, *numbers[1:])
+    console = Console()
+    console.print(table)
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
+    if json_path is not None:
+        document = {
+            "bench": bench,
+            "figures": {
+                name: {"value": f.value, "unit": f.unit, "min": f.min, "max": f.max}
+                for name, f in figures.items()
+            },
+            "machine": about,
+            "command": command,
+        }
+        json_path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _blas() -> str:
+    from threadpoolctl import threadpool_info
+
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            parts = (library["internal_api"], library["version"], library.get("architecture", ""))
+            return " ".join(filter(None, parts)) + f", {library['num_threads']} thread(s)"
+    return "unknown"
+
+
+def _one_line(text: str) -> str:
+    lines = [" ".join(line.split()) for line in text.strip("\0 \n").splitlines()[:1]]
+    return lines[0] if lines else "unknown"

@@ -1,0 +1,121 @@
+"""The bench harness: figures, interleaving, the JSON file and what a wrong result does."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench import __main__ as command
+from bench.harness import Figure, WrongResultError, check, interleaved, measure, ratio, timed
+
+
+def test_a_figure_is_the_median_with_least_and_greatest():
+    assert Figure.of([3.0, 1.0, 2.0], "us", scale=1e3) == Figure(2000.0, "us", 1000.0, 3000.0)
+
+
+def test_a_figure_without_samples_is_refused():
+    with pytest.raises(ValueError, match="at least one sample"):
+        Figure.of([], "s")
+
+
+def test_a_ratio_is_taken_round_by_round():
+    # The second round ran on a machine twice as slow: the ratio does not notice.
+    assert ratio([2.0, 4.0, 2.0], [1.0, 2.0, 1.0]) == Figure(2.0, "x", 2.0, 2.0)
+
+
+def test_candidates_take_turns_and_the_warm_up_is_not_counted():
+    assert list(interleaved(["a", "b"], repetitions=2)) == [
+        ("a", False),
+        ("b", False),
+        ("b", True),
+        ("a", True),
+        ("a", True),
+        ("b", True),
+    ]
+
+
+def test_every_repetition_is_kept_and_the_warm_up_is_dropped():
+    calls = iter(range(10))
+    assert measure({"only": lambda: float(next(calls))}, repetitions=3, warmup=2) == {"only": [2.0, 3.0, 4.0]}
+
+
+def test_timed_averages_over_the_calls_it_makes():
+    made: list[int] = []
+    assert timed(lambda: made.append(1), calls=5)() >= 0
+    assert len(made) == 5
+
+
+@pytest.fixture
+def a_bench(monkeypatch, tmp_path):
+    """A bench named `sample` in the package, whose main is to be set."""
+    source = tmp_path / "sample.py"
+    source.write_text('"""Times nothing."""\ndef main(arguments): ...\n')
+    module = types.ModuleType("bench.sample", "Times nothing.")
+    monkeypatch.setitem(sys.modules, "bench.sample", module)
+    monkeypatch.setattr(bench, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["bench", "sample"])
+    return module
+
+
+def test_the_list_names_each_bench_with_its_first_line(a_bench, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([])
+    assert ended.value.code == 0
+    assert "sample       Times nothing." in capsys.readouterr().out
+
+
+def test_an_unknown_bench_is_refused_with_the_known_ones(a_bench, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["smaple"])
+    assert ended.value.code == 2
+    assert "sample" in capsys.readouterr().err
+
+
+def test_rank_0_writes_the_table_and_the_same_values_as_json(a_bench, capsys, tmp_path):
+    a_bench.main = lambda arguments: {"rtt_us": Figure(12.5, "us", 11.0, 20.0)}
+    path = tmp_path / "out.json"
+    assert command.main(["sample", "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    assert written["bench"] == "sample"
+    assert written["figures"] == {"rtt_us": {"value": 12.5, "unit": "us", "min": 11.0, "max": 20.0}}
+    assert written["command"] == "python -m bench sample"
+    assert written["machine"]["cores"] >= 1
+    out = capsys.readouterr().out
+    assert "rtt_us" in out
+    assert "12.5" in out
+
+
+def test_other_ranks_write_nothing(a_bench, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "1")
+    a_bench.main = lambda arguments: {}
+    path = tmp_path / "out.json"
+    assert command.main(["sample", "--json", str(path)]) == 0
+    assert not path.exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_wrong_result_ends_non_zero_without_figures(a_bench, capsys, tmp_path):
+    def wrong(arguments):
+        check(False, "sum is 3, expected 4")
+
+    a_bench.main = wrong
+    path = tmp_path / "out.json"
+    assert command.main(["sample", "--json", str(path)]) == 1
+    assert not path.exists()
+    assert "wrong result: sum is 3, expected 4" in capsys.readouterr().err
+
+
+def test_check_passes_what_holds():
+    check(True, "unused")
+    with pytest.raises(WrongResultError):
+        check(False, "does not hold")
+
+
+def test_every_bench_of_the_package_has_a_line_for_the_list():
+    assert all(command.benches().values())
+    assert Path(bench.__file__).parent.name == "bench"
