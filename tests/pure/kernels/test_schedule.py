@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from weft.kernels.schedule import Constant, Cosine, Schedule, Step
 
 TABLE = [
