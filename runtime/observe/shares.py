@@ -1,0 +1,127 @@
+"""Where a rank's time went: compute, exposed communication and idle, as shares of its training time.
+
+    compute   ██████████░░░░██████░░░░░░
+    wire      ░░░░░░██████████░░░░░░██░░
+              ·····│hid·│exp·│·····│i│x│i     exposed: the wire is busy while no kernel runs
+                                              hidden:  the wire is busy while a kernel runs (part of compute)
+                                              idle:    neither
+
+compute + exposed + idle = 1. Pure functions of intervals: int64 arrays of shape (n, 2), rows [start, end)
+in nanoseconds. "Disjoint" means sorted, without overlap and without empty rows; `union` makes any array so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .trace import COMPUTE, LOOP, WIRE, Span
+
+Intervals = NDArray[np.int64]
+
+# Spans on the loop's track that are not training: the time they take belongs to nobody's share.
+INTERRUPTIONS = frozenset({"evaluation", "checkpoint"})
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Parts of a rank's training time, each between 0 and 1; `seconds` is the whole."""
+
+    seconds: float
+    compute: float
+    exposed_communication: float
+    hidden_communication: float
+    idle: float
+
+
+def intervals(spans: Iterable[Span]) -> Intervals:
+    """The spans' times as an array, in their order, overlaps included."""
+    return np.array([(span.start_ns, span.end_ns) for span in spans], np.int64).reshape(-1, 2)
+
+
+def union(a: Intervals) -> Intervals:
+    """The times covered by at least one row, disjoint."""
+    a = a[a[:, 1] > a[:, 0]]
+    if not len(a):
+        return a
+    a = a[np.argsort(a[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(a[:, 1])  # a nested row must not pull the end back
+    first = np.concatenate(([True], a[1:, 0] > reach[:-1]))
+    last = np.concatenate((first[1:], [True]))
+    return np.column_stack((a[first, 0], reach[last]))
+
+
+def complement(a: Intervals, within: Intervals) -> Intervals:
+    """The times of `within` that `a` does not cover. Both disjoint."""
+    if not len(within):
+        return within
+    before, after = within[0, 0], within[-1, 1]
+    holes = np.column_stack((np.append(before, a[:, 1]), np.append(a[:, 0], after)))
+    return intersection(holes[holes[:, 1] > holes[:, 0]], within)
+
+
+def intersection(a: Intervals, b: Intervals) -> Intervals:
+    """The times covered by both. Both disjoint."""
+    # Row i of `a` meets the rows first[i]:last[i] of `b`; most rows meet one, so no pair is built in vain.
+    first = np.searchsorted(b[:, 1], a[:, 0], side="right")
+    last = np.searchsorted(b[:, 0], a[:, 1], side="left")
+    count = np.maximum(last - first, 0)
+    i = np.repeat(np.arange(len(a)), count)
+    j = np.arange(len(i)) - np.repeat(np.cumsum(count) - count, count) + first[i]
+    return np.column_stack((np.maximum(a[i, 0], b[j, 0]), np.minimum(a[i, 1], b[j, 1])))
+
+
+def length(a: Intervals) -> int:
+    """Nanoseconds covered. Disjoint."""
+    return int((a[:, 1] - a[:, 0]).sum())
+
+
+def training_window(spans: Iterable[Span]) -> Intervals:
+    """When the rank was training: from its first to its last step, without interruptions. Disjoint.
+
+    The first step is left out where there are more than two: it compiles kernels and fills caches, and in a
+    short run its seconds would drown everything else.
+    """
+    spans = list(spans)
+    training = [span for span in spans if span.track == COMPUTE and "step" in span.args]
+    if not training:
+        return np.empty((0, 2), np.int64)
+    steps = sorted({span.args["step"] for span in training})
+    if len(steps) > 2:
+        training = [span for span in training if span.args["step"] > steps[0]]
+    times = intervals(training)
+    whole = np.array([[times[:, 0].min(), times[:, 1].max()]], np.int64)
+    away = intervals(span for span in spans if span.track == LOOP and span.name in INTERRUPTIONS)
+    return complement(union(away), union(whole))
+
+
+def summarise(spans: Iterable[Span], window: Intervals | None = None) -> Shares:
+    """The shares of one rank's spans over `window` (by default its training window)."""
+    spans = list(spans)
+    if window is None:
+        window = training_window(spans)
+    compute, wire, idle = activity(spans, window)
+    whole = length(window)
+    if not whole:
+        return Shares(0.0, 0.0, 0.0, 0.0, 0.0)
+    hidden = length(intersection(compute, wire))
+    return Shares(
+        seconds=whole / 1e9,
+        compute=length(compute) / whole,
+        exposed_communication=(length(wire) - hidden) / whole,
+        hidden_communication=hidden / whole,
+        idle=length(idle) / whole,
+    )
+
+
+def activity(spans: Iterable[Span], window: Intervals) -> tuple[Intervals, Intervals, Intervals]:
+    """When within `window` a kernel ran, the wire was busy, and neither: (compute, wire, idle). Disjoint."""
+    spans = list(spans)
+    compute, wire = (
+        intersection(union(intervals(span for span in spans if span.track == track)), window)
+        for track in (COMPUTE, WIRE)
+    )
+    return compute, wire, complement(union(np.concatenate((compute, wire))), window)
