@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weft.runtime.observe.metrics import Metrics, read_metrics
+
+
+def test_rows_come_back_by_kind(tmp_path: Path) -> None:
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        metrics.write(kind="step", step=1, loss=np.float32(0.5), rate=0.1, samples_per_s=100.0, time_s=0.1)
+        metrics.write(kind="evaluation", step=1, split="validation", loss=0.4, accuracy=0.9)
+        metrics.write(kind="evaluation", step=1, split="test", loss=0.4, accuracy=0.8)
+        metrics.write(kind="end", step=1, reason="all epochs done")
+    history = read_metrics(tmp_path / "m.jsonl")
+    assert history.steps == [
+        {"kind": "step", "step": 1, "loss": 0.5, "rate": 0.1, "samples_per_s": 100.0, "time_s": 0.1}
+    ]
+    assert [row["accuracy"] for row in history.evaluated("test")] == [0.8]
+    assert history.end == {"kind": "end", "step": 1, "reason": "all epochs done"}
+    assert history.skipped == 0
+
+
+def test_every_line_is_on_disk_at_once(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "m.jsonl")
+    metrics.write(kind="step", step=1, loss=0.5)
+    assert len(read_metrics(tmp_path / "m.jsonl").steps) == 1
+    metrics.close()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
+def test_what_json_cannot_say_is_null_in_the_file_and_nan_when_read(tmp_path: Path, value: float) -> None:
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        metrics.write(kind="step", step=1, loss=value)
+
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is not JSON")
+
+    row = json.loads((tmp_path / "m.jsonl").read_text(), parse_constant=refuse)
+    assert row["loss"] is None
+    assert math.isnan(read_metrics(tmp_path / "m.jsonl").steps[0]["loss"])
+
+
+TORN = {
+    "a last line cut by a crash": b'{"kind": "step", "step": 1}\n{"kind": "step", "st',
+    "a line cut within a character": b'{"kind": "step", "step": 1}\n{"kind": "\xc3',
+    "a block of zeros after a power cut": b'{"kind": "step", "step": 1}\n' + bytes(32),
+    "a line that is no object": b'{"kind": "step", "step": 1}\n[1, 2]\n',
+}
+
+
+@pytest.mark.parametrize("content", TORN.values(), ids=TORN.keys())
+def test_torn_lines_are_skipped_and_counted(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(content)
+    assert read_metrics(path).skipped == 1
+    with Metrics(path) as metrics:  # what a resumed run adds stays readable
+        metrics.write(kind="step", step=2)
+    history = read_metrics(path)
+    assert [row["step"] for row in history.steps] == [1, 2]
+    assert history.skipped == 1
+
+
+def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path: Path) -> None:
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        for step in (1, 2, 3, 4):
+            metrics.write(kind="step", step=step, loss=float(step))
+            metrics.write(kind="evaluation", step=step, split="validation", loss=float(step))
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        metrics.write(kind="step", step=3, loss=0.25)
+    history = read_metrics(tmp_path / "m.jsonl")
+    assert [(row["step"], row["loss"]) for row in history.steps] == [(1, 1), (2, 2), (3, 0.25)]
+    assert [row["step"] for row in history.evaluations] == [1, 2]
+
+
+def test_a_missing_file_is_an_empty_history(tmp_path: Path) -> None:
+    history = read_metrics(tmp_path / "nothing.jsonl")
+    assert (history.steps, history.evaluations, history.end, history.skipped) == ([], [], None, 0)
