@@ -1,0 +1,118 @@
+"""A run's folder: one place for everything a run leaves behind.
+
+runs/digits-20260314-150926/
+    job.toml         the job as it ran
+    metrics.jsonl    loss, rate, samples a second, evaluations
+    trace.json       what every rank did, for Perfetto
+    checkpoints/     what a resumed run starts from
+    loss.png         drawn by `weft report`
+    timeline.png
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ..errors import MachineError, Mistake
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run. Rank 0 alone calls `create`; the others build theirs from the path it tells them."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """The job as it ran."""
+        return self.path / "job.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def trace(self) -> Path:
+        """Spans of all ranks, for Perfetto."""
+        return self.path / "trace.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def loss_picture(self) -> Path:
+        """Loss over steps."""
+        return self.path / "loss.png"
+
+    @property
+    def timeline_picture(self) -> Path:
+        """What the ranks did in a few steps."""
+        return self.path / "timeline.png"
+
+    @property
+    def name(self) -> str:
+        """The job's name: the folder's without date and time."""
+        return re.sub(r"-\d{8}-\d{6}(-\d+)?$", "", self.path.resolve().name)
+
+    @classmethod
+    def create(cls, parent: Path, name: str, now: time.struct_time | None = None) -> Self:
+        """Make `parent/NAME-YYYYMMDD-HHMMSS`, with a number behind it if that is taken. Rank 0 only."""
+        stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+        stem += time.strftime("-%Y%m%d-%H%M%S", now or time.localtime())
+        try:
+            for number in range(1, 1000):
+                path = parent / (stem if number == 1 else f"{stem}-{number}")
+                try:
+                    path.mkdir(parents=True)  # fails if another run was faster: nothing is ever shared
+                except FileExistsError:
+                    continue
+                (path / "checkpoints").mkdir()
+                return cls(path)
+        except OSError as error:
+            raise MachineError(
+                f"cannot make a folder for the run in {parent} ({error.strerror}); "
+                "choose another with --folder or [run] folder"
+            ) from error
+        raise MachineError(f"{parent} holds 999 runs named {stem}; choose another with --folder")
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The run in an existing folder; a Mistake says what was found instead."""
+        folder = cls(path)
+        if folder.job.is_file() or folder.metrics.is_file():
+            return folder
+        if not path.exists():
+            raise Mistake(f"there is no run {path}: no such folder{_suggestion(_runs(path.parent))}")
+        if not path.is_dir():
+            inside = next((parent for parent in path.parents if (parent / "job.toml").is_file()), None)
+            raise Mistake(
+                f"{path} is a file, not a run's folder"
+                + (f"; it belongs to the run {inside}" if inside else "")
+            )
+        inside_it = _runs(path)
+        if inside_it:
+            raise Mistake(f"{path} is not a run but holds {len(inside_it)}" + _suggestion(inside_it))
+        found = sorted(entry.name for entry in path.iterdir())
+        listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise Mistake(
+            f"{path} is not a run: it has no job.toml and no metrics.jsonl, only {listed or 'nothing'}"
+        )
+
+
+def _runs(parent: Path) -> list[Path]:
+    """The runs in a folder, newest first."""
+    if not parent.is_dir():
+        return []
+    runs = [entry.parent for entry in parent.glob("*/job.toml")]
+    return sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
+
+
+def _suggestion(runs: list[Path]) -> str:
+    return f"; the newest run is {runs[0]}" if runs else ""

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from weft.runtime.errors import MachineError, Mistake
+from weft.runtime.observe.folder import RunFolder
+
+NOW = time.strptime("2026-03-14 15:09:26", "%Y-%m-%d %H:%M:%S")
+
+
+def test_a_run_is_named_by_job_and_time(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "runs", "digits", NOW)
+    assert folder.path == tmp_path / "runs" / "digits-20260314-150926"
+    assert folder.checkpoints.is_dir()
+    assert folder.name == "digits"
+
+
+def test_runs_of_the_same_second_get_a_number(tmp_path: Path) -> None:
+    made = [RunFolder.create(tmp_path, "digits", NOW) for _ in range(3)]
+    assert [folder.path.name for folder in made] == [
+        "digits-20260314-150926",
+        "digits-20260314-150926-2",
+        "digits-20260314-150926-3",
+    ]
+    assert {folder.name for folder in made} == {"digits"}
+
+
+def test_a_name_with_a_slash_stays_one_folder(tmp_path: Path) -> None:
+    assert RunFolder.create(tmp_path, "../my job", NOW).path == tmp_path / "my-job-20260314-150926"
+
+
+def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(MachineError, match=r"cannot make a folder for the run in .*runs .*--folder"):
+        RunFolder.create(tmp_path / "runs", "digits", NOW)
+
+
+def test_a_run_opens_by_its_job_or_its_metrics(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "digits", NOW)
+    folder.metrics.write_text("")
+    assert RunFolder.open(folder.path) == folder
+
+
+def make(tmp_path: Path) -> None:
+    """A folder of one run beside other things."""
+    (tmp_path / "runs" / "digits-20260314-150926").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-20260314-150926" / "job.toml").write_text("name = 'digits'\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    for name in "abcdefg":
+        (tmp_path / "pictures" / name).write_text("")
+
+
+RUN = "digits-20260314-150926"
+NO_RUNS = {
+    "a folder that is not there": ("runs/digit", rf"no such folder; the newest run is .*{RUN}$"),
+    "nothing nearby either": ("nowhere/digits", r"no such folder$"),
+    "the folder of all runs": ("runs", rf"is not a run but holds 1; the newest run is .*{RUN}$"),
+    "a file of a run": (f"runs/{RUN}/job.toml", rf"is a file.*it belongs to the run .*{RUN}$"),
+    "an empty folder": ("empty", r"no job\.toml and no metrics\.jsonl in it, nothing at all$"),
+    "a folder of other things": ("pictures", r"in it, a, b, c, d, e and 2 more$"),
+}
+
+
+@pytest.mark.parametrize(("path", "message"), NO_RUNS.values(), ids=NO_RUNS.keys())
+def test_what_is_not_a_run_is_described(tmp_path: Path, path: str, message: str) -> None:
+    make(tmp_path)
+    with pytest.raises(Mistake, match=message):
+        RunFolder.open(tmp_path / path)
