@@ -60,8 +60,8 @@ NO_RUNS = {
     "nothing nearby either": ("nowhere/digits", r"no such folder$"),
     "the folder of all runs": ("runs", rf"is not a run but holds 1; the newest run is .*{RUN}$"),
     "a file of a run": (f"runs/{RUN}/job.toml", rf"is a file.*it belongs to the run .*{RUN}$"),
-    "an empty folder": ("empty", r"no job\.toml and no metrics\.jsonl in it, nothing at all$"),
-    "a folder of other things": ("pictures", r"in it, a, b, c, d, e and 2 more$"),
+    "an empty folder": ("empty", r"no job\.toml and no metrics\.jsonl, only nothing$"),
+    "a folder of other things": ("pictures", r"only a, b, c, d, e and 2 more$"),
 }
 
 
