@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,14 +105,18 @@ def mpiexec(
     timeout: float = 120.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    tell: Callable[[], str] = str,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` on `ranks` ranks; stdout and stderr are captured apart, as text.
 
     `vendor` None takes the running environment and its MPI. Does not raise on a non-zero status: what a
-    failing job prints is often what the test is about. A job over its time fails the test with its output.
+    failing job prints is often what the test is about. A job over its time fails the test with its output,
+    and with what `tell` returns then.
     """
     command = [*launcher(ranks, vendor), str(python(vendor)), *map(str, arguments)]
-    return run(command, timeout=timeout, env=environment(vendor or installed_vendor(), env), cwd=cwd)
+    return run(
+        command, timeout=timeout, env=environment(vendor or installed_vendor(), env), cwd=cwd, tell=tell
+    )
 
 
 def run(
@@ -121,6 +125,7 @@ def run(
     timeout: float = 120.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    tell: Callable[[], str] = str,
 ) -> subprocess.CompletedProcess[str]:
     """Run any command in its own session with a time limit after which all of it is killed."""
     text = [str(part) for part in command]
@@ -139,10 +144,8 @@ def run(
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         out, err = _end(process)
-        pytest.fail(
-            f"not finished after {timeout:.0f} s: {' '.join(text)}\n--- stdout\n{out}\n--- stderr\n{err}",
-            pytrace=False,
-        )
+        late = f"not finished after {timeout:.0f} s: {' '.join(text)}\n{tell()}"
+        pytest.fail(f"{late}\n--- stdout\n{out}\n--- stderr\n{err}", pytrace=False)
     except BaseException:  # Ctrl-C of the test run must not leave ranks behind
         _end(process)
         raise
