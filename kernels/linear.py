@@ -1,0 +1,79 @@
+"""dense: the fully connected layer, y = x Wᵀ + b, as three BLAS products.
+
+forward          (M, in) x (out, in)ᵀ  -> (M, out)      M = every leading axis together
+input gradient   (M, out) x (out, in)  -> (M, in)
+weight gradient  (M, out)ᵀ x (M, in)   -> (out, in)     rows of it are contiguous: a portion for the wire
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+from .device import array_module
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
+
+
+def _matrix(a: Array) -> Array:
+    """`a` with every leading axis folded into one."""
+    return a.reshape(-1, a.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Dense(Kernel):
+    """Fully connected layer (…, in) -> (…, features); weight (features, in), bias (features)."""
+
+    name: ClassVar[str] = "dense"
+
+    features: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.features < 1:
+            raise ValueError(f"dense: features is {self.features}; give at least 1")
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        (x,) = inputs
+        if len(x.shape) < 2:
+            raise ValueError(f"dense: input has shape {x.shape}; it needs a batch axis and a feature axis")
+        return ArraySpec((*x.shape[:-1], self.features), x.dtype)
+
+    def parameters(self, *inputs: ArraySpec) -> tuple[ParameterSpec, ...]:
+        wide = inputs[0].shape[-1]
+        # He et al. 2015 (normal, gain √2): every packaged model follows dense by ReLU or GELU
+        weight = ParameterSpec("weight", (self.features, wide), "normal", sqrt(2 / wide))
+        return (
+            (weight, ParameterSpec("bias", (self.features,), "zeros", decay=False))
+            if self.bias
+            else (weight,)
+        )
+
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return (Split(len(inputs[0].shape) - 1, self.features, weight_axis=0),)
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        (x,) = inputs
+        product = 2.0 * x.size * self.features
+        adds = float(x.size // x.shape[-1] * self.features) if self.bias else 0.0
+        moved = x.nbytes + self.output(x).nbytes + self.features * x.shape[-1] * 4.0
+        return Cost(product + adds, product, product + adds, moved)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        x, y = _matrix(b.inputs[0]), _matrix(b.output)
+        xp = array_module(x)
+        xp.matmul(x, b.parameters[0].T, out=y)
+        if self.bias:
+            xp.add(y, b.parameters[1], out=y)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            array_module(dx).matmul(_matrix(b.output_gradient), b.parameters[0], out=_matrix(dx))
+
+    def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+        x, dy = _matrix(b.inputs[0]), _matrix(b.output_gradient)[:, rows]
+        xp = array_module(x)
+        xp.matmul(dy.T, x, out=b.weight_gradients[0][rows])
+        if self.bias:
+            xp.sum(dy, axis=0, out=b.weight_gradients[1][rows])

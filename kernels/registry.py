@@ -1,0 +1,32 @@
+"""Kernels by name, as job files and model builders ask for them: `kernel("dense", features=10)`."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from .kernel import Kernel
+from .linear import Dense
+from .shape import Add, Concat, Flatten, Reshape
+
+KERNELS: dict[str, type[Kernel]] = {
+    kind.name: kind for kind in (Dense, ReLU, GELU, Tanh, Sigmoid, Dropout, Add, Concat, Reshape, Flatten)
+}
+"""Every kernel type by its `name`."""
+
+
+def kernel(name: str, **attributes: Any) -> Kernel:
+    """The kernel `name` with these attributes; a ValueError names what is unknown, missing or wrong."""
+    kind = KERNELS.get(name)
+    if kind is None:
+        raise ValueError(f"unknown kernel {name!r}; there are {', '.join(sorted(KERNELS))}")
+    allowed = {field.name: field for field in fields(kind)}
+    unknown = [attribute for attribute in attributes if attribute not in allowed]
+    if unknown:
+        takes = f"takes {', '.join(allowed)}" if allowed else "takes no attributes"
+        raise ValueError(f"{name}: unknown attribute {', '.join(unknown)}; it {takes}")
+    missing = [key for key, field in allowed.items() if field.default is MISSING and key not in attributes]
+    if missing:
+        raise ValueError(f"{name}: {', '.join(missing)} is not given")
+    return kind(**attributes)
