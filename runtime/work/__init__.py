@@ -1,1 +1,5 @@
-"""WHO computes what: tasks and the steps made of them."""
+"""WHO computes what: the rank's compute task and its lane."""
+
+from .compute import Compute
+
+__all__ = ["Compute"]

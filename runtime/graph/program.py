@@ -1,0 +1,226 @@
+"""A graph bound to arrays: for one micro-batch size, the serial list of kernel calls ready to be run.
+
+    parameters ─┐                         ┌─> outputs (loss, prediction)
+    inputs ─────┼─> Program.forward ──────┤
+                └─> Program.backward ─────┴─> gradients (flat vector)
+
+Everything is allocated before the first step: activations, gradients and workspace stand in one arena at
+planned offsets, parameters and weight gradients are views of the flat vectors. A step allocates no array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+
+from ...kernels.kernel import Array, ArraySpec, Buffers, Mode
+from ...kernels.optimizer import accumulate
+from .backward import Call, Calls, Phase, differentiate, gradient, inference
+from .graph import Graph, Node
+from .memory import Placement, lifetimes, place, resolve, saved_name, scratch_nbytes, value_of
+from .parameters import Layout
+
+
+class Allocator(Protocol):
+    """The part of a device that a program needs."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """A new array of zeros on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One bound call. `node` names the node and `phase` what is computed, for traces."""
+
+    node: str
+    phase: Phase
+    run: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        """For traces and messages."""
+        return f"{self.node}.{self.phase.value}"
+
+
+class Memory:
+    """The arrays that programs of one graph share: arena, workspace, and gradients of later micro-batches.
+
+    Programs for several micro-batch sizes, and for training and evaluation, run one after the other on one
+    lane, so they share one arena, as large as the largest needs.
+    """
+
+    def __init__(
+        self, graph: Graph, layout: Layout, device: Allocator, batch: int, *, training: bool
+    ) -> None:
+        self.device = device
+        self.batch = batch
+        plans = [plan(graph, inference(graph), batch)]
+        if training:
+            plans.append(plan(graph, differentiate(graph), batch))
+        self.arena = device.zeros((max(p.nbytes for p in plans),), "uint8")
+        self.workspace = device.zeros((scratch_nbytes(graph, batch),), "uint8")
+        largest = max((layout.span(node).stop - layout.span(node).start for node in layout.nodes), default=0)
+        self.partial = device.zeros((largest if training else 0,), "float32")
+        self.inputs = {
+            name: device.zeros((batch, *spec.shape), spec.dtype) for name, spec in graph.inputs.items()
+        }
+        self.loss_gradient = device.zeros((batch,), "float32")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, parameters and their gradients not counted."""
+        own = (self.arena, self.workspace, self.partial, self.loss_gradient, *self.inputs.values())
+        return sum(int(array.nbytes) for array in own)
+
+
+def plan(graph: Graph, calls: Calls, batch: int) -> Placement:
+    """Offsets in the arena for everything but the inputs and the gradient that is fed in."""
+    return place(lifetimes(graph, calls, batch, outside=(*graph.inputs, gradient(graph.outputs[0]))))
+
+
+class Program:
+    """Forward, and where `gradients` is given backward, for `batch` samples at most `memory.batch`.
+
+    The first output of a graph to be trained is its loss, one element a sample; `loss_gradient` (batch,)
+    float32 holds what each sample's loss counts for, and is the caller's to fill.
+
+    `backward` overwrites the gradients of the flat vector, `backward_more` adds to them: a step runs the one
+    for its first micro-batch and the other for the rest.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        layout: Layout,
+        memory: Memory,
+        batch: int,
+        parameters: Array,
+        gradients: Array | None = None,
+    ) -> None:
+        calls = inference(graph) if gradients is None else differentiate(graph)
+        self.batch = batch
+        self.mode = Mode(training=gradients is not None)
+        self.inputs: Mapping[str, Array] = {name: array[:batch] for name, array in memory.inputs.items()}
+        self.loss_gradient = memory.loss_gradient[:batch]
+        binder = _Binder(graph, layout, memory, calls, batch, self)
+        self.outputs = tuple(binder.array(value) for value in graph.outputs)
+        bound = {node.name: binder.buffers(node, parameters, gradients) for node in graph.nodes}
+        self.forward = tuple(self._forward(call, bound[call.node.name]) for call in calls.forward)
+        self.backward: tuple[Step, ...] = ()
+        self.backward_more: tuple[Step, ...] = ()
+        if gradients is not None:
+            self.backward = tuple(
+                self._backward(call, bound[call.node.name], binder) for call in calls.backward
+            )
+            self.backward_more = tuple(
+                self._add_weight_gradient(step, call, bound[call.node.name], layout, memory, gradients)
+                if call.phase is Phase.WEIGHT_GRADIENT
+                else step
+                for step, call in zip(self.backward, calls.backward, strict=True)
+            )
+
+    def _forward(self, call: Call, buffers: Buffers) -> Step:
+        return Step(call.node.name, call.phase, partial(call.node.kernel.forward, buffers, self.mode))
+
+    def _backward(self, call: Call, buffers: Buffers, binder: _Binder) -> Step:
+        kernel = call.node.kernel
+        run: Callable[[], None]
+        match call.phase:
+            case Phase.INPUT_GRADIENT:
+                run = partial(kernel.input_gradient, buffers, self.mode)
+            case Phase.WEIGHT_GRADIENT:
+                run = partial(kernel.weight_gradient, buffers, self.mode)
+            case _:
+                first, second = (binder.array(name) for name in call.reads)
+                into = first if call.writes[0] == call.reads[0] else binder.array(call.writes[0])
+                run = partial(_sum, first, second, into)
+        return Step(call.node.name, call.phase, run)
+
+    def _add_weight_gradient(
+        self, step: Step, call: Call, buffers: Buffers, layout: Layout, memory: Memory, gradients: Array
+    ) -> Step:
+        span = layout.span(call.node.name)
+        part = memory.partial[: span.stop - span.start]
+        views = layout.views(part, call.node.name, origin=span.start)
+        compute = partial(
+            call.node.kernel.weight_gradient, replace(buffers, weight_gradients=views), self.mode
+        )
+        # The gaps between parameters in `part` hold what other nodes left there: only the parameters are added.
+        into = layout.views(gradients, call.node.name)
+
+        def run() -> None:
+            compute()
+            for total, view in zip(into, views, strict=True):
+                accumulate(total.reshape(-1), view.reshape(-1))
+
+        return Step(step.node, step.phase, run)
+
+
+def _sum(first: Array, second: Array, into: Array) -> None:
+    if into is not first:
+        into[...] = first
+    accumulate(into.reshape(-1), second.reshape(-1))
+
+
+class _Binder:
+    """Finds the memory behind every name."""
+
+    def __init__(
+        self, graph: Graph, layout: Layout, memory: Memory, calls: Calls, batch: int, program: Program
+    ) -> None:
+        self._graph = graph
+        self._layout = layout
+        self._memory = memory
+        self._calls = calls
+        self._specs = graph.specs(batch)
+        self._placement = plan(graph, calls, batch)
+        self._outside: dict[str, Array] = dict(program.inputs)
+        self._outside[gradient(graph.outputs[0])] = program.loss_gradient
+
+    def array(self, name: str) -> Array:
+        """The array of a value, a gradient or an alias, in the shape of its own value."""
+        spec = self._specs[value_of(name)]
+        root = resolve(name, self._calls.aliases)
+        if root in self._outside:
+            return self._outside[root].reshape(spec.shape)
+        return self._at(self._placement.offsets[root], spec)
+
+    def _at(self, offset: int, spec: ArraySpec) -> Array:
+        return (
+            self._memory.arena[offset : offset + spec.nbytes].view(np.dtype(spec.dtype)).reshape(spec.shape)
+        )
+
+    def buffers(self, node: Node, parameters: Array, gradients: Array | None) -> Buffers:
+        """Everything one node's kernel works on."""
+        inputs = self._graph.input_specs(node, self._specs)
+        names = self._calls.input_gradients.get(node.name, ())
+        return Buffers(
+            inputs=tuple(self.array(value) for value in node.inputs),
+            output=self.array(node.name),
+            parameters=self._layout.views(parameters, node.name),
+            saved=self._saved(node, inputs),
+            scratch=self._scratch(node, inputs),
+            output_gradient=self.array(gradient(node.name)) if names else None,
+            input_gradients=tuple(None if name is None else self.array(name) for name in names),
+            weight_gradients=() if gradients is None else self._layout.views(gradients, node.name),
+            key=int.from_bytes(blake2b(node.name.encode(), digest_size=8).digest(), "little"),
+        )
+
+    def _saved(self, node: Node, inputs: tuple[ArraySpec, ...]) -> tuple[Array, ...]:
+        return tuple(
+            self._at(self._placement.offsets[saved_name(node.name, number)], spec)
+            for number, spec in enumerate(node.kernel.saved(*inputs))
+        )
+
+    def _scratch(self, node: Node, inputs: tuple[ArraySpec, ...]) -> tuple[Array, ...]:
+        found, offset = [], 0
+        for spec in node.kernel.scratch(*inputs):
+            raw = self._memory.workspace[offset : offset + spec.nbytes]
+            found.append(raw.view(np.dtype(spec.dtype)).reshape(spec.shape))
+            offset += -(-spec.nbytes // 64) * 64
+        return tuple(found)
