@@ -1,7 +1,7 @@
 """relu, gelu, tanh, sigmoid and dropout: element by element, one compiled pass over memory each.
 
-Gradients come from the output where it tells enough (relu, tanh, sigmoid), else from the input (gelu), and for
-dropout from a counter alone: its mask is computed again instead of kept.
+Gradients come from the output where it tells enough (relu, tanh, sigmoid), else from the input (gelu), and
+dropout's from a counter alone: its mask is computed again instead of kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How NumPy's matrix product runs: which OpenBLAS core, chosen before NumPy loads, and how many threads.
 
-OpenBLAS 0.3.31 (in NumPy's wheels) does not know AMD's Zen 5 and falls back to its Haswell kernels: one thread
-multiplies 1024 x 512 by 512 x 1024 in float32 at 121 GFLOP/s, with SkylakeX's kernels at 228. The library reads
-OPENBLAS_CORETYPE once, when NumPy loads it, so the package's `__init__` imports this file before all else.
+OpenBLAS 0.3.31 (in NumPy's wheels) does not know AMD's Zen 5 and falls back to Haswell's kernels. One thread
+multiplies 1024 x 512 by 512 x 1024 in float32 at 121 GFLOP/s so, and at 228 with SkylakeX's kernels. The
+library reads OPENBLAS_CORETYPE once, when NumPy loads it; so the package imports this file before all else.
 """
 
 from __future__ import annotations

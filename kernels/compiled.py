@@ -11,7 +11,7 @@ would be compiled apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import numba
 import numpy as np
@@ -24,19 +24,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Reassociation lets sums vectorise (4 to 8 times faster), contraction gives fused multiply-adds. Not all of
 # "fast": that also promises LLVM there is no NaN, and a run that diverged would no longer show it.
-_RELAXED = {"contract", "reassoc", "nsz", "arcp"}
+RELAXED = frozenset({"contract", "reassoc", "nsz", "arcp"})
+# For code whose order of operations carries its precision (range reduction in elementary.py).
+ORDERED = frozenset({"contract"})
 
 
-def jit(function: F) -> F:
+@overload
+def jit(function: F) -> F: ...
+@overload
+def jit(*, fastmath: frozenset[str]) -> Callable[[F], F]: ...
+def jit(function: F | None = None, *, fastmath: frozenset[str] = RELAXED) -> F | Callable[[F], F]:
     """Compile at the first call of each signature, without the GIL, cached on disk beside the source."""
-    compile_ = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_RELAXED)
-    return cast(F, compile_(function))
-
-
-def jit_in_order(function: F) -> F:
-    """`jit` for code whose order of operations carries its precision: nothing is reassociated."""
-    compile_ = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-    return cast(F, compile_(function))
+    decorate = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=set(fastmath))
+    return cast("Callable[[F], F]", decorate) if function is None else cast(F, decorate(function))
 
 
 class FastPath(Generic[P, R]):
@@ -57,7 +57,7 @@ class FastPath(Generic[P, R]):
 
 
 def fast_path(oracle: Callable[P, R]) -> Callable[[Callable[P, R]], FastPath[P, R]]:
-    """Decorator: the function below is plain Python for NumPy arrays (blocked products, say), beside `oracle`."""
+    """Decorator: the function below is plain Python (blocked products, say), beside `oracle`."""
     return lambda function: FastPath(function, oracle)
 
 

@@ -16,32 +16,26 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-from .compiled import jit_in_order
+from .compiled import ORDERED, jit
 
 
-@intrinsic  # type: ignore[misc]
-def _bits(_typing: Any, x: Any) -> Any:
-    """The bits of a float32 as an int32."""
-    signature = types.int32(types.float32)
+def _reinterpret(source: Any, target: Any) -> Any:
+    """A compiled function that takes the bits of a `source` for a `target`."""
 
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+    def bitcast(_typing: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(target))
 
-    return signature, generate
+        return target(source), generate
 
-
-@intrinsic  # type: ignore[misc]
-def _from_bits(_typing: Any, x: Any) -> Any:
-    """The float32 with the bits of an int32."""
-    signature = types.float32(types.int32)
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return signature, generate
+    return intrinsic(bitcast)
 
 
-@jit_in_order
+_bits = _reinterpret(types.float32, types.int32)
+_from_bits = _reinterpret(types.int32, types.float32)
+
+
+@jit(fastmath=ORDERED)
 def _exp32(x: Any) -> Any:
     """Cephes' expf: 2**n p(r) with x = n ln 2 + r, |r| <= ln 2 / 2; adding 1.5 * 2**23 rounds to n."""
     x = min(max(x, np.float32(-87.33)), np.float32(88.37))  # the range where 2**n is a normal number
@@ -60,7 +54,7 @@ def _exp32(x: Any) -> Any:
     return p * _from_bits(np.int32(power + np.int32(0x3F800000)))
 
 
-@jit_in_order
+@jit(fastmath=ORDERED)
 def _tanh32(x: Any) -> Any:
     """x p(x²)/q(x²), Eigen's coefficients; 1 beyond ±7.9."""
     x = min(max(x, np.float32(-7.90531110763549805)), np.float32(7.90531110763549805))
@@ -79,7 +73,7 @@ def _tanh32(x: Any) -> Any:
     return x * p / q
 
 
-@jit_in_order
+@jit(fastmath=ORDERED)
 def _erf32(x: Any) -> Any:
     """x p(x²)/q(x²), Eigen's coefficients; exactly 1 beyond ±4, so that GELU of a large negative is 0."""
     c = min(max(x, np.float32(-4.0)), np.float32(4.0))

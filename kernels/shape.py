@@ -12,7 +12,7 @@ from .kernel import ArraySpec, Buffers, Cost, Kernel, Mode, Split
 
 @dataclass(frozen=True, slots=True)
 class Add(Kernel):
-    """The sum of its inputs, all of one shape. Every input's gradient is the output's, so none is computed."""
+    """The sum of its inputs, all of one shape; every input's gradient is the output's."""
 
     name: ClassVar[str] = "add"
     arity: ClassVar[int | None] = None

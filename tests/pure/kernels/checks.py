@@ -104,7 +104,7 @@ def check_gradients(
     tolerance: float = 1e-6,
     samples: int = 40,
 ) -> None:
-    """Gradients of sum(output * output_gradient) against central differences, at up to `samples` elements each.
+    """Gradients of sum(output * output_gradient) against central differences, at `samples` elements each.
 
     Inputs are float64 (or integer, for tokens and targets). Parameters of role "statistic" have no gradient.
     """
@@ -150,7 +150,7 @@ def check_oracle(
     tolerance: float = 2e-5,
     dtypes: Sequence[str] = ("float32",),
 ) -> None:
-    """Everything a kernel writes, compiled against array-module body, within `tolerance` of the largest value."""
+    """Everything a kernel writes, CPU path against array-module body, within `tolerance` of the largest."""
     for dtype in dtypes:
         cast = [each.astype(dtype) if each.dtype.kind == "f" else each for each in inputs]
         fast = run(kernel, allocate(kernel, *cast), mode)
