@@ -1,0 +1,223 @@
+"""softmax_cross_entropy and mean_squared_error: a loss per sample, averaged over the sample's inner axes.
+
+    predictions (N, …), targets  ->  losses (N,)          the batch's loss is Σ weightₙ · lossₙ
+
+`output_gradient` (N,) holds these weights, 1 / global batch each; so the gradients of micro-batches just add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from . import elementary
+from .compiled import compiled, flat
+from .device import array_module
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .softmax import largest
+
+
+def _cross_entropy_arrays(x: Array, targets: Array, losses: Array, log_sums: Array) -> int:
+    xp = array_module(x)
+    top = x.max(axis=1, keepdims=True)
+    log_exps = xp.log(xp.exp(x - top).sum(axis=1))
+    log_sums[...] = top[:, 0] + log_exps
+    known = (targets >= 0) & (targets < x.shape[1])
+    at = xp.take_along_axis(x, xp.where(known, targets, 0).astype("int64")[:, None], axis=1)
+    each = xp.where(known, log_exps + (top - at)[:, 0], xp.nan)
+    losses[...] = each.reshape(losses.size, -1).mean(axis=1)
+    return -1
+
+
+@compiled(oracle=_cross_entropy_arrays)
+def _cross_entropy(x: Array, targets: Array, losses: Array, log_sums: Array) -> int:
+    """Returns the first row whose target is no class, or -1."""
+    number = x.dtype.type
+    inner = targets.size // losses.size
+    for n in range(losses.size):
+        total = 0.0
+        for row in range(n * inner, (n + 1) * inner):
+            if targets[row] < 0 or targets[row] >= x.shape[1]:
+                return row
+            top = largest(x, row, x.shape[1])
+            exps = number(0)
+            for c in range(x.shape[1]):
+                exps += elementary.exp(x[row, c] - top)
+            log_exps = np.log(exps)
+            log_sums[row] = top + log_exps
+            # In float64: of log 3 next to a logit of 500 float32 keeps five digits.
+            total += np.float64(log_exps) + np.float64(top) - np.float64(x[row, targets[row]])
+        losses[n] = total / inner
+    return -1
+
+
+def _cross_entropy_gradient_arrays(
+    x: Array, targets: Array, log_sums: Array, weights: Array, dx: Array
+) -> None:
+    xp = array_module(x)
+    inner = targets.size // weights.size
+    one_hot = targets[:, None] == xp.arange(x.shape[1])
+    dx[...] = (xp.exp(x - log_sums[:, None]) - one_hot) * xp.repeat(weights / inner, inner)[:, None]
+
+
+@compiled(oracle=_cross_entropy_gradient_arrays)
+def _cross_entropy_gradient(x: Array, targets: Array, log_sums: Array, weights: Array, dx: Array) -> None:
+    inner = targets.size // weights.size
+    for row in range(targets.size):
+        weight = weights[row // inner] / x.dtype.type(inner)
+        log_sum = log_sums[row]
+        for c in range(x.shape[1]):
+            dx[row, c] = elementary.exp(x[row, c] - log_sum) * weight
+        dx[row, targets[row]] -= weight
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxCrossEntropy(Kernel):
+    """Logits (N, …, classes) and integer targets (N, …) -> -log softmax at the target, averaged to (N,).
+
+    A target outside 0 … classes - 1 raises ValueError; on a GPU, where a look would stall the stream, it
+    makes the sample's loss NaN.
+    """
+
+    name: ClassVar[str] = "softmax_cross_entropy"
+    arity: ClassVar[int | None] = 2
+    differentiable: ClassVar[tuple[int, ...] | None] = (0,)
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        logits, targets = inputs
+        if len(logits.shape) < 2 or logits.shape[:-1] != targets.shape:
+            raise ValueError(
+                f"softmax_cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit; "
+                f"targets have the shape of the logits without the last axis, the classes"
+            )
+        if np.dtype(targets.dtype).kind not in "iu":
+            raise ValueError(
+                f"softmax_cross_entropy: targets are {targets.dtype}; they are class numbers, integers"
+            )
+        return ArraySpec(logits.shape[:1], logits.dtype)
+
+    def saved(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+        # log Σ exp of every row. The softmax itself would be as large as the logits, and is one exp away.
+        logits, targets = inputs
+        return (ArraySpec((prod(targets.shape),), logits.dtype),)
+
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return (Split(0, inputs[0].shape[0]),)
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        logits, targets = inputs
+        return Cost(22.0 * logits.size, 22.0 * logits.size, 0.0, float(logits.nbytes + targets.nbytes))
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        logits, targets = b.inputs
+        classes = logits.shape[-1]
+        wrong = _cross_entropy(flat(logits).reshape(-1, classes), flat(targets), b.output, b.saved[0])
+        if wrong >= 0:
+            where = tuple(int(i) for i in np.unravel_index(wrong, targets.shape))
+            raise ValueError(
+                f"softmax_cross_entropy: target {targets[where]} at {where} is no class; the {classes} "
+                f"classes are 0 … {classes - 1}"
+            )
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        logits, targets = b.inputs
+        dx = b.input_gradients[0]
+        if dx is not None:
+            shape = (-1, logits.shape[-1])
+            _cross_entropy_gradient(
+                flat(logits).reshape(shape),
+                flat(targets),
+                b.saved[0],
+                b.output_gradient,
+                flat(dx).reshape(shape),
+            )
+
+
+def _squared_error_arrays(x: Array, targets: Array, losses: Array) -> None:
+    losses[...] = ((x - targets) ** 2).mean(axis=1)
+
+
+@compiled(oracle=_squared_error_arrays)
+def _squared_error(x: Array, targets: Array, losses: Array) -> None:
+    number = x.dtype.type
+    for n in range(x.shape[0]):
+        total = number(0)
+        for i in range(x.shape[1]):
+            difference = x[n, i] - number(targets[n, i])
+            total += difference * difference
+        losses[n] = total / number(x.shape[1])
+
+
+def _squared_error_gradient_arrays(x: Array, targets: Array, weights: Array, dx: Array) -> None:
+    dx[...] = (x - targets) * (weights * (2 / x.shape[1]))[:, None]
+
+
+@compiled(oracle=_squared_error_gradient_arrays)
+def _squared_error_gradient(x: Array, targets: Array, weights: Array, dx: Array) -> None:
+    number = x.dtype.type
+    for n in range(x.shape[0]):
+        factor = number(2) * weights[n] / number(x.shape[1])
+        for i in range(x.shape[1]):
+            dx[n, i] = (x[n, i] - number(targets[n, i])) * factor
+
+
+@dataclass(frozen=True, slots=True)
+class MeanSquaredError(Kernel):
+    """Predictions and targets of one shape (N, …) -> mean of a sample's squared differences, (N,)."""
+
+    name: ClassVar[str] = "mean_squared_error"
+    arity: ClassVar[int | None] = 2
+    differentiable: ClassVar[tuple[int, ...] | None] = (0,)
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        predictions, targets = inputs
+        if predictions.shape != targets.shape:
+            raise ValueError(
+                f"mean_squared_error: predictions {predictions.shape} and targets {targets.shape} differ; "
+                f"give both one shape"
+            )
+        return ArraySpec(predictions.shape[:1], predictions.dtype)
+
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return (Split(0, inputs[0].shape[0]),)
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        predictions, targets = inputs
+        return Cost(
+            3.0 * predictions.size, 2.0 * predictions.size, 0.0, float(predictions.nbytes + targets.nbytes)
+        )
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        predictions, targets = (flat(each).reshape(b.output.size, -1) for each in b.inputs)
+        _squared_error(predictions, targets, b.output)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            shape = (b.output_gradient.size, -1)
+            predictions, targets = (flat(each).reshape(shape) for each in b.inputs)
+            _squared_error_gradient(predictions, targets, b.output_gradient, flat(dx).reshape(shape))
+
+
+def _count_correct_arrays(x: Array, targets: Array) -> int:
+    return int((x.argmax(axis=1) == targets).sum())
+
+
+@compiled(oracle=_count_correct_arrays)
+def _count_correct(x: Array, targets: Array) -> int:
+    correct = 0
+    for row in range(x.shape[0]):
+        best = 0
+        for c in range(1, x.shape[1]):
+            if x[row, c] > x[row, best]:
+                best = c
+        correct += best == targets[row]
+    return correct
+
+
+def count_correct(logits: Array, targets: Array) -> int:
+    """How many targets (N, …) are the first largest of their row of logits (N, …, classes)."""
+    return int(_count_correct(flat(logits).reshape(-1, logits.shape[-1]), flat(targets)))
