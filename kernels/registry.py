@@ -8,10 +8,25 @@ from typing import Any
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from .kernel import Kernel
 from .linear import Dense
+from .loss import MeanSquaredError, SoftmaxCrossEntropy
 from .shape import Add, Concat, Flatten, Reshape
 
 KERNELS: dict[str, type[Kernel]] = {
-    kind.name: kind for kind in (Dense, ReLU, GELU, Tanh, Sigmoid, Dropout, Add, Concat, Reshape, Flatten)
+    kind.name: kind
+    for kind in (
+        Dense,
+        ReLU,
+        GELU,
+        Tanh,
+        Sigmoid,
+        Dropout,
+        Add,
+        Concat,
+        Reshape,
+        Flatten,
+        SoftmaxCrossEntropy,
+        MeanSquaredError,
+    )
 }
 """Every kernel type by its `name`."""
 
