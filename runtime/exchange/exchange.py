@@ -4,10 +4,10 @@
                                           │   order of the plan, credit
     wire:                     Iallreduce <┘──> Round.arrived ──> the lane's gate: update
 
-Statistics (the losses of the step's micro-batches) travel first: they are ready when the last forward pass is.
-Every rank starts the same collectives in the same order, whatever its own timing, because both orders, within
-a round and of the rounds, are fixed. A round ends before the next begins, which costs nothing: the next step's
-first loss needs every weight, hence every portion of this one.
+Statistics (the losses of the step's micro-batches) travel first: they are ready when the last forward pass
+is. Every rank starts the same collectives in the same order, whatever its own timing, because both orders,
+within a round and of the rounds, are fixed. A round ends before the next begins, which costs nothing: the next
+step's first loss needs every weight, hence every portion of this one.
 """
 
 from __future__ import annotations
@@ -116,5 +116,9 @@ class FlatExchange:
         round_.arrived(portion.index)
         credit.release()
         if self._wire is not None:
-            facts = {"bytes": portion.nbytes, "step": round_.step, "portion": portion.index}
+            facts: dict[str, object] = {
+                "bytes": portion.nbytes,
+                "step": round_.step,
+                "portion": portion.index,
+            }
             self._wire(portion.name, started_ns, time.monotonic_ns(), facts)

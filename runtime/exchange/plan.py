@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .portions import Portion
 
 CREDIT = 4
-"""Portions in flight at once: enough to keep the wire busy between looks at it, few enough to stay in order."""
+"""Portions in flight at once: enough to keep the wire busy between two looks at it, few enough to overtake."""
 
 
 @dataclass(frozen=True, slots=True)

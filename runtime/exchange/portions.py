@@ -48,7 +48,7 @@ def cut(layout: Layout, portion_bytes: int) -> tuple[Portion, ...]:
             portions.append(Portion(len(portions), start, stop, tuple(waiting)))
             waiting.clear()
 
-    for node in reversed(layout.nodes):
+    for node in reversed(tuple(layout.nodes)):
         span = layout.span(node)
         if span.stop - span.start > limit:
             close()

@@ -20,7 +20,7 @@ NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One kernel applied to named values; `tags` are the user's and override what the framework determines."""
+    """One kernel applied to named values; the user's `tags` override what the framework determines."""
 
     name: str
     kernel: Kernel

@@ -95,10 +95,10 @@ def place(arrays: Iterable[Lifetime]) -> Placement:
     placed: list[tuple[int, Lifetime]] = []
     for array in sorted(arrays, key=lambda a: (-a.nbytes, a.first, a.name)):
         offset = 0
-        for start, other in sorted((s, o) for s, o in placed if o.meets(array)):
+        for start, end in sorted((s, s + other.nbytes) for s, other in placed if other.meets(array)):
             if start - offset >= array.nbytes:
                 break
-            offset = max(offset, _aligned(start + other.nbytes))
+            offset = max(offset, _aligned(end))
         placed.append((offset, array))
     end = max((_aligned(offset + array.nbytes) for offset, array in placed), default=0)
     return Placement({array.name: offset for offset, array in placed}, end)

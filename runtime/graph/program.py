@@ -150,7 +150,7 @@ class Program:
         compute = partial(
             call.node.kernel.weight_gradient, replace(buffers, weight_gradients=views), self.mode
         )
-        # The gaps between parameters in `part` hold what other nodes left there: only the parameters are added.
+        # The gaps between parameters hold what other nodes left in `part`: only the parameters are added.
         into = layout.views(gradients, call.node.name)
 
         def run() -> None:

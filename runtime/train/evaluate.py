@@ -1,0 +1,53 @@
+"""Loss and accuracy on a split, its micro-batches dealt over the ranks."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from ...kernels.lane import Task
+from ..exchange import Reducer
+from ..work import Compute
+from .data import Samples
+from .order import micro_batches, owned
+from .replica import Replica
+from .tally import Tally, measure
+
+
+class Score(NamedTuple):
+    """Mean loss, and share of correct answers (None where there are no classes)."""
+
+    loss: float
+    accuracy: float | None
+
+
+async def evaluate(
+    replica: Replica,
+    samples: Samples,
+    compute: Compute,
+    comm: Reducer,
+    *,
+    micro_batch: int,
+    rank: int,
+    ranks: int,
+    what: str,
+) -> Score:
+    """Score all `samples`; every rank calls it at the same step and gets the same score."""
+    parts = micro_batches(np.arange(len(samples)), micro_batch)
+    tally = Tally.of(len(parts), len(samples), len(samples) * prod(samples.target_spec.shape))
+
+    def score(index: int) -> None:
+        program = replica.inference(len(parts[index]))
+        replica.load(program, samples, parts[index])
+        for call in program.forward:
+            call.run()
+        tally.enter(index, *measure(program))
+
+    info: dict[str, object] = {"phase": "forward", "micro_batch": -1}
+    tasks = [Task(what, partial(score, index), info=info) for index in owned(len(parts), rank, ranks)]
+    await compute.run(tasks)
+    await comm.allreduce(tally.array, what=what)
+    return Score(tally.loss, tally.accuracy if samples.classes is not None else None)

@@ -1,0 +1,59 @@
+"""What rank 0 says and writes of a run; on every other rank the same calls do nothing."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Self
+
+from ..observe import Metrics, Progress, RunFolder
+from .evaluate import Score
+
+
+class Log:
+    """Progress on the terminal and metrics in the run's folder; `folder` is None on ranks that are silent."""
+
+    def __init__(self, folder: RunFolder | None, name: str, first_step: int, total_steps: int) -> None:
+        self._stack = ExitStack()
+        self._metrics: Metrics | None = None
+        self._progress: Progress | None = None
+        if folder is not None:
+            self._metrics = self._stack.enter_context(Metrics(folder.metrics))
+            self._progress = self._stack.enter_context(Progress(total_steps, name, first_step=first_step))
+        self._last = self._start = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """A line for the reader."""
+        if self._progress is not None:
+            self._progress.note(text)
+
+    def step(self, step: int, epoch: int, loss: float, rate: float, samples: int) -> None:
+        """A step (counted from 1) is done."""
+        now = time.monotonic()
+        per_s, self._last = samples / max(now - self._last, 1e-9), now
+        if self._metrics is not None and self._progress is not None:
+            self._metrics.write(
+                kind="step", step=step, epoch=epoch, loss=loss, rate=rate,
+                samples_per_s=per_s, time_s=now - self._start,
+            )  # fmt: skip
+            self._progress.step(step, loss, per_s, epoch=epoch)
+
+    def evaluation(self, step: int, split: str, score: Score) -> None:
+        """A split has been scored after `step` steps; its time is nobody's samples per second."""
+        if self._metrics is not None and self._progress is not None:
+            self._metrics.write(
+                kind="evaluation", step=step, split=split, loss=score.loss, accuracy=score.accuracy
+            )
+            self._progress.evaluation(split, score.loss, score.accuracy)
+        self._last = time.monotonic()
+
+    def end(self, step: int, reason: str) -> None:
+        """The run ends after `step` steps."""
+        if self._metrics is not None:
+            self._metrics.write(kind="end", step=step, reason=reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

@@ -1,0 +1,95 @@
+"""From the job file's [model] to a graph with its loss."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from ...kernels.kernel import ArraySpec
+from ..errors import GraphError
+from ..graph import Builder, Graph, Node, with_loss
+from .job import Gpt, Layer, Model
+
+BYTES = 256  # the alphabet of a byte-level model
+
+
+def build(model: Model, sample: ArraySpec, target: ArraySpec) -> Graph:
+    """The graph to be trained: outputs are the loss (batch,) and the prediction it is computed from.
+
+    `sample` and `target` are the specs of one sample of the data, without the batch axis. Raises GraphError,
+    naming the node, where the model does not fit them.
+    """
+    if model.gpt is not None:
+        graph = gpt(model.gpt, sample)
+    elif model.layers is not None:
+        graph = chain(model.layers, sample)
+    else:
+        graph = from_python(str(model.python), sample)
+    return with_loss(graph, model.loss, target)
+
+
+def chain(layers: list[Layer], sample: ArraySpec) -> Graph:
+    """One layer after the other, from the input "x"."""
+    builder = Builder()
+    value = builder.input("x", sample.shape, sample.dtype)
+    for layer in layers:
+        value = builder(layer.kernel, value, **layer.attributes)
+    return builder.build(value)
+
+
+def gpt(shape: Gpt, sample: ArraySpec) -> Graph:
+    """A decoder-only transformer with the norm before each part (GPT-2, Radford et al. 2019), over bytes."""
+    b = Builder()
+    h = b(
+        "embedding", b.input("x", sample.shape, sample.dtype), entries=BYTES, width=shape.width, name="bytes"
+    )
+    h = b("position_embedding", h, name="positions")
+    for layer in range(1, shape.layers + 1):
+        part = f"block{layer}"
+        a = b("layer_norm", h, name=f"{part}.norm1")
+        a = b("dense", a, features=3 * shape.width, name=f"{part}.qkv")
+        a = b("attention", a, heads=shape.heads, name=f"{part}.attention")
+        a = b("dense", a, features=shape.width, name=f"{part}.project")
+        if shape.dropout:
+            a = b("dropout", a, rate=shape.dropout, name=f"{part}.dropout1")
+        h = b("add", h, a, name=f"{part}.add1")
+        a = b("layer_norm", h, name=f"{part}.norm2")
+        a = b("dense", a, features=4 * shape.width, name=f"{part}.expand")
+        a = b("gelu", a, approximate="tanh", name=f"{part}.gelu")
+        a = b("dense", a, features=shape.width, name=f"{part}.contract")
+        if shape.dropout:
+            a = b("dropout", a, rate=shape.dropout, name=f"{part}.dropout2")
+        h = b("add", h, a, name=f"{part}.add2")
+    h = b("layer_norm", h, name="norm")
+    return b.build(b("dense", h, features=BYTES, bias=False, name="logits"))
+
+
+def from_python(reference: str, sample: ArraySpec) -> Graph:
+    """What the user's function "module:function" returns for one sample's spec; the working folder counts."""
+    module_name, _, function_name = reference.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise GraphError(
+            f"[model] python = {reference!r}: {error}; looked in {here} and on sys.path"
+        ) from error
+    graph = function(sample)
+    if not isinstance(graph, Graph):
+        raise GraphError(f"[model] python = {reference!r} returned {type(graph).__name__}, not a Graph")
+    return graph
+
+
+def without_loss(graph: Graph) -> Graph:
+    """The part that predicts: what serving and sampling run."""
+    prediction = graph.outputs[1]
+    needed = {prediction}
+    nodes: list[Node] = []
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            nodes.append(node)
+            needed.update(node.inputs)
+    inputs = {name: spec for name, spec in graph.inputs.items() if name in needed}
+    return Graph(inputs, tuple(reversed(nodes)), (prediction,))

@@ -1,0 +1,151 @@
+"""A model on one rank: flat weights, gradients and optimizer state, and the programs that work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.device import Device
+from ...kernels.kernel import Array
+from ...kernels.optimizer import Optimizer, accumulate, move_statistic, squared_norm
+from ..errors import CheckpointError
+from ..graph import Graph, Layout, Memory, Program, initialise
+from .data import Samples
+
+
+class Replica:
+    """Everything of a model that has memory; `micro_batch` is the most samples it takes at once.
+
+    `travelling` is the gradient as the exchange sees it: on a CPU the flat gradient itself, for a GPU its
+    copy in page-locked host memory (MPI libraries that take device pointers are rare; see device.py).
+    """
+
+    def __init__(
+        self, graph: Graph, optimizer: Optimizer, device: Device, micro_batch: int, seed: int
+    ) -> None:
+        self.graph = graph
+        self.layout = Layout.of(graph)
+        self.device = device
+        self.optimizer = optimizer
+        size = self.layout.size
+        self.parameters = device.to_device(initialise(self.layout, seed))
+        self.gradients = device.zeros((size,), "float32")
+        self.states = tuple(device.zeros((size,), "float32") for _ in range(optimizer.slots))
+        self.memory = Memory(graph, self.layout, device, micro_batch, training=True)
+        self.travelling: NDArray[np.float32] = device.travelling(self.gradients)
+        self._staging = {name: device.staging(array) for name, array in self.memory.inputs.items()}
+        self._training: dict[int, Program] = {}
+        self._inference: dict[int, Program] = {}
+
+    def training(self, batch: int) -> Program:
+        """The program that computes gradients for `batch` samples; made once."""
+        if batch not in self._training:
+            self._training[batch] = Program(
+                self.graph, self.layout, self.memory, batch, self.parameters, self.gradients
+            )
+        return self._training[batch]
+
+    def inference(self, batch: int) -> Program:
+        """The program that computes loss and prediction for `batch` samples; made once."""
+        if batch not in self._inference:
+            self._inference[batch] = Program(self.graph, self.layout, self.memory, batch, self.parameters)
+        return self._inference[batch]
+
+    def load(self, program: Program, samples: Samples, indices: NDArray[np.int64]) -> None:
+        """Put samples into the program's inputs."""
+        count = len(indices)
+        samples.gather(indices, self._staging["x"][:count], self._staging["target"][:count])
+        for name, staged in self._staging.items():
+            self.device.copy_in(staged[:count], program.inputs[name])
+
+    def fetch(self, start: int, stop: int) -> None:
+        """Bring a slice of the gradient to where the exchange finds it."""
+        self.device.copy_out(self.gradients[start:stop], self.travelling[start:stop])
+
+    def squared_norm(self, start: int, stop: int) -> float:
+        """Squared norm of the summed gradient in a slice; statistics do not count."""
+        return sum(
+            squared_norm(self.travelling[run.start : run.stop])
+            for run in self.layout.runs(start, stop)
+            if run.role == "weight"
+        )
+
+    def update(self, start: int, stop: int, *, rate: float, step: int, scale: float) -> None:
+        """Apply the summed gradient of a slice to its weights; `step` counts from 1."""
+        self.device.copy_in(self.travelling[start:stop], self.gradients[start:stop])
+        for run in self.layout.runs(start, stop):
+            own = slice(run.start, run.stop)
+            if run.role == "statistic":
+                move_statistic(self.parameters[own], self.gradients[own], run.momentum)
+                continue
+            self.optimizer.update(
+                self.parameters[own],
+                self.gradients[own],
+                tuple(state[own] for state in self.states),
+                rate=rate,
+                step=step,
+                scale=scale,
+                decay=run.decay,
+            )
+
+    def warm_up(self, batch: int) -> None:
+        """Compile every kernel a step needs, without changing a weight."""
+        program = self.training(batch)
+        for step in (
+            *self.inference(batch).forward,
+            *program.forward,
+            *program.backward,
+            *program.backward_more,
+        ):
+            step.run()
+        nothing = slice(0, 0)
+        empty = tuple(state[nothing] for state in self.states)
+        self.optimizer.update(self.parameters[nothing], self.gradients[nothing], empty, rate=0.0, step=1)
+        accumulate(self.parameters[nothing], self.gradients[nothing])
+        squared_norm(self.travelling[nothing])
+        self.gradients[...] = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        flat = (self.parameters, self.gradients, *self.states)
+        return self.memory.nbytes + sum(int(array.nbytes) for array in flat)
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Copies, on the host, of every weight and its optimizer state, by name."""
+        found = {}
+        for title, flat in self._titled().items():
+            host = self.device.to_host(flat)
+            for p in self.layout.parameters:
+                found[f"{title}/{p.name}"] = host[p.start : p.stop].reshape(p.spec.shape).copy()
+        return found
+
+    def restore(self, tensors: Mapping[str, NDArray[np.float32]], source: object) -> None:
+        """Take over what `tensors` gave; raises CheckpointError, naming what differs and `source`."""
+        wanted = {
+            f"{title}/{p.name}": p.spec.shape for title in self._titled() for p in self.layout.parameters
+        }
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if wanted != given:
+            differing = sorted(
+                name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)
+            )
+            name = differing[0]
+            raise CheckpointError(
+                f"{source} is of another model: {name} is {given.get(name, 'missing')} there and"
+                f" {wanted.get(name, 'unknown')} here ({len(differing)} tensors differ);"
+                " resume it with the job it was made by"
+            )
+        for title, flat in self._titled().items():
+            host = np.zeros(self.layout.size, np.float32)
+            for p in self.layout.parameters:
+                host[p.start : p.stop] = tensors[f"{title}/{p.name}"].reshape(-1)
+            flat[...] = self.device.to_device(host)
+
+    def _titled(self) -> dict[str, Array]:
+        return {
+            "weight": self.parameters,
+            **{f"optimizer{number}": state for number, state in enumerate(self.states)},
+        }

@@ -1,0 +1,35 @@
+"""Text from a trained byte-level model, one byte after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph import Memory, Program
+from .job import Sample
+from .model import without_loss
+from .replica import Replica
+
+
+def write_text(replica: Replica, sample: Sample, seed: int) -> str:
+    """`sample.length` bytes that follow the prompt, drawn at `sample.temperature` (lower is safer).
+
+    The model always sees its whole context: what comes behind the last byte cannot reach the prediction at
+    that byte, since attention is causal.
+    """
+    graph = without_loss(replica.graph)
+    memory = Memory(graph, replica.layout, replica.device, 1, training=False)
+    program = Program(graph, replica.layout, memory, 1, replica.parameters)
+    context = graph.inputs["x"].shape[0]
+    random = np.random.Generator(np.random.Philox(seed))
+    text = bytearray(sample.prompt.encode())
+    for _ in range(sample.length):
+        window = np.frombuffer(bytes(text[-context:]), np.uint8)
+        tokens = np.zeros((1, context), graph.inputs["x"].dtype)
+        tokens[0, : len(window)] = window
+        program.inputs["x"][...] = replica.device.to_device(tokens)
+        for call in program.forward:
+            call.run()
+        logits = replica.device.to_host(program.outputs[0])[0, len(window) - 1].astype(np.float64)
+        weights = np.exp((logits - logits.max()) / sample.temperature)
+        text.append(int(random.choice(len(weights), p=weights / weights.sum())))
+    return text.decode("utf-8", errors="replace")

@@ -1,0 +1,61 @@
+"""What is counted of a step or an evaluation, in one small array that is summed over the ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.loss import count_correct
+from ..graph import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Loss and correct answers of each micro-batch, and whether somebody wants to stop.
+
+    One slot a micro-batch: zero on every rank but the one that computed it, so the sum over the ranks is
+    exact, and the sum over the slots is taken in the same order however many ranks there are.
+    """
+
+    array: NDArray[np.float64]
+    samples: int
+    answers: int  # one a sample, or one a byte of text
+
+    @staticmethod
+    def of(micro_batches: int, samples: int, answers: int) -> Tally:
+        """For so many micro-batches with so many samples and answers in all."""
+        return Tally(np.zeros(2 * micro_batches + 1), samples, answers)
+
+    def enter(self, micro_batch: int, loss: float, correct: int) -> None:
+        """One micro-batch: the sum of its losses and the number of its correct answers."""
+        self.array[2 * micro_batch] = loss
+        self.array[2 * micro_batch + 1] = correct
+
+    def ask_to_stop(self) -> None:
+        """This rank has been told to stop (by a signal); all learn of it with the sums."""
+        self.array[-1] = 1
+
+    @property
+    def loss(self) -> float:
+        """Mean over the samples."""
+        return float(self.array[:-1:2].sum() / self.samples)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers."""
+        return float(self.array[1:-1:2].sum() / self.answers)
+
+    @property
+    def stop(self) -> bool:
+        """Whether any rank has been told to stop."""
+        return bool(self.array[-1])
+
+
+def measure(program: Program) -> tuple[float, int]:
+    """Sum of the losses of a program's samples, and how many answers were right (0 without classes)."""
+    loss, prediction = program.outputs
+    target = program.inputs["target"]
+    correct = count_correct(prediction, target) if np.dtype(target.dtype).kind in "iu" else 0
+    return float(loss.astype(np.float64).sum()), correct

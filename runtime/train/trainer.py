@@ -1,0 +1,260 @@
+"""Training one job on all ranks of a world, from the job file to the last checkpoint.
+
+prepare    data and graph, agreement between the ranks, weights (new or from a checkpoint), compiled kernels
+loop       steps, evaluations, checkpoints                                        (loop.py, step.py)
+finish     test score, last checkpoint, the trace of all ranks, a sample of text
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ...kernels.device import Device
+from ...kernels.lane import Task
+from ..message import World
+from ..observe import RunFolder, Trace, write_chrome
+from ..observe.trace import COMPUTE, WIRE, decode
+from ..work import Compute
+from . import checkpoint
+from .data import Data, Samples, load_data
+from .evaluate import Score, evaluate
+from .job import Job
+from .log import Log
+from .loop import TrainingLoop, pauses
+from .model import build
+from .replica import Replica
+from .sample import write_text
+from .step import Share
+from .tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended: steps done, whether a signal stopped it, the test score, and where it is stored."""
+
+    steps: int
+    stopped: bool
+    score: Score | None
+    folder: Path
+
+
+async def train(world: World, job: Job, *, resume: Path | None = None) -> Result:
+    """Train `job`; every rank calls it alike. `resume` is the folder of the run to go on with.
+
+    What is wrong with the job, the data or the checkpoint is raised before anything is computed.
+    """
+    folder, snapshot = await _folder(world, job, resume)
+    data = load_data(job.data, job.seed)
+    graph = build(job.model, data.input_spec, data.target_spec)
+    await world.agree("version of weft", version("weft").encode())
+    await world.agree("job", job.digest().encode())
+    await world.agree("data", data.digest().encode())
+    device = Device.choose(job.device, world.node_rank)
+    replica = Replica(graph, job.train.optimizer.build(), device, job.train.micro_batch, job.seed)
+    if snapshot is not None:
+        replica.restore(snapshot.tensors, folder.path)
+    trainer = _Trainer(world, job, data, replica, folder, 0 if snapshot is None else snapshot.step)
+    return await trainer.run()
+
+
+async def _folder(
+    world: World, job: Job, resume: Path | None
+) -> tuple[RunFolder, checkpoint.Snapshot | None]:
+    """The run's folder, made by rank 0 and told to all, and the checkpoint to start from."""
+    if resume is not None:
+        folder = RunFolder.open(resume)
+        snapshot = checkpoint.load(checkpoint.latest(folder.checkpoints))
+        await world.agree("checkpoint", str(snapshot.step).encode())
+        return folder, snapshot
+    name = np.zeros(4096, np.uint8)
+    if world.rank == 0:
+        folder = RunFolder.create(Path(job.run.folder), job.name)
+        folder.job.write_text(job.dump(), encoding="utf-8")
+        encoded = str(folder.path).encode()
+        name[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    await world.comm.broadcast(name, 0, what="the run's folder from rank 0")
+    return RunFolder(Path(bytes(name).rstrip(b"\0").decode())), None
+
+
+class _Trainer:
+    """What the phases of one run share."""
+
+    def __init__(
+        self, world: World, job: Job, data: Data, replica: Replica, folder: RunFolder, first_step: int
+    ) -> None:
+        self._world = world
+        self._job = job
+        self._data = data
+        self._replica = replica
+        self._folder = folder
+        self._first_step = first_step
+        self._trace = Trace(world.rank, world.host, **({} if job.run.trace else {"limit": 0}))
+        self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
+        self._reached = False
+
+    async def run(self) -> Result:
+        job, world = self._job, self._world
+        total = job.train.total_steps(len(self._data.train))
+        folder = self._folder if world.rank == 0 else None
+        with Log(folder, job.name, self._first_step, total) as log:
+            self._log = log
+            async with Compute(self._replica.device, spans=self._span) as compute:
+                self._compute = compute
+                world.computing(lambda: compute.busy)
+                try:
+                    return await self._train(total)
+                finally:
+                    world.computing(lambda: False)
+
+    async def _train(self, total: int) -> Result:
+        job, world, replica, log = self._job, self._world, self._replica, self._log
+        log.note(self._headline(total))
+        await self._warm_up()
+        evaluations, checkpoints = pauses(job, len(self._data.train), self._first_step)
+
+        async def boundary(done: int) -> bool:
+            if done in evaluations and len(self._data.validation):
+                score = await self._evaluate(self._data.validation, "validation", done)
+                self._reached = self._reached or reached(job, score)
+            if done in checkpoints:
+                await self._checkpoint(done)
+            return self._reached
+
+        loop = TrainingLoop(
+            world, world.comm, job, self._data, replica, self._compute, on_step=self._on_step, wire=self._wire
+        )
+        done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
+        await self._checkpoint(done)
+        score = None
+        if not loop.stopped and len(self._data.test):
+            score = await self._evaluate(self._data.test, "test", done)
+        await self._gather_trace()
+        if self._written is not None:
+            await self._written
+        log.end(done, self._reason(loop.stopped))
+        if world.rank == 0 and job.sample is not None and not loop.stopped:
+            await self._write_sample()
+        log.note(self._conclusion(done, loop.stopped, score))
+        return Result(done, loop.stopped, score, self._folder.path)
+
+    # What is seen of the run
+
+    def _span(self, task: Task, start_ns: int, end_ns: int) -> None:
+        self._trace.span(COMPUTE, task.name, start_ns, end_ns, **(task.info or {}))
+
+    def _wire(self, name: str, start_ns: int, end_ns: int, facts: dict[str, object]) -> None:
+        self._trace.span(WIRE, name, start_ns, end_ns, **facts)
+
+    def _on_step(self, share: Share, tally: Tally) -> None:
+        epoch = share.step * self._job.train.batch // len(self._data.train)
+        self._log.step(share.step + 1, epoch, tally.loss, share.rate, share.samples)
+
+    def _headline(self, total: int) -> str:
+        world, job, replica = self._world, self._job, self._replica
+        ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
+        if len(world.nodes) > 1:
+            ranks += f" on {len(world.nodes)} nodes"
+        start = f", from step {self._first_step}" if self._first_step else ""
+        parameters = sum(p.spec.size for p in replica.layout.parameters)
+        return (
+            f"{job.name}: {parameters:,} parameters, {len(self._data.train):,} training samples,"
+            f" {total:,} steps of {job.train.batch}{start} on {ranks} ({replica.device.name})"
+        )
+
+    def _reason(self, stopped: bool) -> str:
+        if stopped:
+            return "stopped by a signal"
+        return "target reached" if self._reached else "all steps done"
+
+    def _conclusion(self, done: int, stopped: bool, score: Score | None) -> str:
+        text = f"{self._reason(stopped)} after step {done}"
+        if score is not None:
+            text += f"; test loss {score.loss:.4f}"
+            text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
+        text += f"\nstored in {self._folder.path}"
+        return text + (f"; go on with: weft train --resume {self._folder.path}" if stopped else "")
+
+    async def _write_sample(self) -> None:
+        assert self._job.sample is not None
+        text = await asyncio.to_thread(write_text, self._replica, self._job.sample, self._job.seed)
+        (self._folder.path / "sample.txt").write_text(text, encoding="utf-8")
+        self._log.note(f"a sample:\n{text}\n")
+
+    # What all ranks do together
+
+    async def _warm_up(self) -> None:
+        """Compile: one rank of each node first, the others then find its work in numba's cache.
+
+        All at once compile the same code as often as there are ranks; on 2 cores 4 ranks took twice as long.
+        """
+        self._world.position("compiling kernels")
+        size = min(self._job.train.micro_batch, len(self._data.train))
+
+        async def compiled() -> None:
+            await self._compute.run([Task("compile", lambda: self._replica.warm_up(size))])
+
+        if self._world.node_rank == 0:
+            slow = asyncio.get_running_loop().call_later(
+                2.0, self._log.note, "compiling kernels (only the first run on a machine takes this long)"
+            )
+            await compiled()
+            slow.cancel()
+        await self._world.node.barrier(what="compiled kernels of this node's first rank")
+        if self._world.node_rank != 0:
+            await compiled()
+
+    async def _evaluate(self, samples: Samples, split: str, done: int) -> Score:
+        self._world.position(f"{self._job.name}: {split} after step {done}")
+        score = await evaluate(
+            self._replica,
+            samples,
+            self._compute,
+            self._world.comm,
+            micro_batch=self._job.train.micro_batch,
+            rank=self._world.rank,
+            ranks=self._world.size,
+            what=f"{self._job.name}: {split} score after step {done}",
+        )
+        self._log.evaluation(done, split, score)
+        return score
+
+    async def _checkpoint(self, done: int) -> None:
+        """Rank 0 copies the state and writes it while training goes on; one at a time."""
+        if self._world.rank != 0:
+            return
+        if self._written is not None:
+            await self._written
+        snapshot = checkpoint.Snapshot(done, self._replica.tensors(), {"job": self._job.digest()})
+        self._written = asyncio.create_task(
+            asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
+        )
+
+    async def _gather_trace(self) -> None:
+        """All spans to rank 0, on its clock, into one file."""
+        if not self._job.run.trace:
+            return
+        channel = await self._world.channel("trace")
+        mine = self._trace.encode(self._world.clock_offset_ns)
+        if self._world.rank != 0:
+            await channel.send(0, None, np.frombuffer(mine, np.uint8))
+            return
+        traces = [decode(mine)]
+        for _ in range(self._world.size - 1):
+            message = await channel.receive()
+            traces.append(decode(message.arrays[0].tobytes()))
+        write_chrome(self._folder.trace, sorted(traces, key=lambda trace: trace.rank))
+
+
+def reached(job: Job, score: Score) -> bool:
+    """Whether the job's target is met."""
+    target = job.train.target
+    if target is None:
+        return False
+    if target.metric == "loss":
+        return score.loss <= target.value
+    return score.accuracy is not None and score.accuracy >= target.value

@@ -1,0 +1,88 @@
+"""A graph says what is wrong with it where it is written."""
+
+import pytest
+
+from weft.kernels.kernel import ArraySpec
+from weft.runtime.errors import GraphError
+from weft.runtime.graph import Builder, Graph, describe, sequential, with_loss
+
+
+def test_shapes_follow_from_the_input_and_the_batch():
+    graph = sequential(
+        (1, 8, 8),
+        [
+            ("conv2d", {"channels": 4, "kernel_size": 3, "padding": 1}),
+            ("flatten", {}),
+            ("dense", {"features": 10}),
+        ],
+    )
+    specs = graph.specs(5)
+    assert specs["conv2d_1"].shape == (5, 4, 8, 8)
+    assert specs["flatten_1"].shape == (5, 256)
+    assert specs["dense_1"].shape == (5, 10)
+
+
+def build_with(change):
+    builder = Builder()
+    x = builder.input("x", (4,))
+    return change(builder, x)
+
+
+WRONG = {
+    "an unknown kernel": (lambda b, x: b("dens", x, features=2), ["dens", "dense"]),
+    "an unknown attribute": (lambda b, x: b("dense", x, feature=2), ["feature", "features"]),
+    "a missing value": (lambda b, x: b.build(b("relu", "y")), ["reads 'y'", "known so far: x"]),
+    "a doubled name": (lambda b, x: b.build(b("dense", x, features=2, name="x")), ["two values", "'x'"]),
+    "too many inputs": (lambda b, x: b.build(b("relu", x, b("tanh", x))), ["takes 1 inputs, got 2"]),
+    "shapes that do not fit": (
+        lambda b, x: b.build(b("conv2d", x, channels=2, kernel_size=3, name="c")),
+        ["'c'", "(1, 4)"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(change, words):
+    with pytest.raises(GraphError) as caught:
+        build_with(change)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_output_must_exist():
+    with pytest.raises(GraphError, match="'y' is no value"):
+        Graph({"x": ArraySpec((3,))}, (), ("y",))
+
+
+def test_a_loss_needs_one_prediction():
+    builder = Builder()
+    x = builder.input("x", (4,))
+    two = builder.build(builder("relu", x), builder("tanh", x))
+    with pytest.raises(GraphError, match="one prediction"):
+        with_loss(two, "mean_squared_error", ArraySpec((4,)))
+
+
+def test_s1_2_a_given_cost_overrides_the_determined_one():
+    builder = Builder()
+    x = builder.input("x", (4,))
+    free = builder("dense", x, features=8, name="free")
+    given = builder("dense", free, features=8, name="given", tags={"cost": 1e9, "priority": 3, "room": "a"})
+    found = describe(builder.build(given), batch=2)
+    assert found["free"].cost_source == "determined"
+    assert found["free"].cost.forward_flops >= 2 * 2 * 4 * 8
+    assert found["given"].cost_source == "given"
+    assert found["given"].cost.forward_flops == 1e9
+    assert found["given"].cost.weight_gradient_flops > 1e8
+    assert (found["given"].priority, found["given"].tags["room"]) == (3, "a")
+
+
+def test_s1_1_every_node_carries_its_metadata():
+    graph = sequential(
+        (3, 8, 8), [("conv2d", {"channels": 4, "kernel_size": 3}), ("relu", {}), ("dropout", {"rate": 0.5})]
+    )
+    found = describe(graph, batch=2)
+    conv = found["conv2d_1"]
+    assert (conv.kernel, conv.neurons, conv.parameters) == ("conv2d", 4 * 6 * 6, 4 * 3 * 9 + 4)
+    assert conv.attributes["channels"] == 4
+    assert conv.splits
+    assert found["dropout_1"].attributes["rate"] == 0.5
