@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from .embedding import Embedding, PositionEmbedding
 from .kernel import Kernel
 from .linear import Dense
 from .loss import MeanSquaredError, SoftmaxCrossEntropy
@@ -24,6 +25,8 @@ KERNELS: dict[str, type[Kernel]] = {
         Concat,
         Reshape,
         Flatten,
+        Embedding,
+        PositionEmbedding,
         SoftmaxCrossEntropy,
         MeanSquaredError,
     )
