@@ -6,8 +6,8 @@
 
 An asyncio Task costs 6.4 us here and a heap push and pop 1.4 us, so the lane never returns to the loop
 between kernels: it decrements its successors' counters itself. The loop hears of a task only where somebody
-asked (`notify`). What happens outside the lane (a portion of the gradient has arrived) is a *gate*: a task without
-`run` that somebody else finishes.
+asked (`notify`). What happens outside the lane (a portion of the gradient has arrived) is a *gate*: a task
+without `run` that somebody else finishes.
 
 On a GPU `run` only launches work on the device's stream. Tasks of the same lane follow in stream order, so
 their successors are released at launch; a task with `notify` is reported when the event behind it has passed.

@@ -6,8 +6,8 @@
 
 Statistics (the losses of the step's micro-batches) travel first: they are ready when the last forward pass
 is. Every rank starts the same collectives in the same order, whatever its own timing, because both orders,
-within a round and of the rounds, are fixed. A round ends before the next begins, which costs nothing: the next
-step's first loss needs every weight, hence every portion of this one.
+within a round and of the rounds, are fixed. A round ends before the next begins, which costs nothing: the
+next step's first loss needs every weight, hence every portion of this one.
 """
 
 from __future__ import annotations

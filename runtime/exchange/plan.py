@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .portions import Portion
 
 CREDIT = 4
-"""Portions in flight at once: enough to keep the wire busy between two looks at it, few enough to overtake."""
+"""Portions in flight at once: enough to keep the wire busy between two looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
