@@ -1,0 +1,72 @@
+"""Weft as a batch job: the script of hostfiles/ through sbatch, on two nodes of a real Slurm."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.launch import ROOT, python
+from tests.system.slurm import Cluster, require_slurm
+
+WORLD = """
+import os
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+node = world.Split_type(MPI.COMM_TYPE_SHARED)
+print(f"rank {world.rank} of {world.size} on {os.environ['SLURMD_NODENAME']}, {node.size} there", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    require_slurm()
+    with Cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+@pytest.fixture
+def user() -> dict[str, str]:
+    """What a user's shell holds after `source .venv/bin/activate`."""
+    folder = python("mpich").parent
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "VIRTUAL_ENV": str(folder.parent)}
+
+
+def test_ranks_on_two_nodes_are_one_world_and_share_no_window(cluster, user, tmp_path):
+    (tmp_path / "world.py").write_text(WORLD)
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/bash\nsrun --mpi=pmi2 python world.py\n")
+    job = cluster.submit(script, "--nodes=2", "--ntasks-per-node=2", timeout=60, cwd=tmp_path, env=user)
+    assert job.state == "COMPLETED", f"{job}\n{cluster.logs()}"
+    assert sorted(job.output.splitlines()) == [
+        "rank 0 of 4 on n1, 2 there",
+        "rank 1 of 4 on n1, 2 there",
+        "rank 2 of 4 on n2, 2 there",
+        "rank 3 of 4 on n2, 2 there",
+    ]
+
+
+@pytest.mark.parametrize("per_node", [1, 2])
+def test_the_batch_script_trains_digits_on_two_nodes(cluster, user, tmp_path, per_node):
+    options = [f"--ntasks-per-node={per_node}"] if per_node > 1 else []
+    script = ROOT / "hostfiles" / "slurm-digits.sh"
+    job = cluster.submit(script, *options, timeout=240, cwd=tmp_path, env=user)
+    assert job.state == "COMPLETED", f"{job}\n{cluster.logs()}"
+    assert job.nodes == "n[1-2]"
+    ranks = 2 * per_node
+    assert re.search(rf"\b{ranks} ranks on 2 nodes\b", job.output), job.output
+    accuracy = re.search(r"test accuracy\D*(0\.\d+|1\.0+)", job.output)
+    assert accuracy, job.output
+    assert float(accuracy[1]) >= 0.97
+    assert len(list((tmp_path / "runs").iterdir())) == 1, "every rank made its own run"
+
+
+def test_a_job_with_a_wrong_key_is_a_failed_job_whose_output_names_the_key(cluster, user, tmp_path):
+    script = ROOT / "hostfiles" / "slurm-digits.sh"
+    wrong = ["--set", "train.epoch=3"]
+    job = cluster.submit(script, arguments=wrong, timeout=60, cwd=tmp_path, env=user)
+    assert job.state == "FAILED", f"{job}\n{cluster.logs()}"
+    assert "train.epoch" in job.output
