@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from .attention import Attention
 from .embedding import Embedding, PositionEmbedding
 from .kernel import Kernel
 from .linear import Dense
@@ -25,6 +26,7 @@ KERNELS: dict[str, type[Kernel]] = {
         Concat,
         Reshape,
         Flatten,
+        Attention,
         Embedding,
         PositionEmbedding,
         SoftmaxCrossEntropy,
