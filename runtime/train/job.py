@@ -10,7 +10,6 @@ file's own terms.
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ..errors import JobError
-from .schema import ALTERNATIVES, Gpt, Job, Layer, Model
+from .schema import ALTERNATIVES, Gpt, Job, Layer, Model, nearest
 from .toml import Path, key_lines, to_toml_value
 
 __all__ = ["Gpt", "Job", "Layer", "Model", "load_job", "packaged_jobs"]
@@ -74,7 +73,7 @@ def _read(name: str) -> tuple[str, str, FilePath | None]:
     if not path.suffix and path.parent == FilePath("."):
         choices = "\n".join(f"    {other}" for other in packaged)
         raise JobError(
-            f"no packaged job is called {name!r}{_nearest(name, packaged)}\nThere are\n{choices}\n"
+            f"no packaged job is called {name!r}{nearest(name, packaged)}\nThere are\n{choices}\n"
             "A job file of your own is given as a path that ends in .toml."
         )
     try:
@@ -187,15 +186,15 @@ def _explain(kind: str, context: dict[str, Any], details: Any, value: object) ->
         case "extra_forbidden":
             *above, key = details["loc"]
             allowed = _allowed(above)
-            return f"unknown key{_nearest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+            return f"unknown key{nearest(str(key), allowed)}; allowed: {', '.join(allowed)}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}"
+            return f"must be at least {context['ge']:g}"
         case "greater_than":
-            return f"must be more than {context['gt']}"
+            return f"must be more than {context['gt']:g}"
         case "less_than_equal":
-            return f"must be at most {context['le']}"
+            return f"must be at most {context['le']:g}"
         case "less_than":
-            return f"must be less than {context['lt']}"
+            return f"must be less than {context['lt']:g}"
         case "int_type" | "int_from_float":
             return f"must be a whole number{_not_a_string(value)}"
         case "float_type" | "finite_number":
@@ -211,7 +210,7 @@ def _explain(kind: str, context: dict[str, Any], details: Any, value: object) ->
         case "literal_error" | "union_tag_invalid":
             expected = str(context.get("expected") or context["expected_tags"])
             choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
-            return f"must be one of {', '.join(choices)}{_nearest(str(value), choices)}"
+            return f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
         case "union_tag_not_found":
             return "is missing"
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -222,11 +221,6 @@ def _explain(kind: str, context: dict[str, Any], details: Any, value: object) ->
 
 def _not_a_string(value: object) -> str:
     return ", without quotes" if isinstance(value, str) else ""
-
-
-def _nearest(name: str, choices: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, choices, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _sections(model: type[BaseModel]) -> list[str]:

@@ -11,14 +11,18 @@ job.py reads a path or a packaged job and turns what does not fit into sentences
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...kernels.optimizer import SGD, Adam, AdamW, Optimizer
+from ...kernels.registry import KERNELS, kernel
 from ...kernels.schedule import Constant, Cosine, Schedule, Step
 from . import order
 from .toml import Path, to_toml
@@ -27,12 +31,20 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(min_length=1)]
+Normalise = Literal["range", "standard", "none"]
+"""range: unsigned integers to 0..1, others as they are; standard: each feature to mean 0 and deviation 1."""
 
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "train": ("epochs", "steps"),
     "model": ("layers", "gpt", "python"),
 }
 """Keys of a section of which exactly one is given; one that --set gives displaces the file's."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A question about a misspelt name, or nothing."""
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 TARGET = ("train", "target")
@@ -68,11 +80,12 @@ class _Data(Section):
 
 
 class _Arrays(_Data):
-    """Arrays of samples. `inputs` and `targets` are files, or for npz keys in the file `path`."""
+    """Arrays of samples. `inputs` and `targets` are files, or for npz names of arrays in the file `path`."""
 
-    test_inputs: Name | None = None  # a test set of its own, instead of a part of the samples
+    test_inputs: Name | None = None  # a test set of its own; then `test` is not used
     test_targets: Name | None = None
-    normalise: Literal["range", "standard", "none"] = "range"
+    shape: list[Count] | None = None  # of one sample, where the model wants another: [1, 28, 28] for conv2d
+    normalise: Normalise = "range"
 
     @field_validator("test_targets")
     @classmethod
@@ -106,7 +119,7 @@ class NpyData(_Arrays):
 
 
 class IdxData(_Arrays):
-    """A pair of IDX files as MNIST comes, plain or gzipped."""
+    """A pair of IDX files as MNIST comes, plain or gzipped; images of two axes get a channel axis."""
 
     source: Literal["idx"]
     inputs: Name
@@ -121,8 +134,8 @@ class CsvData(_Data):
     target: str | int  # a column's name, or its number from 0; negative numbers count from the end
     header: bool  # whether the first line names the columns: said, not guessed
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    test_path: Name | None = None
-    normalise: Literal["range", "standard", "none"] = "standard"
+    test_path: Name | None = None  # a test set of its own, with the same columns; then `test` is not used
+    normalise: Normalise = "standard"
 
 
 class TextData(_Data):
@@ -132,7 +145,7 @@ class TextData(_Data):
     path: Name  # "{stdlib}" stands for the folder of Python's standard library
     files: Name = "**/*"  # which files of a folder
     exclude: list[Name] = []
-    context: Count | None = None  # bytes in a sample; may be left out where the model is a gpt: its context
+    context: Count = 128  # bytes in a sample
 
 
 Data = Annotated[DigitsData | NpzData | NpyData | IdxData | CsvData | TextData, Field(discriminator="source")]
@@ -148,6 +161,21 @@ class Layer(BaseModel):
 
     kernel: Name
 
+    @field_validator("kernel")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in KERNELS:
+            raise problem(f"unknown kernel{nearest(name, KERNELS)}; there are {', '.join(sorted(KERNELS))}")
+        return name
+
+    @model_validator(mode="after")
+    def _has_the_kernels_attributes(self) -> Layer:
+        try:
+            kernel(self.kernel, **{key: value for key, value in self.attributes.items() if key != "name"})
+        except (ValueError, TypeError) as error:
+            raise problem(str(error)) from error
+        return self
+
     @property
     def attributes(self) -> dict[str, Any]:
         """The other keys; lists as tuples, as kernels have them."""
@@ -156,12 +184,11 @@ class Layer(BaseModel):
 
 
 class Gpt(Section):
-    """A decoder-only transformer over bytes."""
+    """A decoder-only transformer over bytes; its context is the data's."""
 
     layers: Count
     width: Count
     heads: Count
-    context: Count
     dropout: Fraction = 0.0
 
     @field_validator("heads")
@@ -178,15 +205,15 @@ class Model(Section):
 
     layers: Annotated[list[Layer], Field(min_length=1)] | None = None
     gpt: Gpt | None = None
-    python: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = Field(
-        None, validate_default=True
-    )
+    python: str | None = Field(None, validate_default=True)
     loss: Literal["softmax_cross_entropy", "mean_squared_error"] = "softmax_cross_entropy"
 
     @field_validator("python")
     @classmethod
     def _exactly_one(cls, python: str | None, info: ValidationInfo) -> str | None:
         _require_exactly_one("model", python, info)
+        if python is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", python):
+            raise problem('must be "module:function", a function that returns a graph')
         return python
 
 
@@ -360,7 +387,7 @@ class Sample(Section):
 class Job(Section):
     """A whole job file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: str
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: Data
@@ -371,13 +398,12 @@ class Job(Section):
     run: Run = Run()
     sample: Sample | None = None
 
-    @model_validator(mode="before")
+    @field_validator("name")
     @classmethod
-    def _text_has_the_context_of_its_gpt(cls, values: Any) -> Any:
-        match values:
-            case {"data": {"source": "text", **data}, "model": {"gpt": {"context": int(context)}}}:
-                return {**values, "data": {"source": "text", "context": context, **data}}
-        return values
+    def _can_name_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise problem("names the run's folder: letters, digits, and . _ - behind the first")
+        return name
 
     @field_validator("model")
     @classmethod
@@ -388,10 +414,6 @@ class Job(Section):
             raise problem("text is bytes to choose from: use softmax_cross_entropy", ("model", "loss"))
         if model.gpt and data and not text:
             raise problem('reads bytes, and so needs [data] source = "text"', ("model", "gpt"))
-        if model.gpt and isinstance(data, TextData) and model.gpt.context != data.context:
-            raise problem(f"must be [data] context ({data.context})", ("model", "gpt", "context"))
-        if isinstance(data, TextData) and data.context is None:
-            raise problem("is missing: bytes in a sample", ("data", "context"))
         return model
 
     @field_validator("train")

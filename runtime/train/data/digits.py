@@ -11,19 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import MachineError
-from ..schema import DigitsData
-from .samples import Affine, Data, Rows, split
+from .arrays import Pair
 
 
-def load(data: DigitsData, seed: int) -> Data:
+def pair() -> Pair:
     """The digits as (1, 8, 8) images from 0 to 1."""
     table = np.loadtxt(_file(), delimiter=",", dtype=np.float32)
-    images = table[:, :-1].reshape(-1, 1, 8, 8)
-    labels = table[:, -1].astype(np.int32)
-    affine = Affine(scale=np.float32(1 / 16))
-    parts = split(len(labels), seed, data.validation, data.test, "digits")
-    train, validation, test = (Rows(images, labels, rows, 10, affine) for rows in parts)
-    return Data(train, validation, test, affine)
+    images = table[:, :-1].reshape(-1, 1, 8, 8) / np.float32(16)
+    return Pair(images, table[:, -1].astype(np.int32), "digits", "digits")
 
 
 def _file() -> Path:

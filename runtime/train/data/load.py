@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from ...errors import DataError
 from .. import schema
-from . import digits
+from . import digits, idx, npy, npz, table, text
+from .arrays import Pair, Plan, as_data
 from .samples import Data
 
 
 def load_data(data: schema.Data, seed: int, loss: str = "softmax_cross_entropy") -> Data:
-    """Open the source and split it by seed. With a loss of classes the targets must be whole numbers."""
+    """Open the source and split it by seed; `loss` decides whether targets are classes or numbers.
+
+    Raises DataError naming the file, what was found in it and what to do.
+    """
+    own_test: Pair | None = None
+    labels: tuple[str, ...] = ()
     match data:
+        case schema.TextData():
+            return text.load(data)
         case schema.DigitsData():
-            return digits.load(data, seed)
-    raise DataError(f"[data] source = {data.source!r} is not there yet")
+            pair = digits.pair()
+        case schema.NpzData():
+            pair, own_test = npz.pairs(data)
+        case schema.NpyData():
+            pair, own_test = npy.pairs(data)
+        case schema.IdxData():
+            pair, own_test = idx.pairs(data)
+        case schema.CsvData():
+            pair, own_test, labels = table.pairs(data)
+    regression = loss == "mean_squared_error"
+    if labels and regression:
+        raise DataError(f"{pair.targets_name}: holds names ({labels[0]!r}, …), which {loss} cannot approach")
+    plan = Plan(
+        seed=seed,
+        validation=data.validation,
+        test=data.test,
+        regression=regression,
+        normalise="none" if isinstance(data, schema.DigitsData) else data.normalise,
+        shape=data.shape if isinstance(data, schema.NpzData | schema.NpyData | schema.IdxData) else None,
+        labels=labels,
+    )
+    return as_data(pair, own_test, plan)

@@ -1,6 +1,6 @@
 """What a model is trained on: samples that are gathered by number into given buffers.
 
-    Data ── train, validation, test: Samples ── rows of one pair of arrays, or windows of one text
+    Data ── train, validation, test: Samples ── Rows of a pair of arrays, or Windows of one text
 
 Every rank opens the same files and takes from them the samples it is told to; `Data.digest` shows cheaply
 that the ranks really hold the same. Inputs leave as float32 already normalised, or as int32 tokens.
@@ -23,6 +23,9 @@ from .. import order
 
 AnyArray = NDArray[Any]
 
+SPLIT_EPOCH = (1 << 64) - 1
+"""The key of the split's shuffle: an epoch that no run reaches."""
+
 
 class Samples(ABC):
     """One split. `input_spec` and `target_spec` are of one sample, without the batch axis.
@@ -43,16 +46,20 @@ class Samples(ABC):
         """Write samples `indices` into the first len(indices) places of both buffers."""
 
     @abstractmethod
-    def sampled(self) -> Sequence[AnyArray]:
-        """Arrays that stand for the content, from which `Data.digest` takes some bytes."""
+    def content(self) -> Sequence[AnyArray]:
+        """Arrays that stand for the content; `Data.digest` reads some rows of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """What normalising does: raw * scale + shift, with numbers or with arrays of one sample's shape."""
+    """What normalising does: (raw - mean) * scale, with numbers or with arrays that broadcast to a sample.
 
+    The mean is subtracted first and in the raw numbers' precision: a column of times near 1.7e9 has nothing
+    left of its minutes once it is a float32.
+    """
+
+    mean: Any = 0.0
     scale: Any = 1.0
-    shift: Any = 0.0
 
 
 class Rows(Samples):
@@ -64,10 +71,13 @@ class Rows(Samples):
         self._inputs = inputs
         self._targets = targets
         self._rows = rows
-        self._affine = affine
-        self.classes = classes
+        self._mean = np.asarray(affine.mean, np.float64)
+        self._scale = np.asarray(affine.scale, np.float32)
+        exact_bytes = 4 if inputs.dtype.kind == "f" else 2  # what a float32 holds without rounding
+        self._wide = inputs.dtype.itemsize > exact_bytes
         self.input_spec = ArraySpec(inputs.shape[1:], "float32")
-        self.target_spec = ArraySpec(targets.shape[1:], "int32" if targets.dtype.kind in "iub" else "float32")
+        self.target_spec = ArraySpec(targets.shape[1:], "float32" if classes is None else "int32")
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,18 +86,51 @@ class Rows(Samples):
         """Rows by number, normalised; no loop over samples."""
         rows = self._rows[indices]
         into = inputs[: len(rows)]
-        if self._inputs.dtype == into.dtype:
-            # mode: with "raise" np.take writes to a copy of `out` first. The rows are checked just above.
-            np.take(self._inputs, rows, axis=0, out=into, mode="clip")
-            np.multiply(into, self._affine.scale, out=into)
-        else:  # few bytes, so widen them on the way
-            np.multiply(self._inputs[rows], self._affine.scale, out=into, dtype=into.dtype, casting="unsafe")
-        np.add(into, self._affine.shift, out=into)
         targets[: len(rows)] = self._targets[rows]
+        if self._wide:
+            np.multiply(self._inputs[rows] - self._mean, self._scale, out=into, casting="unsafe")
+            return
+        if self._inputs.dtype == into.dtype:
+            # mode: with "raise" np.take works in a copy of `out`; self._rows[indices] has checked the range.
+            np.take(self._inputs, rows, axis=0, out=into, mode="clip")
+        else:
+            into[...] = self._inputs[rows]
+        if self._mean.any():
+            np.subtract(into, self._mean.astype(np.float32), out=into)
+        np.multiply(into, self._scale, out=into)
 
-    def sampled(self) -> Sequence[AnyArray]:
+    def content(self) -> Sequence[AnyArray]:
         """Both arrays and the split."""
         return (self._inputs, self._targets, self._rows)
+
+
+class Windows(Samples):
+    """Consecutive windows of a text of bytes; the target of each byte is the next one.
+
+    Window i is bytes i*context to (i+1)*context, and its last target the byte behind: windows share no input,
+    and none reaches beyond the text it was made from.
+    """
+
+    classes = 256
+
+    def __init__(self, text: AnyArray, context: int) -> None:
+        count = max(0, (len(text) - 1) // context)
+        shape, strides = (count, context + 1), (context * text.strides[0], text.strides[0])
+        self._windows = np.lib.stride_tricks.as_strided(text, shape, strides, writeable=False)
+        self.input_spec = self.target_spec = ArraySpec((context,), "int32")
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def gather(self, indices: order.Indices, inputs: AnyArray, targets: AnyArray) -> None:
+        """Windows by number."""
+        windows = self._windows[indices]
+        inputs[: len(windows)] = windows[:, :-1]
+        targets[: len(windows)] = windows[:, 1:]
+
+    def content(self) -> Sequence[AnyArray]:
+        """The windows."""
+        return (self._windows,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +142,9 @@ class Data:
     test: Samples
     affine: Affine = Affine()
     """How inputs were normalised: to be kept with the model, which serves raw inputs later."""
+
+    labels: tuple[str, ...] = ()
+    """The classes' names where the source has names."""
 
     @property
     def classes(self) -> int | None:
@@ -116,14 +162,14 @@ class Data:
         return self.train.target_spec
 
     def digest(self) -> str:
-        """Equal on two ranks that hold the same data, as far as shapes and some thousand bytes show."""
+        """Equal on ranks that hold the same data, as far as shapes and 64 rows of each array show."""
         hashed = hashlib.blake2b(digest_size=16)
         for samples in (self.train, self.validation, self.test):
-            hashed.update(f"{len(samples)} {self.classes}".encode())
-            for array in samples.sampled():
+            hashed.update(f"{len(samples)} {self.classes} {self.labels}".encode())
+            for array in samples.content():
                 hashed.update(f"{array.shape} {array.dtype.str}".encode())
                 for row in np.linspace(0, len(array) - 1, min(64, len(array))).astype(int):
-                    hashed.update(np.ascontiguousarray(array[row]).tobytes()[:256])
+                    hashed.update(np.ascontiguousarray(array[row]).tobytes()[:4096])
         return hashed.hexdigest()
 
 
@@ -131,12 +177,7 @@ def split(n: int, seed: int, validation: float, test: float, what: str) -> list[
     """Rows of the train, validation and test samples: one shuffle by seed, cut in three."""
     counts = split_counts(n, validation, test, what)
     shuffled = order.epoch_order(seed, SPLIT_EPOCH, n)
-    ends = np.cumsum(counts)
-    return [np.sort(shuffled[end - count : end]) for count, end in zip(counts, ends, strict=True)]
-
-
-SPLIT_EPOCH = (1 << 64) - 1
-"""The key of the split's shuffle: an epoch that no run reaches."""
+    return [np.sort(part) for part in np.split(shuffled, np.cumsum(counts)[:-1])]
 
 
 def split_counts(n: int, validation: float, test: float, what: str) -> list[int]:

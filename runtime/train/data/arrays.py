@@ -1,0 +1,142 @@
+"""From a pair of arrays to `Data`: checked, split, normalised, classes counted.
+
+All sources but text end here.
+."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from ...errors import DataError
+from .. import order
+from ..schema import Normalise
+from .samples import Affine, AnyArray, Data, Rows, split
+
+CHUNK_BYTES = 64 << 20
+"""How much of a memory-mapped array is read at once for its statistics."""
+
+CLASSES_ARE = 'classes are 0, 1, …; for numbers use [model] loss = "mean_squared_error"'
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Inputs and targets, and what errors call each of them."""
+
+    inputs: AnyArray
+    targets: AnyArray
+    inputs_name: str
+    targets_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the job says about any pair of arrays."""
+
+    seed: int
+    validation: float
+    test: float
+    regression: bool
+    normalise: Normalise = "none"
+    shape: Sequence[int] | None = None
+    labels: tuple[str, ...] = ()
+
+
+def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
+    """Split `pair` by seed; `own_test`, where the source has one, is the test set whole."""
+    pair = _checked(pair, plan)
+    classes = None if plan.regression else _classes(pair)
+    fraction = 0.0 if own_test else plan.test
+    parts = split(len(pair.inputs), plan.seed, plan.validation, fraction, pair.inputs_name)
+    affine = _affine(pair, parts[0], plan.normalise)
+    if own_test is None:
+        train, validation, test = (Rows(pair.inputs, pair.targets, rows, classes, affine) for rows in parts)
+        return Data(train, validation, test, affine, plan.labels)
+    own_test = _checked(own_test, plan)
+    if classes is not None:
+        classes = max(classes, _classes(own_test))
+    for what, ours, theirs in (
+        ("inputs", pair.inputs, own_test.inputs),
+        ("targets", pair.targets, own_test.targets),
+    ):
+        if ours.shape[1:] != theirs.shape[1:]:
+            raise DataError(
+                f"{getattr(own_test, what + '_name')}: a sample's {what} have shape {theirs.shape[1:]}, "
+                f"but {ours.shape[1:]} in {getattr(pair, what + '_name')}; they must agree"
+            )
+    train, validation = (Rows(pair.inputs, pair.targets, rows, classes, affine) for rows in parts[:2])
+    every = np.arange(len(own_test.inputs), dtype=np.int64)
+    test = Rows(own_test.inputs, own_test.targets, every, classes, affine)
+    return Data(train, validation, test, affine, plan.labels)
+
+
+def _checked(pair: Pair, plan: Plan) -> Pair:
+    """The pair with at least one axis per input, and targets as the loss takes them."""
+    inputs, targets = pair.inputs, pair.targets
+    for array, name in ((inputs, pair.inputs_name), (targets, pair.targets_name)):
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{name}: holds {array.dtype} where numbers are needed")
+        if array.ndim == 0 or len(array) == 0:
+            raise DataError(f"{name}: holds no samples; its shape is {array.shape}")
+    if len(inputs) != len(targets):
+        raise DataError(
+            f"{pair.inputs_name} holds {len(inputs)} samples but {pair.targets_name} {len(targets)}; "
+            "the first axis of both counts the samples"
+        )
+    if plan.shape is not None:
+        if prod(plan.shape) != prod(inputs.shape[1:]):
+            raise DataError(
+                f"{pair.inputs_name}: a sample has shape {inputs.shape[1:]}, which does not fit into "
+                f"[data] shape = {list(plan.shape)}"
+            )
+        inputs = inputs.reshape(len(inputs), *plan.shape)
+    elif inputs.ndim == 1:
+        inputs = inputs.reshape(-1, 1)
+    if plan.regression:
+        return replace(pair, inputs=inputs, targets=targets.reshape(-1, 1) if targets.ndim == 1 else targets)
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    return replace(pair, inputs=inputs, targets=_whole_numbers(targets, pair.targets_name))
+
+
+def _whole_numbers(targets: AnyArray, name: str) -> AnyArray:
+    if targets.dtype.kind != "f":
+        return targets
+    odd = np.flatnonzero(targets != np.floor(targets))  # NaN differs from itself
+    if len(odd):
+        sample, value = odd[0] // prod(targets.shape[1:]), targets.flat[odd[0]]
+        raise DataError(f"{name}: target {value} of sample {sample} is no class; {CLASSES_ARE}")
+    return targets.astype(np.int32)
+
+
+def _classes(pair: Pair) -> int:
+    lowest, highest = int(pair.targets.min()), int(pair.targets.max())
+    if lowest < 0 or highest >= 1 << 31:
+        raise DataError(f"{pair.targets_name}: targets reach from {lowest} to {highest}; {CLASSES_ARE}")
+    return highest + 1
+
+
+def _affine(pair: Pair, rows: order.Indices, normalise: Normalise) -> Affine:
+    dtype = pair.inputs.dtype
+    if normalise == "range" and dtype.kind == "u":
+        return Affine(scale=1.0 / np.iinfo(dtype).max)
+    if normalise != "standard":
+        return Affine()
+    # Of the training samples only: test samples must not be known. Images by channel, others by feature.
+    inputs = pair.inputs
+    feature_axis = 1 if inputs.ndim == 4 else inputs.ndim - 1
+    axes = tuple(axis for axis in range(inputs.ndim) if axis != feature_axis)
+    step = max(1, CHUNK_BYTES // (8 * prod(inputs.shape[1:])))
+    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    count = len(rows) * prod(inputs.shape[1:]) // inputs.shape[feature_axis]
+    mean = sum(inputs[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / count
+    squares = sum(np.square(inputs[chunk] - mean).sum(axes, keepdims=True) for chunk in chunks) / count
+    if not np.isfinite(squares).all():
+        raise DataError(
+            f"{pair.inputs_name}: holds NaN or infinity, so that nothing can be normalised; clean it"
+        )
+    deviation = np.sqrt(squares[0])
+    return Affine(mean[0], 1.0 / np.where(deviation > 0.0, deviation, 1.0))

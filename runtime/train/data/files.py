@@ -1,0 +1,52 @@
+"""Finding and opening data files, with errors that name the file and the remedy."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sysconfig
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import DataError
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def locate(name: str) -> Path:
+    """The existing file or folder of a job's path; {stdlib}, $VARIABLES and ~ are filled in here.
+
+    Every rank fills them in for itself: nodes may keep their data and their Python in different places.
+    """
+    path = Path(os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))).expanduser()
+    if not path.exists():
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        raise DataError(
+            f"{path}: there is no such file; {above} exists. "
+            "A relative path in a job file starts at the job file's folder"
+        )
+    return path
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzipped, by its first bytes and not by its name."""
+    with reading(path) as file:
+        return file.read(2) == GZIP_MAGIC
+
+
+def reading(path: Path) -> BinaryIO:
+    """The file opened for reading bytes."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def decompressed(path: Path) -> bytes:
+    """The content of a gzipped file."""
+    try:
+        with gzip.open(path) as file:
+            return file.read()
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{path}: is not whole gzip data: {error}; fetch it again") from error

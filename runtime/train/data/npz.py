@@ -1,0 +1,74 @@
+"""An .npz file: arrays by name, memory-mapped where they were stored without compression."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from ..schema import NpzData, nearest
+from .arrays import Pair
+from .files import locate, reading
+from .samples import AnyArray
+
+LOCAL_HEADER_BYTES = 30  # a zip member's own header, before its name and extra field
+
+
+def pairs(data: NpzData) -> tuple[Pair, Pair | None]:
+    """The samples, and the test set if the job names one."""
+    path = locate(data.path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pair = _pair(archive, path, data.inputs, data.targets)
+            own_test = data.test_inputs and data.test_targets
+            test = _pair(archive, path, data.test_inputs, data.test_targets) if own_test else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        raise DataError(f"{path}: is not a whole .npz file: {error}") from error
+    return pair, test
+
+
+def _pair(archive: zipfile.ZipFile, path: Path, inputs: str | None, targets: str | None) -> Pair:
+    return Pair(
+        _array(archive, path, str(inputs)),
+        _array(archive, path, str(targets)),
+        f"{path}[{inputs}]",
+        f"{path}[{targets}]",
+    )
+
+
+def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
+    names = [entry.removesuffix(".npy") for entry in archive.namelist()]
+    if name not in names:
+        hint = nearest(name, names)
+        raise DataError(f"{path}: holds no array {name!r}{hint}; it holds {', '.join(names) or 'nothing'}")
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type == zipfile.ZIP_STORED:
+        return _mapped(path, member)
+    with archive.open(member) as file:
+        array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
+    """The array of a member stored as it is: np.load would read it whole, on every rank of a node."""
+    with reading(path) as file:
+        file.seek(member.header_offset)
+        header = file.read(LOCAL_HEADER_BYTES)
+        name_bytes, extra_bytes = (
+            int.from_bytes(header[26:28], "little"),
+            int.from_bytes(header[28:30], "little"),
+        )
+        file.seek(name_bytes + extra_bytes, 1)
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise DataError(f"{path}: {member.filename} holds Python objects; save it as numbers")
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")

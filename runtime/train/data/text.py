@@ -1,0 +1,66 @@
+"""A text file, or a folder's files one after the other in sorted order, as bytes.
+
+    ┌ train ──────────────────────┬ validation ┬ test ┐     contiguous ranges of bytes
+    │ window │ window │ window │ …│ window │ … │ …    │     no window crosses from one range into the next
+
+A shuffled split would be no test: neighbouring windows of a text resemble each other.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from ..schema import TextData
+from .files import is_gzip, locate, reading
+from .samples import AnyArray, Data, Windows, split_counts
+
+
+def load(data: TextData) -> Data:
+    """The windows of the text's three ranges."""
+    path = locate(data.path)
+    text = _folder(path, data) if path.is_dir() else _file(path)
+    counts = split_counts(len(text), data.validation, data.test, str(path))
+    train, validation, test = (Windows(part, data.context) for part in np.split(text, np.cumsum(counts)[:-1]))
+    parts = {"train": train, "validation": validation, "test": test}
+    for (name, part), size in zip(parts.items(), counts, strict=True):
+        if size and not len(part):
+            raise DataError(
+                f"{path}: its {name} part has {size} of {len(text)} bytes, too few for one window of "
+                f"[data] context = {data.context} and the byte behind; give more text or a smaller context"
+            )
+    return Data(train, validation, test)
+
+
+def _file(path: Path) -> AnyArray:
+    if is_gzip(path):
+        raise DataError(f"{path}: is gzipped, and so its bytes are no text; gunzip it first")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: is empty")
+    return np.memmap(path, np.uint8, "r")
+
+
+def _folder(folder: Path, data: TextData) -> AnyArray:
+    """All files one after the other; read, for a mapping cannot join them."""
+    names = sorted(
+        found.relative_to(folder).as_posix() for found in folder.glob(data.files) if found.is_file()
+    )
+    kept = [name for name in names if not any(_matches(name, pattern) for pattern in data.exclude)]
+    if not kept:
+        raise DataError(
+            f"{folder}: {len(names)} files match [data] files = {data.files!r}, "
+            f"and exclude = {data.exclude} leaves none of them"
+        )
+    parts = []
+    for name in kept:
+        with reading(folder / name) as file:
+            parts.append(file.read())
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a relative path matches a pattern in which ** also stands for no folder at all."""
+    return fnmatchcase(name, pattern) or (pattern.startswith("**/") and fnmatchcase(name, pattern[3:]))

@@ -1,0 +1,300 @@
+"""Job files: what is read, and what is said about one that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from weft.kernels import optimizer, schedule
+from weft.runtime.errors import JobError
+from weft.runtime.train import schema
+from weft.runtime.train.job import Job, load_job, packaged_jobs
+
+GOOD = """\
+seed = 1
+[data]
+source = "digits"
+[model]
+layers = [
+    { kernel = "flatten" },
+    { kernel = "dense", features = 10 },
+]
+[train]
+batch = 64
+epochs = 2
+optimizer = { name = "sgd", rate = 0.1 }
+"""
+
+
+def load(folder: Path, text: str, *overrides: str) -> Job:
+    path = folder / "my.toml"
+    path.write_text(text)
+    return load_job(str(path), overrides)
+
+
+def problems(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(JobError) as caught:
+        load(folder, text, *overrides)
+    return str(caught.value).replace(f"{folder}/", "").splitlines()
+
+
+@pytest.mark.parametrize("name", packaged_jobs())
+def test_a_packaged_job_is_good_and_written_out_is_the_same_job(name: str, tmp_path: Path) -> None:
+    job = load_job(name)
+    assert job.name == name
+    again = load(tmp_path, job.dump())
+    assert again == job
+    assert again.digest() == job.digest()
+
+
+def test_defaults_follow_from_what_is_given(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD)
+    assert (job.name, job.train.micro_batch, job.train.evaluate_every) == ("my", 32, 1)
+    job = load(tmp_path, GOOD, "train.steps=250", "train.batch=20")
+    assert (job.train.epochs, job.train.micro_batch, job.train.evaluate_every) == (None, 20, 25)
+    assert (job.train.total_steps(1000), load(tmp_path, GOOD).train.total_steps(1000)) == (250, 32)
+
+
+def test_lists_in_a_layer_become_the_tuples_that_kernels_take(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD.replace('"flatten"', '"conv2d", channels = 2, kernel_size = [3, 1]'))
+    assert job.model.layers is not None
+    assert job.model.layers[0].attributes == {"channels": 2, "kernel_size": (3, 1)}
+
+
+WRONG = {
+    "a number out of its range": (
+        ("batch = 64", "batch = 0"),
+        "my.toml:10: [train] batch = 0: must be at least 1",
+    ),
+    "a string for a number": (
+        ("batch = 64", 'batch = "64"'),
+        'my.toml:10: [train] batch = "64": must be a whole number, without quotes',
+    ),
+    "a fraction for a whole number": (
+        ("batch = 64", "batch = 64.5"),
+        "my.toml:10: [train] batch = 64.5: must be a whole number",
+    ),
+    "a number for a string": (
+        ("source = ", "source = 3 # "),
+        "must be one of digits, npz, npy, idx, csv, text",
+    ),
+    "an unknown key": (
+        ("epochs = 2", "epochs = 2\nbach = 3"),
+        "my.toml:12: [train] bach = 3: unknown key; did you mean batch?; allowed: batch, micro_batch, epochs, ",
+    ),
+    "an unknown section": (
+        ("[data]", "[dat]\n[data]"),
+        "my.toml:2: dat: unknown key; did you mean data?; allowed: name, seed, ",
+    ),
+    "a key of another source": (
+        ('"digits"', '"digits"\ncontext = 3'),
+        "my.toml:4: [data] context = 3: unknown key; allowed: validation, test, source",
+    ),
+    "a key of another optimizer": (
+        ("rate = 0.1", "rate = 0.1, beta1 = 0.9"),
+        "optimizer.beta1 = 0.9: unknown key; allowed: rate, name, momentum, nesterov, weight_decay",
+    ),
+    "a missing key": (("batch = 64\n", ""), "my.toml:9: [train] batch: is missing"),
+    "a missing section": (("[data]\n", ""), "my.toml: [data]: is missing"),
+    "a missing source": (('source = "digits"', ""), "my.toml:2: [data] source: is missing"),
+    "an unknown choice": (
+        ('"sgd"', '"sdg"'),
+        'my.toml:12: [train] optimizer.name = "sdg": must be one of sgd, adam, adamw; did you mean sgd?',
+    ),
+    "no length": (("epochs = 2\n", ""), "my.toml:9: [train]: one of epochs, steps must be given"),
+    "two lengths": (
+        ("epochs = 2", "epochs = 2\nsteps = 3"),
+        "my.toml:12: [train] steps = 3: epochs and steps exclude each other: give one of them",
+    ),
+    "two models": (
+        ("[model]", '[model]\npython = "a:b"'),
+        'my.toml:5: [model] python = "a:b": layers and python exclude each other: give one of them',
+    ),
+    "a micro-batch larger than the batch": (
+        ("batch = 64", "batch = 64\nmicro_batch = 65"),
+        "my.toml:11: [train] micro_batch = 65: must be at most batch (64)",
+    ),
+    "nothing left to train on": (
+        ('"digits"', '"digits"\nvalidation = 0.5\ntest = 0.5'),
+        "my.toml:5: [data] test = 0.5: leaves nothing to train on: its sum with validation (0.5) must be ",
+    ),
+    "a layer without its kernel": (
+        ('kernel = "flatten"', ""),
+        "my.toml:6: [model] layers[0].kernel: is missing",
+    ),
+    "an unknown kernel": (
+        ('"flatten"', '"flaten"'),
+        'my.toml:6: [model] layers[0].kernel = "flaten": ',
+    ),
+    "an unknown attribute of a kernel": (("features", "feature"), "my.toml:7: [model] layers[1]: "),
+    "a gpt on images": (
+        (
+            'layers = [\n    { kernel = "flatten" },\n    { kernel = "dense", features = 10 },\n]',
+            "gpt = {layers=1, width=8, heads=2}",
+        ),
+        'my.toml:5: [model] gpt: reads bytes, and so needs [data] source = "text"',
+    ),
+    "a sample of images": (
+        ("[data]", "[sample]\n[data]"),
+        'my.toml:2: [sample]: only a model of text writes samples; [data] source is "digits"',
+    ),
+    "nesterov without momentum": (
+        ("rate = 0.1", "rate = 0.1, nesterov = true"),
+        "my.toml:12: [train] optimizer.nesterov = true: needs a momentum above 0",
+    ),
+    "a name that is no folder": (("seed = 1", 'name = "a/b"'), 'my.toml:1: name = "a/b": names the run'),
+    "a function without its module": (("[model]", '[model]\npython = "f"'), "exclude each other"),
+    "infinity": (("rate = 0.1", "rate = inf"), "my.toml:12: [train] optimizer.rate = inf: must be a number"),
+    "text that is no TOML": (
+        ("batch = 64", "batch 64"),
+        "my.toml:10: not TOML: Expected '=' after a key in a key/value pair",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), WRONG.values(), ids=WRONG)
+def test_wrong(change: tuple[str, str], expected: str, tmp_path: Path) -> None:
+    assert change[0] in GOOD
+    found = problems(tmp_path, GOOD.replace(*change, 1))
+    assert any(expected in line for line in found), found
+
+
+def test_all_problems_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("seed = 1", "seed = -1")
+        .replace("64", "0")
+        .replace("epochs", "epoch")
+        .replace("0.1", "true")
+    )
+    found = problems(tmp_path, text, "data.test=2.0")
+    assert [line.partition(" = ")[0] for line in found] == [
+        "my.toml:1: seed",
+        "my.toml:9: [train]: one of epochs, steps must be given",
+        "my.toml:10: [train] batch",
+        "my.toml:11: [train] epoch",
+        "my.toml:12: [train] optimizer.rate",
+        "--set data.test=2.0: [data] test",
+    ]
+
+
+def test_a_validation_target_needs_a_validation_set(tmp_path: Path) -> None:
+    text = GOOD + 'target = { metric = "accuracy", value = 0.9 }\n'
+    assert load(tmp_path, text).train.target is not None
+    assert problems(tmp_path, text, "data.validation=0.0") == [
+        "my.toml:13: [train] target: is measured on the validation set: [data] validation must be above 0"
+    ]
+    assert problems(tmp_path, text, "model.loss=mean_squared_error") == [
+        'my.toml:13: [train] target.metric = "accuracy": a mean_squared_error has no accuracy'
+    ]
+
+
+class TestSet:
+    """--set section.key=value"""
+
+    def test_takes_numbers_strings_and_tables(self, tmp_path: Path) -> None:
+        job = load(
+            tmp_path,
+            GOOD,
+            "train.batch=32",
+            "name=other",
+            "model.layers.1.features=11",
+            'train.schedule={name="cosine", warmup=3}',
+            "checkpoint.every=5",
+            "train.optimizer.rate=1",
+        )
+        assert (job.train.batch, job.name, job.checkpoint.every, job.train.optimizer.rate) == (
+            32,
+            "other",
+            5,
+            1.0,
+        )
+        assert job.model.layers is not None
+        assert job.model.layers[1].attributes == {"features": 11}
+        assert job.train.schedule == schema.CosineSchedule(name="cosine", warmup=3)
+
+    def test_of_one_alternative_displaces_the_other(self, tmp_path: Path) -> None:
+        job = load(tmp_path, GOOD, "train.steps=7")
+        assert (job.train.steps, job.train.epochs) == (7, None)
+
+    @pytest.mark.parametrize(
+        ("override", "expected"),
+        [
+            ("train.batch=0", "--set train.batch=0: [train] batch = 0: must be at least 1"),
+            ("train.bach=1", "--set train.bach=1: [train] bach = 1: unknown key; did you mean batch?"),
+            ("train.batch", "--set train.batch: must be section.key=value, as in --set train.epochs=3"),
+            ("seed.x=1", "--set seed.x=1: seed is a value, not a table"),
+            ("model.layers.9.a=1", "--set model.layers.9.a=1: [model] layers has elements 0 to 1, not 9"),
+        ],
+    )
+    def test_is_checked_like_the_file(self, override: str, expected: str, tmp_path: Path) -> None:
+        assert problems(tmp_path, GOOD, override)[0].startswith(expected)
+
+
+def test_an_unknown_name_lists_the_packaged_jobs() -> None:
+    with pytest.raises(
+        JobError, match=r"'digit'; did you mean digits\?\nThere are\n    digits\n    digits-mlp\n"
+    ):
+        load_job("digit")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(JobError, match=r"none/such.toml: cannot be read: No such file"):
+        load_job("none/such.toml")
+
+
+def test_data_paths_start_at_the_job_files_folder(tmp_path: Path) -> None:
+    text = GOOD.replace('"digits"', '"npy"\ninputs = "x.npy"\ntargets = "$HOME/y.npy"')
+    data = load(tmp_path, text).data
+    assert isinstance(data, schema.NpyData)
+    assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), "$HOME/y.npy")
+
+
+def test_names_of_arrays_in_an_npz_are_no_paths(tmp_path: Path) -> None:
+    data = load(tmp_path, GOOD.replace('"digits"', '"npz"\npath = "a.npz"\ninputs = "x_train"')).data
+    assert isinstance(data, schema.NpzData)
+    assert (data.path, data.inputs) == (str(tmp_path / "a.npz"), "x_train")
+
+
+def test_the_digest_tells_jobs_apart(tmp_path: Path) -> None:
+    digests = {
+        load(tmp_path, GOOD, *change).digest() for change in ((), ("seed=2",), ("model.layers.1.features=9",))
+    }
+    assert len(digests) == 3
+
+
+def test_lineage_leaves_the_length_of_a_run_free(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD)
+    assert load(tmp_path, GOOD, "train.epochs=9", "run.folder=elsewhere").lineage() == job.lineage()
+    assert load(tmp_path, GOOD, "train.batch=65").lineage() != job.lineage()
+
+
+@pytest.mark.parametrize(
+    ("section", "kernel"),
+    [
+        (schema.SgdOptimizer, optimizer.SGD),
+        (schema.AdamOptimizer, optimizer.Adam),
+        (schema.AdamWOptimizer, optimizer.AdamW),
+        (schema.ConstantSchedule, schedule.Constant),
+        (schema.CosineSchedule, schedule.Cosine),
+        (schema.StepSchedule, schedule.Step),
+    ],
+)
+def test_a_section_has_the_keys_and_defaults_of_its_kernel(
+    section: type[schema.Section], kernel: type
+) -> None:
+    attributes = {field.name: field.default for field in dataclasses.fields(kernel)}
+    ours = {name: field.default for name, field in section.model_fields.items()}
+    given_by_the_runtime = {"peak", "steps", "rate", "name"}
+    assert set(attributes) - given_by_the_runtime == set(ours) - given_by_the_runtime
+    required = {"every"}
+    for name in set(ours) - given_by_the_runtime - required:
+        assert ours[name] == attributes[name], name
+
+
+def test_optimizers_and_schedules_are_built(tmp_path: Path) -> None:
+    text = GOOD.replace('name = "sgd"', 'name = "adamw", beta2 = 0.95')
+    job = load(tmp_path, text, 'train.schedule={name="cosine", warmup=3, floor=0.01}')
+    assert job.train.optimizer.build() == optimizer.AdamW(beta2=0.95, weight_decay=0.01)
+    assert job.train.schedule.build(0.1, 50) == schedule.Cosine(0.1, warmup=3, steps=50, floor=0.01)
