@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.device import Device
+from ...kernels.device import Device, Event
 from ...kernels.kernel import Array
 from ...kernels.optimizer import Optimizer, accumulate, move_statistic, squared_norm
 from ..errors import CheckpointError
@@ -36,6 +36,7 @@ class Replica:
         self.memory = Memory(graph, self.layout, device, micro_batch, training=True)
         self.travelling: NDArray[np.float32] = device.travelling(self.gradients)
         self._staging = {name: device.staging(array) for name, array in self.memory.inputs.items()}
+        self._loaded: Event | None = None  # behind the last copy out of `_staging`
         self._training: dict[int, Program] = {}
         self._inference: dict[int, Program] = {}
 
@@ -56,9 +57,12 @@ class Replica:
     def load(self, program: Program, samples: Samples, indices: NDArray[np.int64]) -> None:
         """Put samples into the program's inputs."""
         count = len(indices)
+        if self._loaded is not None:
+            self._loaded.wait()
         samples.gather(indices, self._staging["x"][:count], self._staging["target"][:count])
         for name, staged in self._staging.items():
             self.device.copy_in(staged[:count], program.inputs[name])
+        self._loaded = self.device.record()
 
     def fetch(self, start: int, stop: int) -> None:
         """Bring a slice of the gradient to where the exchange finds it."""

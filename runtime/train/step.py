@@ -157,7 +157,9 @@ class StepMaker:
         """A step with fewer micro-batches than ranks: zeros are this rank's part of the sum."""
 
         def clear() -> None:
-            self._replica.travelling[...] = 0
+            self._replica.gradients[...] = 0
+            for portion in self._portions:
+                self._replica.fetch(portion.start, portion.stop)
 
         def announce() -> None:
             round_.counted.set()

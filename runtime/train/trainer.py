@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...kernels.device import Device
+from ...kernels.device import DeviceUnavailable, choose_device
 from ...kernels.lane import Task
+from ..errors import MachineError
 from ..message import World
 from ..observe import RunFolder, Trace, write_chrome
 from ..observe.trace import COMPUTE, WIRE, decode
@@ -54,7 +55,10 @@ async def train(world: World, job: Job, *, resume: Path | None = None) -> Result
     await world.agree("version of weft", version("weft").encode())
     await world.agree("job", job.digest().encode())
     await world.agree("data", data.digest().encode())
-    device = Device.choose(job.device, world.node_rank)
+    try:
+        device = choose_device(job.device, world.node_rank)
+    except DeviceUnavailable as error:
+        raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
     replica = Replica(graph, job.train.optimizer.build(), device, job.train.micro_batch, job.seed)
     if snapshot is not None:
         replica.restore(snapshot.tensors, folder.path)
@@ -181,9 +185,11 @@ class _Trainer:
 
     async def _write_sample(self) -> None:
         assert self._job.sample is not None
-        text = await asyncio.to_thread(write_text, self._replica, self._job.sample, self._job.seed)
-        (self._folder.path / "sample.txt").write_text(text, encoding="utf-8")
-        self._log.note(f"a sample:\n{text}\n")
+        sample, texts = self._job.sample, list[str]()
+        write = Task("sample", lambda: texts.append(write_text(self._replica, sample, self._job.seed)))
+        await self._compute.run([write])
+        (self._folder.path / "sample.txt").write_text(texts[0], encoding="utf-8")
+        self._log.note(f"a sample:\n{texts[0]}\n")
 
     # What all ranks do together
 
