@@ -12,18 +12,20 @@ Arrays are NumPy arrays, contiguous (C or Fortran order), and are sent from and 
 directly: no copy, no pickle. An array belongs to MPI until the future is done.
 
 **Cancelling.** A cancelled receive is cancelled in MPI; the `CancelledError` arrives when MPI has let
-go of the array. If a message had already matched it, that message is kept and handed to the next
-matching `recv` on this communicator: none is lost. (With several matching receives outstanding, it goes
-behind those already posted.) A send or a collective cannot be recalled, since the peers count on it:
+go of the array. If a message had come already, it is handed on to the next matching receive, be that
+outstanding or still to be posted: none is lost (but it may change places with a message that another
+receive was getting just then). A send or a collective cannot be recalled, since the peers count on it:
 cancelling ends the waiting only, and the array stays MPI's until the operation is through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -31,13 +33,17 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake
 from .selector import MpiSelector
+from .wire import Bytes, as_bytes
 
 ANY = -1
 #: Reductions by name.
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
+#: MPI before version 4 (Open MPI 5 among them) counts in C ints.
+LARGEST_COUNT = 2**31 - 1
 
 
-class Status(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Status:
     """Who sent a received message, with which tag, and how many elements of the array it filled."""
 
     source: int
@@ -46,28 +52,33 @@ class Status(NamedTuple):
 
 
 class Operation(asyncio.Future[Any]):
-    """An MPI operation under way: a future that also says `what` it is, and since when (`started`)."""
+    """MPI requests under way: a future that also says `what` they are, and since when (`started`)."""
 
     standing = False
 
-    def __init__(self, selector: MpiSelector, what: str, keep: Any) -> None:
+    def __init__(self, selector: MpiSelector, what: str, requests: Sequence[MPI.Request], keep: Any) -> None:
         super().__init__(loop=selector.loop)
         self._selector = selector
+        self._left = len(requests)
+        self._keep = keep  # MPI works on these buffers until the end, whoever still holds the future
         self.what = what
         self.started = time.monotonic()
-        self._keep = keep  # MPI works on these buffers until the end
+        for request in requests:
+            selector.add(request, self)
 
     def complete(self, status: MPI.Status) -> None:
-        """Called by the selector when the request ended well."""
-        self._keep = None
-        if not self.done():
-            self.set_result(None)
+        """Called by the selector when a request ended well."""
+        self._left -= 1
+        if self._left == 0:
+            self._keep = None
+            if not self.done():
+                self.set_result(None)
 
     def fail(self, error: MPI.Exception) -> None:
-        """Called by the selector when the request ended with an error."""
+        """Called by the selector when a request ended with an error."""
         self._keep = None
         if not self.done():
-            error.add_note(f"in {self.what}")
+            error.add_note(f"while waiting for: {self.what}")
             self.set_exception(error)
 
     def __await__(self) -> Any:
@@ -82,40 +93,102 @@ class Receive(Operation):
     """A receive under way; its result is a `Status`."""
 
     def __init__(self, comm: Communicator, what: str, array: NDArray[Any], source: int, tag: int) -> None:
-        super().__init__(comm.selector, what, array)
         self._comm = comm
         self._array = array
-        self._cancelling = False
-        self.request = comm.mpi.Irecv(raw(array), _any_source(source), _any_tag(tag))
+        self._cancelled_with: tuple[Any] | None = None
+        self._offered: HandedOn | None = None
+        self.source = source
+        self.tag = tag
+        self.request: MPI.Request = comm.mpi.Irecv(
+            raw(array), MPI.ANY_SOURCE if source == ANY else source, MPI.ANY_TAG if tag == ANY else tag
+        )
+        super().__init__(comm.selector, what, [self.request], array)
 
     def complete(self, status: MPI.Status) -> None:
-        """Called by the selector; a cancelled receive that got a message hands the message on."""
+        """Called by the selector when the message is here, or MPI has taken the receive back."""
         self._keep = None
-        source, tag, nbytes = status.source, status.tag, 0
-        if self._cancelling:
-            if not status.Is_cancelled():
-                nbytes = status.Get_elements(MPI.BYTE)
-                self._comm.put_back(source, tag, self._array, nbytes)
-            super().cancel()
-            return
-        nbytes = status.Get_elements(MPI.BYTE)
-        self.set_result(Status(source, tag, nbytes // self._array.itemsize))
+        self._comm.receives.remove(self)
+        offered, asked = self._offered, self._cancelled_with is not None or self._offered is not None
+        came = None
+        if not (asked and status.Is_cancelled()):
+            came = HandedOn(status.source, status.tag, self._array, status.Get_elements(MPI.BYTE))
+        if self._cancelled_with is not None:
+            super().cancel(*self._cancelled_with)
+            for message in (came, offered):
+                if message is not None:
+                    self._comm.hand_on(message.kept())
+        elif came is not None:
+            self.set_result(Status(came.source, came.tag, came.nbytes // self._array.itemsize))
+            if offered is not None:
+                self._comm.hand_on(offered)
+        elif offered is not None:
+            self.fill(offered)
+
+    def fail(self, error: MPI.Exception) -> None:
+        """Called by the selector, most often because the message was longer than the array."""
+        self._comm.receives.remove(self)
+        super().fail(error)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the receive in MPI; done (as cancelled) as soon as MPI has let go of the array."""
+        """Cancel the receive in MPI; it is done (as cancelled) once MPI has let go of the array."""
         if self.done():
             return False
-        if not self._cancelling:
-            self._cancelling = True
-            self.request.Cancel()
-            self._selector.test()  # most often it is over at once
+        if self._cancelled_with is None:
+            self._cancelled_with = (msg,)
+            self._withdraw()
         return True
+
+    @property
+    def idle(self) -> bool:
+        """Whether it still waits for any message, rather than for its end."""
+        return self._cancelled_with is None and self._offered is None and not self.done()
+
+    def offer(self, message: HandedOn) -> None:
+        """Take a message that came for a cancelled receive, unless one of its own has come."""
+        self._offered = message
+        self._withdraw()
+
+    def fill(self, message: HandedOn) -> None:
+        """End with a message that came for a cancelled receive."""
+        if message.nbytes > self._array.nbytes:
+            self.set_exception(
+                Mistake(
+                    f"rank {message.source} sent {message.nbytes} bytes (tag {message.tag}), "
+                    f"the array for them has {self._array.nbytes}: {self.what}"
+                )
+            )
+            return
+        as_bytes(self._array)[: message.nbytes] = as_bytes(message.array)[: message.nbytes]
+        self.set_result(Status(message.source, message.tag, message.nbytes // self._array.itemsize))
+
+    def _withdraw(self) -> None:
+        self.request.Cancel()
+        self._selector.test()  # it nearly always ends at once
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOn:
+    """A message that came for a receive which had been cancelled: the first `nbytes` of `array`."""
+
+    source: int
+    tag: int
+    array: NDArray[Any]
+    nbytes: int
+
+    def kept(self) -> HandedOn:
+        """The same in memory of its own."""
+        return HandedOn(self.source, self.tag, as_bytes(self.array)[: self.nbytes].copy(), self.nbytes)
+
+    def matches(self, source: int, tag: int) -> bool:
+        """Whether a receive from `source` with `tag` may get it."""
+        return source in (ANY, self.source) and tag in (ANY, self.tag)
 
 
 class Communicator:
     """One MPI communicator, whose operations are awaited. It owns `mpi` and frees it.
 
     Make one with `await comm.duplicate(name)`: messages of different communicators never mix.
+    `what` says in a stall report what the operation is for.
     """
 
     def __init__(self, mpi: MPI.Intracomm, selector: MpiSelector, name: str) -> None:
@@ -124,91 +197,92 @@ class Communicator:
         self.name = name
         self.rank = mpi.Get_rank()
         self.size = mpi.Get_size()
-        self._handed_back: deque[tuple[int, int, NDArray[np.uint8]]] = deque()
+        self.receives: list[Receive] = []
+        self._handed_on: list[HandedOn] = []
 
     # -- point to point -----------------------------------------------------------------------
 
     def send(self, array: NDArray[Any], dest: int, tag: int = 0, *, what: str | None = None) -> Operation:
         """Send `array` to rank `dest`."""
         request = self.mpi.Isend(raw(array), dest, tag)
-        return self._watch(request, what or f"send to rank {dest} (tag {tag}) on {self.name!r}", array)
+        return self.watch([request], what or f"send to rank {dest} (tag {tag}) on {self.name!r}", array)
 
     def recv(
         self, array: NDArray[Any], source: int = ANY, tag: int = ANY, *, what: str | None = None
     ) -> asyncio.Future[Status]:
         """Receive into `array` from rank `source`; the result is the `Status`."""
-        if self._handed_back and (status := self._take_back(array, source, tag)) is not None:
-            done: asyncio.Future[Status] = self.selector.loop.create_future()
-            done.set_result(status)
-            return done
         if what is None:
             who = "any rank" if source == ANY else f"rank {source}"
             what = f"receive from {who} (tag {'any' if tag == ANY else tag}) on {self.name!r}"
         receive = Receive(self, what, array, source, tag)
-        self.selector.add(receive.request, receive)
+        self.receives.append(receive)
+        if self._handed_on:
+            for message in self._handed_on:
+                if message.matches(source, tag):
+                    self._handed_on.remove(message)
+                    receive.offer(message)
+                    break
         return receive
 
-    def put_back(self, source: int, tag: int, array: NDArray[Any], nbytes: int) -> None:
-        """Keep a message that came for a cancelled receive; the next matching `recv` gets it."""
-        message = np.empty(nbytes, np.uint8)
-        message[:] = as_bytes(array)[:nbytes]
-        self._handed_back.append((source, tag, message))
-
-    def _take_back(self, array: NDArray[Any], source: int, tag: int) -> Status | None:
-        for index, (its_source, its_tag, message) in enumerate(self._handed_back):
-            if source in (ANY, its_source) and tag in (ANY, its_tag):
-                if message.size > array.nbytes:
-                    raise Mistake(
-                        f"a message of {message.size} bytes from rank {its_source} (tag {its_tag}) on "
-                        f"{self.name!r} does not fit the array of {array.nbytes} bytes it is received into"
-                    )
-                as_bytes(array)[: message.size] = message
-                del self._handed_back[index]
-                return Status(its_source, its_tag, message.size // array.itemsize)
-        return None
+    def hand_on(self, message: HandedOn) -> None:
+        """Give the message of a cancelled receive to the next one that matches, now or later."""
+        for receive in self.receives:
+            if receive.idle and message.matches(receive.source, receive.tag):
+                receive.offer(message)
+                return
+        self._handed_on.append(message)
 
     # -- collectives: every rank must call the same ones in the same order -----------------------
 
     def barrier(self, *, what: str | None = None) -> Operation:
         """Done when every rank has called it."""
-        return self._watch(self.mpi.Ibarrier(), what or f"barrier on {self.name!r}", None)
+        return self.watch([self.mpi.Ibarrier()], what or f"barrier on {self.name!r}", None)
 
     def broadcast(self, array: NDArray[Any], root: int = 0, *, what: str | None = None) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
         request = self.mpi.Ibcast(raw(array), root)
-        return self._watch(request, what or f"broadcast from rank {root} on {self.name!r}", array)
+        return self.watch([request], what or f"broadcast from rank {root} on {self.name!r}", array)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum", *, what: str | None = None) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
-        request = self.mpi.Iallreduce(MPI.IN_PLACE, typed(array), reduction(op))
-        return self._watch(request, what or f"allreduce ({op}) on {self.name!r}", array)
+        reduction = reduction_named(op, array)
+        if array.size <= LARGEST_COUNT:
+            requests = [self.mpi.Iallreduce(MPI.IN_PLACE, array, reduction)]
+        else:
+            flat = array.reshape(-1, order="A")
+            requests = [
+                self.mpi.Iallreduce(MPI.IN_PLACE, flat[at : at + LARGEST_COUNT], reduction)
+                for at in range(0, flat.size, LARGEST_COUNT)
+            ]
+        return self.watch(requests, what or f"allreduce ({op}) on {self.name!r}", array)
 
     def reduce_scatter(
         self, array: NDArray[Any], share: NDArray[Any], op: str = "sum", *, what: str | None = None
     ) -> Operation:
         """Combine everyone's `array` (size × share.size elements); rank i gets the i-th `share`."""
-        request = self.mpi.Ireduce_scatter_block(typed(array), typed(share), reduction(op))
-        return self._watch(request, what or f"reduce-scatter ({op}) on {self.name!r}", (array, share))
+        reduction = reduction_named(op, array)
+        request = self.mpi.Ireduce_scatter_block(array, share, reduction)
+        return self.watch([request], what or f"reduce-scatter ({op}) on {self.name!r}", (array, share))
 
     def allgather(self, share: NDArray[Any], array: NDArray[Any], *, what: str | None = None) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
-        request = self.mpi.Iallgather(raw(share), raw(array))
-        return self._watch(request, what or f"allgather on {self.name!r}", (share, array))
+        request = self.mpi.Iallgather(raw(share), raw(array, self.size))
+        return self.watch([request], what or f"allgather on {self.name!r}", (share, array))
 
     def gather(
         self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, *, what: str | None = None
     ) -> Operation:
         """Put everyone's `share`, by rank, into `array` of rank `root` (None on the others)."""
-        into = raw(array) if array is not None else None
+        into = None if array is None else raw(array, self.size)
         request = self.mpi.Igather(raw(share), into, root)
-        return self._watch(request, what or f"gather to rank {root} on {self.name!r}", (share, array))
+        return self.watch([request], what or f"gather to rank {root} on {self.name!r}", (share, array))
 
     # -- communicators --------------------------------------------------------------------------
 
     async def duplicate(self, name: str) -> Communicator:
         """A communicator of the same ranks whose messages never mix with this one's (collective)."""
         mpi, request = self.mpi.Idup()
-        await self._watch(request, f"duplicate of {self.name!r} as {name!r}", None)
+        await self.watch([request], f"duplicate of {self.name!r} as {name!r}", None)
         return Communicator(mpi, self.selector, name)
 
     def free(self) -> None:
@@ -216,42 +290,42 @@ class Communicator:
         if self.mpi != MPI.COMM_NULL:
             self.mpi.Free()
 
-    def _watch(self, request: MPI.Request, what: str, keep: Any) -> Operation:
-        operation = Operation(self.selector, what, keep)
-        self.selector.add(request, operation)
-        return operation
+    def watch(self, requests: Sequence[MPI.Request], what: str, keep: Any) -> Operation:
+        """A future for requests made through `mpi`; `keep` holds the buffers they work on."""
+        return Operation(self.selector, what, requests, keep)
 
     def __repr__(self) -> str:
-        return f"<Communicator {self.name!r} rank {self.rank} of {self.size}>"
+        return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"
 
 
-def raw(array: NDArray[Any]) -> Any:
-    """`array` as MPI moves it: its bytes, whatever its type and order."""
-    return [array, MPI.BYTE]
+def raw(array: NDArray[Any] | Bytes, blocks: int = 1) -> list[Any]:
+    """`array` as MPI moves it: its bytes, whatever its type and order (in `blocks` equal parts).
+
+    What is too large to be counted in bytes is one element of a type that large.
+    """
+    nbytes = array.nbytes // blocks
+    if nbytes <= LARGEST_COUNT:
+        return [array, MPI.BYTE]
+    return [array, blocks, _whole(nbytes)]
 
 
-def typed(array: NDArray[Any]) -> Any:
-    """`array` as MPI reduces it: with its element type."""
-    return array
+@functools.cache  # a few sizes a program; a type is a handful of bytes
+def _whole(nbytes: int) -> MPI.Datatype:
+    """A type of one element with `nbytes` bytes, more than a C int can count."""
+    piece_bytes = 2**30
+    pieces, rest = divmod(nbytes, piece_bytes)
+    piece = MPI.BYTE.Create_contiguous(piece_bytes)
+    whole = MPI.Datatype.Create_struct([pieces, rest], [0, pieces * piece_bytes], [piece, MPI.BYTE])
+    piece.Free()
+    return whole.Commit()
 
 
-def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """A flat view of a contiguous array's bytes."""
-    flat: NDArray[np.uint8] = array.reshape(-1, order="A").view(np.uint8)
-    return flat
-
-
-def reduction(op: str) -> MPI.Op:
-    """The MPI operation of that name."""
-    try:
-        return OPERATIONS[op]
-    except KeyError:
-        raise Mistake(f"unknown reduction {op!r}; there are {', '.join(OPERATIONS)}") from None
-
-
-def _any_source(source: int) -> int:
-    return MPI.ANY_SOURCE if source == ANY else source
-
-
-def _any_tag(tag: int) -> int:
-    return MPI.ANY_TAG if tag == ANY else tag
+def reduction_named(op: str, array: NDArray[Any]) -> MPI.Op:
+    """The MPI operation of that name; Mistake if there is none or it cannot reduce such arrays."""
+    if op not in OPERATIONS:
+        raise Mistake(f"unknown reduction {op!r}; there are {', '.join(OPERATIONS)}")
+    if array.dtype.kind not in "iufc" or array.dtype == np.float16:
+        raise Mistake(
+            f"MPI cannot reduce arrays of dtype {array.dtype}; convert to float32, float64 or an integer type"
+        )
+    return OPERATIONS[op]
