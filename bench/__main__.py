@@ -42,12 +42,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         epilog=f"benches:\n{listing}\n\n`python -m bench NAME --help` tells a bench's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if not arguments:
-        parser.print_help()
-        raise SystemExit(0)
-    if arguments[0].startswith("-") or arguments[0] not in known:
-        parser.add_argument("name", choices=sorted(known), metavar="NAME")
-        return parser.parse_args(arguments)  # prints the help or what is wrong
+    if not arguments or arguments[0] not in known:
+        parser.add_argument("name", choices=sorted(known), metavar="NAME", help="one of the benches below")
+        return parser.parse_args(arguments or ["--help"])  # prints the help or what is wrong, and ends
     module = importlib.import_module(f"bench.{arguments[0]}")
     chosen = argparse.ArgumentParser(
         prog=f"python -m bench {arguments[0]}",

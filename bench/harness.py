@@ -138,7 +138,7 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
     about = machine()
     launcher = ["mpirun", "-n", str(about["ranks"])] if about["ranks"] > 1 else []
     command = shlex.join([*launcher, "python", "-m", "bench", *sys.argv[1:]])
-    table = Table(title=command)
+    table = Table(title=f"bench {bench}")
     for heading in ("figure", "value", "unit", "min", "max"):
         table.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
     for name, figure in figures.items():
@@ -146,7 +146,8 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
         table.add_row(name, numbers[0], figure.unit, *numbers[1:])
     console = Console()
     console.print(table)
-    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
+    console.print(command, highlight=False, soft_wrap=True)
+    console.print(", ".join(f"{k} {v}" for k, v in about.items()), highlight=False, soft_wrap=True)
     if json_path is not None:
         document = {
             "bench": bench,
