@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TextIO
@@ -19,7 +20,7 @@ import numpy as np
 from ...errors import DataError
 from ..schema import CsvData, nearest
 from .arrays import Pair
-from .files import is_gzip, locate, reading
+from .files import is_gzip, locate
 from .samples import AnyArray
 
 
@@ -48,10 +49,15 @@ class _Table:
         self.target = self._target()
         self.named = not _is_number(first[self.target])
 
-    def opened(self) -> TextIO:
-        if is_gzip(self.path):
-            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
-        return io.TextIOWrapper(reading(self.path), "utf-8-sig", newline="")
+    @contextmanager
+    def opened(self) -> Iterator[TextIO]:
+        """The file as text; what is wrong with it while it is read becomes a DataError."""
+        open_text = gzip.open if is_gzip(self.path) else open
+        try:
+            with open_text(self.path, "rt", encoding="utf-8-sig", newline="") as file:
+                yield file
+        except (UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error) as error:
+            raise DataError(f"{self.path}: cannot be read: {error}") from error
 
     def _target(self) -> int:
         target = self.data.target
@@ -105,24 +111,21 @@ class _Table:
                     ndmin=2,
                     quotechar='"',
                 )
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise self._culprit(columns, error) from None
         return table
 
     def _culprit(self, columns: list[int], error: Exception | None) -> DataError:
         """The first line of another length, or field that is no finite number."""
-        try:
-            with self.opened() as file:
-                reader = csv.reader(file, delimiter=self.data.delimiter)
-                rows = (row for row in reader if row)
-                if self.data.header:
-                    next(rows)
-                for number, row in enumerate(rows):
-                    if problem := self._problem(row, columns):
-                        hint = "" if number or self.data.header else "; if it is a header, say header = true"
-                        return DataError(f"{self.path}:{reader.line_num}: {problem}{hint}")
-        except (UnicodeDecodeError, OSError, EOFError, zlib.error) as reason:
-            return DataError(f"{self.path}: cannot be read: {reason}")
+        with self.opened() as file:
+            reader = csv.reader(file, delimiter=self.data.delimiter)
+            rows = (row for row in reader if row)
+            if self.data.header:
+                next(rows)
+            for number, row in enumerate(rows):
+                if problem := self._problem(row, columns):
+                    hint = "" if number or self.data.header else "; if it is a header, say header = true"
+                    return DataError(f"{self.path}:{reader.line_num}: {problem}{hint}")
         return DataError(f"{self.path}: cannot be read: {error}")
 
     def _problem(self, row: list[str], columns: list[int]) -> str:

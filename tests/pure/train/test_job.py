@@ -82,7 +82,7 @@ WRONG = {
     ),
     "an unknown key": (
         ("epochs = 2", "epochs = 2\nbach = 3"),
-        "my.toml:12: [train] bach = 3: unknown key; did you mean batch?; allowed: batch, micro_batch, epochs, ",
+        "my.toml:12: [train] bach = 3: unknown key; did you mean batch?; allowed: batch, micro_batch, ",
     ),
     "an unknown section": (
         ("[data]", "[dat]\n[data]"),
