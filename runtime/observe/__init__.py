@@ -1,1 +1,26 @@
 """What a run shows of itself: trace, metrics, progress, report."""
+
+from .chrome import read_chrome, write_chrome
+from .folder import RunFolder
+from .metrics import History, Metrics, read_metrics
+from .progress import Progress
+from .shares import Shares, summarise
+from .terminal import find_terminal
+from .trace import RankTrace, Span, Trace, decode
+
+__all__ = [
+    "History",
+    "Metrics",
+    "Progress",
+    "RankTrace",
+    "RunFolder",
+    "Shares",
+    "Span",
+    "Trace",
+    "decode",
+    "find_terminal",
+    "read_chrome",
+    "read_metrics",
+    "summarise",
+    "write_chrome",
+]

@@ -39,13 +39,14 @@ PACE_S: Final = 30.0
 
 
 class Progress:
-    """Shows the steps, evaluations and notes of one job."""
+    """Shows the steps, evaluations and notes of one job; `first_step` of its steps are done already."""
 
     def __init__(
         self,
         total_steps: int,
         name: str,
         *,
+        first_step: int = 0,
         stream: TextIO | None = None,
         find: Callable[[], Terminal | None] = find_terminal,
         clock: Callable[[], float] = time.monotonic,
@@ -58,7 +59,7 @@ class Progress:
         self._shown_s = -math.inf
         self._pace: deque[tuple[float, int]] = deque()
         self._samples_per_s = math.nan
-        self._step = 0
+        self._step = first_step
         self._fields = dict.fromkeys(("epoch", "loss", "rate", "evaluation", "left"), "")  # as they are shown
         self._unshown = False
         self._stream.flush()  # what was printed before stays above
@@ -83,15 +84,15 @@ class Progress:
             self._shown_s = now_s
             self._show(now_s)
 
-    def evaluation(self, step: int, split: str, loss: float, accuracy: float | None = None) -> None:
-        """The model was evaluated after `step` on a split ("validation", "test"); always shown."""
+    def evaluation(self, split: str, loss: float, accuracy: float | None = None) -> None:
+        """The model was evaluated after the last step on a split ("validation", "test"); always shown."""
         score = f"loss {figure(loss)}" if accuracy is None else f"{accuracy:.3f}"
         self._fields["evaluation"] = f"{split} {score}"
         if self._bar:
             self._draw()
         else:
             accurate = "" if accuracy is None else f"  accuracy {accuracy:.4f}"
-            self._print(f"step {step:,}/{self.total_steps:,}  {split}  loss {figure(loss)}{accurate}")
+            self._print(f"step {self._step:,}/{self.total_steps:,}  {split}  loss {figure(loss)}{accurate}")
 
     def note(self, text: str) -> None:
         """Print a line that stays, above the bar."""

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .trace import COMPUTE, LOOP, WIRE, Span
+from .trace import COMPUTE, WIRE, Span
 
 Intervals = NDArray[np.int64]
-
-# Spans on the loop's track that are not training: the time they take belongs to nobody's share.
-INTERRUPTIONS = frozenset({"evaluation", "checkpoint"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +78,20 @@ def length(a: Intervals) -> int:
 
 
 def training_window(spans: Iterable[Span]) -> Intervals:
-    """When the rank was training: from its first to its last step, without interruptions. Disjoint.
+    """When the rank was training: the stretches of compute spans with a step between those without. Disjoint.
 
-    The first step is left out where there are more than two: it compiles kernels and fills caches, and in a
-    short run its seconds would drown everything else.
+    What comes between two stretches (an evaluation, a checkpoint) belongs to no share. The first step is left
+    out where there are more than two: it fills caches, and a short run would show little else.
     """
-    spans = list(spans)
-    training = [span for span in spans if span.track == COMPUTE and "step" in span.args]
-    if not training:
-        return np.empty((0, 2), np.int64)
-    steps = sorted({span.args["step"] for span in training})
-    if len(steps) > 2:
-        training = [span for span in training if span.args["step"] > steps[0]]
-    times = intervals(training)
-    whole = np.array([[times[:, 0].min(), times[:, 1].max()]], np.int64)
-    away = intervals(span for span in spans if span.track == LOOP and span.name in INTERRUPTIONS)
-    return complement(union(away), union(whole))
+    compute = sorted((span for span in spans if span.track == COMPUTE), key=lambda span: span.start_ns)
+    steps = sorted({span.args["step"] for span in compute if "step" in span.args})
+    first = steps[1 if len(steps) > 2 else 0] if steps else 0
+    stretches = []
+    for training, stretch in groupby(compute, key=lambda span: span.args.get("step", first - 1) >= first):
+        if training:
+            times = intervals(stretch)
+            stretches.append((times[:, 0].min(), times[:, 1].max()))
+    return union(np.array(stretches, np.int64).reshape(-1, 2))
 
 
 def summarise(spans: Iterable[Span], window: Intervals | None = None) -> Shares:

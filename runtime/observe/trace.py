@@ -3,10 +3,10 @@
     track      name                     args                                        recorded by
     compute    "<node>.<phase>"         phase, step, micro_batch                    the lane's thread
     wire       "portion <i> <nodes>"    bytes, step, portion (several in flight)    the loop's thread
-    loop       "evaluation", ...        rare; what interrupts training              the loop's thread
+    loop       what the loop is busy with, where that is long                       the loop's thread
 
-`phase` is "forward", "input_gradient", "weight_gradient", "update" or "load". Compute spans that carry a
-`step` are training; nothing else marks where training began and ended.
+`phase` is "forward", "input_gradient", "weight_gradient", "update" or "load"; `step` counts from 0. Compute
+spans with a `step` are training, those without (an evaluation) interrupt it.
 
 Times are `time.monotonic_ns()`: CLOCK_MONOTONIC is one clock for all processes of a host, so ranks of a node
 need no alignment, and a rank of another node adds its offset when it hands its spans over.

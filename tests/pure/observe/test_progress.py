@@ -33,7 +33,7 @@ def lines(
             clock.now_s += seconds_per_step
             progress.step(step, 1 / step, 5120.0, epoch=1)
             if evaluate_every and step % evaluate_every == 0:
-                progress.evaluation(step, "validation", 0.25, 0.9)
+                progress.evaluation("validation", 0.25, 0.9)
     assert "\x1b" not in stream.getvalue()
     assert "\r" not in stream.getvalue()
     return stream.getvalue().splitlines()
@@ -76,7 +76,7 @@ def test_a_note_and_a_loss_that_is_not_a_number_are_printed_as_they_are() -> Non
     with Progress(5, "digits", stream=stream, find=lambda: None) as progress:
         progress.note("resumed from [step 3]")
         progress.step(1, float("nan"), 10.0)
-        progress.evaluation(1, "test", 0.5)
+        progress.evaluation("test", 0.5)
     assert stream.getvalue().splitlines()[1:] == [
         "resumed from [step 3]",
         "step 1/5  loss nan  10.00 samples/s",
@@ -107,7 +107,7 @@ def drawn(screen: tuple[Terminal, int], monkeypatch: pytest.MonkeyPatch, **envir
         for step in (1, 2, 3):
             clock.now_s += 1.0
             progress.step(step, 0.5 / step, 5120.0, 1)
-            progress.evaluation(step, "validation", 0.3, 0.9 + step / 100)
+            progress.evaluation("validation", 0.3, 0.9 + step / 100)
         progress.note("a note that stays")
         print("a print of the program")
     content = bytearray()

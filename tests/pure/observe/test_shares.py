@@ -66,17 +66,21 @@ SHARES = {
     "an evaluation belongs to no share": (
         [
             compute(0, 40),
-            Span("loop", "evaluation", 40, 90, {}),
-            Span("compute", "dense.forward", 45, 80, {"phase": "forward"}),
-            compute(100, 130),
+            Span("compute", "validation", 45, 80, {"phase": "forward"}),
+            compute(90, 130),
         ],
         80,
-        (70 / 80, 0, 0, 10 / 80),
+        (1, 0, 0, 0),
     ),
-    "other spans of the loop do not interrupt": (
+    "spans of the loop do not interrupt": (
         [compute(0, 40), Span("loop", "plan", 40, 60, {}), compute(60, 100)],
         100,
         (0.8, 0, 0, 0.2),
+    ),
+    "a kernel that reaches into an evaluation counts to its end": (
+        [compute(0, 60), Span("compute", "validation", 40, 80, {}), compute(80, 100)],
+        80,
+        (1, 0, 0, 0),
     ),
     "the first of three steps is left out": (
         [compute(0, 500, step=1), compute(600, 650, step=2), compute(660, 700, step=3)],
