@@ -1,6 +1,6 @@
 """attention: multi-head scaled dot products over packed q|k|v, sample by sample.
 
-    scores = q kᵀ / √D  ->  P = softmax, row t over keys 0 … t  ->  output = P v        per head, D = C / heads
+    scores = q kᵀ / √D  ->  P = softmax, row t over keys 0 … t  ->  output = P v       per head, D = C / heads
     dv = Pᵀ dy      dP = dy vᵀ      dS = P ∘ (dP - Σ P∘dP) / √D      dq = dS k      dk = dSᵀ q
 
 Heads stay where they are, columns of the packed array: BLAS takes the strides without copies. The products of

@@ -7,16 +7,24 @@ from typing import Any
 
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from .attention import Attention
+from .batch_norm import BatchNorm
+from .conv import Conv2d
 from .embedding import Embedding, PositionEmbedding
 from .kernel import Kernel
+from .layer_norm import LayerNorm
 from .linear import Dense
 from .loss import MeanSquaredError, SoftmaxCrossEntropy
+from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from .shape import Add, Concat, Flatten, Reshape
 
 KERNELS: dict[str, type[Kernel]] = {
     kind.name: kind
     for kind in (
         Dense,
+        Conv2d,
+        MaxPool2d,
+        AveragePool2d,
+        GlobalAveragePool2d,
         ReLU,
         GELU,
         Tanh,
@@ -26,6 +34,8 @@ KERNELS: dict[str, type[Kernel]] = {
         Concat,
         Reshape,
         Flatten,
+        BatchNorm,
+        LayerNorm,
         Attention,
         Embedding,
         PositionEmbedding,
@@ -41,7 +51,7 @@ def kernel(name: str, **attributes: Any) -> Kernel:
     kind = KERNELS.get(name)
     if kind is None:
         raise ValueError(f"unknown kernel {name!r}; there are {', '.join(sorted(KERNELS))}")
-    allowed = {field.name: field for field in fields(kind)}
+    allowed = {field.name: field for field in fields(kind) if field.init}
     unknown = [attribute for attribute in attributes if attribute not in allowed]
     if unknown:
         takes = f"takes {', '.join(allowed)}" if allowed else "takes no attributes"

@@ -56,6 +56,9 @@ def allocate(kernel: Kernel, *inputs: np.ndarray, seed: int = 0, key: int = 0) -
         (generator.standard_normal(each.shape) * 0.5 + (each.initial == "ones")).astype(float_dtype)
         for each in kernel.parameters(*specs)
     )
+    for each, parameter in zip(kernel.parameters(*specs), parameters, strict=True):
+        if each.role == "statistic":
+            np.abs(parameter, out=parameter)  # a variance is positive
     output_gradient = generator.standard_normal(output.shape).astype(output.dtype)
     if kernel.view:
         array, input_gradients = inputs[0].reshape(output.shape), (output_gradient.reshape(inputs[0].shape),)
