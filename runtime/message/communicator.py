@@ -33,13 +33,15 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake
 from .selector import MpiSelector
-from .wire import Bytes, as_bytes
+from .wire import as_bytes
 
 ANY = -1
 #: Reductions by name.
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 #: MPI before version 4 (Open MPI 5 among them) counts in C ints.
 LARGEST_COUNT = 2**31 - 1
+#: What larger messages are made of.
+PIECE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,19 @@ class Receive(Operation):
         """Called by the selector, most often because the message was longer than the array."""
         self._comm.receives.remove(self)
         super().fail(error)
+
+    def __await__(self) -> Any:
+        if not self.done():
+            self._selector.linger(self)
+        try:
+            return (yield from super().__await__())
+        except asyncio.CancelledError:
+            # The message came, and then, before the task went on, the task was cancelled.
+            if not self.cancelled() and self.exception() is None:
+                status = self.result()
+                nbytes = status.count * self._array.itemsize
+                self._comm.hand_on(HandedOn(status.source, status.tag, self._array, nbytes).kept())
+            raise
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the receive in MPI; it is done (as cancelled) once MPI has let go of the array."""
@@ -298,24 +313,31 @@ class Communicator:
         return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"
 
 
-def raw(array: NDArray[Any] | Bytes, blocks: int = 1) -> list[Any]:
+def raw(array: NDArray[Any], blocks: int = 1) -> list[Any]:
     """`array` as MPI moves it: its bytes, whatever its type and order (in `blocks` equal parts).
 
     What is too large to be counted in bytes is one element of a type that large.
     """
+    contiguous(array)
     nbytes = array.nbytes // blocks
-    if nbytes <= LARGEST_COUNT:
-        return [array, MPI.BYTE]
-    return [array, blocks, _whole(nbytes)]
+    return [array, MPI.BYTE] if nbytes <= LARGEST_COUNT else [array, 1, _whole(nbytes)]
+
+
+def contiguous(array: NDArray[Any]) -> None:
+    """Mistake if the array is not one piece of memory (which is what MPI works on)."""
+    if not array.flags.forc:
+        raise Mistake(
+            f"an array of shape {array.shape} with strides {array.strides} is not one piece of memory; "
+            "pass numpy.ascontiguousarray(array), or receive into a new array and copy"
+        )
 
 
 @functools.cache  # a few sizes a program; a type is a handful of bytes
 def _whole(nbytes: int) -> MPI.Datatype:
     """A type of one element with `nbytes` bytes, more than a C int can count."""
-    piece_bytes = 2**30
-    pieces, rest = divmod(nbytes, piece_bytes)
-    piece = MPI.BYTE.Create_contiguous(piece_bytes)
-    whole = MPI.Datatype.Create_struct([pieces, rest], [0, pieces * piece_bytes], [piece, MPI.BYTE])
+    pieces, rest = divmod(nbytes, PIECE_BYTES)
+    piece = MPI.BYTE.Create_contiguous(PIECE_BYTES)
+    whole = MPI.Datatype.Create_struct([pieces, rest], [0, pieces * PIECE_BYTES], [piece, MPI.BYTE])
     piece.Free()
     return whole.Commit()
 
@@ -328,4 +350,5 @@ def reduction_named(op: str, array: NDArray[Any]) -> MPI.Op:
         raise Mistake(
             f"MPI cannot reduce arrays of dtype {array.dtype}; convert to float32, float64 or an integer type"
         )
+    contiguous(array)
     return OPERATIONS[op]

@@ -1,0 +1,313 @@
+"""Awaitable point-to-point and collectives, against what NumPy computes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from weft.runtime.errors import Mistake
+from weft.runtime.message import communicator
+from weft.runtime.message.communicator import ANY, Status
+
+from .talk import Talk, talk
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pytest.param(np.arange(5.0), id="numbers"),
+        pytest.param(np.arange(100_000, dtype=np.int16), id="more than an eager message"),
+        pytest.param(np.empty(0), id="an empty array"),
+        pytest.param(np.array(7), id="a zero-dimensional array"),
+        pytest.param(np.asfortranarray(np.arange(6).reshape(2, 3)), id="Fortran order"),
+        pytest.param(np.array(["2026-01-01"], "M8[s]"), id="dates"),
+        pytest.param(np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")]), id="records"),
+        pytest.param(np.array([True, False]), id="truth values"),
+        pytest.param(np.arange(3, dtype=np.float16), id="half floats"),
+    ],
+)
+def test_an_array_goes_round_the_ring(array: NDArray[Any]) -> None:
+    async def main(ranks: Talk) -> None:
+        got = np.zeros_like(array)
+        receive = ranks.comm.recv(got, source=ranks.left, tag=3)
+        await ranks.comm.send(array, ranks.right, tag=3)
+        assert await receive == Status(ranks.left, 3, array.size)
+        np.testing.assert_array_equal(got, array)
+
+    talk(main)
+
+
+def test_a_receive_from_any_rank_tells_who_sent_what() -> None:
+    async def main(ranks: Talk) -> None:
+        array = np.full(ranks.rank + 1, ranks.rank)
+        sends = [ranks.comm.send(array, dest, tag=10 + ranks.rank) for dest in range(ranks.size)]
+        seen = set()
+        for _ in range(ranks.size):
+            got = np.full(ranks.size + 5, -1)
+            status = await ranks.comm.recv(got)
+            assert status == Status(status.source, 10 + status.source, status.source + 1)
+            assert (got[: status.count] == status.source).all()
+            assert (got[status.count :] == -1).all()
+            seen.add(status.source)
+        assert seen == set(range(ranks.size))
+        await asyncio.gather(*sends)
+
+    talk(main)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "u8", "c16"])
+@pytest.mark.parametrize("op", ["sum", "prod", "max", "min"])
+def test_allreduce(op: str, dtype: str) -> None:
+    if dtype == "c16" and op in ("max", "min"):
+        pytest.skip("complex numbers have no order")
+
+    async def main(ranks: Talk) -> None:
+        parts = [(np.arange(6).reshape(2, 3) + rank + 1).astype(dtype) for rank in range(ranks.size)]
+        mine = parts[ranks.rank].copy()
+        await ranks.comm.allreduce(mine, op)
+        combine = {"sum": np.sum, "prod": np.prod, "max": np.max, "min": np.min}[op]
+        np.testing.assert_array_equal(mine, combine(parts, axis=0))
+
+    talk(main)
+
+
+def test_collectives() -> None:
+    async def main(ranks: Talk) -> None:
+        comm, rank, size = ranks.comm, ranks.rank, ranks.size
+        everything = np.arange(4 * size, dtype=np.float32).reshape(size, 4)
+
+        array = everything.copy() if rank == size - 1 else np.zeros_like(everything)
+        await comm.broadcast(array, root=size - 1)
+        np.testing.assert_array_equal(array, everything)
+
+        array[:] = 0
+        await comm.allgather(everything[rank], array)
+        np.testing.assert_array_equal(array, everything)
+
+        array[:] = 0
+        await comm.gather(everything[rank], array if rank == 0 else None)
+        np.testing.assert_array_equal(array, everything if rank == 0 else 0 * everything)
+
+        share = np.empty(4, np.float32)
+        await comm.reduce_scatter(everything * (rank + 1), share)
+        np.testing.assert_array_equal(share, everything[rank] * sum(range(1, size + 1)))
+
+        await comm.barrier()
+
+    talk(main)
+
+
+def test_many_operations_are_under_way_at_once() -> None:
+    async def main(ranks: Talk) -> None:
+        comm = ranks.comm
+        arrays = [np.full(1000 * i + 1, i + ranks.rank, np.float32) for i in range(30)]
+        got = [np.empty_like(array) for array in arrays]
+        reduced = [array.copy() for array in arrays]
+        under_way = [comm.recv(g, ranks.left, tag=i) for i, g in reversed(list(enumerate(got)))]
+        under_way += [comm.allreduce(array, what=f"portion {i}") for i, array in enumerate(reduced)]
+        under_way += [comm.send(array, ranks.right, tag=i) for i, array in enumerate(arrays)]
+        waits = [waiting.what for waiting in ranks.loop.mpi.pending()]
+        assert waits[30] == "portion 0"
+        assert len(waits) == 90
+        await asyncio.gather(*under_way)
+        for i in range(30):
+            assert (got[i] == i + ranks.left).all()
+            assert (reduced[i] == i * ranks.size + sum(range(ranks.size))).all()
+
+    talk(main)
+
+
+def test_buffers_live_as_long_as_mpi_needs_them() -> None:
+    async def main(ranks: Talk) -> None:
+        under_way = [ranks.comm.allreduce(np.full(100_000, i, np.float64)) for i in range(4)]
+        await asyncio.gather(*under_way)
+        # Nobody holds these arrays or futures but the selector:
+        for i in range(4):
+            ranks.comm.send(np.full(100_000, i, np.float64), ranks.right, tag=i)
+        await asyncio.sleep(0)
+        for i in range(4):
+            got = np.empty(100_000)
+            await ranks.comm.recv(got, ranks.left, tag=i)
+            assert (got == i).all()
+        while ranks.loop.mpi.pending():
+            await asyncio.sleep(0)
+
+    talk(main)
+
+
+# -- cancelling ------------------------------------------------------------------------------------
+
+
+def test_a_receive_that_times_out_leaves_the_next_message_alone() -> None:
+    async def main(ranks: Talk) -> None:
+        unused = np.full(3, -1.0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await ranks.comm.recv(unused, ranks.left)
+        await ranks.comm.barrier()
+        got = np.empty(3)
+        sent = ranks.comm.send(np.arange(3.0), ranks.right)
+        await ranks.comm.recv(got, ranks.left)
+        await sent
+        assert (got == np.arange(3)).all()
+        assert (unused == -1).all()
+
+    talk(main)
+
+
+@pytest.mark.parametrize("numbers", [3, 100_000], ids=["small", "large"])
+def test_a_message_that_came_for_a_cancelled_receive_goes_to_the_next(numbers: int) -> None:
+    async def main(ranks: Talk) -> None:
+        lost, got = np.empty(numbers), np.empty(numbers)
+        first = ranks.comm.recv(lost, ranks.left)
+        sent = ranks.comm.send(np.arange(numbers, dtype=np.float64), ranks.right)
+        MPI.COMM_WORLD.Barrier()  # inside MPI, behind the loop's back: the message may have come
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        lost[:] = -1
+        status = await ranks.comm.recv(got, ranks.left)
+        assert status == Status(ranks.left, 0, numbers)
+        assert (got == np.arange(numbers)).all()
+        await sent
+
+    talk(main)
+
+
+def test_a_message_that_came_for_a_cancelled_receive_goes_to_one_that_waits() -> None:
+    async def main(ranks: Talk) -> None:
+        first, second, third = np.zeros(2), np.zeros(2), np.zeros(2)
+        cancelled = ranks.comm.recv(first, ranks.left)
+        waiting = ranks.comm.recv(second, ANY, tag=0)
+        other = ranks.comm.recv(third, ranks.left, tag=5)
+        ranks.comm.send(np.array([1.0, 2.0]), ranks.right)
+        MPI.COMM_WORLD.Barrier()
+        cancelled.cancel()
+        status = await waiting
+        assert status == Status(ranks.left, 0, 2)
+        assert (second == [1.0, 2.0]).all()
+        await ranks.comm.send(np.array([3.0]), ranks.right, tag=5)
+        assert (await other).count == 1
+        assert cancelled.cancelled()
+
+    talk(main)
+
+
+def test_cancelled_receivers_of_a_stream_lose_nothing() -> None:
+    async def main(ranks: Talk) -> None:
+        count = 300
+        got: list[int] = []
+        random = np.random.default_rng(ranks.rank)
+
+        async def receive() -> None:
+            array = np.empty(1, np.int64)
+            while len(got) < count:
+                await ranks.comm.recv(array, ranks.left)
+                got.append(int(array[0]))
+
+        async def send() -> None:
+            for i in range(count):
+                await ranks.comm.send(np.array([i]), ranks.right)
+                if random.random() < 0.3:
+                    await asyncio.sleep(0)
+
+        sending = asyncio.create_task(send())
+        while len(got) < count:
+            receiving = asyncio.create_task(receive())
+            for _ in range(random.integers(1, 6)):
+                await asyncio.sleep(0)
+            receiving.cancel()
+            await asyncio.wait([receiving])
+        await sending
+        assert sorted(got) == list(range(count))
+
+    talk(main)
+
+
+def test_a_cancelled_collective_goes_on_behind_the_scenes() -> None:
+    async def main(ranks: Talk) -> None:
+        array = np.ones(10)
+        future = ranks.comm.allreduce(array)
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        await ranks.comm.barrier()
+        while ranks.loop.mpi.pending():
+            await asyncio.sleep(0)
+        assert (array == ranks.size).all()
+
+    talk(main)
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def test_a_reduction_that_mpi_does_not_have_is_refused() -> None:
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match="there are sum, max, min, prod"):
+            ranks.comm.allreduce(np.zeros(3), "mean")
+        with pytest.raises(Mistake, match="float16; convert"):
+            ranks.comm.allreduce(np.zeros(3, np.float16))
+        with pytest.raises(Mistake, match="ascontiguousarray"):
+            ranks.comm.send(np.zeros((4, 4))[:, 1], 0)
+
+    talk(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_message_longer_than_its_array_fails_its_own_receive_only() -> None:
+    async def main(ranks: Talk) -> None:
+        if ranks.rank == 0:
+            short, enough = np.zeros(2), np.zeros(4)
+            first = ranks.comm.recv(short, 1, what="the short one")
+            second = ranks.comm.recv(enough, 1)
+            with pytest.raises(MPI.Exception) as caught:
+                await first
+            assert caught.value.__notes__ == ["while waiting for: the short one"]
+            await second
+            assert (enough == 2).all()
+        elif ranks.rank == 1:
+            await ranks.comm.send(np.ones(4), 0)
+            await ranks.comm.send(np.full(4, 2.0), 0)
+
+    talk(main)
+
+
+# -- more than a C int can count -------------------------------------------------------------------
+
+
+def test_arrays_above_the_largest_count_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(communicator, "LARGEST_COUNT", 10)
+    monkeypatch.setattr(communicator, "PIECE_BYTES", 7)
+    communicator._whole.cache_clear()
+
+    async def main(ranks: Talk) -> None:
+        comm, size = ranks.comm, ranks.size
+        array = np.arange(25.0)
+        await comm.allreduce(array)
+        assert (array == size * np.arange(25.0)).all()
+        got = np.zeros(30)
+        receive = comm.recv(got, ranks.left)
+        await comm.send(array, ranks.right)
+        assert (await receive).count == 25
+        assert (got[:25] == array).all()
+        gathered = np.zeros((size, 25))
+        await comm.allgather(array, gathered)
+        assert (gathered == array).all()
+        gathered[:] = 0
+        await comm.gather(array, gathered if ranks.rank == 0 else None)
+        assert (gathered == array).all() == (ranks.rank == 0)
+        array = array if ranks.rank == 0 else np.zeros(25)
+        await comm.broadcast(array)
+        assert (array == gathered[0]).all() or ranks.rank
+        assert array[3] == 3 * size
+
+    try:
+        talk(main)
+    finally:
+        communicator._whole.cache_clear()
