@@ -22,6 +22,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
+unsigned = np.uint64
+"""For computed indices into flat arrays, a[unsigned(base + i)].
+
+A signed index might count from the end, so numba tests it and LLVM does not vectorise; and each view that a
+loop makes (a[i, j]) costs an atomic count up and down. im2col of 32 x 28 x 28 took 329 us with signed indices
+and views, 225 us with views alone, and takes 38 us with unsigned indices into flat arrays.
+"""
+
 # Reassociation lets sums vectorise (4 to 8 times faster), contraction gives fused multiply-adds. Not all of
 # "fast": that also promises LLVM there is no NaN, and a run that diverged would no longer show it.
 RELAXED = frozenset({"contract", "reassoc", "nsz", "arcp"})

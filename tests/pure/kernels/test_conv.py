@@ -1,0 +1,128 @@
+"""conv2d: every geometry by finite differences, oracle and PyTorch; blocks of channels and of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
+from weft.kernels.conv import Conv2d
+from weft.kernels.kernel import ArraySpec, Mode
+
+CASES = {
+    "a 3x3 window that keeps the size": (Conv2d(4, 3, padding=1), (2, 3, 5, 6)),
+    "no padding": (Conv2d(4, 3), (2, 3, 5, 6)),
+    "a stride of 2": (Conv2d(3, 3, stride=2, padding=1), (2, 2, 7, 6)),
+    "a stride that leaves columns over": (Conv2d(2, 2, stride=3), (2, 2, 7, 9)),
+    "strides that differ": (Conv2d(2, (3, 2), stride=(1, 3)), (1, 2, 6, 8)),
+    "dilation": (Conv2d(3, 3, padding=2, dilation=2), (2, 2, 6, 7)),
+    "dilations that differ": (Conv2d(2, (2, 3), dilation=(3, 1), padding=(1, 2)), (2, 2, 6, 5)),
+    "asymmetric padding": (Conv2d(3, 3, padding=(0, 2, 1, 0)), (2, 2, 5, 4)),
+    "padding beyond the window's first columns": (Conv2d(2, 3, padding=4), (1, 1, 3, 3)),
+    "two groups": (Conv2d(6, 3, padding=1, groups=2), (3, 4, 4, 5)),
+    "depthwise": (Conv2d(4, 3, padding=1, groups=4), (2, 4, 5, 5)),
+    "depthwise, two filters a channel, strided": (Conv2d(6, 3, stride=2, groups=3), (2, 3, 7, 7)),
+    "1x1": (Conv2d(5, 1), (2, 3, 4, 4)),
+    "1x1, strided": (Conv2d(5, 1, stride=2), (2, 3, 5, 4)),
+    "1x1, grouped": (Conv2d(4, 1, groups=2), (2, 6, 3, 3)),
+    "without bias": (Conv2d(4, 3, bias=False), (2, 3, 5, 5)),
+    "one image, one pixel out": (Conv2d(4, 3), (1, 2, 3, 3)),
+    "images too many for one block": (Conv2d(2, 3, padding=1), (11, 1, 10, 10)),
+    "images too large to share a product": (Conv2d(2, 3, padding=1), (2, 1, 23, 24)),
+    "1x1 on large images": (Conv2d(2, 1), (2, 3, 23, 24)),
+}
+cases = pytest.mark.parametrize(("kernel", "shape"), CASES.values(), ids=CASES.keys())
+
+
+@cases
+def test_gradients_equal_finite_differences(kernel, shape):
+    check_gradients(kernel, normal(*shape), samples=20)
+
+
+@cases
+def test_equals_its_oracle(kernel, shape):
+    check_oracle(kernel, normal(*shape))
+
+
+@cases
+def test_equals_pytorch(kernel, shape):
+    torch = pytest.importorskip("torch")
+    top, left, bottom, right = kernel.padding
+
+    def reference(x, weight, bias=None):
+        x = torch.nn.functional.pad(x, (left, right, top, bottom))
+        return torch.nn.functional.conv2d(x, weight, bias, kernel.stride, 0, kernel.dilation, kernel.groups)
+
+    check_against(kernel, reference, normal(*shape))
+
+
+BLOCKS = {
+    "channels of the only group": (Conv2d(7, 3, padding=1), slice(2, 5)),
+    "the last channels": (Conv2d(7, 3, padding=1), slice(4, 7)),
+    "whole groups": (Conv2d(6, 3, groups=3), slice(2, 6)),
+    "1x1": (Conv2d(7, 1), slice(0, 3)),
+}
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 6, 6), (3, 3, 24, 24)], ids=["blocks of images", "single images"])
+@pytest.mark.parametrize(("kernel", "rows"), BLOCKS.values(), ids=BLOCKS.keys())
+def test_a_block_of_channels_equals_the_rows_of_the_whole(kernel, rows, shape):
+    x = np.random.default_rng(0).integers(-3, 4, shape).astype("float32")  # integers: sums are exact
+    b = allocate(kernel, x)
+    b.output_gradient[...] = np.random.default_rng(1).integers(-3, 4, b.output.shape)
+    run(kernel, b)
+    whole = [each.copy() for each in b.weight_gradients]
+    for each in b.weight_gradients:
+        each.fill(np.nan)
+    kernel.weight_gradient(b, Mode(), rows)
+    for block, expected in zip(b.weight_gradients, whole, strict=True):
+        np.testing.assert_array_equal(block[rows], expected[rows])
+        assert np.isnan(np.delete(block, np.r_[rows], axis=0)).all()
+
+
+def test_a_block_that_cuts_through_a_group_is_refused():
+    kernel = Conv2d(6, 3, groups=3)
+    b = allocate(kernel, normal(2, 3, 5, 5))
+    with pytest.raises(ValueError, match="rows 1 to 4 cut through a group of 2"):
+        kernel.weight_gradient(b, Mode(), slice(1, 4))
+
+
+def test_splits_by_whole_groups_and_by_rows():
+    channels, rows = Conv2d(6, 3, groups=3).split(ArraySpec((2, 3, 9, 5)))
+    assert (channels.axis, channels.extent, channels.granule, channels.weight_axis) == (1, 6, 2, 0)
+    assert (rows.axis, rows.extent, rows.weight_axis) == (2, 7, None)
+
+
+def test_cost_counts_a_multiply_and_an_add_for_every_pixel_and_weight():
+    cost = Conv2d(4, 3, padding=1, bias=False).cost(ArraySpec((2, 3, 5, 6)))
+    assert cost.forward_flops == 2 * (2 * 4 * 5 * 6) * (3 * 3 * 3)
+
+
+WRONG = {
+    "an input without channels": (Conv2d(2, 3), (4, 5, 5), r"input has shape \(4, 5, 5\)"),
+    "a window larger than the image": (Conv2d(2, 7), (1, 2, 5, 9), r"\(7, 7\).*does not fit.*\(1, 2, 5, 9\)"),
+    "groups that do not divide": (
+        Conv2d(4, 1, groups=2),
+        (1, 3, 5, 5),
+        "2 groups do not divide the 3 channels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kernel", "shape", "message"), WRONG.values(), ids=WRONG.keys())
+def test_an_input_that_does_not_fit_is_refused_by_shape(kernel, shape, message):
+    with pytest.raises(ValueError, match=message):
+        kernel.output(ArraySpec(shape))
+
+
+ATTRIBUTES = {
+    "a stride of 0": ({"stride": 0}, "stride is 0"),
+    "three paddings": ({"padding": (1, 2, 3)}, r"padding is \(1, 2, 3\); give 1 or 2 or 4 integers"),
+    "groups that do not divide the channels": ({"groups": 3}, "channels is 4, groups is 3"),
+}
+
+
+@pytest.mark.parametrize(("attributes", "message"), ATTRIBUTES.values(), ids=ATTRIBUTES.keys())
+def test_wrong_attributes_are_refused(attributes, message):
+    with pytest.raises(ValueError, match=message):
+        Conv2d(4, 3, **attributes)
