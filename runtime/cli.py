@@ -1,0 +1,241 @@
+"""The command line. What is heavy is imported inside the commands: `weft --help` takes a quarter of a second.
+
+Under mpirun every rank runs this file with the same arguments, and one should say what is wrong with them:
+
+    wrong usage, help      here, by rank 0 of the launcher; the others are silent
+    wrong job, data, …     raised in main on every rank; the message layer reports it once
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+from .errors import Mistake, WeftError
+
+LAUNCHER_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+HEAD_START_S = 0.5
+"""How long the other ranks wait before they exit with a failure: a launcher kills all ranks as soon as one
+fails, and rank 0 may not have written its message by then."""
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="weft",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="[bold]mpirun -n 4 weft train digits[/bold] trains on four ranks, and without mpirun on one. "
+    "Begin with [bold]weft info[/bold].",
+)
+
+
+def launcher_rank() -> int | None:
+    """The rank that a launcher announces in the environment, known before MPI starts; None without one."""
+    return next((int(os.environ[name]) for name in LAUNCHER_RANKS if name in os.environ), None)
+
+
+def main() -> None:
+    """The program `weft`."""
+    if not launcher_rank():
+        app()
+        return
+    # Another rank: its help, usage errors and completions are those of rank 0, which says them.
+    sys.stdout, sys.stderr = (open(os.devnull, "w") for _ in range(2))  # noqa: SIM115  until the end
+    try:
+        app()
+    except SystemExit as exit:
+        if exit.code:
+            time.sleep(HEAD_START_S)
+        raise
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A command: usage was right, so all ranks may speak again; a WeftError is a message, not a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **keys: P.kwargs) -> None:
+        silent = sys.stderr
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        try:
+            function(*args, **keys)
+        except WeftError as error:
+            if launcher_rank():
+                sys.stderr = silent
+            fail(error)
+
+    return wrapper
+
+
+def fail(error: WeftError) -> NoReturn:
+    """End with the error's message and exit status."""
+    print(f"weft: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_status)
+
+
+def complete_job(incomplete: str) -> list[str]:
+    """Packaged jobs and job files for the shell, without importing what reads them."""
+    packaged = [file.stem for file in (Path(__file__).parent / "train" / "jobs").glob("*.toml")]
+    files = [str(path) for path in Path(incomplete or ".").parent.glob("*.toml")]
+    return [name for name in sorted(packaged) + sorted(files) if name.startswith(incomplete)]
+
+
+def show_version(wanted: bool) -> None:
+    """--version"""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"weft {version('weft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def weft(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train neural networks on an MPI allocation.
+
+    Every core it has is used, and any number of ranks gives the same answer.
+    """
+
+
+TRAIN_EXAMPLES = """
+[bold]Examples[/bold]
+
+mpirun -n 4 weft train digits
+
+weft train my.toml --set train.epochs=3 --set train.optimizer.rate=0.01
+
+mpirun -n 2 weft train --resume runs/digits-20260314-150926
+
+srun weft train digits --folder $SCRATCH/runs
+
+Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
+and end the run; --resume goes on from there, bit for bit, on any number of ranks.
+"""
+
+
+@app.command(epilog=TRAIN_EXAMPLES)
+@command
+def train(
+    jobs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="JOB",
+            help="A packaged job's name or a .toml file. Not needed with --resume: the run has its job.",
+            autocompletion=complete_job,
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, from its newest checkpoint."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the job, as section.key=value. May be repeated.",
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Store the run in DIR instead of \\[run] folder.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="auto|cpu|cuda", help="Compute there instead of on the job's device."),
+    ] = None,
+) -> None:
+    """Train the model that a job file describes, and store the run in a folder of its own.
+
+    A run leaves its job, metrics, checkpoints and a trace of all ranks; weft report draws pictures of them.
+    """
+    from .train.job import Job, load_job
+
+    if jobs and len(jobs) > 1:
+        raise Mistake(f"{len(jobs)} jobs were named, but so far only one is trained at a time: name one")
+    overrides = list(set_ or [])
+    if folder is not None:
+        overrides.append(f"run.folder='{folder}'")
+    if device is not None:
+        overrides.append(f"device={device}")
+
+    def load() -> Job:
+        if jobs:
+            return load_job(jobs[0], overrides)
+        if resume is not None:
+            from .observe import RunFolder
+
+            return load_job(str(RunFolder.open(resume).job), overrides)
+        raise Mistake(
+            "no job was named: give a .toml file or a packaged job (weft train digits), or --resume RUN"
+        )
+
+    if launcher_rank() is None:
+        load()  # says what is wrong with a job where there is no MPI to run it
+
+    from .message import World, run
+    from .train import trainer
+
+    async def main(world: World) -> None:
+        await trainer.train(world, load(), resume=resume)
+
+    run(main)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\nweft info\n\n"
+    "mpirun -n 4 weft info   [dim]how the ranks are placed, too[/dim]"
+)
+@command
+def info() -> None:
+    """Show what Weft finds: MPI, ranks, cores, BLAS, GPUs, shared memory.
+
+    Works without MPI too, and says how to get one.
+    """
+    from .observe.machine import describe
+
+    nodes: list[tuple[str, int]] = []
+    if launcher_rank() is not None:
+        from .message import World, run
+
+        async def main(world: World) -> int:
+            nodes.extend((world.hosts[ranks[0]], len(ranks)) for ranks in world.nodes)
+            return world.rank
+
+        if run(main):
+            return
+    for name, value in describe(nodes):
+        print(f"{name:<14} {value}")
+
+
+@app.command(epilog="[bold]Example[/bold]\n\nweft report runs/digits-20260314-150926")
+@command
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+) -> None:
+    """Show where a run's time went: a table of its ranks, and pictures.
+
+    Draws loss and accuracy (loss.png) and what every rank did when (timeline.png) into the run's folder.
+    """
+    if launcher_rank():
+        return  # one rank is enough to draw
+    from .observe.report import report as describe
+
+    print(describe(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The program `weft`, as a person calls it: alone, and under mpirun."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch import VENDORS, environment, mpiexec, run
+
+
+def weft(*arguments: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = environment("mpich", {"COLUMNS": "120", "NO_COLOR": "1", **env})
+    return run([sys.executable, "-m", "weft.runtime.cli", *arguments], env=settings, cwd=cwd, timeout=60)
+
+
+def plain(text: str) -> str:
+    """Without the frames that rich draws, which break lines."""
+    return re.sub(r"[\s│]+", " ", text)
+
+
+def test_version() -> None:
+    assert weft("--version").stdout == "weft 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["train", "info", "report", "--install-completion", "mpirun -n 4 weft train digits"]),
+        (
+            ["train"],
+            [
+                "--resume",
+                "--set",
+                "KEY=VALUE",
+                "[run] folder",
+                "mpirun -n 2 weft train --resume",
+                "stdlib-gpt",
+            ],
+        ),
+        (["info"], ["Works without MPI too", "mpirun -n 4 weft info"]),
+        (["report"], ["RUN", "loss.png", "timeline.png"]),
+    ],
+    ids=["of weft", "of train", "of info", "of report"],
+)
+def test_help(arguments: list[str], words: list[str]) -> None:
+    result = weft(*arguments, "--help")
+    assert result.returncode == 0
+    assert [word for word in words if word not in plain(result.stdout)] == []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['weft', '--help']\n"
+        "from weft.runtime import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('numpy', 'numba', 'mpi4py', 'pydantic', 'asyncio') if name in sys.modules])"
+    )
+    assert run([sys.executable, "-c", code]).stdout.splitlines()[-1] == "[]"
+
+
+WRONG = {
+    "an unknown command": (["trian"], 2, "No such command 'trian'. Did you mean 'train'?"),
+    "an unknown option": (["train", "--st"], 2, "No such option: --st"),
+    "no job": (
+        ["train"],
+        2,
+        "weft: no job was named: give a .toml file or a packaged job (weft train digits), or",
+    ),
+    "two jobs": (["train", "digits", "digits-mlp"], 2, "weft: 2 jobs were named, but so far only one"),
+    "an unknown job": (
+        ["train", "digit"],
+        2,
+        "weft: no packaged job is called 'digit'; did you mean digits? There are",
+    ),
+    "a job file that is not there": (
+        ["train", "no/such.toml"],
+        2,
+        "weft: no/such.toml: cannot be read: No such file",
+    ),
+    "a wrong override": (
+        ["train", "digits", "--set", "train.batch=0"],
+        2,
+        "weft: --set train.batch=0: [train] batch = 0: must be at least 1",
+    ),
+    "an unknown device": (["train", "digits", "--device", "tpu"], 2, "must be one of auto, cpu, cuda"),
+    "a run that is not there": (["train", "--resume", "runs/x"], 2, "weft: there is no run runs/x"),
+    "a report of nothing": (["report", "runs/x"], 2, "weft: there is no run runs/x"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_one_message_and_a_status(
+    arguments: list[str], status: int, message: str, tmp_path: Path
+) -> None:
+    result = weft(*arguments, cwd=tmp_path)
+    assert message in plain(result.stderr)
+    assert "Traceback" not in result.stderr
+    assert (result.returncode, result.stdout) == (status, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("name", ["an unknown option", "no job", "an unknown job"])
+def test_under_mpirun_a_mistake_is_said_once(name: str, vendor: str, tmp_path: Path) -> None:
+    arguments, status, message = WRONG[name]
+    result = mpiexec(
+        3,
+        ["-m", "weft.runtime.cli", *arguments],
+        vendor=vendor,
+        cwd=tmp_path,
+        env={"COLUMNS": "200"},
+        timeout=60,
+    )
+    assert plain(result.stderr).count(message) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.returncode == status
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_under_mpirun_help_is_printed_once(vendor: str) -> None:
+    result = mpiexec(3, ["-m", "weft.runtime.cli", "--version"], vendor=vendor, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "weft 0.1.0\n")
+
+
+def lines(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert result.returncode == 0, result.stderr
+    return {line[:14].strip(): line[15:] for line in result.stdout.splitlines()}
+
+
+@pytest.mark.parametrize(("vendor", "library"), [("mpich", "MPICH"), ("openmpi", "Open MPI")])
+def test_info_under_mpirun_shows_where_the_ranks_are(vendor: str, library: str) -> None:
+    found = lines(mpiexec(3, ["-m", "weft.runtime.cli", "info"], vendor=vendor, timeout=60))
+    assert found["mpi"].startswith(library)
+    assert re.match(r"3 on 1 node: 3 on \S+$", found["ranks"])
+
+
+def test_info_alone() -> None:
+    found = lines(weft("info"))
+    assert set(found) == {
+        "weft", "python", "host", "mpi", "ranks", "cores", "blas", "compiler", "device", "shared memory",
+    }  # fmt: skip
+    assert found["ranks"] == "1; `mpirun -n 4 weft info` shows how ranks are placed"
+
+
+def test_without_mpi_info_works_and_says_how_to_get_one(tmp_path: Path) -> None:
+    # mpi4py takes the library of this name and no other.
+    found = lines(weft("info", MPI4PY_LIBMPI=str(tmp_path / "libmpi.so")))
+    assert found["mpi"].startswith(
+        "none. no MPI library was found. Install one beside Weft: pip install 'weft[mpich]'"
+    )
+
+
+def test_without_mpi_train_says_how_to_get_one(tmp_path: Path) -> None:
+    result = weft("train", "digits", MPI4PY_LIBMPI=str(tmp_path / "libmpi.so"), cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.startswith("weft: no MPI library was found.")
+    assert "Traceback" not in result.stderr
+
+
+def test_completion_knows_packaged_jobs_and_files(tmp_path: Path) -> None:
+    (tmp_path / "dune.toml").write_text("")
+    request = {"_WEFT_COMPLETE": "complete_bash", "COMP_WORDS": "weft train d", "COMP_CWORD": "2"}
+    found = run(
+        [Path(sys.executable).parent / "weft"], env=environment("mpich", request), cwd=tmp_path, timeout=60
+    )
+    assert found.stdout.split() == ["digits", "digits-mlp", "dune.toml"]
