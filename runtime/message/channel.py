@@ -112,7 +112,8 @@ class Channel:
         # Sources of which a large message is not all here, with what came behind it
         self._unfinished: dict[int, deque[Incoming]] = {}
         self._held: deque[Incoming] = deque()  # large messages left with their senders
-        self._backlog_bytes = 0
+        #: What the unreceived arrays at this end take in memory.
+        self.backlog_bytes = 0
         self._handler: Handler | None = None
         self._handler_is_async = False
         self._answering: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -142,7 +143,7 @@ class Channel:
             self._selector.linger(future)
             if not future.done():
                 what = f"rank {dest} to reply to request {number} on channel {self.name!r}"
-                await board.wait(future, timeout, what)
+                await board.wait(future, timeout, what, board.comm.peer(dest))
             reply = future.result()
         finally:
             # Still there: timed out or cancelled. Nobody is interested in the reply any more.
@@ -218,11 +219,11 @@ class Channel:
 
     def _took(self, message: Message) -> None:
         if message.arrays:
-            self._backlog_bytes -= sum(array.nbytes for array in message.arrays)
+            self.backlog_bytes -= sum(array.nbytes for array in message.arrays)
             self._pull_held()
 
     def _give_back(self, message: Message) -> None:
-        self._backlog_bytes += sum(array.nbytes for array in message.arrays)
+        self.backlog_bytes += sum(array.nbytes for array in message.arrays)
         if not self._hand_over(message):
             self._queue.appendleft(message)
 
@@ -262,10 +263,10 @@ class Channel:
     def _pull_held(self) -> None:
         """Receive held arrays while there is room, and those that somebody waits for in any case."""
         for incoming in list(self._held):
-            room = self._backlog_bytes == 0 or self._backlog_bytes + incoming.nbytes <= BACKLOG_BYTES
+            room = self.backlog_bytes == 0 or self.backlog_bytes + incoming.nbytes <= BACKLOG_BYTES
             if room or any(source in (ANY, incoming.source) for source, _ in self._receivers):
                 self._held.remove(incoming)
-                self._backlog_bytes += incoming.nbytes
+                self.backlog_bytes += incoming.nbytes
                 self._board.pull(incoming, self._pulled)
 
     def _pulled(self, incoming: Incoming) -> None:
@@ -281,7 +282,7 @@ class Channel:
     def _ready(self, incoming: Incoming) -> None:
         message = Message(self, incoming.source, incoming.body, incoming.arrays, incoming.number)
         if incoming.nbytes and not incoming.tag:
-            self._backlog_bytes += incoming.nbytes
+            self.backlog_bytes += incoming.nbytes
         if self._handler is not None:
             self._took(message)
             self._handle(self._handler, message)

@@ -1,0 +1,411 @@
+"""Channels: order, requests and replies, errors, timeouts, cancelling, back-pressure, closing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from weft.runtime.errors import Mistake, WeftError
+from weft.runtime.message import channel as channels
+from weft.runtime.message.channel import Message, RequestError
+from weft.runtime.message.wire import EAGER_BYTES
+
+from .talk import Talk, talk
+
+LARGE = np.arange(50_000.0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(None, id="nothing"),
+        pytest.param({"a": [1, 2.5, "x", b"y", True]}, id="a structure"),
+        pytest.param("x" * (EAGER_BYTES - 28 - 3), id="a body that just fits"),
+        pytest.param("x" * (EAGER_BYTES - 28 - 2), id="a body that just does not fit"),
+        pytest.param(b"x" * 300_000, id="a large body"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        pytest.param([], id="no array"),
+        pytest.param([np.arange(3), np.empty((2, 0)), np.array(5.0)], id="small arrays"),
+        pytest.param([LARGE, np.array([1, 2]), np.asfortranarray(LARGE.reshape(100, -1))], id="large arrays"),
+        pytest.param([LARGE[::2], LARGE.reshape(100, -1)[:, 3]], id="strided arrays"),
+    ],
+)
+def test_a_message_arrives_whole(body: Any, arrays: list[NDArray[Any]]) -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        sending = asyncio.create_task(channel.send(ranks.right, body, *arrays))
+        message = await channel.receive()
+        assert message.source == ranks.left
+        assert message.body == body
+        assert not message.wants_reply
+        for sent, got in zip(arrays, message.arrays, strict=True):
+            assert sent.dtype == got.dtype
+            np.testing.assert_array_equal(sent, got)
+            got[...] = 0  # it is the receiver's own
+        await sending
+
+    talk(main)
+
+
+def test_messages_of_one_source_keep_their_order_whatever_their_size() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        sizes = [0, 10, 100_000, 5, 3000, 200_000, 300_000, 1, 0]
+        sends = [
+            asyncio.create_task(channel.send(dest, i, np.full(size, i)))
+            for i, size in enumerate(sizes)
+            for dest in range(ranks.size)
+        ]
+        seen: dict[int, list[int]] = {}
+        for _ in range(len(sizes) * ranks.size):
+            message = await channel.receive()
+            assert message.arrays[0].size == sizes[message.body]
+            assert (message.arrays[0] == message.body).all()
+            seen.setdefault(message.source, []).append(message.body)
+        assert seen == {source: list(range(len(sizes))) for source in range(ranks.size)}
+        await asyncio.gather(*sends)
+
+    talk(main)
+
+
+def test_a_receiver_may_choose_the_source() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        for dest in range(ranks.size):
+            await channel.send(dest, ranks.rank)
+            await channel.send(dest, ranks.rank + 100)
+        for source in reversed(range(ranks.size)):
+            assert (await channel.receive(source)).body == source
+        for source in range(ranks.size):
+            assert (await channel.receive(source=source)).body == source + 100
+
+    talk(main)
+
+
+def test_channels_are_apart_and_need_no_opening_before_a_message_comes() -> None:
+    async def main(ranks: Talk) -> None:
+        first = ranks.channel("first")
+        await first.send(ranks.right, "on the first")
+        early = ranks.channel(f"early on {ranks.rank % 2}")
+        await early.send(ranks.right, "early")
+        await early.send(ranks.right, "and large", LARGE) if ranks.size == 1 else None
+        await ranks.comm.barrier()
+        if ranks.size == 1:
+            assert (await early.receive()).body == "early"
+            assert (await early.receive()).arrays[0].size == LARGE.size
+        elif ranks.size % 2 == 0:
+            late = ranks.channel(f"early on {ranks.left % 2}")
+            assert (await late.receive()).body == "early"
+        assert (await first.receive()).body == "on the first"
+
+    talk(main)
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+async def add(message: Message) -> int:
+    await asyncio.sleep(0)
+    return message.body[0] + message.body[1]
+
+
+def add_at_once(message: Message) -> int:
+    return message.body[0] + message.body[1]
+
+
+@pytest.mark.parametrize("handler", [add, add_at_once], ids=["coroutine", "function"])
+def test_requests_are_answered_by_a_handler(handler: Any) -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        channel.serve(handler)
+        replies = await asyncio.gather(
+            *(channel.request(dest, [dest, i]) for dest in range(ranks.size) for i in range(20))
+        )
+        assert [reply.body for reply in replies] == [d + i for d in range(ranks.size) for i in range(20)]
+        assert [reply.source for reply in replies] == [d for d in range(ranks.size) for _ in range(20)]
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+def test_requests_are_answered_by_who_receives_in_any_order() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        asking = [asyncio.create_task(channel.request(ranks.right, i, LARGE * i)) for i in range(10)]
+        asked = [await channel.receive() for _ in range(10)]
+        for message in reversed(asked):
+            assert message.wants_reply
+            await message.reply("twice", message.arrays[0] * 2)
+            assert not message.wants_reply
+        for i, reply in enumerate(await asyncio.gather(*asking)):
+            np.testing.assert_array_equal(reply.arrays[0], LARGE * i * 2)
+
+    talk(main)
+
+
+def test_a_handler_may_reply_early_with_arrays() -> None:
+    async def main(ranks: Talk) -> None:
+        went_on = asyncio.Event()
+
+        async def handler(message: Message) -> str:
+            await message.reply("early", message.arrays[0][::-1])
+            went_on.set()
+            return "ignored"
+
+        channel = ranks.channel()
+        channel.serve(handler)
+        reply = await channel.request(ranks.right, None, LARGE)
+        assert reply.body == "early"
+        np.testing.assert_array_equal(reply.arrays[0], LARGE[::-1])
+        await went_on.wait()
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "function"])
+def test_what_a_handler_raises_travels_back_with_its_traceback(plain: bool) -> None:
+    async def main(ranks: Talk) -> None:
+        def fail(message: Message) -> None:
+            raise ValueError(f"no {message.body} here")
+
+        async def fail_later(message: Message) -> None:
+            await asyncio.sleep(0)
+            fail(message)
+
+        channel = ranks.channel()
+        channel.serve(fail if plain else fail_later)
+        with pytest.raises(RequestError, match=f"rank {ranks.right} on host .*'test'") as caught:
+            await channel.request(ranks.right, "luck")
+        assert caught.value.rank == ranks.right
+        assert "ValueError: no luck here" in caught.value.traceback
+        assert ", in fail" in caught.value.traceback
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+def test_what_a_handler_raises_for_a_mere_message_reaches_the_loop() -> None:
+    async def main(ranks: Talk) -> None:
+        failed: asyncio.Future[Any] = ranks.loop.create_future()
+        handle = ranks.loop._exception_handler  # type: ignore[attr-defined]
+        ranks.loop.set_exception_handler(lambda _, context: failed.set_result(context))
+
+        async def fail(message: Message) -> None:
+            raise ValueError(message.body)
+
+        channel = ranks.channel()
+        channel.serve(fail)
+        await channel.send(ranks.right, "sent")
+        context = await failed
+        assert repr(context["exception"]) == "ValueError('sent')"
+        assert context["message"] == f"handler of channel 'test' failed with a message from rank {ranks.left}"
+        ranks.loop.set_exception_handler(handle)
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+def test_a_request_nobody_answers_times_out_and_names_the_rank() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        with pytest.raises(TimeoutError, match=f"rank {ranks.right} to reply to request 1 on channel 'test'"):
+            await channel.request(ranks.right, timeout=0.001)
+        with pytest.raises(TimeoutError, match=f"rank {ranks.left} on channel 'other'"):
+            await ranks.channel("other").receive(ranks.left, timeout=0.001)
+        await ranks.comm.barrier()
+        # The request was withdrawn before anybody received it:
+        await channel.send(ranks.right, "next")
+        assert (await channel.receive(ranks.left)).body == "next"
+
+    talk(main)
+
+
+def test_cancelling_a_request_cancels_its_handler() -> None:
+    async def main(ranks: Talk) -> None:
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        async def forever(message: Message) -> None:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        channel = ranks.channel()
+        channel.serve(forever)
+        asking = asyncio.create_task(channel.request(ranks.right))
+        await started.wait()
+        await ranks.comm.barrier()
+        asking.cancel()
+        await ended.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+def test_a_late_reply_is_dropped() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        asking = asyncio.create_task(channel.request(ranks.right, "first"))
+        message = await channel.receive()
+        await ranks.comm.barrier()
+        asking.cancel()
+        await asyncio.wait([asking])
+        await message.reply("late", LARGE)
+        again = asyncio.create_task(channel.request(ranks.right, "second"))
+        message = await channel.receive()
+        assert message.body == "second"
+        await message.reply("in time")
+        assert (await again).body == "in time"
+
+    talk(main)
+
+
+def test_a_request_to_oneself_needs_no_second_rank() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        channel.serve(lambda message: message.body * 2)
+        assert (await channel.request(ranks.rank, 21)).body == 42
+
+    talk(main)
+
+
+# -- cancelled receivers, back-pressure ------------------------------------------------------------
+
+
+def test_a_cancelled_receiver_loses_no_message() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        random = np.random.default_rng(ranks.rank)
+        got: list[int] = []
+
+        async def receive() -> None:
+            while True:
+                message = await channel.receive(ranks.left)
+                got.append(message.body)
+
+        async def send() -> None:
+            for i in range(400):
+                await channel.send(ranks.right, i, LARGE[: i * 50 % 9000])
+                await asyncio.sleep(0)
+
+        sending = asyncio.create_task(send())
+        while len(got) < 400:
+            receiving = asyncio.create_task(receive())
+            for _ in range(random.integers(1, 10)):
+                await asyncio.sleep(0)
+            receiving.cancel()
+            await asyncio.wait([receiving])
+        await sending
+        assert got == list(range(400))
+
+    talk(main)
+
+
+def test_large_messages_wait_at_their_sender_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "BACKLOG_BYTES", 3 * LARGE.nbytes)
+
+    async def main(ranks: Talk) -> None:
+        channel, other = ranks.channel(), ranks.channel("other")
+        sends = [asyncio.create_task(channel.send(ranks.right, i, LARGE)) for i in range(8)]
+        await other.send(ranks.right, "overtakes", LARGE)
+        assert (await other.receive()).body == "overtakes"
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 0 < channel.backlog_bytes <= channels.BACKLOG_BYTES
+        for i in range(8):
+            message = await channel.receive(ranks.left)
+            assert message.body == i
+            np.testing.assert_array_equal(message.arrays[0], LARGE)
+        await asyncio.gather(*sends)
+
+    talk(main)
+
+
+def test_a_full_backlog_does_not_keep_another_source_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "BACKLOG_BYTES", LARGE.nbytes)
+
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        sends = [
+            asyncio.create_task(channel.send(dest, i, LARGE)) for dest in range(ranks.size) for i in range(3)
+        ]
+        for source in reversed(range(ranks.size)):
+            for i in range(3):
+                assert (await channel.receive(source)).body == i
+        await asyncio.gather(*sends)
+
+    talk(main)
+
+
+# -- closing and mistakes --------------------------------------------------------------------------
+
+
+def test_a_closed_channel_refuses_requests_and_drops_messages() -> None:
+    async def main(ranks: Talk) -> None:
+        channel, closed = ranks.channel(), ranks.channel("closed")
+        waiting = asyncio.create_task(closed.receive(ranks.left))
+        await asyncio.sleep(0)
+        closed.close()
+        with pytest.raises(WeftError, match="'closed' was closed"):
+            await waiting
+        with pytest.raises(WeftError, match="'closed' is closed"):
+            await closed.send(ranks.right)
+        await ranks.comm.barrier()
+        for body in (None, "x" * 100_000):
+            operation = ranks.board.post(1, closed._id, 77, ranks.right, body, [LARGE])
+            assert operation is not None
+            await operation
+        await channel.send(ranks.right, "still open")
+        assert (await channel.receive()).body == "still open"
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+def test_the_end_finds_waiting_receivers_and_messages_nobody_received() -> None:
+    tasks = []
+
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        asyncio.create_task(channel.send(ranks.right, "unreceived", LARGE))  # noqa: RUF006
+        asyncio.create_task(ranks.channel("never opened").send(ranks.right, "x" * 50_000))  # noqa: RUF006
+        await channel.send(ranks.right, "unreceived")
+        tasks.append(asyncio.create_task(ranks.channel("waits").receive()))
+        tasks.append(asyncio.create_task(ranks.channel("asks").request(ranks.right)))
+        await asyncio.sleep(0)
+
+    talk(main)
+    for task in tasks:
+        assert isinstance(task.exception(), WeftError)
+
+
+def test_mistakes_are_named() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        with pytest.raises(Mistake, match=f"no rank {ranks.size}: the world's ranks are 0 to"):
+            await channel.send(ranks.size)
+        with pytest.raises(Mistake, match="arrays go behind the body"):
+            await channel.request(ranks.rank, np.zeros(3))
+        await channel.send(ranks.rank, "a message")
+        message = await channel.receive()
+        with pytest.raises(Mistake, match="no request or has its reply already"):
+            await message.reply()
+        with pytest.raises(Mistake, match="of that name exists"):
+            ranks.channel()
+        channel.serve(add)
+        with pytest.raises(Mistake, match="has a handler"):
+            await channel.receive()
+
+    talk(main)
