@@ -183,11 +183,12 @@ def _gelu_tanh_arrays(x: Array, y: Array) -> None:
 
 @compiled(oracle=_gelu_tanh_arrays)
 def _gelu_tanh(x: Array, y: Array) -> None:
-    one, half = x.dtype.type(1), x.dtype.type(0.5)
-    scale, cubic = x.dtype.type(_TANH_SCALE), x.dtype.type(_TANH_CUBIC)
+    one, cubic = x.dtype.type(1), x.dtype.type(_TANH_CUBIC)
+    minus_double = x.dtype.type(-2 * _TANH_SCALE)
     for i in range(x.size):
         v = x[i]
-        y[i] = half * v * (one + elementary.tanh(scale * v * (one + cubic * v * v)))
+        # (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), which keeps its precision where tanh u is near -1
+        y[i] = v / (one + elementary.exp(minus_double * v * (one + cubic * v * v)))
 
 
 def _gelu_tanh_gradient_arrays(x: Array, dy: Array, dx: Array) -> None:
@@ -198,14 +199,12 @@ def _gelu_tanh_gradient_arrays(x: Array, dy: Array, dx: Array) -> None:
 
 @compiled(oracle=_gelu_tanh_gradient_arrays)
 def _gelu_tanh_gradient(x: Array, dy: Array, dx: Array) -> None:
-    one, half = x.dtype.type(1), x.dtype.type(0.5)
-    scale, cubic = x.dtype.type(_TANH_SCALE), x.dtype.type(_TANH_CUBIC)
-    three_cubic = x.dtype.type(3 * _TANH_CUBIC)
+    one, cubic = x.dtype.type(1), x.dtype.type(_TANH_CUBIC)
+    double, three_cubic = x.dtype.type(2 * _TANH_SCALE), x.dtype.type(3 * _TANH_CUBIC)
     for i in range(x.size):
         v = x[i]
-        t = elementary.tanh(scale * v * (one + cubic * v * v))
-        slope = scale * (one + three_cubic * v * v)
-        dx[i] = dy[i] * half * (one + t + v * (one - t * t) * slope)
+        s = one / (one + elementary.exp(-double * v * (one + cubic * v * v)))
+        dx[i] = dy[i] * (s + v * s * (one - s) * double * (one + three_cubic * v * v))
 
 
 @dataclass(frozen=True, slots=True)

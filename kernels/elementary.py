@@ -56,9 +56,9 @@ def _exp32(x: Any) -> Any:
 
 @jit(fastmath=ORDERED)
 def _tanh32(x: Any) -> Any:
-    """x p(x²)/q(x²), Eigen's coefficients; 1 beyond ±7.9."""
-    x = min(max(x, np.float32(-7.90531110763549805)), np.float32(7.90531110763549805))
-    z = x * x
+    """x p(x²)/q(x²), Eigen's coefficients; exactly 1 beyond ±7.905."""
+    c = min(max(x, np.float32(-7.905)), np.float32(7.905))
+    z = c * c
     p = np.float32(-2.76076847742355e-16)
     p = p * z + np.float32(2.00018790482477e-13)
     p = p * z + np.float32(-8.60467152213735e-11)
@@ -70,7 +70,10 @@ def _tanh32(x: Any) -> Any:
     q = q * z + np.float32(1.18534705686654e-04)
     q = q * z + np.float32(2.26843463243900e-03)
     q = q * z + np.float32(4.89352518554385e-03)
-    return x * p / q
+    inside = c * p / q
+    return (
+        np.float32(1.0) if x > np.float32(7.905) else np.float32(-1.0) if x < np.float32(-7.905) else inside
+    )
 
 
 @jit(fastmath=ORDERED)

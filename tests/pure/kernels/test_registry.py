@@ -1,0 +1,47 @@
+"""Kernels by name: every one is found, and every wrong name or attribute is named with what is allowed."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.kernels.linear import Dense
+from weft.kernels.registry import KERNELS, kernel
+
+
+def test_a_kernel_is_made_with_its_attributes():
+    assert kernel("dense", features=3, bias=False) == Dense(3, bias=False)
+
+
+def test_every_kernel_is_known_by_its_own_name():
+    assert all(kind.name == name for name, kind in KERNELS.items())
+    assert len(KERNELS) >= 20
+
+
+def test_kernels_with_equal_attributes_are_equal_and_hashable():
+    once, again = (kernel("conv2d", channels=4, kernel_size=[3, 3], padding=[1, 1]) for _ in range(2))
+    assert once == again
+    assert len({once, again, kernel("conv2d", channels=4, kernel_size=3)}) == 2
+
+
+WRONG = {
+    "an unknown kernel": ("convolution", {}, "unknown kernel 'convolution'; there are .*conv2d, .*dense"),
+    "an unknown attribute": (
+        "dense",
+        {"features": 3, "width": 4},
+        "dense: unknown attribute width; it takes features, bias",
+    ),
+    "an attribute where there is none": (
+        "relu",
+        {"slope": 1},
+        "relu: unknown attribute slope; it takes no attributes",
+    ),
+    "a missing attribute": ("conv2d", {"channels": 4}, "conv2d: kernel_size is not given"),
+    "an inner field": ("conv2d", {"channels": 4, "kernel_size": 3, "window": 0}, "unknown attribute window"),
+    "a wrong value": ("dropout", {"rate": 2}, "dropout: rate is 2"),
+}
+
+
+@pytest.mark.parametrize(("name", "attributes", "message"), WRONG.values(), ids=WRONG.keys())
+def test_mistakes_are_named(name, attributes, message):
+    with pytest.raises(ValueError, match=message):
+        kernel(name, **attributes)
