@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .terminal import Terminal, find_terminal
+from .words import duration, figure
 
 # Drawing the bar takes 0.3 ms of the loop's thread.
 REFRESH_S: Final = 0.2
@@ -80,7 +81,7 @@ class Progress:
         self._unshown = True
         now_s = self._clock()
         pause_s = REFRESH_S if self._bar else max(LINE_S, (now_s - self._began_s) / LINES_PER_RUN)
-        if now_s - self._shown_s >= pause_s:
+        if now_s - self._shown_s >= pause_s or step == self.total_steps:
             self._shown_s = now_s
             self._show(now_s)
 
@@ -95,10 +96,11 @@ class Progress:
             self._print(f"step {self._step:,}/{self.total_steps:,}  {split}  loss {figure(loss)}{accurate}")
 
     def note(self, text: str) -> None:
-        """Print a line that stays, above the bar."""
+        """Print a line that stays: above the bar, or below what was done before it."""
         if self._bar:
             self._bar.note(text)
         else:
+            self._catch_up()
             self._print(text)
 
     def close(self) -> None:
@@ -107,10 +109,9 @@ class Progress:
             self._fields["left"] = f"in {duration(self._clock() - self._began_s)}"
             self._draw()
             self._bar.close()
-        elif self._unshown:
-            self._show(self._clock())
-        self._bar = None
-        self._unshown = False
+            self._bar = None
+        else:
+            self._catch_up()
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +120,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _catch_up(self) -> None:
+        """Show the last step if it has not been shown."""
+        if self._unshown:
+            self._show(self._clock())
 
     def _show(self, now_s: float) -> None:
         """Show the step, as a bar or as a line."""
@@ -211,28 +217,6 @@ def fitting(fields: dict[str, str], room: int) -> list[str]:
         if text.endswith(" samples/s"):
             shown[key] = text.replace(" samples/s", "/s")
     return [shown[key] for key in fields if key in shown]
-
-
-def figure(value: float) -> str:
-    """Four digits or so of a number of any size: 5,120 · 34.20 · 0.0421 · 3.2e-05."""
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if size >= 100:
-        return f"{value:,.0f}"
-    if size >= 10:
-        return f"{value:.2f}"
-    return f"{value:.4f}" if size >= 0.001 or size == 0 else f"{value:.1e}"
-
-
-def duration(seconds: float) -> str:
-    """A time that a person can plan with: 12 s · 3 min 20 s · 2 h 05 min."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _dimmed(text: str) -> Text:

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 
 import pytest
 
-from weft.runtime.observe.progress import Progress, duration, figure, fitting
+from weft.runtime.observe.progress import Progress, fitting
 from weft.runtime.observe.terminal import Terminal
 
 
@@ -166,29 +166,3 @@ FITTING = {
 @pytest.mark.parametrize(("room", "shown"), FITTING.values(), ids=FITTING.keys())
 def test_fitting(room: int, shown: list[str]) -> None:
     assert fitting(FIELDS, room) == shown
-
-
-FIGURES = {
-    5120.4: "5,120",
-    34.2: "34.20",
-    2.3026: "2.3026",
-    0.0421: "0.0421",
-    3.2e-5: "3.2e-05",
-    0: "0.0000",
-    -5120.4: "-5,120",
-    float("nan"): "nan",
-    float("inf"): "inf",
-}
-
-
-@pytest.mark.parametrize(("value", "text"), FIGURES.items())
-def test_figure(value: float, text: str) -> None:
-    assert figure(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "1 s"), (59, "59 s"), (59.5, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -1,0 +1,27 @@
+"""Numbers as people read them, the same on the terminal, in the report and in the pictures."""
+
+from __future__ import annotations
+
+import math
+
+
+def figure(value: float) -> str:
+    """Four digits or so of a number of any size: 5,120 · 34.20 · 0.0421 · 3.2e-05."""
+    if not math.isfinite(value):
+        return str(value)
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if size >= 0.001 or size == 0 else f"{value:.1e}"
+
+
+def duration(seconds: float) -> str:
+    """A time that a person can plan with: 12 s · 3 min 20 s · 2 h 05 min."""
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

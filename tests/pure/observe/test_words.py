@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from weft.runtime.observe.words import duration, figure
+
+FIGURES = {
+    5120.4: "5,120",
+    34.2: "34.20",
+    2.3026: "2.3026",
+    0.0421: "0.0421",
+    3.2e-5: "3.2e-05",
+    0: "0.0000",
+    -5120.4: "-5,120",
+    float("nan"): "nan",
+    float("inf"): "inf",
+}
+
+
+@pytest.mark.parametrize(("value", "text"), FIGURES.items())
+def test_figure(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (59, "59 s"), (59.5, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
