@@ -1,0 +1,197 @@
+"""The picture of how a run learned: loss over steps, accuracy and learning rate below it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+
+from .metrics import History, Row
+from .picture import BLUE, DOTS_PER_INCH, GREEN, PURPLE, QUIET, RED, picture, place, title
+from .words import duration, figure
+
+Series = NDArray[np.float64]
+Label = tuple[float, str, str]
+"""Value, text and colour."""
+
+TRAINING: Final = BLUE
+SPLITS: Final = {"validation": RED, "test": PURPLE}
+LEFT_IN, RIGHT_IN, ABOVE_IN, BELOW_IN = 0.62, 1.30, 0.78, 0.50
+LOSS_IN, ACCURACY_IN, RATE_IN, GAP_IN = 2.35, 1.05, 0.42, 0.30
+
+LOG_RANGE: Final = 8  # from this ratio of the largest to the smallest loss on, the axis is logarithmic
+SMOOTHING: Final = 1 / 80  # of all steps: the standard deviation of the window
+
+
+def smooth(values: Series, width: float) -> Series:
+    """Mean under a Gaussian window `width` points wide, centred: what a trailing mean shows it shows late.
+
+    Values that are not finite have no weight; at the ends the window is cut.
+    """
+    known = np.isfinite(values)
+    reach = max(1, round(4 * width))
+    window = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(width, 1e-9)) ** 2)
+    total = np.convolve(np.where(known, values, 0.0), window, "full")[reach : reach + len(values)]
+    weight = np.convolve(known.astype(float), window, "full")[reach : reach + len(values)]
+    smoothed = np.full(len(values), np.nan)
+    np.divide(total, weight, out=smoothed, where=weight > 0)
+    return smoothed
+
+
+def draw_loss(path: Path, name: str, history: History) -> bool:
+    """Draw the history to `path`; False, and no picture, if it holds no step."""
+    if not history.steps:
+        return False
+    rate = _column(history.steps, "rate")
+    accurate = np.isfinite(_column(history.evaluations, "accuracy")).any()
+    panels = [LOSS_IN, *([ACCURACY_IN] if accurate else []), *([RATE_IN] if np.isfinite(rate).any() else [])]
+    height = ABOVE_IN + sum(panels) + GAP_IN * (len(panels) - 1) + BELOW_IN
+    with picture(path, height) as drawing:
+        title(drawing, name, _subtitle(history))
+        tops = [ABOVE_IN + sum(panels[:i]) + GAP_IN * i for i in range(len(panels))]
+        axes = [
+            place(drawing, LEFT_IN, RIGHT_IN, top, height - top - panel)
+            for top, panel in zip(tops, panels, strict=True)
+        ]
+        for panel in axes:
+            panel.set_xlim(0, history.steps[-1]["step"])
+            panel.grid(axis="y", color="#ECECEC", linewidth=0.6)
+            panel.set_axisbelow(True)
+            panel.spines["left"].set_visible(False)
+            if panel is not axes[-1]:
+                panel.tick_params(bottom=False, labelbottom=False)
+        _loss(axes[0], history)
+        if accurate:
+            _accuracy(axes[1], history)
+        if np.isfinite(rate).any():
+            _rate(axes[-1], history)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes[-1].set_xlabel("step", loc="right", labelpad=0)
+    return True
+
+
+def _loss(axes: Axes, history: History) -> None:
+    steps, loss = _column(history.steps, "step"), _column(history.steps, "loss")
+    known = loss[np.isfinite(loss)]
+    if len(known) and known.min() > 0 and known.max() > LOG_RANGE * known.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1,) if known.max() > 100 * known.min() else (1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.tick_params(which="minor", length=0)
+        smoothed = np.exp(smooth(np.log(loss), SMOOTHING * len(loss)))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        smoothed = smooth(loss, SMOOTHING * len(loss))
+    axes.plot(steps, loss, color=TRAINING, alpha=0.25, linewidth=0.6)
+    axes.plot(steps, smoothed, color=TRAINING, linewidth=1.8, solid_capstyle="round")
+    labels = [(smoothed[-1], f"training {figure(smoothed[-1])}", TRAINING)] if len(known) else []
+    labels += _points(axes, history, "loss", figure)
+    _heading(axes, "loss")
+    _label(axes, labels)
+
+
+def _accuracy(axes: Axes, history: History) -> None:
+    labels = _points(axes, history, "accuracy", lambda value: f"{value:.1%}")
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    _heading(axes, "accuracy")
+    _label(axes, labels)
+
+
+def _rate(axes: Axes, history: History) -> None:
+    rate = _column(history.steps, "rate")
+    axes.plot(_column(history.steps, "step"), rate, color=GREEN, linewidth=1.2)
+    axes.fill_between(_column(history.steps, "step"), rate, color=GREEN, alpha=0.12, linewidth=0)
+    axes.set_ylim(0, max(float(np.nanmax(rate)), 1e-12) * 1.1)
+    axes.set_yticks([])
+    _heading(axes, "learning rate")
+    _label(axes, [(float(np.nanmax(rate)), f"at most {figure(float(np.nanmax(rate)))}", GREEN)])
+
+
+def _points(axes: Axes, history: History, key: str, words: Callable[[float], str]) -> list[Label]:
+    """The evaluations of each split as points, joined by a line; returns their last values as labels."""
+    labels = []
+    for split, colour in SPLITS.items():
+        evaluated = [row for row in history.evaluated(split) if math.isfinite(row.get(key, math.nan))]
+        if evaluated:
+            steps, values = _column(evaluated, "step"), _column(evaluated, key)
+            axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.6, clip_on=False)
+            axes.plot(
+                *(steps, values, "o"),
+                color=colour,
+                markersize=4.0,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                clip_on=False,
+                zorder=3,
+            )
+            labels.append((float(values[-1]), f"{split} {words(values[-1])}", colour))
+    return labels
+
+
+def _heading(axes: Axes, text: str) -> None:
+    """What the panel shows, above its upper left corner."""
+    axes.annotate(
+        text, (0, 1), (-LEFT_IN * 72 + 12, 5), "axes fraction", "offset points", color=QUIET, fontsize=8
+    )
+
+
+def _label(axes: Axes, labels: Sequence[Label]) -> None:
+    """Values at the right edge in their line's colour, moved apart where they would overlap."""
+    axes.set_ylim(axes.get_ylim())  # a value's place is known only when the limits are
+    ordered = sorted(labels, key=lambda label: label[0])
+    pixels = axes.transData.transform([(0.0, value) for value, _, _ in ordered] or np.empty((0, 2)))
+    wanted: list[float] = axes.transAxes.inverted().transform(pixels)[:, 1].tolist()
+    line = 0.16 * DOTS_PER_INCH / axes.get_window_extent().height
+    for place_at, (_, text, colour) in zip(spread(wanted, line), ordered, strict=True):
+        axes.annotate(
+            *(text, (1, place_at), (9, 0), "axes fraction", "offset points"),
+            color=colour,
+            va="center",
+            fontsize=8.5,
+        )
+
+
+def spread(places: Sequence[float], apart: float) -> list[float]:
+    """Ascending places moved as little as needed to lie `apart` from each other."""
+    # Places that crowd form a group around its mean; groups that then overlap become one.
+    groups: list[list[float]] = []
+    for place_at in places:
+        groups.append([place_at])
+        while len(groups) > 1 and _start(groups[-1], apart) < _end(groups[-2], apart):
+            last = groups.pop()
+            groups[-1] += last
+    return [_start(group, apart) + apart * i for group in groups for i in range(len(group))]
+
+
+def _start(group: Sequence[float], apart: float) -> float:
+    return sum(group) / len(group) - apart * (len(group) - 1) / 2
+
+
+def _end(group: Sequence[float], apart: float) -> float:
+    return _start(group, apart) + apart * len(group)
+
+
+def _column(rows: Sequence[Row], key: str) -> Series:
+    values = (row.get(key) for row in rows)
+    return np.array([v if isinstance(v, int | float) else math.nan for v in values], np.float64)
+
+
+def _subtitle(history: History) -> str:
+    last = history.steps[-1]
+    parts = [f"{last['step']:,} steps"]
+    seconds = last.get("time_s", math.nan)
+    if math.isfinite(seconds):
+        parts[0] += f" in {duration(seconds)}"
+    speed = np.nanmedian(_column(history.steps, "samples_per_s")) if "samples_per_s" in last else math.nan
+    if math.isfinite(speed):
+        parts.append(f"{figure(float(speed))} samples/s")
+    return ", ".join(parts)

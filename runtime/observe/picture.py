@@ -1,0 +1,98 @@
+"""How Weft's pictures look: one palette, one type, PNGs that are sharp in a README 800 pixels wide.
+
+The colours are Paul Tol's "bright" scheme (https://sronpersonalpages.nl/~pault/): people with any colour
+vision tell them apart. Things are labelled where they are, in their own colour, where there is room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+BLUE: Final = "#4477AA"
+CYAN: Final = "#66CCEE"
+GREEN: Final = "#228833"
+YELLOW: Final = "#CCBB44"
+RED: Final = "#EE6677"
+PURPLE: Final = "#AA3377"
+
+INK: Final = "#222222"
+QUIET: Final = "#767676"  # the lightest grey that still reads well on white (contrast 4.5)
+FAINT: Final = "#F3F3F3"
+HATCH: Final = "#CFCFCF"
+
+WIDTH_IN: Final = 8.0
+DOTS_PER_INCH: Final = 200  # 1600 pixels wide: twice the README's 800, for dense screens
+
+STYLE: Final[Any] = {
+    "font.family": "DejaVu Sans",  # comes with Matplotlib, so a picture is the same everywhere
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 0.0,
+    "xtick.major.width": 0.6,
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def picture(path: Path, height_in: float) -> Iterator[Figure]:
+    """A figure that is saved as PNG to `path` on the way out; needs no display and no pyplot."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DOTS_PER_INCH)
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, format="png")
+
+
+def title(figure: Figure, text: str, subtitle: str) -> None:
+    """A title and a quieter line below it, at the figure's left edge: 0.6 inches in all."""
+    height = figure.get_figheight()
+    figure.text(0.02, 1 - 0.14 / height, text, fontsize=11.5, fontweight="bold", va="top")
+    figure.text(0.02, 1 - 0.37 / height, subtitle, color=QUIET, va="top")
+
+
+def place(figure: Figure, left: float, right: float, top: float, bottom: float) -> Axes:
+    """Axes whose edges lie that many inches from the figure's."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    return figure.add_axes(
+        (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
+    )
+
+
+def key(figure: Figure, entries: Sequence[tuple[str, str, str]], below_top: float) -> None:
+    """Swatches with words in one line, `below_top` inches below the figure's top: (words, colour, hatch)."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    left, y = 0.02 * width, 1 - below_top / height
+    for words, colour, hatch in entries:
+        figure.add_artist(
+            Rectangle(
+                (left / width, y - 0.05 / height),
+                0.11 / width,
+                0.11 / height,
+                transform=figure.transFigure,
+                facecolor=colour,
+                hatch=hatch,
+                edgecolor=HATCH if hatch else colour,
+                linewidth=0.4 if hatch else 0,
+            )
+        )
+        text = figure.text((left + 0.16) / width, y, words, fontsize=8, va="center")
+        left += 0.16 + text.get_window_extent().width / figure.dpi + 0.17
