@@ -189,7 +189,7 @@ class _Timeline:
         self._axes.broken_barh(pieces, (top, height), facecolors=colour, **{"linewidth": 0, **style})
 
     def _names(self, row: int, kernels: Iterable[Span]) -> None:
-        """The nodes' names within their kernels' bars, where there is room, and hairlines between the bars."""
+        """The nodes' names in their kernels' bars, where there is room, and hairlines between the bars."""
         ends = []
         for span in kernels:
             left, right = max(span.start_ns, self._start_ns), min(span.end_ns, self._end_ns)
