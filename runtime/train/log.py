@@ -49,8 +49,9 @@ class Log:
 
     def end(self, step: int, reason: str) -> None:
         """The run ends after `step` steps."""
-        if self._metrics is not None:
+        if self._metrics is not None and self._progress is not None:
             self._metrics.write(kind="end", step=step, reason=reason)
+            self._progress.close()  # what is noted from here on stands below the bar
 
     def __enter__(self) -> Self:
         return self
