@@ -175,7 +175,7 @@ def _blas() -> str:
     from threadpoolctl import threadpool_info
 
     for library in threadpool_info():
-        if library["user_api"] == "blas":
+        if library["user_api"] == "blas" and "numpy" in library["filepath"]:  # SciPy brings another
             parts = (library["internal_api"], library["version"], library.get("architecture", ""))
             return " ".join(filter(None, parts)) + f", {library['num_threads']} thread(s)"
     return "unknown"
