@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .metrics import History, Row
 from .picture import BLUE, DOTS_PER_INCH, GREEN, PURPLE, QUIET, RED, picture, place, title
-from .words import duration, figure
+from .words import duration, figure, speed
 
 Series = NDArray[np.float64]
 Label = tuple[float, str, str]
@@ -191,7 +191,7 @@ def _subtitle(history: History) -> str:
     seconds = last.get("time_s", math.nan)
     if math.isfinite(seconds):
         parts[0] += f" in {duration(seconds)}"
-    speed = np.nanmedian(_column(history.steps, "samples_per_s")) if "samples_per_s" in last else math.nan
-    if math.isfinite(speed):
-        parts.append(f"{figure(float(speed))} samples/s")
+    per_s = np.nanmedian(_column(history.steps, "samples_per_s")) if "samples_per_s" in last else math.nan
+    if math.isfinite(per_s):
+        parts.append(speed(per_s))
     return ", ".join(parts)

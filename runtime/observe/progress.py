@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .terminal import Terminal, find_terminal
-from .words import duration, figure
+from .words import duration, figure, speed
 
 # Drawing the bar takes 0.3 ms of the loop's thread.
 REFRESH_S: Final = 0.2
@@ -129,7 +129,7 @@ class Progress:
     def _show(self, now_s: float) -> None:
         """Show the step, as a bar or as a line."""
         self._unshown = False
-        self._fields["rate"] = f"{figure(self._samples_per_s)} samples/s"
+        self._fields["rate"] = speed(self._samples_per_s)
         self._fields["left"] = self._left(now_s)
         if self._bar:
             self._draw()

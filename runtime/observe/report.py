@@ -13,7 +13,7 @@ from .folder import RunFolder
 from .metrics import History, Row, read_metrics
 from .shares import Shares, summarise
 from .trace import RankTrace
-from .words import duration, figure
+from .words import duration, figure, speed
 
 
 def report(path: Path) -> str:
@@ -51,7 +51,7 @@ def summary(name: str, history: History) -> str:
         head += f" in {duration(seconds)}"
     speeds = [row["samples_per_s"] for row in history.steps if "samples_per_s" in row]
     if speeds:
-        head += f", {figure(median(speeds))} samples/s"
+        head += f", {speed(median(speeds))}"
     head += f"; {history.end['reason']}" if history.end and "reason" in history.end else "; it did not end"
     # One step's loss is a matter of luck.
     tail = history.steps[-max(1, len(history.steps) // 20) :]

@@ -41,6 +41,7 @@ PHASES: Final = {
     "weight_gradient": ("weight gradient", RED),
     "update": ("update", GREEN),
 }
+PART_OF: Final = {"sum": "weight_gradient"}  # of later micro-batches: too short for a colour of its own
 OTHER: Final = "#BBBBBB"  # a phase that is none of these
 WIRE_HIDDEN: Final = "#E2BDD1"
 WIRE_EXPOSED: Final = PURPLE
@@ -101,7 +102,7 @@ def draw_timeline(path: Path, name: str, traces: Sequence[RankTrace]) -> bool:
 
 
 class _Timeline:
-    """Axes over `[start_ns, end_ns)` in milliseconds, one unit of height for each rank, the first on top."""
+    """Axes over `[start_ns, end_ns)` with one unit of height for each rank, the first on top."""
 
     def __init__(self, figure: Figure, traces: Sequence[RankTrace], start_ns: int, end_ns: int) -> None:
         self._figure = figure
@@ -111,7 +112,9 @@ class _Timeline:
         self._phases: set[str | None] = set()
         self._waited = False
         self._axes = place(figure, LEFT_IN, RIGHT_IN, ABOVE_IN, BELOW_IN)
-        self._axes.set_xlim(0, (end_ns - start_ns) / 1e6)
+        # Milliseconds suit most models; a large one takes seconds for a step.
+        self._unit, self._unit_ns = ("s", 1e9) if end_ns - start_ns > 2e9 else ("ms", 1e6)
+        self._axes.set_xlim(0, self._x(end_ns))
         self._axes.set_ylim(len(traces), 0)
         inches = figure.get_figwidth() - LEFT_IN - RIGHT_IN
         self._ns_per_inch = (end_ns - start_ns) / inches
@@ -164,9 +167,9 @@ class _Timeline:
         """Where the steps of the first rank begin, and the time."""
         self._axes.spines["left"].set_visible(False)
         self._axes.set_yticks([])
-        self._axes.set_xlabel("ms", loc="right", labelpad=-1)
+        self._axes.set_xlabel(self._unit, loc="right", labelpad=-1)
         for step, at_ns in steps[:-1] or steps:
-            x = (at_ns - self._start_ns) / 1e6
+            x = self._x(at_ns)
             self._axes.axvline(x, color=QUIET, linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
             self._axes.text(x, -0.05, f"step {step + 1:,}", va="bottom", fontsize=7.5, color=QUIET)
 
@@ -181,11 +184,14 @@ class _Timeline:
             entries.append(("idle", "white", IDLE_HATCH))
         key(self._figure, entries, 0.76)
 
+    def _x(self, ns: float) -> float:
+        return (ns - self._start_ns) / self._unit_ns
+
     def _seen(self, spans: Iterable[Span]) -> Intervals:
         return intersection(union(intervals(spans)), self._window)
 
     def _bars(self, top: float, height: float, times: Intervals, colour: str, **style: Any) -> None:
-        pieces = [((start - self._start_ns) / 1e6, (end - start) / 1e6) for start, end in times.tolist()]
+        pieces = [(self._x(start), (end - start) / self._unit_ns) for start, end in times.tolist()]
         self._axes.broken_barh(pieces, (top, height), facecolors=colour, **{"linewidth": 0, **style})
 
     def _names(self, row: int, kernels: Iterable[Span]) -> None:
@@ -195,10 +201,10 @@ class _Timeline:
             left, right = max(span.start_ns, self._start_ns), min(span.end_ns, self._end_ns)
             width_in = (right - left) / self._ns_per_inch
             if width_in > 0.03:
-                ends.append((right - self._start_ns) / 1e6)
+                ends.append(self._x(right))
             name = span.name.rpartition(".")[0]
             if name and width_in > 0.056 * len(name) + 0.04:
-                x = ((left + right) / 2 - self._start_ns) / 1e6
+                x = self._x((left + right) / 2)
                 colour = "white" if _phase(span) in ("forward", "update") else INK
                 self._axes.text(x, row + 0.315, name, color=colour, fontsize=6.5, ha="center", va="center")
         self._axes.vlines(ends, row + 0.06, row + 0.56, colors="white", linewidth=0.5)
@@ -210,5 +216,6 @@ class _Timeline:
 
 
 def _phase(span: Span) -> str | None:
-    phase = span.args.get("phase")
+    phase = span.args.get("phase", "")
+    phase = PART_OF.get(phase, phase)
     return phase if phase in PHASES else None

@@ -6,7 +6,7 @@ import math
 
 
 def figure(value: float) -> str:
-    """Four digits or so of a number of any size: 5,120 · 34.20 · 0.0421 · 3.2e-05."""
+    """A loss or a rate of any size: 5,120 · 34.20 · 2.3026 · 0.0421 · 3.2e-05."""
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
@@ -15,6 +15,12 @@ def figure(value: float) -> str:
     if size >= 10:
         return f"{value:.2f}"
     return f"{value:.4f}" if size >= 0.001 or size == 0 else f"{value:.1e}"
+
+
+def speed(per_s: float) -> str:
+    """Samples per second: 5,120 · 34.2 · 7.45 samples/s."""
+    digits = 0 if per_s >= 100 else 1 if per_s >= 10 else 2
+    return f"{per_s:,.{digits}f} samples/s"
 
 
 def duration(seconds: float) -> str:

@@ -79,7 +79,7 @@ def test_a_note_and_a_loss_that_is_not_a_number_are_printed_as_they_are() -> Non
         progress.evaluation("test", 0.5)
     assert stream.getvalue().splitlines()[1:] == [
         "resumed from [step 3]",
-        "step 1/5  loss nan  10.00 samples/s",
+        "step 1/5  loss nan  10.0 samples/s",
         "step 1/5  test  loss 0.5000",
     ]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.runtime.observe.words import duration, figure
+from weft.runtime.observe.words import duration, figure, speed
 
 FIGURES = {
     5120.4: "5,120",
@@ -28,3 +28,16 @@ def test_figure(value: float, text: str) -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [
+        (5120.4, "5,120 samples/s"),
+        (34.21, "34.2 samples/s"),
+        (7.4468, "7.45 samples/s"),
+        (0.0, "0.00 samples/s"),
+    ],
+)
+def test_speed(per_s: float, text: str) -> None:
+    assert speed(per_s) == text
