@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 from ...kernels.optimizer import SGD, Adam, AdamW, Optimizer
 from ...kernels.registry import KERNELS, kernel
 from ...kernels.schedule import Constant, Cosine, Schedule, Step
+from ..errors import JobError
 from . import order
 from .toml import Path, to_toml
 
@@ -47,7 +48,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-TARGET = ("train", "target")
+TARGET, SCHEDULE = ("train", "target"), ("train", "schedule")
 
 
 def problem(message: str, at: Path | None = None) -> PydanticCustomError:
@@ -294,6 +295,9 @@ class CosineSchedule(_Schedule):
 
     def build(self, peak: float, steps: int) -> Schedule:
         """The schedule of a run of `steps`."""
+        if steps <= self.warmup:  # with epochs, known only now that the samples are counted
+            warmup = f"[train] schedule.warmup = {self.warmup}"
+            raise JobError(f"{warmup}: must be less than the {steps} steps of the whole run")
         return Cosine(peak, warmup=self.warmup, steps=steps, floor=self.floor)
 
 
@@ -346,6 +350,16 @@ class Train(Section):
         if micro_batch > batch:
             raise problem(f"must be at most batch ({batch})")
         return micro_batch
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_fits(cls, schedule: _Schedule, info: ValidationInfo) -> _Schedule:
+        optimizer, steps = info.data.get("optimizer"), info.data.get("steps")
+        if isinstance(schedule, CosineSchedule) and optimizer and schedule.floor > optimizer.rate:
+            raise problem(f"must be at most optimizer.rate ({optimizer.rate:g})", (*SCHEDULE, "floor"))
+        if isinstance(schedule, CosineSchedule) and steps and schedule.warmup >= steps:
+            raise problem(f"must be less than steps ({steps})", (*SCHEDULE, "warmup"))
+        return schedule
 
     def total_steps(self, samples: int) -> int:
         """Steps of the whole run with this many training samples."""

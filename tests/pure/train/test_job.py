@@ -146,6 +146,14 @@ WRONG = {
     ),
     "a name that is no folder": (("seed = 1", 'name = "a/b"'), 'my.toml:1: name = "a/b": names the run'),
     "a function without its module": (("[model]", '[model]\npython = "f"'), "exclude each other"),
+    "a schedule that ends above the rate": (
+        ("rate = 0.1 }", 'rate = 0.1 }\nschedule = { name = "cosine", floor = 0.2 }'),
+        "my.toml:13: [train] schedule.floor = 0.2: must be at most optimizer.rate (0.1)",
+    ),
+    "a warm-up longer than the run": (
+        ("epochs = 2", 'steps = 20\nschedule = { name = "cosine", warmup = 20 }'),
+        "my.toml:12: [train] schedule.warmup = 20: must be less than steps (20)",
+    ),
     "infinity": (("rate = 0.1", "rate = inf"), "my.toml:12: [train] optimizer.rate = inf: must be a number"),
     "text that is no TOML": (
         ("batch = 64", "batch 64"),
@@ -291,6 +299,14 @@ def test_a_section_has_the_keys_and_defaults_of_its_kernel(
     required = {"every"}
     for name in set(ours) - given_by_the_runtime - required:
         assert ours[name] == attributes[name], name
+
+
+def test_a_warm_up_longer_than_the_epochs_is_found_when_samples_are_counted(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD, 'train.schedule={name="cosine", warmup=50}')
+    with pytest.raises(
+        JobError, match=r"schedule.warmup = 50: must be less than the 40 steps of the whole run"
+    ):
+        job.train.schedule.build(0.1, 40)
 
 
 def test_optimizers_and_schedules_are_built(tmp_path: Path) -> None:
