@@ -55,6 +55,7 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
         _from_folder(values.get("data"), folder)
     for number, override in enumerate(overrides):
         _apply(override, number, values, origins)
+    _from_folder(values.get("data"), FilePath.cwd())  # those of --set; a stored job is resumed from anywhere
     values.setdefault("name", FilePath(label).stem)
     try:
         return Job.model_validate(values)

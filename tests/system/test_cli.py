@@ -169,3 +169,21 @@ def test_completion_knows_packaged_jobs_and_files(tmp_path: Path) -> None:
         [Path(sys.executable).parent / "weft"], env=environment("mpich", request), cwd=tmp_path, timeout=60
     )
     assert found.stdout.split() == ["digits", "digits-mlp", "dune.toml"]
+
+
+def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
+    short = ("--set", "train.epochs=2", "--device", "cpu")
+    first = weft("train", "digits-mlp", "--folder", "my runs", *short, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    (stored,) = (tmp_path / "my runs").iterdir()
+    assert (stored / "checkpoints" / "step-00000040.safetensors").is_file()
+
+    resumed = weft("train", "--resume", stored, "--set", "train.epochs=3", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (stored / "checkpoints" / "step-00000060.safetensors").is_file()
+    assert [stored] == list((tmp_path / "my runs").iterdir())
+
+    report = weft("report", stored)
+    assert report.returncode == 0, report.stderr
+    assert "digits-mlp: 60 steps" in report.stdout
+    assert (stored / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -259,6 +259,17 @@ def test_data_paths_start_at_the_job_files_folder(tmp_path: Path) -> None:
     assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), "$HOME/y.npy")
 
 
+def test_data_paths_of_overrides_start_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = GOOD.replace('"digits"', '"npy"\ninputs = "x.npy"\ntargets = "y.npy"')
+    data = load(tmp_path, text, "data.targets=z.npy").data
+    assert isinstance(data, schema.NpyData)
+    assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), str(tmp_path / "elsewhere" / "z.npy"))
+
+
 def test_names_of_arrays_in_an_npz_are_no_paths(tmp_path: Path) -> None:
     data = load(tmp_path, GOOD.replace('"digits"', '"npz"\npath = "a.npz"\ninputs = "x_train"')).data
     assert isinstance(data, schema.NpzData)
