@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from ..errors import Mistake
-from .selector import MpiSelector
+from .selector import NOBODY, MpiSelector, Needs
 from .wire import as_bytes
 
 ANY = -1
@@ -42,6 +43,8 @@ OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 LARGEST_COUNT = 2**31 - 1
 #: What larger messages are made of.
 PIECE_BYTES = 2**30
+#: How many collectives back a stall report can tell that ranks called different ones.
+KINDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,21 @@ class Operation(asyncio.Future[Any]):
 
     standing = False
 
-    def __init__(self, selector: MpiSelector, what: str, requests: Sequence[MPI.Request], keep: Any) -> None:
+    def __init__(
+        self,
+        selector: MpiSelector,
+        what: str,
+        requests: Sequence[MPI.Request],
+        keep: Any,
+        needs: Needs = NOBODY,
+    ) -> None:
         super().__init__(loop=selector.loop)
         self._selector = selector
         self._left = len(requests)
         self._keep = keep  # MPI works on these buffers until the end, whoever still holds the future
         self.what = what
         self.started = time.monotonic()
+        self.needs = needs
         for request in requests:
             selector.add(request, self)
 
@@ -104,7 +115,7 @@ class Receive(Operation):
         self.request: MPI.Request = comm.mpi.Irecv(
             raw(array), MPI.ANY_SOURCE if source == ANY else source, MPI.ANY_TAG if tag == ANY else tag
         )
-        super().__init__(comm.selector, what, [self.request], array)
+        super().__init__(comm.selector, what, [self.request], array, comm.peer(source))
 
     def complete(self, status: MPI.Status) -> None:
         """Called by the selector when the message is here, or MPI has taken the receive back."""
@@ -212,15 +223,24 @@ class Communicator:
         self.name = name
         self.rank = mpi.Get_rank()
         self.size = mpi.Get_size()
+        #: Every member's rank in the world.
+        self.ranks = _world_ranks(mpi)
+        self._peers = [Needs((rank,)) for rank in self.ranks]
+        self._others = tuple(rank for rank in self.ranks if rank != self.ranks[self.rank])
+        #: The number of collectives called so far, and the kinds of the last ones.
+        self.called = 0
+        self._kinds: deque[str] = deque(maxlen=KINDS)
         self.receives: list[Receive] = []
         self._handed_on: list[HandedOn] = []
+        selector.communicators.append(self)
 
     # -- point to point -----------------------------------------------------------------------
 
     def send(self, array: NDArray[Any], dest: int, tag: int = 0, *, what: str | None = None) -> Operation:
         """Send `array` to rank `dest`."""
         request = self.mpi.Isend(raw(array), dest, tag)
-        return self.watch([request], what or f"send to rank {dest} (tag {tag}) on {self.name!r}", array)
+        what = what or f"send to rank {dest} (tag {tag}) on {self.name!r}"
+        return self.watch([request], what, array, self.peer(dest))
 
     def recv(
         self, array: NDArray[Any], source: int = ANY, tag: int = ANY, *, what: str | None = None
@@ -251,12 +271,12 @@ class Communicator:
 
     def barrier(self, *, what: str | None = None) -> Operation:
         """Done when every rank has called it."""
-        return self.watch([self.mpi.Ibarrier()], what or f"barrier on {self.name!r}", None)
+        return self._collective("barrier", [self.mpi.Ibarrier()], what, None)
 
     def broadcast(self, array: NDArray[Any], root: int = 0, *, what: str | None = None) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
         request = self.mpi.Ibcast(raw(array), root)
-        return self.watch([request], what or f"broadcast from rank {root} on {self.name!r}", array)
+        return self._collective(f"broadcast from rank {root}", [request], what, array)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum", *, what: str | None = None) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
@@ -269,7 +289,7 @@ class Communicator:
                 self.mpi.Iallreduce(MPI.IN_PLACE, flat[at : at + LARGEST_COUNT], reduction)
                 for at in range(0, flat.size, LARGEST_COUNT)
             ]
-        return self.watch(requests, what or f"allreduce ({op}) on {self.name!r}", array)
+        return self._collective(f"allreduce ({op})", requests, what, array)
 
     def reduce_scatter(
         self, array: NDArray[Any], share: NDArray[Any], op: str = "sum", *, what: str | None = None
@@ -277,12 +297,12 @@ class Communicator:
         """Combine everyone's `array` (size × share.size elements); rank i gets the i-th `share`."""
         reduction = reduction_named(op, array)
         request = self.mpi.Ireduce_scatter_block(array, share, reduction)
-        return self.watch([request], what or f"reduce-scatter ({op}) on {self.name!r}", (array, share))
+        return self._collective(f"reduce-scatter ({op})", [request], what, (array, share))
 
     def allgather(self, share: NDArray[Any], array: NDArray[Any], *, what: str | None = None) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
         request = self.mpi.Iallgather(raw(share), raw(array, self.size))
-        return self.watch([request], what or f"allgather on {self.name!r}", (share, array))
+        return self._collective("allgather", [request], what, (share, array))
 
     def gather(
         self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, *, what: str | None = None
@@ -290,24 +310,44 @@ class Communicator:
         """Put everyone's `share`, by rank, into `array` of rank `root` (None on the others)."""
         into = None if array is None else raw(array, self.size)
         request = self.mpi.Igather(raw(share), into, root)
-        return self.watch([request], what or f"gather to rank {root} on {self.name!r}", (share, array))
+        return self._collective(f"gather to rank {root}", [request], what, (share, array))
 
     # -- communicators --------------------------------------------------------------------------
 
     async def duplicate(self, name: str) -> Communicator:
         """A communicator of the same ranks whose messages never mix with this one's (collective)."""
         mpi, request = self.mpi.Idup()
-        await self.watch([request], f"duplicate of {self.name!r} as {name!r}", None)
+        await self._collective(f"duplicate as {name!r}", [request], None, None)
         return Communicator(mpi, self.selector, name)
 
     def free(self) -> None:
         """Give the communicator back to MPI; nothing may be outstanding on it."""
         if self.mpi != MPI.COMM_NULL:
+            self.selector.communicators.remove(self)
             self.mpi.Free()
 
-    def watch(self, requests: Sequence[MPI.Request], what: str, keep: Any) -> Operation:
+    def watch(
+        self, requests: Sequence[MPI.Request], what: str, keep: Any, needs: Needs = NOBODY
+    ) -> Operation:
         """A future for requests made through `mpi`; `keep` holds the buffers they work on."""
-        return Operation(self.selector, what, requests, keep)
+        return Operation(self.selector, what, requests, keep, needs)
+
+    def peer(self, rank: int) -> Needs:
+        """What a message to or from `rank` needs: that rank; nobody in particular if it may be any."""
+        return NOBODY if rank == ANY else self._peers[rank]
+
+    def kind(self, number: int) -> str:
+        """The kind of the `number`-th collective called here; "" if it is none of the last ones."""
+        back = self.called - number
+        return self._kinds[-1 - back] if 0 <= back < len(self._kinds) else ""
+
+    def _collective(
+        self, kind: str, requests: Sequence[MPI.Request], what: str | None, keep: Any
+    ) -> Operation:
+        self.called += 1
+        self._kinds.append(kind)
+        needs = Needs(self._others, self.name, self.called, kind)
+        return self.watch(requests, what or f"{kind} on {self.name!r}", keep, needs)
 
     def __repr__(self) -> str:
         return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"
@@ -352,3 +392,13 @@ def reduction_named(op: str, array: NDArray[Any]) -> MPI.Op:
         )
     contiguous(array)
     return OPERATIONS[op]
+
+
+def _world_ranks(mpi: MPI.Intracomm) -> tuple[int, ...]:
+    """The rank in MPI_COMM_WORLD of every member."""
+    members = mpi.Get_group()
+    world = MPI.COMM_WORLD.Get_group()
+    ranks = members.Translate_ranks(list(range(members.Get_size())), world)
+    members.Free()
+    world.Free()
+    return tuple(int(rank) for rank in ranks)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake, WeftError
 from .communicator import Communicator, Operation, raw
-from .selector import Waiting
+from .selector import NOBODY, Needs, Waiting
 from .wire import EAGER_BYTES, PREFIX, Bytes, as_bytes, decode, encode
 
 MESSAGE, REQUEST, REPLY, ERROR, CANCEL = range(5)
@@ -70,7 +70,7 @@ class Incoming:
 class Pull:
     """Frames of one message on their way into memory; `done` is called when all are here."""
 
-    __slots__ = ("_done", "_left", "started", "what")
+    __slots__ = ("_done", "_left", "needs", "started", "what")
     standing = False
 
     def __init__(
@@ -80,6 +80,7 @@ class Pull:
         self._left = len(frames)
         self._done = done
         self.what = f"the rest of a message from rank {incoming.source} ({incoming.nbytes} bytes)"
+        self.needs = board.comm.peer(incoming.source)
         self.started = time.monotonic()
         for frame in frames:
             board.selector.add(board.comm.mpi.Irecv(raw(frame), incoming.source, incoming.tag), self)
@@ -102,6 +103,7 @@ class Switchboard:
 
     standing = True
     what = "messages of any channel"
+    needs = NOBODY
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -242,7 +244,9 @@ class Switchboard:
         for incoming in self._unclaimed.pop(channel, ()):
             port.deliver(incoming)
 
-    async def wait(self, future: asyncio.Future[Any], timeout: float | None, what: str) -> None:
+    async def wait(
+        self, future: asyncio.Future[Any], timeout: float | None, what: str, needs: Needs = NOBODY
+    ) -> None:
         """Wait for a future that a message will complete; its TimeoutError names `what` was waited for."""
 
         def expire() -> None:
@@ -250,7 +254,7 @@ class Switchboard:
                 future.set_exception(TimeoutError(f"waited {timeout:g} s in vain for {what}"))
 
         handle = None if timeout is None else self.loop.call_later(timeout, expire)
-        self.waits[future] = Waiting(what, time.monotonic())
+        self.waits[future] = Waiting(what, time.monotonic(), needs)
         self.selector.expecting += 1
         try:
             await future
