@@ -1,0 +1,142 @@
+"""Memory that all ranks of a node see: one MPI-3 shared window with a segment for each of them.
+
+    window = await Window.allocate(world.node, nbytes)  # every rank of the node, each with its own size
+    mine = window.array(world.node_rank, "float32", (1000,))
+    mine[:] = 1
+    await window.fence()                                # everyone has written, everyone sees it
+    other = window.array(1, "float32", (1000,))         # rank 1's segment: the same bytes, no copy
+    await window.close()
+
+Segments are zeroed and start at multiples of 64 bytes, so that a counter in its own 64-byte line shares
+it with nobody. A counter has one writer; never mix plain stores and MPI atomics on one word.
+
+Both MPIs take the window's name out of /dev/shm as soon as all ranks of the node have attached, so it goes
+with the processes, however they end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike, NDArray
+
+from ..errors import MachineError, Mistake
+from .communicator import Communicator
+
+LINE_BYTES = 64
+SHARED_MEMORY = "/dev/shm"  # where MPICH and Open MPI put it on Linux
+
+
+class Window:
+    """A shared window; made by `Window.allocate`, used with `async with` or closed by `close`."""
+
+    def __init__(self, node: Communicator, nbytes: int) -> None:
+        # Apart, each segment starts on a page of its own: near the rank that touches it first.
+        info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
+        size = rounded_up(max(nbytes, 1) + LINE_BYTES)
+        self._win = MPI.Win.Allocate_shared(size, 1, info=info, comm=node.mpi)
+        info.Free()
+        self._node = node
+        self._sizes = np.zeros(node.size, np.int64)
+        self._sizes[node.rank] = nbytes
+        node.mpi.Allgather(MPI.IN_PLACE, self._sizes)
+        self._segments = [self._segment(rank) for rank in range(node.size)]
+        self._segments[node.rank][:] = 0  # the owner's first touch
+        self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
+
+    @classmethod
+    async def allocate(cls, node: Communicator, nbytes: int) -> Window:
+        """A window with `nbytes` for this rank; collective over the node communicator.
+
+        MachineError when the node has too little shared memory.
+        """
+        if nbytes < 0:
+            raise Mistake(f"a window of {nbytes} bytes was asked for; it must be 0 or more")
+        # The pages come with the first touch: too few of them would be a SIGBUS, not an error.
+        need = np.array([nbytes], np.int64)
+        await node.allreduce(need, what="allocation of a shared window")
+        check_room(int(need[0]), node.size)
+        return cls(node, nbytes)
+
+    def _segment(self, rank: int) -> NDArray[np.uint8]:
+        buffer, _ = self._win.Shared_query(rank)
+        memory: NDArray[np.uint8] = np.frombuffer(buffer.cast("B"), np.uint8)
+        skip = -memory.ctypes.data % LINE_BYTES  # the same in all processes, for pages are aligned
+        segment: NDArray[np.uint8] = memory[skip : skip + int(self._sizes[rank])]
+        return segment
+
+    def nbytes(self, rank: int) -> int:
+        """Size of the segment of the node's rank `rank`."""
+        return int(self._sizes[rank])
+
+    def array(
+        self, rank: int, dtype: DTypeLike, shape: int | tuple[int, ...], offset_bytes: int = 0
+    ) -> NDArray[Any]:
+        """An array in the segment of the node's rank `rank`, from byte `offset_bytes` on. A view."""
+        kind = np.dtype(dtype)
+        shape = (shape,) if isinstance(shape, int) else shape
+        nbytes = kind.itemsize * math.prod(shape)
+        if offset_bytes < 0 or offset_bytes + nbytes > self.nbytes(rank):
+            raise Mistake(
+                f"an array of {kind} {shape} from byte {offset_bytes} on ends at {offset_bytes + nbytes}; "
+                f"the window's segment of rank {rank} has {self.nbytes(rank)} bytes"
+            )
+        return self._segments[rank][offset_bytes : offset_bytes + nbytes].view(kind).reshape(shape)
+
+    def sync(self) -> None:
+        """A memory barrier: earlier stores of this rank come before its later ones, for everyone."""
+        self._win.Sync()
+
+    async def fence(self) -> None:
+        """Everyone's stores before it are seen by everyone after it; collective over the node."""
+        self._win.Sync()
+        await self._node.barrier(what="fence of a shared window")
+        self._win.Sync()
+
+    async def close(self) -> None:
+        """Give the memory back, when every rank of the node has called it. Its arrays become invalid."""
+        if not self.closed:
+            await self._node.barrier(what="close of a shared window")
+            self._segments = []
+            self._win.Unlock_all()
+            self._win.Free()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been given back."""
+        return bool(self._win == MPI.WIN_NULL)
+
+    async def __aenter__(self) -> Window:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error the others may never come here: their memory goes with their processes.
+        if error is None:
+            await self.close()
+
+
+def rounded_up(nbytes: int) -> int:
+    """The next multiple of a line."""
+    return -(-nbytes // LINE_BYTES) * LINE_BYTES
+
+
+def check_room(nbytes: int, ranks: int) -> None:
+    """Raise MachineError when the node's shared memory cannot hold `nbytes` more."""
+    try:
+        state = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return
+    free = state.f_bavail * state.f_frsize
+    if nbytes > free:
+        raise MachineError(
+            f"shared memory is too small: the {ranks} ranks of this node want {nbytes / 2**20:.0f} MiB, "
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB left. In a container give it more "
+            "(docker run --shm-size=...); otherwise use fewer ranks on a node or a smaller model"
+        )
