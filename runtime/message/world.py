@@ -1,0 +1,242 @@
+"""The world: where this rank stands among the others, and everything it needs to talk to them.
+
+async def main(world: World) -> None:
+    print(f"rank {world.rank} of {world.size} on {world.host}")
+    await world.allreduce(array)                    # the world is a communicator
+    channel = await world.channel("news")           # messages of any content
+    window = await world.window(1 << 20)            # memory shared with the ranks of this node
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from ..errors import Mistake
+from .channel import Channel
+from .communicator import Communicator
+from .failure import Failures, ranks_text
+from .selector import MpiLoop
+from .signals import Stop
+from .switchboard import Switchboard
+from .window import Window
+
+PINGS = 20  # the fastest of 20 round trips is within a few microseconds of undisturbed
+HOST_BYTES = 64
+SHOWN_BYTES = 96  # of a value on which the ranks do not agree
+
+
+class World(Communicator):
+    """All ranks, as this one sees them. `run(main)` makes it and hands it to main.
+
+    As a communicator it is the user's own: no part of Weft sends on it.
+    """
+
+    def __init__(self, loop: MpiLoop, failures: Failures, stop: Stop) -> None:
+        super().__init__(MPI.COMM_WORLD.Dup(), loop.mpi, "world")
+        #: The event loop.
+        self.loop = loop
+        #: Name of this rank's host, and of every rank's.
+        self.host = socket.gethostname()
+        self.hosts = self._texts(self.host, HOST_BYTES)
+        #: The ranks that share this rank's memory, as a communicator.
+        self.node = Communicator(ranks_of_node(), loop.mpi, "node")
+        #: This rank's number on its node, and how many ranks the node has.
+        self.node_rank, self.node_size = self.node.rank, self.node.size
+        #: Process ids of the ranks of this node.
+        self.node_pids = self._find_pids()
+        #: The ranks of every node; nodes are ordered by their first rank.
+        self.nodes = self._find_nodes()
+        #: What to add to this rank's time.monotonic_ns() to get that of rank 0.
+        self.clock_offset_ns = self._compare_clocks()
+        #: Whether threads other than the loop's may call MPI.
+        self.thread_multiple = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        self._failures = failures
+        self._stop = stop
+        self._board = Switchboard(Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "channels"))
+        self._channels: dict[str, Channel] = {}
+        self._windows: list[Window] = []
+        self._background: set[asyncio.Task[Any]] = set()
+        self._position = ("the start of main", time.monotonic())
+
+    @property
+    def comm(self) -> Communicator:
+        """The world as a plain communicator."""
+        return self
+
+    # -- talking ------------------------------------------------------------------------------------
+
+    async def channel(self, name: str) -> Channel:
+        """The channel of that name; made at the first call."""
+        if name not in self._channels:
+            self._channels[name] = Channel(self._board, name)
+        return self._channels[name]
+
+    async def window(self, nbytes: int) -> Window:
+        """Memory shared with the ranks of this node, `nbytes` of it this rank's; collective over the node.
+
+        The world closes it at the end, if nobody did before.
+        """
+        window = await Window.allocate(self.node, nbytes)
+        self._windows.append(window)
+        return window
+
+    async def agree(self, name: str, value: str | bytes) -> None:
+        """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.
+
+        Collective. For what must be equal from the start: versions, job files.
+        """
+        data = value.encode() if isinstance(value, str) else value
+        record = np.zeros(32 + SHOWN_BYTES, np.uint8)
+        record[:32] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+        shown = data[:SHOWN_BYTES]
+        record[32 : 32 + len(shown)] = np.frombuffer(shown, np.uint8)
+        records = np.empty((self.size, record.size), np.uint8)
+        await self.allgather(record, records, what=f"agreement on {name}")
+        groups: dict[bytes, list[int]] = {}
+        for rank in range(self.size):
+            groups.setdefault(records[rank].tobytes(), []).append(rank)
+        if len(groups) > 1:
+            raise Mistake(disagreement(name, groups, self.hosts))
+
+    # -- what this rank is doing ----------------------------------------------------------------------
+
+    def position(self, text: str) -> None:
+        """Say what this rank is doing now ("step 41: evaluating"): ranks that wait too long for it tell."""
+        self._position = (text, time.monotonic())
+
+    def where(self) -> tuple[str, float]:
+        """The last position, and when it was said (time.monotonic())."""
+        return self._position
+
+    # -- tasks and their end --------------------------------------------------------------------------
+
+    def background(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """A task that runs beside main, and is cancelled when main is over on all ranks.
+
+        An exception that it raises ends the job, at once: nobody needs to await it.
+        """
+        task = self.loop.create_task(coroutine, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+        return task
+
+    def _background_ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failures.local(error, f"background task {task.get_name()!r}")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for (Ctrl-C, SIGTERM, SIGUSR1), here or on another rank.
+
+        Ranks learn of it at slightly different times: agree by a collective on where to stop.
+        """
+        return self._stop.signal is not None
+
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` in the loop when a stop is asked for; main is to return soon after.
+
+        Without any callback a stop cancels main. Signals.py tells how much time launchers leave.
+        """
+        self._stop.callbacks.append(callback)
+        if self.stopping:
+            callback()
+
+    async def close(self) -> None:
+        """End what is still open; collective, by `run`, when nothing is under way any more."""
+        for window in self._windows:
+            await window.close()
+        await self._board.close()
+        for comm in list(self.selector.communicators):
+            comm.free()
+
+    # -- the start --------------------------------------------------------------------------------------
+
+    def _texts(self, text: str, nbytes: int) -> tuple[str, ...]:
+        mine = np.zeros(nbytes, np.uint8)
+        data = text.encode()[:nbytes]
+        mine[: len(data)] = np.frombuffer(data, np.uint8)
+        texts = np.empty((self.size, nbytes), np.uint8)
+        self.mpi.Allgather(mine, texts)
+        return tuple(shown_text(row.tobytes()) for row in texts)
+
+    def _find_pids(self) -> list[int]:
+        pids = np.empty(self.node_size, np.int64)
+        self.node.mpi.Allgather(np.array([os.getpid()], np.int64), pids)
+        return [int(pid) for pid in pids]
+
+    def _find_nodes(self) -> tuple[tuple[int, ...], ...]:
+        leader = np.array([self.rank], np.int64)
+        self.node.mpi.Bcast(leader)
+        leaders = np.empty(self.size, np.int64)
+        self.mpi.Allgather(leader, leaders)
+        nodes: dict[int, list[int]] = {}
+        for rank in range(self.size):
+            nodes.setdefault(int(leaders[rank]), []).append(rank)
+        return tuple(tuple(nodes[leader]) for leader in sorted(nodes))
+
+    def _compare_clocks(self) -> int:
+        """Every node's first rank plays ping-pong with rank 0; the fastest round trip counts.
+
+        A node's ranks share one clock. The other's time is taken in the middle of the round trip, so the
+        error is at most half of it: some 10 us over TCP, 1 us over a fast network.
+        """
+        offset = np.zeros(1, np.int64)
+        for node in self.nodes[1:]:
+            if self.rank == 0:
+                self._answer_pings(node[0])
+            elif self.rank == node[0]:
+                offset[0] = self._ping()
+        self.node.mpi.Bcast(offset)
+        return int(offset[0])
+
+    def _ping(self) -> int:
+        theirs = np.zeros(1, np.int64)
+        trips = []
+        for _ in range(PINGS):
+            sent = time.monotonic_ns()
+            self.mpi.Send(theirs, 0)
+            self.mpi.Recv(theirs, 0)
+            back = time.monotonic_ns()
+            trips.append((back - sent, int(theirs[0]) - (sent + back) // 2))
+        return min(trips)[1]
+
+    def _answer_pings(self, rank: int) -> None:
+        mine = np.zeros(1, np.int64)
+        for _ in range(PINGS):
+            self.mpi.Recv(mine, rank)
+            mine[0] = time.monotonic_ns()
+            self.mpi.Send(mine, rank)
+
+
+def disagreement(name: str, groups: dict[bytes, list[int]], hosts: tuple[str, ...]) -> str:
+    """What to say when ranks hold different values; `groups` maps digest and beginning to ranks."""
+    lines = [f"the ranks do not hold the same {name}; give all of them the same one:"]
+    for record, ranks in groups.items():
+        where = ", ".join(dict.fromkeys(hosts[rank] for rank in ranks))
+        value = shown_text(record[32:])
+        same = sum(shown_text(other[32:]) == value for other in groups) > 1
+        digest = f" (sha256 {record[:32].hex()[:12]}...)" if same else ""
+        lines.append(f"  {ranks_text(ranks)} (host {where}): {value!r}{digest}")
+    return "\n".join(lines)
+
+
+def shown_text(data: bytes) -> str:
+    """Text padded with zeros, as text."""
+    return data.rstrip(b"\0").decode(errors="replace")
+
+
+def ranks_of_node() -> MPI.Intracomm:
+    """The communicator of the ranks that share memory with this one."""
+    node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    assert isinstance(node, MPI.Intracomm)
+    return node
