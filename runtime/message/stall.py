@@ -1,0 +1,178 @@
+"""A wait that lasts too long says who waits for whom, and for what.
+
+    weft: rank 0 (n1) has waited 10 s in "all-reduce of portion 3 (conv2)" for
+      rank 2 (n2), which has not called it; it is at "step 41: evaluating" (12 s)
+      rank 3 (n2), which does not answer: its event loop is blocked, or its process is stopped
+
+Only waits that need a certain rank count: collectives, sends, receives and replies from a named rank. A
+server that listens for anybody, or a rank whose main is over, may wait for ever in silence. A rank that has
+waited `stall_s` asks the ranks it needs (control.py) what they are doing and how many collectives they have
+called on that communicator; collectives match by order, so a smaller number means "not yet called". Of the
+ranks that wait in one collective the first to ask tells; of those that ask at once the lowest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .control import Control
+from .failure import say
+from .selector import Waiting
+from .world import World
+
+STALL_S = 10.0
+AGAIN = 6  # told once more after 6 times as long (60 s), and then every 60 s
+ANSWER_S = 2.0  # whoever has not answered by then does not
+SHOWN_RANKS = 8
+SHOWN_WAITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a rank says of itself: its position and how long it has been there, and its own longest waits.
+
+    `called` is how many collectives it has called on the communicator in question, `there` what it called
+    at the place in question ("" if nothing yet, or too long ago to know).
+    """
+
+    position: str
+    since_s: float
+    waits: tuple[tuple[str, float], ...] = ()
+    called: int = 0
+    there: str = ""
+
+
+@dataclass(slots=True)
+class Question:
+    """What this rank asks about one of its waits, and the answers so far, by rank."""
+
+    wait: Waiting
+    since_s: float
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+
+def describe(question: Question, rank: int, hosts: Sequence[str]) -> str:
+    """The report of one stalled wait."""
+    wait = question.wait
+    lines = []
+    for peer in sorted(wait.needs.peers):
+        if (says := excuse(wait, question.answers.get(peer))) is not None:
+            lines.append(f"  rank {peer} ({hosts[peer]}), which {says}")
+    head = f'weft: rank {rank} ({hosts[rank]}) has waited {question.since_s:.0f} s in "{wait.what}"'
+    if not lines:
+        return f"{head}; every rank has called it, so it is MPI or the network that does not move"
+    if len(lines) > SHOWN_RANKS:
+        lines[SHOWN_RANKS:] = [f"  and {len(lines) - SHOWN_RANKS} more ranks"]
+    return "\n".join([f"{head} for", *lines])
+
+
+def excuse(wait: Waiting, answer: Answer | None) -> str | None:
+    """Why the rank that gave `answer` keeps this wait waiting; None where it has done its part."""
+    if answer is None:
+        return "does not answer: its event loop is blocked, or its process is stopped"
+    doing = f'is at "{answer.position}" ({answer.since_s:.0f} s)'
+    if answer.waits:
+        doing += " and waits in " + " and ".join(
+            f'"{what}" ({since_s:.0f} s)' for what, since_s in answer.waits
+        )
+    if not wait.needs.number:
+        return doing
+    if answer.called < wait.needs.number:
+        behind = wait.needs.number - answer.called
+        return f"has not called it{f' ({behind} collectives behind)' if behind > 1 else ''}; it {doing}"
+    if answer.there and answer.there != wait.needs.kind:
+        return (
+            f'called "{answer.there}" there, as collective {wait.needs.number} on {wait.needs.group!r}: '
+            "all ranks must call the same collectives in the same order"
+        )
+    return None
+
+
+class Stalls:
+    """Looks after this rank's waits, and answers other ranks' questions."""
+
+    def __init__(self, control: Control, world: World, stall_s: float) -> None:
+        self._control = control
+        self._world = world
+        self._stall_s = stall_s
+        self._questions: dict[int, Question] = {}
+        self._asked = 0
+        self._told: dict[tuple[str, float], float] = {}  # waits, and when they are to be told next
+        self._timer: asyncio.TimerHandle | None = None
+        control.on("where", self._answer)
+        control.on("here", self._heard)
+        self._look_later()
+
+    def stop(self) -> None:
+        """Ask no more (main is over on this rank); others are still answered."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._questions.clear()
+
+    def _look_later(self) -> None:
+        self._timer = self._world.loop.call_later(self._stall_s / 10, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        waits = [w for w in self._world.selector.pending() if w.needs.peers]
+        self._told = {
+            (w.what, w.since): self._told.get((w.what, w.since), w.since + self._stall_s) for w in waits
+        }
+        for wait in waits:
+            if now >= self._told[wait.what, wait.since]:
+                self._postpone(wait, now)
+                self._ask(wait, now)
+        self._look_later()
+
+    def _postpone(self, wait: Waiting, now: float) -> None:
+        """Told now, by this rank or another: not again for a while."""
+        period_s = AGAIN * self._stall_s
+        self._told[wait.what, wait.since] = wait.since + period_s * ((now - wait.since) // period_s + 1)
+
+    def _ask(self, wait: Waiting, now: float) -> None:
+        self._asked += 1
+        self._questions[self._asked] = Question(wait, now - wait.since)
+        for peer in wait.needs.peers:
+            self._control.send(peer, "where", self._asked, wait.needs.group, wait.needs.number)
+        self._world.loop.call_later(min(ANSWER_S, self._stall_s), self._tell, self._asked)
+
+    def _answer(self, source: int, question: int, group: str, number: int) -> None:
+        """Another rank asks: tell it; if this rank waits in the same collective, leave the telling to it."""
+        now = time.monotonic()
+        waits = [w for w in self._world.selector.pending() if w.needs.peers]
+        for wait in waits:
+            if number and (wait.needs.group, wait.needs.number) == (group, number):
+                mine = [k for k, q in self._questions.items() if q.wait == wait]
+                if source < self._control.rank or not mine:
+                    self._postpone(wait, now)
+                    for key in mine:
+                        del self._questions[key]
+        text, since = self._world.where()
+        called, there = self._called(group, number)
+        shown = [(w.what, now - w.since) for w in waits[:SHOWN_WAITS]]
+        self._control.send(source, "here", question, text, now - since, shown, called, there)
+
+    def _called(self, group: str, number: int) -> tuple[int, str]:
+        for comm in self._world.selector.communicators:
+            if number and comm.name == group:
+                return comm.called, comm.kind(number)
+        return 0, ""
+
+    def _heard(
+        self, source: int, key: int, text: str, since_s: float, waits: Iterable[Any], called: int, there: str
+    ) -> None:
+        if (question := self._questions.get(key)) is not None:
+            longest = tuple((str(what), float(s)) for what, s in waits)
+            question.answers[source] = Answer(text, since_s, longest, called, there)
+            if len(question.answers) == len(question.wait.needs.peers):
+                self._tell(key)
+
+    def _tell(self, key: int) -> None:
+        """Everybody has answered, or nobody else will: print, unless the wait is over."""
+        question = self._questions.pop(key, None)
+        if question is not None and question.wait in self._world.selector.pending():
+            say(describe(question, self._world.rank, self._world.hosts))
