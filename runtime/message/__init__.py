@@ -1,1 +1,28 @@
-"""HOW ranks talk: asyncio on MPI. The only package that imports mpi4py."""
+"""HOW ranks talk: asyncio on MPI. The only package that imports mpi4py.
+
+from weft.runtime.message import World, run
+
+async def main(world: World) -> None: ...
+
+run(main)
+"""
+
+from . import mpi  # first: it keeps mpi4py from starting MPI, and says what to do where there is none
+from .channel import Channel, Message, RequestError
+from .communicator import ANY, Communicator, Status
+from .launch import run
+from .window import Window
+from .world import World
+
+__all__ = [
+    "ANY",
+    "Channel",
+    "Communicator",
+    "Message",
+    "RequestError",
+    "Status",
+    "Window",
+    "World",
+    "mpi",
+    "run",
+]
