@@ -174,11 +174,13 @@ def _cpu_model() -> str:
 def _blas() -> str:
     from threadpoolctl import threadpool_info
 
-    for library in threadpool_info():
-        if library["user_api"] == "blas" and "numpy" in library["filepath"]:  # SciPy brings another
-            parts = (library["internal_api"], library["version"], library.get("architecture", ""))
-            return " ".join(filter(None, parts)) + f", {library['num_threads']} thread(s)"
-    return "unknown"
+    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    if not found:
+        return "unknown"
+    # SciPy's and PyTorch's wheels bring others.
+    used = next((library for library in found if "numpy" in library["filepath"]), found[0])
+    parts = (used["internal_api"], used["version"], used.get("architecture", ""))
+    return " ".join(filter(None, parts)) + f", {used['num_threads']} thread(s)"
 
 
 def _one_line(text: str) -> str:
