@@ -20,10 +20,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ..errors import JobError
-from .schema import ALTERNATIVES, Gpt, Job, Layer, Model, nearest
+from .schema import ALTERNATIVES, Job
+from .section import nearest
 from .toml import Path, key_lines, to_toml_value
 
-__all__ = ["Gpt", "Job", "Layer", "Model", "load_job", "packaged_jobs"]
+__all__ = ["Job", "load_job", "packaged_jobs"]
 
 FILE_KEYS = ("path", "inputs", "targets", "test_path", "test_inputs", "test_targets")
 """Keys of [data] that name files: relative ones are taken from the job file's folder."""

@@ -11,29 +11,19 @@ job.py reads a path or a packaged job and turns what does not fit into sentences
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from ...kernels.optimizer import SGD, Adam, AdamW, Optimizer
 from ...kernels.registry import KERNELS, kernel
-from ...kernels.schedule import Constant, Cosine, Schedule, Step
-from ..errors import JobError
 from . import order
-from .toml import Path, to_toml
-
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Name = Annotated[str, Field(min_length=1)]
-Normalise = Literal["range", "standard", "none"]
-"""range: unsigned integers to 0..1, others as they are; standard: each feature to mean 0 and deviation 1."""
+from .data.section import DataSection, TextData
+from .optimizers import ConstantSchedule, CosineSchedule, OptimizerSection, ScheduleSection
+from .section import Amount, Count, Fraction, Name, Positive, Section, nearest, problem
+from .toml import to_toml
 
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "train": ("epochs", "steps"),
@@ -41,118 +31,7 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
 }
 """Keys of a section of which exactly one is given; one that --set gives displaces the file's."""
 
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """A question about a misspelt name, or nothing."""
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 TARGET, SCHEDULE = ("train", "target"), ("train", "schedule")
-
-
-def problem(message: str, at: Path | None = None) -> PydanticCustomError:
-    """A problem in our own words; `at` is the key it is about where that is not the field itself."""
-    return PydanticCustomError("weft", "{message}", {"message": message, "at": at})
-
-
-class Section(BaseModel):
-    """A table of the job file: unknown keys are refused, and "3" is not a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-# ---------------------------------------------------------------------------------------------- [data]
-
-
-class _Data(Section):
-    validation: Fraction = 0.1
-    test: Fraction = 0.2
-
-    @field_validator("test")
-    @classmethod
-    def _leaves_training_samples(cls, test: float, info: ValidationInfo) -> float:
-        validation = info.data.get("validation", 0.0)
-        if validation + test >= 1.0:
-            raise problem(
-                f"leaves nothing to train on: its sum with validation ({validation}) must be below 1"
-            )
-        return test
-
-
-class _Arrays(_Data):
-    """Arrays of samples. `inputs` and `targets` are files, or for npz names of arrays in the file `path`."""
-
-    test_inputs: Name | None = None  # a test set of its own; then `test` is not used
-    test_targets: Name | None = None
-    shape: list[Count] | None = None  # of one sample, where the model wants another: [1, 28, 28] for conv2d
-    normalise: Normalise = "range"
-
-    @field_validator("test_targets")
-    @classmethod
-    def _comes_in_pairs(cls, targets: str | None, info: ValidationInfo) -> str | None:
-        if (targets is None) != (info.data.get("test_inputs") is None):
-            raise problem("test_inputs and test_targets go together: give both or neither")
-        return targets
-
-
-class DigitsData(_Data):
-    """The 1,797 handwritten digits of 8×8 pixels that scikit-learn bundles."""
-
-    source: Literal["digits"]
-
-
-class NpzData(_Arrays):
-    """An .npz file; `inputs` and `targets` name its arrays."""
-
-    source: Literal["npz"]
-    path: Name
-    inputs: Name = "x"
-    targets: Name = "y"
-
-
-class NpyData(_Arrays):
-    """A pair of .npy files, memory-mapped."""
-
-    source: Literal["npy"]
-    inputs: Name
-    targets: Name
-
-
-class IdxData(_Arrays):
-    """A pair of IDX files as MNIST comes, plain or gzipped; images of two axes get a channel axis."""
-
-    source: Literal["idx"]
-    inputs: Name
-    targets: Name
-
-
-class CsvData(_Data):
-    """A table of numbers; one column is the target, all others are the inputs."""
-
-    source: Literal["csv"]
-    path: Name
-    target: str | int  # a column's name, or its number from 0; negative numbers count from the end
-    header: bool  # whether the first line names the columns: said, not guessed
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    test_path: Name | None = None  # a test set of its own, with the same columns; then `test` is not used
-    normalise: Normalise = "standard"
-
-
-class TextData(_Data):
-    """A file, or a folder's files in sorted order, as bytes; the target of a byte is the next one."""
-
-    source: Literal["text"]
-    path: Name  # "{stdlib}" stands for the folder of Python's standard library
-    files: Name = "**/*"  # which files of a folder
-    exclude: list[Name] = []
-    context: Count = 128  # bytes in a sample
-
-
-Data = Annotated[DigitsData | NpzData | NpyData | IdxData | CsvData | TextData, Field(discriminator="source")]
-
-
-# --------------------------------------------------------------------------------------------- [model]
 
 
 class Layer(BaseModel):
@@ -218,101 +97,6 @@ class Model(Section):
         return python
 
 
-# --------------------------------------------------------------------------------------------- [train]
-
-
-class _Optimizer(Section):
-    rate: Annotated[float, Field(gt=0.0)]  # the schedule's peak
-
-
-class SgdOptimizer(_Optimizer):
-    """Stochastic gradient descent; see kernels/optimizer.py for the attributes of all three."""
-
-    name: Literal["sgd"]
-    momentum: Fraction = 0.0
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-
-    @field_validator("nesterov")
-    @classmethod
-    def _needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
-        if nesterov and info.data.get("momentum") == 0.0:
-            raise problem("needs a momentum above 0")
-        return nesterov
-
-    def build(self) -> Optimizer:
-        """The kernel."""
-        return SGD(momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay)
-
-
-class _Adaptive(_Optimizer):
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-
-
-class AdamOptimizer(_Adaptive):
-    """Adam; its weight decay is added to the gradient."""
-
-    name: Literal["adam"]
-
-    def build(self) -> Optimizer:
-        """The kernel."""
-        return Adam(weight_decay=self.weight_decay, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
-
-
-class AdamWOptimizer(_Adaptive):
-    """AdamW; its weight decay is apart from the gradient."""
-
-    name: Literal["adamw"]
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-
-    def build(self) -> Optimizer:
-        """The kernel."""
-        return AdamW(weight_decay=self.weight_decay, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
-
-
-class _Schedule(Section):
-    warmup: Amount = 0  # steps
-
-
-class ConstantSchedule(_Schedule):
-    """The same rate in every step after the warm-up."""
-
-    name: Literal["constant"] = "constant"
-
-    def build(self, peak: float, steps: int) -> Schedule:
-        """The schedule of a run of `steps`."""
-        return Constant(peak, warmup=self.warmup)
-
-
-class CosineSchedule(_Schedule):
-    """Half a cosine from the rate down to `floor` at the end of the run."""
-
-    name: Literal["cosine"]
-    floor: Annotated[float, Field(ge=0.0)] = 0.0
-
-    def build(self, peak: float, steps: int) -> Schedule:
-        """The schedule of a run of `steps`."""
-        if steps <= self.warmup:  # with epochs, known only now that the samples are counted
-            warmup = f"[train] schedule.warmup = {self.warmup}"
-            raise JobError(f"{warmup}: must be less than the {steps} steps of the whole run")
-        return Cosine(peak, warmup=self.warmup, steps=steps, floor=self.floor)
-
-
-class StepSchedule(_Schedule):
-    """The rate times `factor` after every `every` steps."""
-
-    name: Literal["step"]
-    every: Count
-    factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-
-    def build(self, peak: float, steps: int) -> Schedule:
-        """The schedule of a run of `steps`."""
-        return Step(peak, warmup=self.warmup, every=self.every, factor=self.factor)
-
-
 class Target(Section):
     """Stop as soon as the validation set reaches this."""
 
@@ -327,11 +111,9 @@ class Train(Section):
     micro_batch: Count = Field(default_factory=lambda data: min(32, data["batch"]))
     epochs: Count | None = None
     steps: Count | None = Field(None, validate_default=True)
-    optimizer: Annotated[SgdOptimizer | AdamOptimizer | AdamWOptimizer, Field(discriminator="name")]
-    schedule: Annotated[ConstantSchedule | CosineSchedule | StepSchedule, Field(discriminator="name")] = (
-        ConstantSchedule()
-    )
-    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    optimizer: OptimizerSection
+    schedule: ScheduleSection = ConstantSchedule()
+    clip_norm: Positive | None = None
     evaluate_every: Count = Field(  # epochs, or steps where the length is given in steps
         default_factory=lambda data: max(1, data["steps"] // 10) if data["steps"] else 1
     )
@@ -353,7 +135,7 @@ class Train(Section):
 
     @field_validator("schedule")
     @classmethod
-    def _schedule_fits(cls, schedule: _Schedule, info: ValidationInfo) -> _Schedule:
+    def _schedule_fits(cls, schedule: ScheduleSection, info: ValidationInfo) -> ScheduleSection:
         optimizer, steps = info.data.get("optimizer"), info.data.get("steps")
         if isinstance(schedule, CosineSchedule) and optimizer and schedule.floor > optimizer.rate:
             raise problem(f"must be at most optimizer.rate ({optimizer.rate:g})", (*SCHEDULE, "floor"))
@@ -364,9 +146,6 @@ class Train(Section):
     def total_steps(self, samples: int) -> int:
         """Steps of the whole run with this many training samples."""
         return self.steps or (self.epochs or 0) * order.steps_per_epoch(samples, self.batch)
-
-
-# ----------------------------------------------------------------------------------- the optional rest
 
 
 class Checkpoint(Section):
@@ -395,7 +174,7 @@ class Sample(Section):
 
     length: Count = 256  # bytes
     prompt: Name = "\n"
-    temperature: Annotated[float, Field(gt=0.0)] = 0.8
+    temperature: Positive = 0.8
 
 
 class Job(Section):
@@ -404,7 +183,7 @@ class Job(Section):
     name: str
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    data: Data
+    data: DataSection
     model: Model
     train: Train
     checkpoint: Checkpoint = Checkpoint()

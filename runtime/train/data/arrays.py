@@ -13,8 +13,8 @@ import numpy as np
 
 from ...errors import DataError
 from .. import order
-from ..schema import Normalise
 from .samples import Affine, AnyArray, Data, Rows, split
+from .section import Normalise
 
 CHUNK_BYTES = 64 << 20
 """How much of a memory-mapped array is read at once for its statistics."""

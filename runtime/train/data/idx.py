@@ -10,10 +10,10 @@ from math import prod
 import numpy as np
 
 from ...errors import DataError
-from ..schema import IdxData
 from .arrays import Pair
 from .files import decompressed, is_gzip, locate, reading
 from .samples import AnyArray
+from .section import IdxData
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 

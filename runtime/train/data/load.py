@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ...errors import DataError
-from .. import schema
-from . import digits, idx, npy, npz, table, text
+from . import digits, idx, npy, npz, section, table, text
 from .arrays import Pair, Plan, as_data
 from .samples import Data
 
 
-def load_data(data: schema.Data, seed: int, loss: str = "softmax_cross_entropy") -> Data:
+def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy") -> Data:
     """Open the source and split it by seed; `loss` decides whether targets are classes or numbers.
 
     Raises DataError naming the file, what was found in it and what to do.
@@ -17,17 +16,17 @@ def load_data(data: schema.Data, seed: int, loss: str = "softmax_cross_entropy")
     own_test: Pair | None = None
     labels: tuple[str, ...] = ()
     match data:
-        case schema.TextData():
+        case section.TextData():
             return text.load(data)
-        case schema.DigitsData():
+        case section.DigitsData():
             pair = digits.pair()
-        case schema.NpzData():
+        case section.NpzData():
             pair, own_test = npz.pairs(data)
-        case schema.NpyData():
+        case section.NpyData():
             pair, own_test = npy.pairs(data)
-        case schema.IdxData():
+        case section.IdxData():
             pair, own_test = idx.pairs(data)
-        case schema.CsvData():
+        case section.CsvData():
             pair, own_test, labels = table.pairs(data)
     regression = loss == "mean_squared_error"
     if labels and regression:
@@ -37,8 +36,8 @@ def load_data(data: schema.Data, seed: int, loss: str = "softmax_cross_entropy")
         validation=data.validation,
         test=data.test,
         regression=regression,
-        normalise="none" if isinstance(data, schema.DigitsData) else data.normalise,
-        shape=data.shape if isinstance(data, schema.NpzData | schema.NpyData | schema.IdxData) else None,
+        normalise="none" if isinstance(data, section.DigitsData) else data.normalise,
+        shape=data.shape if isinstance(data, section.NpzData | section.NpyData | section.IdxData) else None,
         labels=labels,
     )
     return as_data(pair, own_test, plan)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import DataError
-from ..schema import NpyData
 from .arrays import Pair
 from .files import locate
 from .samples import AnyArray
+from .section import NpyData
 
 
 def pairs(data: NpyData) -> tuple[Pair, Pair | None]:

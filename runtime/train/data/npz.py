@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..schema import NpzData, nearest
+from ..section import nearest
 from .arrays import Pair
 from .files import locate, reading
 from .samples import AnyArray
+from .section import NpzData
 
 LOCAL_HEADER_BYTES = 30  # a zip member's own header, before its name and extra field
 

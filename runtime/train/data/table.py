@@ -18,10 +18,11 @@ from typing import TextIO
 import numpy as np
 
 from ...errors import DataError
-from ..schema import CsvData, nearest
+from ..section import nearest
 from .arrays import Pair
 from .files import is_gzip, locate
 from .samples import AnyArray
+from .section import CsvData
 
 
 def pairs(data: CsvData) -> tuple[Pair, Pair | None, tuple[str, ...]]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..schema import TextData
 from .files import is_gzip, locate, reading
 from .samples import AnyArray, Data, Windows, split_counts
+from .section import TextData
 
 
 def load(data: TextData) -> Data:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from weft.runtime.errors import DataError
-from weft.runtime.train import schema
 from weft.runtime.train.data import Data, Samples, load_data
 from weft.runtime.train.data.samples import split
+from weft.runtime.train.data.section import DataSection
 from weft.runtime.train.job import load_job
 
 AnyArray = NDArray[Any]
@@ -25,7 +25,7 @@ N = 40
 
 
 def load(source: str, loss: str = "softmax_cross_entropy", seed: int = 0, **keys: Any) -> Data:
-    section: schema.Data = TypeAdapter(schema.Data).validate_python({"source": source, **keys})
+    section: DataSection = TypeAdapter(DataSection).validate_python({"source": source, **keys})
     return load_data(section, seed, loss)
 
 

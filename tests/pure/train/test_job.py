@@ -9,8 +9,10 @@ import pytest
 
 from weft.kernels import optimizer, schedule
 from weft.runtime.errors import JobError
-from weft.runtime.train import schema
+from weft.runtime.train import optimizers
+from weft.runtime.train.data.section import NpyData, NpzData
 from weft.runtime.train.job import Job, load_job, packaged_jobs
+from weft.runtime.train.section import Section
 
 GOOD = """\
 seed = 1
@@ -220,7 +222,7 @@ class TestSet:
         )
         assert job.model.layers is not None
         assert job.model.layers[1].attributes == {"features": 11}
-        assert job.train.schedule == schema.CosineSchedule(name="cosine", warmup=3)
+        assert job.train.schedule == optimizers.CosineSchedule(name="cosine", warmup=3)
 
     def test_of_one_alternative_displaces_the_other(self, tmp_path: Path) -> None:
         job = load(tmp_path, GOOD, "train.steps=7")
@@ -255,7 +257,7 @@ def test_a_missing_file_is_named() -> None:
 def test_data_paths_start_at_the_job_files_folder(tmp_path: Path) -> None:
     text = GOOD.replace('"digits"', '"npy"\ninputs = "x.npy"\ntargets = "$HOME/y.npy"')
     data = load(tmp_path, text).data
-    assert isinstance(data, schema.NpyData)
+    assert isinstance(data, NpyData)
     assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), "$HOME/y.npy")
 
 
@@ -266,13 +268,13 @@ def test_data_paths_of_overrides_start_where_the_command_was_given(
     monkeypatch.chdir(tmp_path / "elsewhere")
     text = GOOD.replace('"digits"', '"npy"\ninputs = "x.npy"\ntargets = "y.npy"')
     data = load(tmp_path, text, "data.targets=z.npy").data
-    assert isinstance(data, schema.NpyData)
+    assert isinstance(data, NpyData)
     assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), str(tmp_path / "elsewhere" / "z.npy"))
 
 
 def test_names_of_arrays_in_an_npz_are_no_paths(tmp_path: Path) -> None:
     data = load(tmp_path, GOOD.replace('"digits"', '"npz"\npath = "a.npz"\ninputs = "x_train"')).data
-    assert isinstance(data, schema.NpzData)
+    assert isinstance(data, NpzData)
     assert (data.path, data.inputs) == (str(tmp_path / "a.npz"), "x_train")
 
 
@@ -292,17 +294,15 @@ def test_lineage_leaves_the_length_of_a_run_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "kernel"),
     [
-        (schema.SgdOptimizer, optimizer.SGD),
-        (schema.AdamOptimizer, optimizer.Adam),
-        (schema.AdamWOptimizer, optimizer.AdamW),
-        (schema.ConstantSchedule, schedule.Constant),
-        (schema.CosineSchedule, schedule.Cosine),
-        (schema.StepSchedule, schedule.Step),
+        (optimizers.SgdOptimizer, optimizer.SGD),
+        (optimizers.AdamOptimizer, optimizer.Adam),
+        (optimizers.AdamWOptimizer, optimizer.AdamW),
+        (optimizers.ConstantSchedule, schedule.Constant),
+        (optimizers.CosineSchedule, schedule.Cosine),
+        (optimizers.StepSchedule, schedule.Step),
     ],
 )
-def test_a_section_has_the_keys_and_defaults_of_its_kernel(
-    section: type[schema.Section], kernel: type
-) -> None:
+def test_a_section_has_the_keys_and_defaults_of_its_kernel(section: type[Section], kernel: type) -> None:
     attributes = {field.name: field.default for field in dataclasses.fields(kernel)}
     ours = {name: field.default for name, field in section.model_fields.items()}
     given_by_the_runtime = {"peak", "steps", "rate", "name"}

@@ -1,0 +1,101 @@
+"""[data]: where samples come from, and how they are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from ..section import Count, Fraction, Name, Section, problem
+
+Normalise = Literal["range", "standard", "none"]
+"""range: unsigned integers to 0..1, others as they are; standard: each feature to mean 0 and deviation 1."""
+
+
+class _Data(Section):
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_training_samples(cls, test: float, info: ValidationInfo) -> float:
+        validation = info.data.get("validation", 0.0)
+        if validation + test >= 1.0:
+            raise problem(
+                f"leaves nothing to train on: its sum with validation ({validation}) must be below 1"
+            )
+        return test
+
+
+class _Arrays(_Data):
+    """Arrays of samples. `inputs` and `targets` are files, or for npz names of arrays in the file `path`."""
+
+    test_inputs: Name | None = None  # a test set of its own; then `test` is not used
+    test_targets: Name | None = None
+    shape: list[Count] | None = None  # of one sample, where the model wants another: [1, 28, 28] for conv2d
+    normalise: Normalise = "range"
+
+    @field_validator("test_targets")
+    @classmethod
+    def _comes_in_pairs(cls, targets: str | None, info: ValidationInfo) -> str | None:
+        if (targets is None) != (info.data.get("test_inputs") is None):
+            raise problem("test_inputs and test_targets go together: give both or neither")
+        return targets
+
+
+class DigitsData(_Data):
+    """The 1,797 handwritten digits of 8×8 pixels that scikit-learn bundles."""
+
+    source: Literal["digits"]
+
+
+class NpzData(_Arrays):
+    """An .npz file; `inputs` and `targets` name its arrays."""
+
+    source: Literal["npz"]
+    path: Name
+    inputs: Name = "x"
+    targets: Name = "y"
+
+
+class NpyData(_Arrays):
+    """A pair of .npy files, memory-mapped."""
+
+    source: Literal["npy"]
+    inputs: Name
+    targets: Name
+
+
+class IdxData(_Arrays):
+    """A pair of IDX files as MNIST comes, plain or gzipped; images of two axes get a channel axis."""
+
+    source: Literal["idx"]
+    inputs: Name
+    targets: Name
+
+
+class CsvData(_Data):
+    """A table of numbers; one column is the target, all others are the inputs."""
+
+    source: Literal["csv"]
+    path: Name
+    target: str | int  # a column's name, or its number from 0; negative numbers count from the end
+    header: bool  # whether the first line names the columns: said, not guessed
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    test_path: Name | None = None  # a test set of its own, with the same columns; then `test` is not used
+    normalise: Normalise = "standard"
+
+
+class TextData(_Data):
+    """A file, or a folder's files in sorted order, as bytes; the target of a byte is the next one."""
+
+    source: Literal["text"]
+    path: Name  # "{stdlib}" stands for the folder of Python's standard library
+    files: Name = "**/*"  # which files of a folder
+    exclude: list[Name] = Field(default_factory=list)
+    context: Count = 128  # bytes in a sample
+
+
+DataSection = Annotated[
+    DigitsData | NpzData | NpyData | IdxData | CsvData | TextData, Field(discriminator="source")
+]
