@@ -1,7 +1,7 @@
 """From a pair of arrays to `Data`: checked, split, normalised, classes counted.
 
 All sources but text end here.
-."""
+"""
 
 from __future__ import annotations
 
