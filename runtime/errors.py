@@ -1,7 +1,7 @@
 """The exception tree: whose fault it was decides the class, the message and the exit status.
 
     WeftError                      exit status 1
-    ├── Mistake                    2   yours: a job file, a graph, an argument; the message says what is allowed
+    ├── Mistake                    2   yours: a job file, a graph, an argument; says what is allowed
     │   ├── GraphError                 a model that cannot be built
     │   ├── JobError                   a job file with a wrong or unknown key (names file, line and key)
     │   ├── DataError                  data that is missing, damaged or of the wrong shape

@@ -52,7 +52,7 @@ def cut(layout: Layout, portion_bytes: int) -> tuple[Portion, ...]:
         span = layout.span(node)
         if span.stop - span.start > limit:
             close()
-            pieces = -(-(span.stop - span.start) // limit)
+            pieces = max(1, round((span.stop - span.start) / limit))  # a bias is no reason to cut in two
             each = -(-(span.stop - span.start) // pieces // ALIGNMENT) * ALIGNMENT
             for start in reversed(range(span.start, span.stop, each)):
                 portions.append(Portion(len(portions), start, min(start + each, span.stop), (node,)))

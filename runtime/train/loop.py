@@ -19,15 +19,16 @@ from math import isfinite, prod
 from typing import Protocol
 
 from ...kernels.lane import Task
-from ..errors import WeftError
+from ...kernels.schedule import Schedule
+from ..errors import JobError, WeftError
 from ..exchange import FlatExchange, Portion, Reducer, Round, cut, first_come
 from ..exchange.exchange import Wire
 from ..graph import Layout
 from ..work import Compute
 from .data import Data
-from .job import Job
 from .order import batch_indices, micro_batches, owned, steps_per_epoch
 from .replica import Replica
+from .schema import Job
 from .step import Share, StepMaker
 from .tally import Tally
 
@@ -37,7 +38,10 @@ class Team(Protocol):
 
     rank: int
     size: int
-    stopping: bool
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody wants the run to stop."""
 
     def position(self, text: str) -> None:
         """What this rank does, for those who wait for it."""
@@ -86,7 +90,7 @@ class TrainingLoop:
             replica, self._portions, compute, data.train, seed=job.seed, clip_norm=job.train.clip_norm
         )
         self.total_steps = job.train.total_steps(len(data.train))
-        self._schedule = job.train.schedule.build(job.train.optimizer.rate, self.total_steps)
+        self._schedule = schedule(job, len(data.train))
         self._answers = prod(data.target_spec.shape)
         self._in_flight: InFlight | None = None
         self.stopped = False
@@ -168,6 +172,17 @@ class TrainingLoop:
 
     async def _failures(self) -> None:
         await asyncio.shield(self._compute.failure)
+
+
+def schedule(job: Job, samples: int) -> Schedule:
+    """The learning rate of a run; JobError where the schedule does not fit the run's length."""
+    steps = job.train.total_steps(samples)
+    try:
+        return job.train.schedule.build(job.train.optimizer.rate, steps)
+    except ValueError as error:
+        raise JobError(
+            f"{job.name}: [train] schedule does not fit a run of {steps} steps: {error}"
+        ) from error
 
 
 def portions(layout: Layout, job: Job) -> tuple[Portion, ...]:

@@ -9,24 +9,32 @@ from pathlib import Path
 from ...kernels.kernel import ArraySpec
 from ..errors import GraphError
 from ..graph import Builder, Graph, Node, with_loss
-from .job import Gpt, Layer, Model
+from .data import Data
+from .schema import Gpt, Layer, Model
 
 BYTES = 256  # the alphabet of a byte-level model
 
 
-def build(model: Model, sample: ArraySpec, target: ArraySpec) -> Graph:
-    """The graph to be trained: outputs are the loss (batch,) and the prediction it is computed from.
+def build(model: Model, data: Data) -> Graph:
+    """The graph to be trained on `data`; outputs are the loss (batch,) and the prediction it judges.
 
-    `sample` and `target` are the specs of one sample of the data, without the batch axis. Raises GraphError,
-    naming the node, where the model does not fit them.
+    Raises GraphError, naming the node, where the model does not fit the data.
     """
+    sample, target = data.input_spec, data.target_spec
     if model.gpt is not None:
         graph = gpt(model.gpt, sample)
     elif model.layers is not None:
         graph = chain(model.layers, sample)
     else:
         graph = from_python(str(model.python), sample)
-    return with_loss(graph, model.loss, target)
+    trained = with_loss(graph, model.loss, target)
+    logits = trained.specs(1)[trained.outputs[1]].shape[-1]
+    if data.classes is not None and data.classes > logits:
+        raise GraphError(
+            f"node {trained.outputs[1]!r} has {logits} outputs, but the data has {data.classes} classes;"
+            " the last layer needs one for each"
+        )
+    return trained
 
 
 def chain(layers: list[Layer], sample: ArraySpec) -> Graph:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import Data
-from .job import Job
 from .order import batch_indices, micro_batch_seed, micro_batches, owned
 from .replica import Replica
+from .schema import Job
 from .step import clip_scale
 from .tally import Tally, measure
 

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.device import Device, Event
-from ...kernels.kernel import Array
+from ...kernels.kernel import Array, ArraySpec
 from ...kernels.optimizer import Optimizer, accumulate, move_statistic, squared_norm
-from ..errors import CheckpointError
 from ..graph import Graph, Layout, Memory, Program, initialise
 from .data import Samples
 
@@ -126,22 +125,16 @@ class Replica:
                 found[f"{title}/{p.name}"] = host[p.start : p.stop].reshape(p.spec.shape).copy()
         return found
 
-    def restore(self, tensors: Mapping[str, NDArray[np.float32]], source: object) -> None:
-        """Take over what `tensors` gave; raises CheckpointError, naming what differs and `source`."""
-        wanted = {
-            f"{title}/{p.name}": p.spec.shape for title in self._titled() for p in self.layout.parameters
+    def specs(self) -> dict[str, ArraySpec]:
+        """Names, shapes and dtypes of `tensors`."""
+        return {
+            f"{title}/{p.name}": ArraySpec(p.spec.shape)
+            for title in self._titled()
+            for p in self.layout.parameters
         }
-        given = {name: tensor.shape for name, tensor in tensors.items()}
-        if wanted != given:
-            differing = sorted(
-                name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)
-            )
-            name = differing[0]
-            raise CheckpointError(
-                f"{source} is of another model: {name} is {given.get(name, 'missing')} there and"
-                f" {wanted.get(name, 'unknown')} here ({len(differing)} tensors differ);"
-                " resume it with the job it was made by"
-            )
+
+    def restore(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take over what `tensors` gave; names and shapes must be those of `specs`."""
         for title, flat in self._titled().items():
             host = np.zeros(self.layout.size, np.float32)
             for p in self.layout.parameters:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Memory, Program
-from .job import Sample
 from .model import without_loss
 from .replica import Replica
+from .schema import Sample
 
 
 def write_text(replica: Replica, sample: Sample, seed: int) -> str:

@@ -1,37 +1,37 @@
 """Training one job on all ranks of a world, from the job file to the last checkpoint.
 
-prepare    data and graph, agreement between the ranks, weights (new or from a checkpoint), compiled kernels
-loop       steps, evaluations, checkpoints                                        (loop.py, step.py)
-finish     test score, last checkpoint, the trace of all ranks, a sample of text
+prepare    data and graph, agreement between the ranks, weights new or from a checkpoint (prepare.py)
+loop       steps, evaluations, checkpoints                                      (loop.py, step.py)
+finish     last checkpoint, test score, the trace of all ranks, a sample of text
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from ...kernels.device import DeviceUnavailable, choose_device
 from ...kernels.lane import Task
-from ..errors import MachineError
 from ..message import World
-from ..observe import RunFolder, Trace, write_chrome
+from ..observe import Trace, write_chrome
 from ..observe.trace import COMPUTE, WIRE, decode
 from ..work import Compute
 from . import checkpoint
-from .data import Data, Samples, load_data
+from .data import Samples
 from .evaluate import Score, evaluate
-from .job import Job
 from .log import Log
 from .loop import TrainingLoop, pauses
-from .model import build
-from .replica import Replica
+from .order import steps_per_epoch
+from .prepare import Prepared, prepare
 from .sample import write_text
+from .schema import Job
 from .step import Share
 from .tally import Tally
+
+SPANS = 1 << 18
+"""Kept over all ranks: rank 0 gathers them, and writes about 160 bytes of JSON for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,57 +47,25 @@ class Result:
 async def train(world: World, job: Job, *, resume: Path | None = None) -> Result:
     """Train `job`; every rank calls it alike. `resume` is the folder of the run to go on with.
 
-    What is wrong with the job, the data or the checkpoint is raised before anything is computed.
+    Raises JobError, GraphError, DataError, CheckpointError or MachineError before anything is computed, and
+    whatever a kernel raises while it is.
     """
-    folder, snapshot = await _folder(world, job, resume)
-    data = load_data(job.data, job.seed)
-    graph = build(job.model, data.input_spec, data.target_spec)
-    await world.agree("version of weft", version("weft").encode())
-    await world.agree("job", job.digest().encode())
-    await world.agree("data", data.digest().encode())
-    try:
-        device = choose_device(job.device, world.node_rank)
-    except DeviceUnavailable as error:
-        raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
-    replica = Replica(graph, job.train.optimizer.build(), device, job.train.micro_batch, job.seed)
-    if snapshot is not None:
-        replica.restore(snapshot.tensors, folder.path)
-    trainer = _Trainer(world, job, data, replica, folder, 0 if snapshot is None else snapshot.step)
-    return await trainer.run()
-
-
-async def _folder(
-    world: World, job: Job, resume: Path | None
-) -> tuple[RunFolder, checkpoint.Snapshot | None]:
-    """The run's folder, made by rank 0 and told to all, and the checkpoint to start from."""
-    if resume is not None:
-        folder = RunFolder.open(resume)
-        snapshot = checkpoint.load(checkpoint.latest(folder.checkpoints))
-        await world.agree("checkpoint", str(snapshot.step).encode())
-        return folder, snapshot
-    name = np.zeros(4096, np.uint8)
-    if world.rank == 0:
-        folder = RunFolder.create(Path(job.run.folder), job.name)
-        folder.job.write_text(job.dump(), encoding="utf-8")
-        encoded = str(folder.path).encode()
-        name[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    await world.comm.broadcast(name, 0, what="the run's folder from rank 0")
-    return RunFolder(Path(bytes(name).rstrip(b"\0").decode())), None
+    # A signal ends the run behind a step (loop.py), with a checkpoint; with no callback it would cancel main.
+    world.on_stop(lambda: None)
+    return await _Trainer(world, await prepare(world, job, resume)).run()
 
 
 class _Trainer:
     """What the phases of one run share."""
 
-    def __init__(
-        self, world: World, job: Job, data: Data, replica: Replica, folder: RunFolder, first_step: int
-    ) -> None:
+    def __init__(self, world: World, ready: Prepared) -> None:
         self._world = world
-        self._job = job
-        self._data = data
-        self._replica = replica
-        self._folder = folder
-        self._first_step = first_step
-        self._trace = Trace(world.rank, world.host, **({} if job.run.trace else {"limit": 0}))
+        self._job = job = ready.job
+        self._data = ready.data
+        self._replica = ready.replica
+        self._folder = ready.folder
+        self._first_step = ready.first_step
+        self._trace = Trace(world.rank, world.host, limit=SPANS // world.size if job.run.trace else 0)
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
 
@@ -109,11 +77,11 @@ class _Trainer:
             self._log = log
             async with Compute(self._replica.device, spans=self._span) as compute:
                 self._compute = compute
-                world.computing(lambda: compute.busy)
+                world.selector.computing = lambda: compute.busy  # naps are longer while a kernel runs
                 try:
                     return await self._train(total)
                 finally:
-                    world.computing(lambda: False)
+                    world.selector.computing = lambda: False
 
     async def _train(self, total: int) -> Result:
         job, world, replica, log = self._job, self._world, self._replica, self._log
@@ -155,7 +123,7 @@ class _Trainer:
         self._trace.span(WIRE, name, start_ns, end_ns, **facts)
 
     def _on_step(self, share: Share, tally: Tally) -> None:
-        epoch = share.step * self._job.train.batch // len(self._data.train)
+        epoch = share.step // steps_per_epoch(len(self._data.train), self._job.train.batch) + 1
         self._log.step(share.step + 1, epoch, tally.loss, share.rate, share.samples)
 
     def _headline(self, total: int) -> str:
@@ -235,7 +203,8 @@ class _Trainer:
             return
         if self._written is not None:
             await self._written
-        snapshot = checkpoint.Snapshot(done, self._replica.tensors(), {"job": self._job.digest()})
+        progress = {"lineage": self._job.lineage(), "labels": list(self._data.labels)}
+        snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
         )

@@ -24,7 +24,7 @@ def layout_of(*features):
             (64, 64), 8192, [["dense_2"], ["dense_2"], ["dense_1"], ["dense_1"]], id="a large layer is cut"
         ),
         pytest.param(
-            (16, 256, 16), 32768,
+            (16, 512, 16), 32768,
             [["dense_3"], ["dense_2"], ["dense_1"]],
             id="a layer that does not fit beside its neighbours travels alone",
         ),

@@ -1,0 +1,93 @@
+"""Everything before the first step: data, model, agreement between the ranks, weights, the run's folder.
+
+What is wrong with a job, its data or a checkpoint is found here, on every rank, before anything is computed
+and before a folder is made.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ...kernels import blas
+from ...kernels.device import Device, DeviceUnavailable, choose_device
+from ..errors import MachineError
+from ..message import World
+from ..observe import RunFolder
+from . import checkpoint
+from .data import Data, load_data
+from .loop import schedule
+from .model import build
+from .replica import Replica
+from .schema import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job ready to be trained on this rank; `first_step` steps of it are done."""
+
+    job: Job
+    data: Data
+    replica: Replica
+    folder: RunFolder
+    first_step: int
+
+
+async def prepare(world: World, job: Job, resume: Path | None) -> Prepared:
+    """Ready `job` on every rank, from new weights or from the newest checkpoint of the run `resume`."""
+    await world.agree("version of weft", version("weft"))
+    await world.agree("job", job.digest())
+    await share_cores(world)
+    data = load_data(job.data, job.seed, job.model.loss)
+    await world.agree("data", data.digest())
+    graph = build(job.model, data)
+    schedule(job, len(data.train))
+    device = _device(world, job)
+    replica = Replica(graph, job.train.optimizer.build(), device, job.train.micro_batch, job.seed)
+    if resume is None:
+        return Prepared(job, data, replica, await _new_folder(world, job), 0)
+    folder = RunFolder.open(resume)
+    path = checkpoint.latest(folder.checkpoints)
+    snapshot = checkpoint.load(path)
+    await world.agree("checkpoint", f"{path.name} {snapshot.step}")
+    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), job.lineage())
+    checkpoint.require_tensors(path, snapshot, replica.specs())
+    replica.restore(snapshot.tensors)
+    return Prepared(job, data, replica, folder, snapshot.step)
+
+
+async def share_cores(world: World) -> None:
+    """Give BLAS this rank's part of the node's cores: all of them for one rank, one each for many.
+
+    Left alone, OpenBLAS starts a thread for every core in every rank; two ranks on two cores then trained the
+    digits ten times slower, their threads spinning for each other. A launcher that binds ranks to cores
+    leaves each rank a set of its own, so what counts is the union over the node.
+    """
+    allowed = np.zeros(os.cpu_count() or 1, np.uint8)
+    own = [core for core in os.sched_getaffinity(0) if core < allowed.size]
+    allowed[own] = 1
+    await world.node.allreduce(allowed, "max", what="cores of the node")
+    blas.limit_threads(max(1, min(len(own), int(allowed.sum()) // world.node_size)))
+
+
+def _device(world: World, job: Job) -> Device:
+    try:
+        return choose_device(job.device, world.node_rank)
+    except DeviceUnavailable as error:
+        raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
+
+
+async def _new_folder(world: World, job: Job) -> RunFolder:
+    """The run's folder, made by rank 0 and told to all."""
+    path = np.zeros(4096, np.uint8)  # PATH_MAX
+    if world.rank == 0:
+        folder = RunFolder.create(Path(job.run.folder), job.name)
+        folder.job.write_text(job.dump(), encoding="utf-8")
+        encoded = str(folder.path).encode()
+        path[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    await world.broadcast(path, 0, what="the run's folder, which rank 0 makes")
+    return RunFolder(Path(path.tobytes().rstrip(b"\0").decode()))

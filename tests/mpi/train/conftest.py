@@ -1,0 +1,174 @@
+"""Training on the ranks of the test run, without launching anything."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from weft.kernels.device import Device
+from weft.kernels.lane import Task
+from weft.runtime.graph.backward import Phase
+from weft.runtime.graph.program import Program, Step
+from weft.runtime.message.communicator import Communicator
+from weft.runtime.message.selector import MpiLoop
+from weft.runtime.train.data import Data, load_data
+from weft.runtime.train.loop import TrainingLoop
+from weft.runtime.train.model import build
+from weft.runtime.train.replica import Replica
+from weft.runtime.train.schema import Job
+from weft.runtime.work import Compute
+
+Spans = list[tuple[str, str, int, int, dict[str, object]]]
+
+
+@dataclass
+class Team:
+    """The world as the training loop sees it."""
+
+    rank: int
+    size: int
+    stopping: bool = False
+
+    def position(self, text: str) -> None:
+        self.at = text
+
+
+@dataclass
+class Trained:
+    """What a training loop left behind."""
+
+    losses: list[float] = field(default_factory=list)
+    spans: Spans = field(default_factory=list)
+    steps: int = 0
+    replica: Replica | None = None
+
+    @property
+    def parameters(self) -> np.ndarray:
+        assert self.replica is not None
+        return self.replica.parameters
+
+
+class Held:
+    """A communicator whose transfers end, by the test's wish, only after certain kernels have run here."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self.comm = comm
+        self.until: Callable[[str], tuple[str, int] | None] = lambda what: None
+        self._ran: dict[tuple[str, int], asyncio.Event] = defaultdict(asyncio.Event)
+
+        self.started = threading.Event()
+
+    def has_run(self, name: str, step: int) -> None:
+        """Called on the loop: kernel `name` of step `step` has run."""
+        self._ran[name, step].set()
+
+    def allreduce(self, array, op="sum", *, what=""):
+        reduced = self.comm.allreduce(array, op, what=what)
+        if "portion 0" in what:
+            self.started.set()
+        return asyncio.ensure_future(self._hold(reduced, what))
+
+    async def _hold(self, reduced, what: str) -> None:
+        await reduced
+        if (kernel := self.until(what)) is not None:
+            await self._ran[kernel].wait()
+
+
+class Bench:
+    """A job with its data; makes replicas and trains them."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.data: Data = load_data(job.data, job.seed)
+        self.graph = build(job.model, self.data)
+        self.rank, self.size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+    def replica(self) -> Replica:
+        train = self.job.train
+        return Replica(self.graph, train.optimizer.build(), Device(), train.micro_batch, self.job.seed)
+
+    def train(
+        self,
+        before_step: Callable[[int, Team], None] = lambda step, team: None,
+        hold: Callable[[str], tuple[str, int] | None] = lambda what: None,
+        wait_in: str | None = None,
+    ) -> Trained:
+        """Run the real training loop on all ranks.
+
+        `before_step` is called when a step's losses are known; `hold` names, for what travels, the kernel and
+        step before which it shall not arrive; the weight gradient of node `wait_in` waits on the lane until
+        the first portion is on its way.
+        """
+        loop = MpiLoop()
+        try:
+            return loop.run_until_complete(self._train(loop, before_step, hold, wait_in))
+        finally:
+            loop.close()
+
+    async def _train(self, loop: MpiLoop, before_step, hold, wait_in) -> Trained:
+        comm = Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "training")
+        held = Held(comm)
+        held.until = hold
+        team, result, replica = Team(self.rank, self.size), Trained(), self.replica()
+        result.replica = replica
+        if wait_in is not None:
+            hold_lane(replica, held.started, wait_in)
+
+        def on_step(share, tally) -> None:
+            result.losses.append(tally.loss)
+            before_step(share.step + 1, team)
+
+        def on_span(task: Task, start: int, end: int) -> None:
+            result.spans.append(("compute", task.name, start, end, task.info or {}))
+            loop.call_soon_threadsafe(held.has_run, task.name, (task.info or {}).get("step"))
+
+        async def boundary(done: int) -> bool:
+            return False
+
+        async with Compute(replica.device, spans=on_span) as compute:
+            loop.mpi.computing = lambda: compute.busy
+            training = TrainingLoop(
+                team, held, self.job, self.data, replica, compute, on_step=on_step,
+                wire=lambda name, start, end, facts: result.spans.append(("wire", name, start, end, facts)),
+            )  # fmt: skip
+            result.steps = await training.run(0, boundary, set())
+        comm.free()
+        return result
+
+
+def hold_lane(replica: Replica, started: threading.Event, node: str) -> None:
+    """Have the weight gradient of `node` wait, on the lane, until `started`."""
+    make = replica.training
+
+    def training(batch: int) -> Program:
+        program = make(batch)
+
+        def waiting(step: Step) -> Step:
+            def run() -> None:
+                assert started.wait(30), "the first portion did not leave while backward went on"
+                step.run()
+
+            mine = step.node == node and step.phase is Phase.WEIGHT_GRADIENT
+            return replace(step, run=run) if mine else step
+
+        program.backward = tuple(waiting(step) for step in program.backward)
+        return program
+
+    replica.training = training  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def bench_of() -> Callable[[Job], Bench]:
+    return Bench
+
+
+def allreduce(array: np.ndarray) -> None:
+    """The oracle's: blocking."""
+    MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, array)
