@@ -261,13 +261,24 @@ class Channel:
             self._ready(incoming)
 
     def _pull_held(self) -> None:
-        """Receive held arrays while there is room, and those that somebody waits for in any case."""
+        """Receive held messages in their order while there is room.
+
+        Without room, one that is the next of its source, if somebody waits for it. Nothing else may overtake:
+        a message that is here takes room until those before it are here, so they must come first.
+        """
+        room = True
         for incoming in list(self._held):
-            room = self.backlog_bytes == 0 or self.backlog_bytes + incoming.nbytes <= BACKLOG_BYTES
-            if room or any(source in (ANY, incoming.source) for source, _ in self._receivers):
-                self._held.remove(incoming)
-                self.backlog_bytes += incoming.nbytes
-                self._board.pull(incoming, self._pulled)
+            room = room and self.backlog_bytes + incoming.nbytes <= max(BACKLOG_BYTES, incoming.nbytes)
+            if not room:
+                if not self._receivers:
+                    return
+                if self._unfinished[incoming.source][0] is not incoming or not any(
+                    source in (ANY, incoming.source) for source, _ in self._receivers
+                ):
+                    continue
+            self._held.remove(incoming)
+            self.backlog_bytes += incoming.nbytes
+            self._board.pull(incoming, self._pulled)
 
     def _pulled(self, incoming: Incoming) -> None:
         """All of a large message is here: it and what waited behind it from that source are ready."""

@@ -2,7 +2,7 @@
 
     ┌────────┬─────────────────────────────────┬─────────┬─────────┐
     │ prefix │ header: msgpack body, and each  │ frame 0 │ frame 1 │ ...
-    │ 28 B   │ array's dtype, shape and order  │ raw     │ raw     │
+    │ 36 B   │ array's dtype, shape and order  │ raw     │ raw     │
     └────────┴─────────────────────────────────┴─────────┴─────────┘
 
 Up to `EAGER_BYTES` all of it is one MPI message. Beyond, the prefix travels alone (with the header, if
@@ -33,8 +33,8 @@ Bytes = NDArray[np.uint8]
 EAGER_BYTES = 16 * 1024
 
 #: kind, (one byte free), number of arrays, bytes of the header, tag of the messages that follow (0: all of
-#: it is here), channel, number of the request.
-PREFIX = struct.Struct("<BxHIIQQ")
+#: it is here), channel, number of the request, bytes of the arrays.
+PREFIX = struct.Struct("<BxHIIQQQ")
 
 
 def encode(body: Any, arrays: Sequence[NDArray[Any]]) -> tuple[bytes, list[Bytes]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weft.runtime.errors import Mistake, WeftError
 from weft.runtime.message import channel as channels
 from weft.runtime.message.channel import Message, RequestError
-from weft.runtime.message.wire import EAGER_BYTES
+from weft.runtime.message.wire import EAGER_BYTES, PREFIX
 
 from .talk import Talk, talk
 
@@ -24,8 +24,8 @@ LARGE = np.arange(50_000.0)
     [
         pytest.param(None, id="nothing"),
         pytest.param({"a": [1, 2.5, "x", b"y", True]}, id="a structure"),
-        pytest.param("x" * (EAGER_BYTES - 28 - 3), id="a body that just fits"),
-        pytest.param("x" * (EAGER_BYTES - 28 - 2), id="a body that just does not fit"),
+        pytest.param("x" * (EAGER_BYTES - PREFIX.size - 3), id="a body that just fits"),
+        pytest.param("x" * (EAGER_BYTES - PREFIX.size - 2), id="a body that just does not fit"),
         pytest.param(b"x" * 300_000, id="a large body"),
     ],
 )

@@ -143,7 +143,7 @@ def test_what_is_waited_for_is_listed_oldest_first() -> None:
         assert waits[0].since <= waits[1].since
         await ranks.comm.barrier()
         await channel.send(ranks.right)
-        await ranks.comm.send(got, ranks.right)
+        await ranks.comm.send(np.ones(1), ranks.right)
         await asyncio.gather(first, second)
         assert ranks.loop.mpi.pending() == []
 
