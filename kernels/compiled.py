@@ -6,6 +6,9 @@
 The array-module body is what a GPU runs and what the tests hold the compiled one against. Both write into the
 arrays they are given. Compiled functions take flat or fully shaped C-contiguous arrays: every further layout
 would be compiled apart.
+
+numba's cache looks only at the file of the function that is called, not at files that are inlined into it:
+after an edit in elementary.py or blocks.py, remove kernels/__pycache__.
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 numba without Intel's SVML calls libm element by element: exp takes 1.80 ns an element there, 0.33 in NumPy,
 0.13 as the polynomial below. float64 serves the tests' finite differences and is exact rather than fast.
-
-numba's cache looks only at the file of the function that is called, not at what is inlined into it: after an
-edit here, remove kernels/__pycache__.
 """
 
 from __future__ import annotations

@@ -28,8 +28,10 @@ CASES = {
     "without bias": (Conv2d(4, 3, bias=False), (2, 3, 5, 5)),
     "one image, one pixel out": (Conv2d(4, 3), (1, 2, 3, 3)),
     "images too many for one block": (Conv2d(2, 3, padding=1), (11, 1, 10, 10)),
-    "images too large to share a product": (Conv2d(2, 3, padding=1), (2, 1, 23, 24)),
+    "strided, images too many for one product": (Conv2d(2, 3, stride=2), (25, 1, 11, 11)),
     "1x1 on large images": (Conv2d(2, 1), (2, 3, 23, 24)),
+    "channels and pixels that fill no block": (Conv2d(9, 3, padding=1), (2, 5, 6, 17)),
+    "strided, on images too large to share a product": (Conv2d(2, 3, stride=2), (2, 1, 49, 50)),
 }
 cases = pytest.mark.parametrize(("kernel", "shape"), CASES.values(), ids=CASES.keys())
 
@@ -61,6 +63,7 @@ BLOCKS = {
     "the last channels": (Conv2d(7, 3, padding=1), slice(4, 7)),
     "whole groups": (Conv2d(6, 3, groups=3), slice(2, 6)),
     "1x1": (Conv2d(7, 1), slice(0, 3)),
+    "strided": (Conv2d(7, 3, stride=2), slice(2, 5)),
 }
 
 
