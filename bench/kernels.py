@@ -30,9 +30,9 @@ from weft.kernels.device import Device
 from weft.kernels.kernel import ArraySpec
 from weft.kernels.optimizer import SGD, AdamW, Optimizer
 from weft.runtime.graph import Graph, sequential, with_loss
-from weft.runtime.train.job import Gpt
 from weft.runtime.train.model import gpt
 from weft.runtime.train.replica import Replica
+from weft.runtime.train.schema import Gpt
 
 RATE = 1e-3
 
