@@ -33,7 +33,7 @@ import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -317,7 +317,7 @@ class Channel:
             self._loop.call_soon(self._answer_at_once, handler, message)
             return
         key = (message.source, message._request)
-        task = self._loop.create_task(self._answer(key, message, handler(message)))
+        task = self._loop.create_task(self._answer(key, handler, message))
         self._answering[key] = task
         task.add_done_callback(lambda _: self._answering.pop(key, None))
 
@@ -330,11 +330,9 @@ class Channel:
         except Exception as error:
             self._answer_error(key, error)
 
-    async def _answer(
-        self, key: tuple[int, int], message: Message, coroutine: Coroutine[Any, Any, Any]
-    ) -> None:
+    async def _answer(self, key: tuple[int, int], handler: Handler, message: Message) -> None:
         try:
-            body = await coroutine
+            body = await handler(message)
             if message.wants_reply:
                 await message.reply(body)
         except Exception as error:
