@@ -1,0 +1,77 @@
+"""Every kernel's array-module body on CuPy arrays gives what the compiled one gives on NumPy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from weft.kernels.device import choose_device
+from weft.kernels.kernel import ArraySpec, Buffers, Mode
+from weft.kernels.registry import kernel
+
+IMAGE, ROWS, TOKENS = ArraySpec((4, 6, 10, 9)), ArraySpec((4, 7, 12)), ArraySpec((4, 7), "int32")
+CALLS = {
+    "dense": (kernel("dense", features=5), (ROWS,)),
+    "conv2d": (kernel("conv2d", channels=8, kernel_size=3, stride=2, padding=1, groups=2), (IMAGE,)),
+    "max_pool2d": (kernel("max_pool2d", kernel_size=3, stride=2, padding=1), (IMAGE,)),
+    "average_pool2d": (kernel("average_pool2d", kernel_size=2), (IMAGE,)),
+    "global_average_pool2d": (kernel("global_average_pool2d"), (IMAGE,)),
+    "relu": (kernel("relu"), (ROWS,)),
+    "gelu": (kernel("gelu"), (ROWS,)),
+    "gelu tanh": (kernel("gelu", approximate="tanh"), (ROWS,)),
+    "tanh": (kernel("tanh"), (ROWS,)),
+    "sigmoid": (kernel("sigmoid"), (ROWS,)),
+    "dropout": (kernel("dropout", rate=0.4), (ROWS,)),
+    "batch_norm": (kernel("batch_norm"), (IMAGE,)),
+    "layer_norm": (kernel("layer_norm"), (ROWS,)),
+    "attention": (kernel("attention", heads=2), (ROWS,)),
+    "embedding": (kernel("embedding", entries=9, width=5), (TOKENS,)),
+    "position_embedding": (kernel("position_embedding"), (ROWS,)),
+    "add": (kernel("add"), (ROWS, ROWS)),
+    "concat": (kernel("concat", axis=1), (ROWS, ROWS)),
+    "softmax_cross_entropy": (kernel("softmax_cross_entropy"), (ROWS, TOKENS)),
+    "mean_squared_error": (kernel("mean_squared_error"), (ROWS, ROWS)),
+}
+
+
+@pytest.mark.parametrize(("made", "inputs"), CALLS.values(), ids=CALLS)
+def test_a_kernel_computes_the_same_on_both(made, inputs):
+    results = []
+    for device in (choose_device("cpu", 0), choose_device("cuda", 0)):
+        device.activate()
+        random = np.random.default_rng(11)
+
+        def array(spec, device=device, random=random):
+            whole = np.dtype(spec.dtype).kind in "iu"
+            drawn = random.integers(0, 9, spec.shape) if whole else random.standard_normal(spec.shape)
+            return device.to_device(drawn.astype(spec.dtype))
+
+        def empty(spec, device=device):
+            return device.zeros(spec.shape, spec.dtype)
+
+        output = made.output(*inputs)
+        parameters = [ArraySpec(p.shape) for p in made.parameters(*inputs)]
+        floats = [np.dtype(spec.dtype).kind == "f" for spec in inputs]
+        wanted = [
+            f and (made.differentiable is None or i in made.differentiable) for i, f in enumerate(floats)
+        ]
+        b = Buffers(
+            inputs=tuple(array(spec) for spec in inputs),
+            output=empty(output),
+            parameters=tuple(array(spec) for spec in parameters),
+            saved=tuple(empty(spec) for spec in made.saved(*inputs)),
+            scratch=tuple(empty(spec) for spec in made.scratch(*inputs)),
+            output_gradient=array(output),
+            input_gradients=tuple(empty(spec) if w else None for spec, w in zip(inputs, wanted, strict=True)),
+            weight_gradients=tuple(empty(spec) for spec in parameters),
+            key=3,
+        )
+        mode = Mode(training=True, seed=77)
+        made.forward(b, mode)
+        if not made.passes_gradient:
+            made.input_gradient(b, mode)
+        made.weight_gradient(b, mode)
+        found = [b.output, *b.weight_gradients, *(g for g in b.input_gradients if g is not None)]
+        results.append([device.to_host(value) for value in found])
+    for cpu, gpu in zip(*results, strict=True):
+        np.testing.assert_allclose(gpu, cpu, rtol=2e-4, atol=2e-5)
