@@ -16,9 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from .compiled import compiled, flat
+from .compiled import compiled, flat, unsigned
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
 
 
@@ -91,7 +89,7 @@ def _weight_gradient(
 ) -> None:
     """For channels `start` to `stop`; the same bits in any division of the channels."""
     # Unsigned: for all numba knows a signed c may count from the end, and that costs a factor of ten.
-    channels = range(np.uint64(start), np.uint64(stop))
+    channels = range(unsigned(start), unsigned(stop))
     number = x.dtype.type
     samples, _, pixels = x.shape
     dweight[start:stop] = 0
