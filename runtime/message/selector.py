@@ -252,6 +252,10 @@ class MpiSelector(selectors.BaseSelector):
             if nap > 0:
                 if self._sleep(min(nap, remaining)):
                     break
+                # Open MPI's Testsome looks first and moves messages then: what has come during the nap
+                # would be seen after the next one (round trips after a rest took 3.2 ms instead of 1.2).
+                if self.test():
+                    break
             else:
                 # Other ranks or threads may need this core. It also lets other threads have the GIL.
                 os.sched_yield()
