@@ -129,11 +129,11 @@ class Cluster:
         try:
             self._wait_for(f"job {number} to end", has_ended, timeout)
         except TimeoutError as error:
-            error.add_note(shown)
-            error.add_note(self.logs())
+            error.add_note(f"{shown}\n{_output(shown)}\n{self.logs()}")
+            self.command("scancel", "--full", number)  # the next job needs the nodes
             raise
         fields = dict(re.findall(r"(\w+)=(\S*)", shown))
-        return Job(fields["JobState"], Path(fields["StdOut"]).read_text(), fields["NodeList"], shown)
+        return Job(fields["JobState"], _output(shown), fields["NodeList"], shown)
 
     def logs(self) -> str:
         """The last lines of every daemon."""
@@ -233,6 +233,12 @@ class Job:
     output: str
     nodes: str
     shown: str
+
+
+def _output(shown: str) -> str:
+    """What a job printed so far, from scontrol's description of it."""
+    path = re.search(r"StdOut=(\S+)", shown)
+    return Path(path[1]).read_text() if path and Path(path[1]).exists() else ""
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.launch import RANK_SETTINGS, ROOT, python
-from tests.system.slurm import Cluster, require_slurm
+from tests.system.slurm import Cluster, Job, require_slurm
 
 WORLD = """
 import os
@@ -28,6 +28,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
+# With UCX, MPICH hands its long addresses to Slurm in nine lines of up to about 1 KB, and Slurm 22.05 once read
+# one of them in two pieces: 1 of 67 starts hung ("mpi/pmi2: value not properly terminated in client request").
+# An address of libfabric's TCP is one line of 65 bytes. (With MPIR_CVAR_PMI_VERSION=2 no start succeeded.)
+NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
+
+
 def user(vendor: str = "mpich") -> dict[str, str]:
     """What a user's shell holds after `source .venv/bin/activate`."""
     folder = python(vendor).parent
@@ -36,6 +42,10 @@ def user(vendor: str = "mpich") -> dict[str, str]:
         "PATH": f"{folder}:{os.environ['PATH']}",
         "VIRTUAL_ENV": str(folder.parent),
     }
+
+
+def explain(job: Job, cluster: Cluster) -> str:
+    return f"{job.shown}\n===== output\n{job.output}\n{cluster.logs()}"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +59,7 @@ def test_ranks_on_two_nodes_are_one_world_and_share_no_window(cluster, tmp_path,
     script.write_text(f"#!/bin/bash\n{launcher} python world.py\n")
     options = ["--nodes=2", "--ntasks-per-node=2"]
     job = cluster.submit(script, *options, timeout=60, cwd=tmp_path, env=user(vendor))
-    assert job.state == "COMPLETED", f"{job}\n{cluster.logs()}"
+    assert job.state == "COMPLETED", explain(job, cluster)
     # Ranks print at once: lines of different ranks may share a line of the file.
     assert sorted(re.findall(r"rank \d of \d on n\d, \d there", job.output)) == [
         "rank 0 of 4 on n1, 2 there",
@@ -64,7 +74,7 @@ def test_the_batch_script_trains_digits_on_two_nodes(cluster, tmp_path, per_node
     options = [f"--ntasks-per-node={per_node}"] if per_node > 1 else []
     script = ROOT / "hostfiles" / "slurm-digits.sh"
     job = cluster.submit(script, *options, timeout=240, cwd=tmp_path, env=user())
-    assert job.state == "COMPLETED", f"{job}\n{cluster.logs()}"
+    assert job.state == "COMPLETED", explain(job, cluster)
     assert job.nodes == "n[1-2]"
     ranks = 2 * per_node
     assert re.search(rf"\b{ranks} ranks on 2 nodes\b", job.output), job.output
@@ -78,5 +88,5 @@ def test_a_job_with_a_wrong_key_is_a_failed_job_whose_output_names_the_key(clust
     script = ROOT / "hostfiles" / "slurm-digits.sh"
     wrong = ["--set", "train.epoch=3"]
     job = cluster.submit(script, arguments=wrong, timeout=60, cwd=tmp_path, env=user())
-    assert job.state == "FAILED", f"{job}\n{cluster.logs()}"
+    assert job.state == "FAILED", explain(job, cluster)
     assert "train.epoch" in job.output
