@@ -28,8 +28,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-# With UCX, MPICH hands its long addresses to Slurm in nine lines of up to about 1 KB, and Slurm 22.05 once read
-# one of them in two pieces: 1 of 67 starts hung ("mpi/pmi2: value not properly terminated in client request").
+# With UCX, MPICH hands its long addresses to Slurm in nine lines of up to about 1 KB, and Slurm 22.05 once
+# read one of them in two pieces: 1 of 67 starts hung, "value not properly terminated in client request".
 # An address of libfabric's TCP is one line of 65 bytes. (With MPIR_CVAR_PMI_VERSION=2 no start succeeded.)
 NETWORK = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
 
