@@ -44,6 +44,8 @@ RANK_SETTINGS = {
         "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
         "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "true",
         "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
+        # What Weft sets when it starts MPI (message/mpi.py says why); in tests pytest-mpi starts it.
+        "MPIR_CVAR_CH4_NETMOD": "ofi",
     },
     "openmpi": {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
