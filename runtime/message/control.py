@@ -46,7 +46,7 @@ class Control:
         selector.add(self._receive, self)
 
     def on(self, kind: str, handler: Handler) -> None:
-        """Call `handler(source, *body)` for every message of this kind."""
+        """Call `handler(source, *body)` for every message of this kind; say so before the loop runs."""
         self._handlers[kind] = handler
 
     def send(self, rank: int, kind: str, *body: Any) -> None:

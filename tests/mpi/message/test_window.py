@@ -1,0 +1,95 @@
+"""Shared windows: everybody's segment, seen by everybody on the node."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from weft.runtime.errors import MachineError, Mistake
+from weft.runtime.message import Window, World, run
+from weft.runtime.message.window import LINE_BYTES
+
+
+def test_what_one_rank_writes_the_others_read() -> None:
+    async def main(world: World) -> None:
+        window = await world.window(1000)
+        mine = window.array(world.node_rank, "float64", (5, 5))
+        mine[:] = world.rank
+        await window.fence()
+        for number, rank in enumerate(world.node.ranks):
+            np.testing.assert_array_equal(window.array(number, "float64", (5, 5)), np.full((5, 5), rank))
+        await window.fence()
+        if world.node_rank == 0:  # anybody may write anywhere
+            for number in range(world.node_size):
+                window.array(number, "int32", 3, offset_bytes=8)[:] = number
+        await window.fence()
+        assert window.array(world.node_rank, "int32", 3, offset_bytes=8).tolist() == [world.node_rank] * 3
+
+    run(main)
+
+
+@pytest.mark.parametrize("nbytes", [1, 63, 64, 65, 4096, 1_000_001], ids=lambda n: f"{n} bytes")
+def test_segments_start_zeroed_and_at_a_line_of_their_own(nbytes: int) -> None:
+    async def main(world: World) -> None:
+        async with await Window.allocate(world.node, nbytes) as window:
+            starts = []
+            for rank in range(world.node_size):
+                segment = window.array(rank, "uint8", nbytes)
+                assert not segment.any()
+                starts.append(segment.ctypes.data)
+                assert starts[-1] % LINE_BYTES == 0
+            apart = np.diff(sorted(starts))
+            assert (apart >= nbytes).all()
+            await window.fence()
+            window.array(world.node_rank, "uint8", nbytes)[:] = 1
+            await window.fence()
+        assert window.closed
+
+    run(main)
+
+
+def test_ranks_may_give_segments_of_different_sizes_or_none() -> None:
+    async def main(world: World) -> None:
+        window = await world.window(100 * world.node_rank)
+        assert [window.nbytes(rank) for rank in range(world.node_size)] == [
+            100 * rank for rank in range(world.node_size)
+        ]
+        assert window.array(0, "float32", 0).size == 0
+        with pytest.raises(Mistake, match=r"ends at 1; the window's segment of rank 0 has 0 bytes"):
+            window.array(0, "uint8", 1)
+
+    run(main)
+
+
+def test_an_array_that_does_not_fit_is_refused() -> None:
+    async def main(world: World) -> None:
+        window = await world.window(64)
+        with pytest.raises(Mistake, match="ends at 68"):
+            window.array(world.node_rank, "float32", 16, offset_bytes=4)
+        with pytest.raises(Mistake, match="must be 0 or more"):
+            await world.window(-1)
+
+    run(main)
+
+
+def test_closing_twice_is_closing_once() -> None:
+    async def main(world: World) -> None:
+        window = await world.window(64)
+        await window.close()
+        await window.close()
+
+    run(main)
+
+
+def test_too_little_shared_memory_is_said_before_it_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Docker gives a container 64 MiB; touching a page that is not there would be a SIGBUS.
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=16, f_frsize=2**20))
+
+    async def main(world: World) -> None:
+        with pytest.raises(MachineError, match=rf"want {100 * world.node_size} MiB, /dev/shm has 16 MiB"):
+            await world.window(100 * 2**20)
+
+    run(main)
