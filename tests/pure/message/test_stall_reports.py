@@ -1,0 +1,76 @@
+"""What a stalled wait prints, as a table of answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.runtime.message.selector import Needs, Waiting
+from weft.runtime.message.stall import Answer, Question, describe
+
+HOSTS = ("n1", "n1", "n2", "n2")
+REDUCE = Waiting("all-reduce of portion 3", 0.0, Needs((1, 2, 3), "gradients", 7, "allreduce (sum)"))
+RECEIVE = Waiting("receive from rank 2", 0.0, Needs((2,)))
+THERE = Answer("step 41", 12.0, (), 7, "allreduce (sum)")
+ONE_BEHIND = Answer("step 41: evaluating", 12.0, (), 6)
+FAR_BEHIND = Answer("step 40", 30.0, (), 2)
+ELSEWHERE = Answer("step 41", 1.0, (), 7, "broadcast from rank 0")
+WAITS_TOO = Answer("step 41", 12.0, (("receive from rank 3", 11.0),), 6)
+
+HEAD = 'weft: rank 0 (n1) has waited 10 s in "all-reduce of portion 3"'
+
+
+@pytest.mark.parametrize(
+    ("wait", "answers", "text"),
+    [
+        pytest.param(
+            REDUCE,
+            {1: THERE, 2: ONE_BEHIND, 3: THERE},
+            f'{HEAD} for\n  rank 2 (n2), which has not called it; it is at "step 41: evaluating" (12 s)',
+            id="one rank has not called the collective",
+        ),
+        pytest.param(
+            REDUCE,
+            {1: THERE, 2: FAR_BEHIND, 3: THERE},
+            f"{HEAD} for\n  rank 2 (n2), which has not called it (5 collectives behind); "
+            'it is at "step 40" (30 s)',
+            id="one rank is far behind",
+        ),
+        pytest.param(
+            REDUCE,
+            {1: THERE, 2: WAITS_TOO},
+            f'{HEAD} for\n  rank 2 (n2), which has not called it; it is at "step 41" (12 s) and waits in '
+            '"receive from rank 3" (11 s)\n'
+            "  rank 3 (n2), which does not answer: its event loop is blocked, or its process is stopped",
+            id="one rank waits for another that does not answer",
+        ),
+        pytest.param(
+            REDUCE,
+            {1: ELSEWHERE, 2: THERE, 3: THERE},
+            f'{HEAD} for\n  rank 1 (n1), which called "broadcast from rank 0" there, as collective 7 on '
+            "'gradients': all ranks must call the same collectives in the same order",
+            id="one rank called another collective",
+        ),
+        pytest.param(
+            REDUCE,
+            {1: THERE, 2: THERE, 3: THERE},
+            f"{HEAD}; every rank has called it, so it is MPI or the network that does not move",
+            id="all have called it",
+        ),
+        pytest.param(
+            RECEIVE,
+            {2: Answer("reading data", 12.0)},
+            'weft: rank 0 (n1) has waited 10 s in "receive from rank 2" for\n'
+            '  rank 2 (n2), which is at "reading data" (12 s)',
+            id="a message does not come",
+        ),
+    ],
+)
+def test_a_stall_names_whom_it_waits_for(wait: Waiting, answers: dict[int, Answer], text: str) -> None:
+    assert describe(Question(wait, 10.4, answers), 0, HOSTS) == text
+
+
+def test_many_late_ranks_are_counted_not_listed() -> None:
+    wait = Waiting("barrier", 0.0, Needs(tuple(range(1, 100)), "world", 1, "barrier"))
+    lines = describe(Question(wait, 10.0, {}), 0, ["n1"] * 100).splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "  and 91 more ranks"
