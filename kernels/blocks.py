@@ -48,7 +48,8 @@ def forward_block(
     image: Any,
     image_at: Any,
     image_offsets: Any,
-    depth: Any,
+    term: Any,
+    terms: Any,
     out: Any,
     out_at: Any,
     out_step: Any,
@@ -56,15 +57,15 @@ def forward_block(
     """out[out_at:] (CHANNELS rows of VECTORS vectors, `out_step` apart) from flat arrays.
 
     Rows of the weight are `weight_step` apart from weight[weight_at] on; rows beyond `last` repeat it, so
-    that nothing out of bounds is read. `depth` offsets lead from a row's start to its weights and from
-    image_at to the pixels that these multiply.
+    that nothing out of bounds is read. From `term` on, `terms` offsets lead from a row's start to its weights
+    and from image_at to the pixels that these multiply.
     """
     n = types.int64
-    signature = types.void(weight, n, n, n, weight_offsets, image, n, image_offsets, n, out, n, n)
+    signature = types.void(weight, n, n, n, weight_offsets, image, n, image_offsets, n, n, out, n, n)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         weight, weight_at, weight_step, last, weight_offsets, image, image_at, image_offsets = arguments[:8]
-        depth, out, out_at, out_step = arguments[8:]
+        term, terms, out, out_at, out_step = arguments[8:]
         build = _Vectors(context, builder, signature)
         first = build.address(0, weight, weight_at)
         rows = []
@@ -73,16 +74,17 @@ def forward_block(
             rows.append(builder.gep(first, [builder.mul(weight_step, row)]))
         pixels = build.address(5, image, image_at)
         sums = build.sums(CHANNELS * VECTORS)
-        with cgutils.for_range(builder, depth) as loop:
-            column = builder.load(build.address(4, weight_offsets, loop.index))
-            seen = builder.gep(pixels, [builder.load(build.address(7, image_offsets, loop.index))])
+        with cgutils.for_range(builder, terms) as loop:
+            at = builder.add(term, loop.index)
+            column = builder.load(build.address(4, weight_offsets, at))
+            seen = builder.gep(pixels, [builder.load(build.address(7, image_offsets, at))])
             loaded = [build.load(builder.gep(seen, [_integer(v * build.lanes)])) for v in range(VECTORS)]
             for i, row in enumerate(rows):
                 factor = build.spread(builder.load(builder.gep(row, [column])))
                 for v, value in enumerate(loaded):
                     build.add_product(sums[i * VECTORS + v], factor, value)
         for i in range(CHANNELS):
-            to = build.address(9, out, builder.add(out_at, builder.mul(out_step, _integer(i))))
+            to = build.address(10, out, builder.add(out_at, builder.mul(out_step, _integer(i))))
             for v in range(VECTORS):
                 value = builder.load(sums[i * VECTORS + v])
                 build.store(value, builder.gep(to, [_integer(v * build.lanes)]))
@@ -99,6 +101,7 @@ def weight_block(
     gradient_step: Any,
     gradient_image: Any,
     image: Any,
+    image_at: Any,
     image_step: Any,
     image_offsets: Any,
     offset_at: Any,
@@ -109,23 +112,24 @@ def weight_block(
     """out (ROWS * OFFSETS) from flat arrays, summed over `images` images of `pixels` pixels (whole vectors).
 
     Rows of the gradient are `gradient_step` apart from gradient[gradient_at] on, its images `gradient_image`,
-    those of the image `image_step`; the offsets are OFFSETS from image_offsets[offset_at] on.
+    those of the image `image_step` from image[image_at] on; OFFSETS offsets start at offset_at.
     """
     n = types.int64
-    signature = types.void(gradient, n, n, n, image, n, image_offsets, n, n, n, out)
+    signature = types.void(gradient, n, n, n, image, n, n, image_offsets, n, n, n, out)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        gradient, gradient_at, gradient_step, gradient_image, image, image_step = arguments[:6]
-        image_offsets, offset_at, images, pixels, out = arguments[6:]
+        gradient, gradient_at, gradient_step, gradient_image, image, image_at, image_step = arguments[:7]
+        image_offsets, offset_at, images, pixels, out = arguments[7:]
         build = _Vectors(context, builder, signature)
-        first = build.address(6, image_offsets, offset_at)
+        first = build.address(7, image_offsets, offset_at)
         offsets = [builder.load(builder.gep(first, [_integer(k)])) for k in range(OFFSETS)]
         sums = build.sums(ROWS * OFFSETS)
         with cgutils.for_range(builder, images) as loop:
             at = builder.add(gradient_at, builder.mul(loop.index, gradient_image))
             top = build.address(0, gradient, at)
             rows = [builder.gep(top, [builder.mul(gradient_step, _integer(i))]) for i in range(ROWS)]
-            seen = build.address(4, image, builder.mul(loop.index, image_step))
+            at = builder.add(image_at, builder.mul(loop.index, image_step))
+            seen = build.address(4, image, at)
             shifted = [builder.gep(seen, [offset]) for offset in offsets]
             steps = cgutils.for_range_slice(builder, _integer(0), pixels, _integer(build.lanes))
             with steps as (q, _):
@@ -135,7 +139,7 @@ def weight_block(
                     for i, slope in enumerate(slopes):
                         build.add_product(sums[i * OFFSETS + k], slope, value)
         for i, total in enumerate(sums):
-            builder.store(build.across(total), build.address(10, out, _integer(i)))
+            builder.store(build.across(total), build.address(11, out, _integer(i)))
         return context.get_dummy_value()
 
     return signature, generate

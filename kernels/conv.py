@@ -1,19 +1,19 @@
-"""conv2d: the kernel, its array-module body, and the choice between two ways over images on a CPU.
+"""conv2d: the kernel and its array-module body, matrix products over unrolled windows (im2col).
 
-direct.py     stride 1, one group: sums over the shifted image
-unrolled.py   everything else: matrix products over unrolled windows
+On a CPU direct.py computes it without unrolling.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from . import direct, unrolled
+from . import direct
 from .compiled import fast_path
+from .conv_layout import layout
 from .device import array_module
 from .geometry import Extents, Window
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
@@ -66,14 +66,11 @@ class Conv2d(Kernel):
 
     def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
         (x,) = inputs
-        _, plan = self.way(x.shape, np.dtype(x.dtype).itemsize)
+        plan = layout(self.window, x.shape, self.channels, self.groups, np.dtype(x.dtype).itemsize)
         return tuple(ArraySpec((size,), x.dtype) for size in plan.scratch_sizes)
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
-        rows = self.output(*inputs).shape[2]
-        # A block of output channels takes whole groups, or any channels of the only group.
-        granule = self.channels // self.groups if self.groups > 1 else 1
-        return Split(1, self.channels, granule, weight_axis=0), Split(2, rows)
+        return Split(1, self.channels, weight_axis=0), Split(2, self.output(*inputs).shape[2])
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs
@@ -82,14 +79,6 @@ class Conv2d(Kernel):
         adds = float(y.size) if self.bias else 0.0
         weight = sum(each.size for each in self.parameters(x)) * 4.0
         return Cost(product + adds, product, product + adds, x.nbytes + y.nbytes + weight)
-
-    def way(self, shape: tuple[int, ...], itemsize: int) -> tuple[Any, Any]:
-        """The module that takes inputs of this shape on a CPU, and its layout for them."""
-        if self.groups == 1:
-            plan = direct.layout(self.window, shape, self.channels, itemsize)
-            if plan is not None:
-                return direct, plan
-        return unrolled, unrolled.layout(self.window, shape, self.channels, self.groups)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         weight, *bias = b.parameters
@@ -126,8 +115,8 @@ def _forward_arrays(
 def _forward(
     x: Array, weight: Array, bias: Array | None, y: Array, scratch: tuple[Array, ...], kernel: Conv2d
 ) -> None:
-    way, plan = kernel.way(x.shape, x.itemsize)
-    way.forward(x, weight, bias, y, scratch, plan)
+    plan = layout(kernel.window, x.shape, kernel.channels, kernel.groups, x.itemsize)
+    direct.forward(x, weight, bias, y, scratch, plan)
 
 
 def _input_gradient_arrays(
@@ -141,24 +130,23 @@ def _input_gradient_arrays(
 
 @fast_path(oracle=_input_gradient_arrays)
 def _input_gradient(dx: Array, weight: Array, dy: Array, scratch: tuple[Array, ...], kernel: Conv2d) -> None:
-    way, plan = kernel.way(dx.shape, dx.itemsize)
-    way.input_gradient(dx, weight, dy, scratch, plan)
+    plan = layout(kernel.window, dx.shape, kernel.channels, kernel.groups, dx.itemsize)
+    direct.input_gradient(dx, weight, dy, scratch, plan)
 
 
 def _weight_gradient_arrays(
     x: Array, dy: Array, dw: Array, rows: slice, scratch: tuple[Array, ...], kernel: Conv2d
 ) -> None:
-    groups = unrolled.whole_groups(rows, kernel.groups, kernel.channels)
-    columns = _grouped_columns(x, kernel)[:, groups].transpose(1, 2, 0, 3)
+    columns = _grouped_columns(x, kernel).transpose(1, 2, 0, 3)
     columns = columns.reshape(*columns.shape[:2], -1)
-    gradient = dy[:, rows].reshape(len(x), len(columns), -1, columns.shape[2] // len(x)).transpose(1, 2, 0, 3)
+    gradient = dy.reshape(len(dy), kernel.groups, -1, dy.shape[2] * dy.shape[3]).transpose(1, 2, 0, 3)
     gradient = gradient.reshape(*gradient.shape[:2], -1)
-    dw[rows] = array_module(x).matmul(gradient, columns.transpose(0, 2, 1)).reshape(dw[rows].shape)
+    dw[rows] = array_module(x).matmul(gradient, columns.transpose(0, 2, 1)).reshape(dw.shape)[rows]
 
 
 @fast_path(oracle=_weight_gradient_arrays)
 def _weight_gradient(
     x: Array, dy: Array, dw: Array, rows: slice, scratch: tuple[Array, ...], kernel: Conv2d
 ) -> None:
-    way, plan = kernel.way(x.shape, x.itemsize)
-    way.weight_gradient(x, dy, dw, rows, scratch, plan)
+    plan = layout(kernel.window, x.shape, kernel.channels, kernel.groups, x.itemsize)
+    direct.weight_gradient(x, dy, dw, rows, scratch, plan)

@@ -62,6 +62,7 @@ BLOCKS = {
     "channels of the only group": (Conv2d(7, 3, padding=1), slice(2, 5)),
     "the last channels": (Conv2d(7, 3, padding=1), slice(4, 7)),
     "whole groups": (Conv2d(6, 3, groups=3), slice(2, 6)),
+    "parts of groups": (Conv2d(6, 3, groups=3), slice(1, 5)),
     "1x1": (Conv2d(7, 1), slice(0, 3)),
     "strided": (Conv2d(7, 3, stride=2), slice(2, 5)),
 }
@@ -83,16 +84,9 @@ def test_a_block_of_channels_equals_the_rows_of_the_whole(kernel, rows, shape):
         assert np.isnan(np.delete(block, np.r_[rows], axis=0)).all()
 
 
-def test_a_block_that_cuts_through_a_group_is_refused():
-    kernel = Conv2d(6, 3, groups=3)
-    b = allocate(kernel, normal(2, 3, 5, 5))
-    with pytest.raises(ValueError, match="rows 1 to 4 cut through a group of 2"):
-        kernel.weight_gradient(b, Mode(), slice(1, 4))
-
-
-def test_splits_by_whole_groups_and_by_rows():
+def test_splits_by_channels_and_by_rows():
     channels, rows = Conv2d(6, 3, groups=3).split(ArraySpec((2, 3, 9, 5)))
-    assert (channels.axis, channels.extent, channels.granule, channels.weight_axis) == (1, 6, 2, 0)
+    assert (channels.axis, channels.extent, channels.weight_axis) == (1, 6, 0)
     assert (rows.axis, rows.extent, rows.weight_axis) == (2, 7, None)
 
 
