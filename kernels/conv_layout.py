@@ -10,8 +10,8 @@ one image, shifted:
 
 With strides (s, t), output row r sees rows r * s + i: for one i always of one remainder by s. So the padded
 image lies in s x t *phases*, planes of every s-th row and t-th column, and an offset leads into one of them.
-The input gradient has phases the other way round: each phase of dx is a sum of its own, over those elements of
-the window that reach it.
+The input gradient has phases the other way round: each phase of dx is a sum of its own, over those elements
+of the window that reach it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Direct convolution: the loops over images, channels and blocks; conv_layout.py says what lies where.
 
 64 images of 32 x 28 x 28 through 64 filters of 3 x 3, one thread: 9.2 ms forward, 9.3 to the input and 10.7
-to the weights (200 GFLOP/s). Unrolled columns (im2col) and OpenBLAS took 13 to 15 ms with AVX-512 and 19 to 21
-with AVX2 kernels, where this takes 17.
+to the weights (200 GFLOP/s). Unrolled columns (im2col) and OpenBLAS took 13 to 15 ms with AVX-512; with AVX2
+they took 19 to 21 and this takes 17.
 """
 
 from __future__ import annotations

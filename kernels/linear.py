@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
 
+from .compiled import flat
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
 
 
 def _matrix(a: Array) -> Array:
-    """`a` with every leading axis folded into one."""
-    return a.reshape(-1, a.shape[-1])
+    """A view of `a` with every leading axis folded into one."""
+    return flat(a).reshape(-1, a.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,8 @@ class Dense(Kernel):
         wide = inputs[0].shape[-1]
         # He et al. 2015 (normal, gain √2): every packaged model follows dense by ReLU or GELU
         weight = ParameterSpec("weight", (self.features, wide), "normal", sqrt(2 / wide))
-        return (
-            (weight, ParameterSpec("bias", (self.features,), "zeros", decay=False))
-            if self.bias
-            else (weight,)
-        )
+        bias = ParameterSpec("bias", (self.features,), "zeros", decay=False)
+        return (weight, bias) if self.bias else (weight,)
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return (Split(len(inputs[0].shape) - 1, self.features, weight_axis=0),)

@@ -66,13 +66,11 @@ class MaxPool2d(Pool2d):
         return (ArraySpec(self.output(*inputs).shape, "uint8" if self.window.size <= 256 else "int32"),)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
-        x, y = b.inputs[0], b.output
-        _max(x, y, b.saved[0], self.window)
+        _max(b.inputs[0], b.output, b.saved[0], self.window)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
-        dx, dy = b.input_gradients[0], b.output_gradient
-        if dx is not None:
-            _max_gradient(dx, dy, b.saved[0], self.window)
+        if b.input_gradients[0] is not None:
+            _max_gradient(b.input_gradients[0], b.output_gradient, b.saved[0], self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +124,7 @@ class GlobalAveragePool2d(Kernel):
 
 
 def _max_arrays(x: Array, y: Array, winners: Array, window: Window) -> None:
-    seen = window.gather(x, outside=-float("inf"))
-    seen = seen.reshape(*x.shape[:2], window.size, *y.shape[2:])
+    seen = window.gather(x, outside=-float("inf")).reshape(*x.shape[:2], window.size, *y.shape[2:])
     winners[...] = seen.argmax(axis=2)
     y[...] = seen.max(axis=2)
 
@@ -142,13 +139,7 @@ def _max(x: Array, y: Array, winners: Array, window: Window) -> None:
 
 
 @jit
-def _max_loop(
-    x: Array,
-    y: Array,
-    winners: Array,
-    sizes: tuple[int, ...],
-    moves: tuple[int, ...],
-) -> None:
+def _max_loop(x: Array, y: Array, winners: Array, sizes: tuple[int, ...], moves: tuple[int, ...]) -> None:
     planes, height, width, rows, columns = sizes
     kh, kw, stride_h, stride_w, top, left = moves
     for p in range(planes):
@@ -204,11 +195,7 @@ def _max_gradient(dx: Array, dy: Array, winners: Array, window: Window) -> None:
 
 @jit
 def _max_gradient_loop(
-    dx: Array,
-    dy: Array,
-    winners: Array,
-    sizes: tuple[int, ...],
-    moves: tuple[int, ...],
+    dx: Array, dy: Array, winners: Array, sizes: tuple[int, ...], moves: tuple[int, ...]
 ) -> None:
     planes, height, width, rows, columns = sizes
     _kh, kw, stride_h, stride_w, top, left = moves

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from .attention import Attention
@@ -59,4 +62,36 @@ def kernel(name: str, **attributes: Any) -> Kernel:
     missing = [key for key, field in allowed.items() if field.default is MISSING and key not in attributes]
     if missing:
         raise ValueError(f"{name}: {', '.join(missing)} is not given")
+    hints = _hints(kind)
+    for attribute, value in attributes.items():
+        if not _fits(value, hints[attribute]):
+            wanted = _words(hints[attribute])
+            raise ValueError(f"{name}: {attribute} is {value!r}; give {wanted}")
     return kind(**attributes)
+
+
+_hints = cache(get_type_hints)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value, as a job file may give it, is of the kind that an attribute's annotation names."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Sequence, tuple):
+        return isinstance(value, list | tuple) and all(_fits(each, get_args(hint)[0]) for each in value)
+    if get_args(hint):  # a union
+        return any(_fits(value, each) for each in get_args(hint))
+    if hint is float:
+        hint = int | float
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _words(hint: Any) -> str:
+    """An annotation for people."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Sequence, tuple):
+        return f"a list of {_words(get_args(hint)[0]).removeprefix('a whole ')}s"
+    if get_args(hint):
+        return " or ".join(_words(each) for each in get_args(hint))
+    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}[hint]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from weft.kernels.linear import Dense
@@ -10,6 +12,10 @@ from weft.kernels.registry import KERNELS, kernel
 
 def test_a_kernel_is_made_with_its_attributes():
     assert kernel("dense", features=3, bias=False) == Dense(3, bias=False)
+
+
+def test_a_whole_number_does_for_a_number():
+    assert kernel("dropout", rate=0) == kernel("dropout", rate=0.0)
 
 
 def test_every_kernel_is_known_by_its_own_name():
@@ -37,6 +43,16 @@ WRONG = {
     ),
     "a missing attribute": ("conv2d", {"channels": 4}, "conv2d: kernel_size is not given"),
     "an inner field": ("conv2d", {"channels": 4, "kernel_size": 3, "window": 0}, "unknown attribute window"),
+    "text for a number": ("dense", {"features": "ten"}, "dense: features is 'ten'; give a whole number"),
+    "a fraction for a whole number": ("dense", {"features": 2.5}, "features is 2.5; give a whole number"),
+    "true for a number": ("dropout", {"rate": True}, "dropout: rate is True; give a number"),
+    "a number for a switch": ("dense", {"features": 2, "bias": 1}, "bias is 1; give true or false"),
+    "an unknown choice": ("gelu", {"approximate": "fast"}, "approximate is 'fast'; give 'none' or 'tanh'"),
+    "fractions for extents": (
+        "max_pool2d",
+        {"kernel_size": [1.5, 2]},
+        r"kernel_size is \[1.5, 2\]; give a whole number or a list of numbers",
+    ),
     "a wrong value": ("dropout", {"rate": 2}, "dropout: rate is 2"),
 }
 
@@ -45,3 +61,13 @@ WRONG = {
 def test_mistakes_are_named(name, attributes, message):
     with pytest.raises(ValueError, match=message):
         kernel(name, **attributes)
+
+
+ATTRIBUTES = [(name, field.name) for name, kind in KERNELS.items() for field in fields(kind) if field.init]
+
+
+@pytest.mark.parametrize(("name", "attribute"), ATTRIBUTES, ids=lambda each: each)
+def test_every_attribute_says_what_it_takes(name, attribute):
+    required = {field.name: object() for field in fields(KERNELS[name]) if field.init}
+    with pytest.raises(ValueError, match=f"{name}: {attribute} is .*; give "):
+        kernel(name, **{attribute: object()}, **{key: required[key] for key in required if key != attribute})
