@@ -94,4 +94,11 @@ def _words(hint: Any) -> str:
         return f"a list of {_words(get_args(hint)[0]).removeprefix('a whole ')}s"
     if get_args(hint):
         return " or ".join(_words(each) for each in get_args(hint))
-    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}[hint]
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        NoneType: "nothing",
+    }
+    return words[hint]
