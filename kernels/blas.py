@@ -1,8 +1,8 @@
 """NumPy's matrix product: how many threads it may use, and what runs it.
 
-OpenBLAS reads OPENBLAS_CORETYPE when NumPy loads it; left unset, it recognises the machine. On an AMD Zen 5 it
-then takes its SkylakeX kernels: one thread multiplies 1024 x 512 by 512 x 1024 in float32 at 225 GFLOP/s. An
-environment that says Haswell (for equal rounding on unequal nodes, say) halves that to 121; `describe` shows it.
+OpenBLAS reads OPENBLAS_CORETYPE when NumPy loads it; left unset, it recognises the machine. On an AMD Zen 5
+it then takes its SkylakeX kernels: one thread multiplies 1024 x 512 by 512 x 1024 in float32 at 225 GFLOP/s.
+An environment that says Haswell (for equal rounding on unequal nodes, say) halves that to 121.
 """
 
 from __future__ import annotations
