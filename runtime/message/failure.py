@@ -153,7 +153,9 @@ class Failures:
         control.on("failed", self._heard)
         control.on("told", self._heard_told)
         control.on("left", self._heard_left)
-        self._watch_launcher()
+        self._launcher = launcher_pidfd()
+        if self._launcher >= 0:
+            loop.add_reader(self._launcher, self._launcher_gone)
 
     @property
     def any(self) -> bool:
@@ -235,19 +237,27 @@ class Failures:
         unlink_segments()
         os._exit(self.status())
 
-    def _watch_launcher(self) -> None:
-        """End this rank when its launcher is gone: Open MPI's ranks outlive a killed mpiexec, and wait on."""
-        if launched_as() is None:
-            return
-        try:
-            self._launcher = os.pidfd_open(os.getppid())
-        except OSError:
-            return
-        self._loop.add_reader(self._launcher, self._launcher_gone)
+    def close(self) -> None:
+        """Stop looking after the launcher."""
+        if self._launcher >= 0:
+            self._loop.remove_reader(self._launcher)
+            os.close(self._launcher)
+            self._launcher = -1
 
     def _launcher_gone(self) -> None:
+        """Open MPI's ranks outlive a killed mpiexec, and would wait for ever."""
         unlink_segments()
         os._exit(1)
+
+
+def launcher_pidfd() -> int:
+    """A descriptor that becomes readable when the launcher of this rank ends; -1 without a launcher."""
+    if launched_as() is None:
+        return -1
+    try:
+        return os.pidfd_open(os.getppid())
+    except OSError:
+        return -1
 
 
 def abort(status: int) -> NoReturn:

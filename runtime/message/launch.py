@@ -46,13 +46,16 @@ def run(main: Main[T], *, stall_s: float = STALL_S) -> T | None:
     """
     try:
         started = mpi.start()
-        with asyncio.Runner(loop_factory=MpiLoop) as runner:
+    except Exception as error:
+        _end_without_main(error)
+    with asyncio.Runner(loop_factory=MpiLoop) as runner:
+        try:
             loop = runner.get_loop()
             assert isinstance(loop, MpiLoop)
             rank: Rank[T] = Rank(loop, stall_s)
             runner.run(rank.run(main))
-    except (Exception, SystemExit) as error:
-        _end_without_loop(error)
+        except (Exception, SystemExit) as error:
+            _end_without_main(error)
     flush()
     if rank.failures.any:  # alone: a world of several ranks has been aborted
         mpi.unlink_segments()
@@ -96,6 +99,7 @@ class Rank(Generic[T]):
                 await self._loop.create_future()  # MPI_Abort comes
         finally:
             self.stop.remove()
+            self.failures.close()
 
     # -- main -----------------------------------------------------------------------------------------
 
@@ -156,7 +160,10 @@ class Rank(Generic[T]):
         """Wait for `end`; False if some rank fails before."""
         failed = self.failures.happened
         await asyncio.wait([end, failed], return_when=asyncio.FIRST_COMPLETED)
-        return not failed.done()
+        if failed.done():
+            return False
+        end.result()
+        return True
 
     async def _tidied(self) -> bool:
         """End what main left, free all communicators; False if some rank fails meanwhile."""
@@ -219,18 +226,18 @@ def steered(
             step, value = coroutine.throw, thrown() or error
 
 
-def _end_without_loop(error: BaseException) -> NoReturn:
-    """Report an error from before or after the loop, and end all ranks."""
-    launched = mpi.launched_as()
-    rank, size = launched or (0, 1)
-    running = MPI.Is_initialized() and not MPI.Is_finalized()
-    if running and MPI.COMM_WORLD.Get_size() > 1:
+def _end_without_main(error: BaseException) -> NoReturn:
+    """Report an error from before or after main (or that stopped the loop), and end all ranks."""
+    rank, size = mpi.launched_as() or (0, 1)
+    together = False
+    if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1:
+        together = True
         rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
-    report = report_of(error, rank, size, socket.gethostname(), "the start or end of MPI")
+    report = report_of(error, rank, size, socket.gethostname(), "run(main), outside of main")
     if rank != 0:
         time.sleep(FIRST_S)  # most such errors are everybody's: rank 0 tells
-    if rank == 0 or running:
+    if rank == 0 or together:
         say(render([report]))
-    if running and size > 1:
+    if together:
         abort(report.status)
     raise SystemExit(report.status) from None
