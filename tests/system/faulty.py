@@ -1,0 +1,267 @@
+"""Programs that fail, stop or wait in every way; run by test_faults.py as `python faulty.py CASE FOLDER`.
+
+In FOLDER every rank leaves `segments-RANK` (the named shared memory it had mapped), writes a line to the pipe
+`events` when it is ready or about to fail ("WHAT RANK PID TIME"), and a file `clean-RANK` from its `finally`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from weft.runtime.errors import JobError, MachineError, PeerFailure
+from weft.runtime.message import World, run
+
+CASE, FOLDER = sys.argv[1], Path(sys.argv[2])
+Case = Callable[[World], Awaitable[None]]
+CASES: dict[str, Case] = {}
+
+
+def case(function: Case) -> Case:
+    CASES[function.__name__] = function  # type: ignore[attr-defined]
+    return function
+
+
+def event(what: str, rank: int) -> None:
+    """One line to the test; lines this short are written in one piece."""
+    with open(FOLDER / "events", "w") as pipe:
+        pipe.write(f"{what} {rank} {os.getpid()} {time.monotonic()}\n")
+
+
+def fail(world: World) -> NoReturn:
+    event("fails", world.rank)
+    raise ZeroDivisionError("the test's own")
+
+
+async def wait(world: World) -> None:
+    """For a message that never comes."""
+    try:
+        await world.recv(np.zeros(1), source=(world.rank + 1) % world.size)
+    except PeerFailure as failure:
+        print(f"rank {world.rank} hears of rank {failure.rank}")
+        raise
+    finally:
+        await asyncio.sleep(0)
+        (FOLDER / f"clean-{world.rank}").touch()
+
+
+def last(world: World) -> bool:
+    return world.rank == world.size - 1
+
+
+# -- ways to fail ---------------------------------------------------------------------------------------
+
+
+@case
+async def main_raises(world: World) -> None:
+    if last(world):
+        fail(world)
+    await wait(world)
+
+
+@case
+async def background_task_raises(world: World) -> None:
+    async def work() -> None:
+        fail(world)
+
+    if last(world):
+        world.background(work(), "worker")
+    await wait(world)
+
+
+@case
+async def forgotten_task_raises(world: World) -> None:
+    async def work() -> None:
+        fail(world)
+
+    if last(world):
+        asyncio.get_running_loop().create_task(work(), name="forgotten")
+    await wait(world)
+
+
+@case
+async def callback_raises(world: World) -> None:
+    if last(world):
+        asyncio.get_running_loop().call_soon(fail, world)
+    await wait(world)
+
+
+@case
+async def thread_raises(world: World) -> None:
+    if last(world):
+        await asyncio.to_thread(fail, world)
+    await wait(world)
+
+
+@case
+async def message_handler_raises(world: World) -> None:
+    channel = await world.channel("errors")
+    channel.serve(lambda _: fail(world))
+    if world.rank == 0:
+        await channel.send(world.size - 1)  # no request: nobody to tell but everybody
+    await wait(world)
+
+
+@case
+async def all_raise(world: World) -> None:
+    event("fails", world.rank)
+    raise ValueError(f"of rank {world.rank}")
+
+
+@case
+async def all_make_the_same_mistake(world: World) -> None:
+    event("fails", world.rank)
+    raise JobError("job.toml, line 3: unknown key 'epoch'")
+
+
+@case
+async def one_makes_a_mistake(world: World) -> None:
+    if last(world):
+        event("fails", world.rank)
+        raise JobError("job.toml, line 3: unknown key 'epoch'")
+    await wait(world)
+
+
+@case
+async def machine_lacks_something(world: World) -> None:
+    if last(world):
+        event("fails", world.rank)
+        raise MachineError("no GPU")
+    await wait(world)
+
+
+@case
+async def one_exits(world: World) -> None:
+    if last(world):
+        event("fails", world.rank)
+        sys.exit(7)
+    await wait(world)
+
+
+@case
+async def peer_is_blocked(world: World) -> None:
+    await world.barrier()
+    if last(world):
+        fail(world)
+    time.sleep(100)
+
+
+@case
+async def peer_holds_the_interpreter(world: World) -> None:
+    await world.barrier()
+    if last(world):
+        fail(world)
+    re.match(r"(a+)+b", "a" * 60)  # takes years, in C
+
+
+@case
+async def peer_does_not_finish_cleaning_up(world: World) -> None:
+    if last(world):
+        fail(world)
+    try:
+        await wait(world)
+    finally:
+        await asyncio.Event().wait()
+
+
+@case
+async def peers_are_in_task_groups(world: World) -> None:
+    if last(world):
+        fail(world)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait_in_task(world))
+    raise AssertionError("a group whose task never ends has ended")
+
+
+async def wait_in_task(world: World) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print(f"rank {world.rank} hears of rank {world.size - 1}")
+        (FOLDER / f"clean-{world.rank}").touch()
+
+
+@case
+async def last_one_raises_late(world: World) -> None:
+    if last(world):
+        await asyncio.sleep(0.2)  # the others' mains are over then, or not: both must end
+        fail(world)
+
+
+@case
+async def main_leaves_a_send(world: World) -> None:
+    if last(world):
+        event("fails", world.rank)
+        world.send(np.zeros(1 << 20), 0)
+
+
+@case
+async def one_is_killed(world: World) -> None:
+    await world.barrier()
+    if last(world):
+        event("fails", world.rank)
+        os.kill(os.getpid(), signal.SIGKILL)
+    await wait(world)
+
+
+# -- ways to stop ---------------------------------------------------------------------------------------
+
+
+@case
+async def main_knows_no_stop(world: World) -> None:
+    event("ready", world.rank)
+    await wait(world)
+
+
+@case
+async def main_stops_by_itself(world: World) -> None:
+    asked = asyncio.Event()
+    world.on_stop(asked.set)
+    event("ready", world.rank)
+    await asked.wait()
+    assert world.stopping
+    await world.barrier()  # a last step together
+    (FOLDER / f"clean-{world.rank}").touch()
+
+
+@case
+async def main_ignores_stops(world: World) -> None:
+    world.on_stop(lambda: event("asked", world.rank))
+    event("ready", world.rank)
+    await asyncio.Event().wait()
+
+
+# -- and others -----------------------------------------------------------------------------------------
+
+
+@case
+async def all_is_well(world: World) -> None:
+    (FOLDER / f"nodes-{world.rank}").write_text(repr(world.nodes))
+
+
+@case
+async def one_is_late(world: World) -> None:
+    world.position("step 41: evaluating")
+    if last(world):
+        time.sleep(3)
+    await world.allreduce(np.zeros(1), what="all-reduce of portion 3")
+
+
+async def main(world: World) -> None:
+    await world.window(4096)
+    maps = Path("/proc/self/maps").read_text()
+    names = sorted(set(re.findall(r"(/dev/shm/\S+)$", maps, re.MULTILINE)))
+    (FOLDER / f"segments-{world.rank}").write_text("\n".join(names))
+    await CASES[CASE](world)
+
+
+run(main, stall_s=0.5 if CASE == "one_is_late" else 10.0)

@@ -1,0 +1,314 @@
+"""Nothing hangs: every way to fail ends all ranks, soon, with one readable report and a status.
+
+The programs are in faulty.py. Open MPI runs those where its launcher plays a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import launch
+
+FAULTY = Path(__file__).with_name("faulty.py")
+HOST = socket.gethostname()
+RANKS = 3
+LIMIT_S = 60.0
+# What is promised is 5 s on a machine that has a core for each rank. Here ranks share two cores with
+# whatever else runs, and Python itself needs a second to end.
+ENDS_S = 10.0
+
+VENDORS = pytest.mark.parametrize("vendor", launch.VENDORS)
+
+
+class Job:
+    """A faulty program under a launcher (or alone: 0 ranks), its events and its end."""
+
+    def __init__(self, vendor: str, ranks: int, case: str, folder: Path) -> None:
+        self.folder = folder
+        self._pipe = folder / "events"
+        os.mkfifo(self._pipe)
+        # Both ends: so the pipe stays open while no rank has it open.
+        self._events = os.open(self._pipe, os.O_RDWR)
+        self._text = ""
+        program = [str(launch.python(vendor)), str(FAULTY), case, str(folder)]
+        self.process = subprocess.Popen(
+            [*(launch.launcher(ranks, vendor) if ranks else []), *program],
+            env=launch.environment(vendor),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.out = self.err = ""
+        self.pids: list[int] = []
+
+    def wait_for(self, what: str, count: int) -> float:
+        """Wait for `count` events of that kind; the time of the last one."""
+        limit = time.monotonic() + LIMIT_S
+        while True:
+            lines = [line.split() for line in self._text.splitlines(keepends=True) if line.endswith("\n")]
+            found = [line for line in lines if line[0] == what]
+            self.pids = [int(line[2]) for line in lines]
+            if len(found) >= count:
+                return max(float(line[3]) for line in found)
+            if not select.select([self._events], [], [], max(0.0, limit - time.monotonic()))[0]:
+                pytest.fail(f"{count} ranks to say {what!r} within {LIMIT_S} s, heard {found}\n{self.end()}")
+            self._text += os.read(self._events, 65536).decode()
+
+    def end(self) -> int:
+        """Wait for the end; the status. Kills what does not end."""
+        try:
+            self.out, self.err = self.process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.out, self.err = launch._end(self.process)
+            pytest.fail(f"did not end within {LIMIT_S} s\n--- stdout\n{self.out}\n--- stderr\n{self.err}")
+        return self.process.returncode
+
+    def clean_ranks(self) -> list[int]:
+        return sorted(int(path.name.removeprefix("clean-")) for path in self.folder.glob("clean-*"))
+
+    def close(self) -> None:
+        os.close(self._events)
+        if self.process.poll() is None:
+            launch._end(self.process)
+
+    def left_segments(self) -> list[str]:
+        names = [name for path in self.folder.glob("segments-*") for name in path.read_text().split()]
+        return [name for name in names if Path(name).exists()]
+
+
+@contextlib.contextmanager
+def job(vendor: str, ranks: int, case: str, folder: Path) -> Iterator[Job]:
+    running = Job(vendor, ranks, case, folder)
+    try:
+        yield running
+        assert running.left_segments() == []
+    finally:
+        running.close()
+
+
+TRACEBACK = "ZeroDivisionError: the test's own"
+LAST = f"weft: rank {RANKS - 1} of {RANKS} on {HOST} failed in"
+MISTAKE = "weft: job.toml, line 3: unknown key 'epoch'"
+
+# case, status, lines of the report, number of tracebacks, whether the other ranks could clean up
+WAYS = {
+    "main_raises": (1, [f"{LAST} main:", TRACEBACK], 1, True),
+    "background_task_raises": (1, [f"{LAST} background task 'worker':", TRACEBACK], 1, True),
+    "forgotten_task_raises": (1, [f"{LAST} task 'forgotten':", TRACEBACK], 1, True),
+    "callback_raises": (1, [f"{LAST} a callback of the event loop:", TRACEBACK], 1, True),
+    "thread_raises": (1, [f"{LAST} main:", TRACEBACK], 1, True),
+    "message_handler_raises": (1, [f"{LAST} a callback of the event loop:", TRACEBACK], 1, True),
+    "all_raise": (1, [f"ValueError: of rank {rank}" for rank in range(RANKS)], RANKS, False),
+    "all_make_the_same_mistake": (2, [MISTAKE], 0, False),
+    "one_makes_a_mistake": (2, [f"{MISTAKE} (rank {RANKS - 1} of {RANKS} on {HOST})"], 0, True),
+    "machine_lacks_something": (3, [f"{LAST} main:", "weft.runtime.errors.MachineError: no GPU"], 1, True),
+    "one_exits": (7, [f"{LAST} main: sys.exit(7)"], 0, True),
+    "peer_is_blocked": (1, [f"{LAST} main:", TRACEBACK], 1, False),
+    "peer_holds_the_interpreter": (1, [f"{LAST} main:", TRACEBACK], 1, False),
+    "peer_does_not_finish_cleaning_up": (1, [f"{LAST} main:", TRACEBACK], 1, True),
+    "peers_are_in_task_groups": (1, [f"{LAST} main:", TRACEBACK], 1, True),
+    "last_one_raises_late": (1, [f"{LAST} main:", TRACEBACK], 1, False),
+    "main_leaves_a_send": (2, [], 0, False),
+}
+UNDER_OPENMPI = (
+    "main_raises",
+    "callback_raises",
+    "all_make_the_same_mistake",
+    "one_exits",
+    "peer_is_blocked",
+    "peer_holds_the_interpreter",
+    "last_one_raises_late",
+)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "case"),
+    [("mpich", case) for case in WAYS] + [("openmpi", case) for case in UNDER_OPENMPI],
+    ids=lambda value: value.replace("_", " "),
+)
+def test_a_failure_ends_all_ranks_with_one_report(vendor: str, case: str, tmp_path: Path) -> None:
+    status, lines, tracebacks, clean = WAYS[case]
+    with job(vendor, RANKS, case, tmp_path) as failing:
+        failed = failing.wait_for("fails", 1)
+        assert failing.end() == status, failing.err
+        assert time.monotonic() - failed < ENDS_S
+    reported = failing.err.splitlines()
+    for line in lines:
+        assert reported.count(line) == 1, failing.err
+    assert failing.err.count("Traceback (most recent call last)") == tracebacks, failing.err
+    if case == "main_leaves_a_send":
+        assert "still under way: send to rank 0 (tag 0) on 'world'" in failing.err
+    if clean:
+        others = list(range(RANKS - 1))
+        assert [rank for rank in failing.clean_ranks() if rank in others] == others
+        for rank in others:
+            assert f"rank {rank} hears of rank {RANKS - 1}" in failing.out
+
+
+@VENDORS
+def test_a_killed_rank_ends_all(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "one_is_killed", tmp_path) as killed:
+        failed = killed.wait_for("fails", 1)
+        assert killed.end() == {"mpich": 9, "openmpi": 137}[vendor]
+        assert time.monotonic() - failed < ENDS_S
+
+
+@VENDORS
+def test_a_killed_launcher_ends_all(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "main_knows_no_stop", tmp_path) as orphaned:
+        orphaned.wait_for("ready", RANKS)
+        ranks = [os.pidfd_open(pid) for pid in orphaned.pids]
+        orphaned.process.kill()
+        for rank in ranks:
+            assert select.select([rank], [], [], LIMIT_S)[0], "a rank outlives its launcher"
+            os.close(rank)
+        orphaned.end()
+
+
+@VENDORS
+def test_without_a_failure_nothing_is_said_or_left(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "all_is_well", tmp_path) as well:
+        assert well.end() == 0
+        assert (well.out, well.err) == ("", "")
+
+
+@VENDORS
+@pytest.mark.parametrize(
+    ("case", "status"),
+    [("all_is_well", 0), ("main_raises", 1), ("one_makes_a_mistake", 2), ("one_exits", 7)],
+    ids=lambda value: str(value).replace("_", " "),
+)
+def test_a_rank_alone_needs_no_launcher(vendor: str, case: str, status: int, tmp_path: Path) -> None:
+    with job(vendor, 0, case, tmp_path) as alone:
+        assert alone.end() == status, alone.err
+    assert alone.err.count("Traceback") == (case == "main_raises")
+
+
+# -- stops -----------------------------------------------------------------------------------------------
+
+# Which signal, what it gives time for, and the status: Open MPI's launcher has its own for the first two.
+STOPS = {
+    ("mpich", signal.SIGINT): 130,
+    ("mpich", signal.SIGTERM): 143,
+    ("mpich", signal.SIGUSR1): 138,
+    ("openmpi", signal.SIGINT): 1,
+    ("openmpi", signal.SIGTERM): 1,
+    ("openmpi", signal.SIGUSR1): 138,
+}
+
+
+@pytest.mark.parametrize(
+    "case", ["main_knows_no_stop", "main_stops_by_itself"], ids=lambda c: c.replace("_", " ")
+)
+@pytest.mark.parametrize(("vendor", "number"), STOPS, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_a_signal_to_the_launcher_stops_all_ranks(
+    vendor: str, number: signal.Signals, case: str, tmp_path: Path
+) -> None:
+    with job(vendor, RANKS, case, tmp_path) as stopping:
+        stopping.wait_for("ready", RANKS)
+        stopping.process.send_signal(number)
+        assert stopping.end() == STOPS[vendor, number], stopping.err
+    assert stopping.clean_ranks() == list(range(RANKS))
+    assert "Traceback" not in stopping.err
+
+
+@VENDORS
+def test_a_signal_to_one_rank_stops_all_ranks(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "main_stops_by_itself", tmp_path) as stopping:
+        stopping.wait_for("ready", RANKS)
+        os.kill(stopping.pids[-1], signal.SIGTERM)
+        assert stopping.end() == 143, stopping.err
+    assert stopping.clean_ranks() == list(range(RANKS))
+    assert stopping.err.count("weft: SIGTERM: stopping; once more to end at once") == 1
+
+
+def test_a_second_signal_ends_at_once_what_does_not_stop(tmp_path: Path) -> None:
+    with job("mpich", RANKS, "main_ignores_stops", tmp_path) as stubborn:
+        stubborn.wait_for("ready", RANKS)
+        stubborn.process.send_signal(signal.SIGTERM)
+        first = stubborn.wait_for("asked", RANKS)
+        # Not sooner: what comes within half a second is taken for the same signal, sent twice.
+        time.sleep(max(0.0, first + 1.0 - time.monotonic()))
+        stubborn.process.send_signal(signal.SIGTERM)
+        assert stubborn.end() in (143, 9)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_rank_alone_stops_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    with job("mpich", 0, "main_stops_by_itself", tmp_path) as alone:
+        alone.wait_for("ready", 1)
+        alone.process.send_signal(number)
+        assert alone.end() == 128 + number
+    assert alone.clean_ranks() == [0]
+
+
+# -- stalls, nodes, and no MPI -----------------------------------------------------------------------------
+
+
+@VENDORS
+def test_a_rank_whose_loop_is_blocked_is_named_while_the_others_wait(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "one_is_late", tmp_path) as late:
+        assert late.end() == 0
+    assert 'in "all-reduce of portion 3" for' in late.err
+    assert f"  rank {RANKS - 1} ({HOST}), which does not answer: its event loop is blocked" in late.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "nodes"),
+    [
+        pytest.param({}, ((0, 1, 2, 3),), id="one node"),
+        pytest.param({"MPIR_CVAR_NUM_CLIQUES": "2"}, ((0, 2), (1, 3)), id="two nodes of two"),
+        pytest.param({"MPIR_CVAR_NOLOCAL": "1"}, ((0,), (1,), (2,), (3,)), id="each rank its own node"),
+    ],
+)
+def test_ranks_are_grouped_by_node(
+    setting: dict[str, str], nodes: tuple[tuple[int, ...], ...], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "events")
+    result = launch.mpiexec(4, [FAULTY, "all_is_well", tmp_path], vendor="mpich", env=setting)
+    assert result.returncode == 0, result.stderr
+    for rank in range(4):
+        assert (tmp_path / f"nodes-{rank}").read_text() == repr(nodes)
+
+
+def test_messages_windows_and_worlds_pass_their_tests_across_nodes() -> None:
+    tests = launch.ROOT / "tests" / "mpi" / "message"
+    result = launch.mpiexec(
+        4, ["-m", "pytest", "-q", tests], vendor="mpich", env={"MPIR_CVAR_NUM_CLIQUES": "2"}, cwd=launch.ROOT
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_without_an_mpi_library_the_message_names_the_remedies() -> None:
+    env = {**launch.environment("mpich"), "MPI4PY_LIBMPI": "/nonexistent/libmpi.so"}
+    result = launch.run([launch.python("mpich"), "-c", "import weft.runtime.message"], env=env)
+    assert result.returncode != 0
+    for word in ("MachineError: no MPI library was found", "weft[mpich]", "weft[openmpi]", "system's MPI"):
+        assert word in result.stderr
+
+
+def test_importing_weft_does_not_start_mpi() -> None:
+    code = "import weft.runtime.message; from mpi4py import MPI; assert not MPI.Is_initialized()"
+    result = launch.run([launch.python("mpich"), "-c", code], env=launch.environment("mpich"))
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events")
+    command = [*launch.launcher(2, "mpich"), launch.python("openmpi"), FAULTY, "all_is_well", tmp_path]
+    result = launch.run(command, env=launch.environment("mpich"))
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.count("mpirun belongs to another MPI") == 1
