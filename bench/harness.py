@@ -116,7 +116,7 @@ def machine() -> dict[str, Any]:
     if "mpi4py.MPI" in sys.modules:
         mpi = sys.modules["mpi4py.MPI"]
         description["mpi"] = _one_line(mpi.Get_library_version())
-        if not mpi.Is_finalized():
+        if mpi.Is_initialized() and not mpi.Is_finalized():
             description["ranks"] = mpi.COMM_WORLD.size
     for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"):
         if variable in os.environ:
@@ -137,6 +137,8 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
 
     about = machine()
     launcher = ["mpirun", "-n", str(about["ranks"])] if about["ranks"] > 1 else []
+    if "WEFT_BENCH_HOSTS" in os.environ:
+        launcher = ["python", "-m", "bench.hosts", *os.environ["WEFT_BENCH_HOSTS"].split(), "--"]
     command = shlex.join([*launcher, "python", "-m", "bench", *sys.argv[1:]])
     table = Table(title=f"bench {bench}")
     for heading in ("figure", "value", "unit", "min", "max"):

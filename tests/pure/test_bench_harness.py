@@ -12,6 +12,7 @@ import pytest
 import bench
 from bench import __main__ as command
 from bench.harness import Figure, WrongResultError, check, interleaved, measure, ratio, timed
+from tests.launch import ROOT, run
 
 
 def test_a_figure_is_the_median_with_least_and_greatest():
@@ -108,6 +109,14 @@ def test_a_wrong_result_ends_non_zero_without_figures(a_bench, capsys, tmp_path)
     assert command.main(["sample", "--json", str(path)]) == 1
     assert not path.exists()
     assert "wrong result: sum is 3, expected 4" in capsys.readouterr().err
+
+
+def test_the_machine_is_described_where_mpi_is_loaded_but_not_started():
+    # Asking for a size before MPI_Init ends the process without a word.
+    program = "import weft.runtime.message, bench.harness as h; d = h.machine(); assert d['ranks'] == 1; print(d['mpi'])"
+    result = run([sys.executable, "-c", program], cwd=ROOT)
+    assert result.returncode == 0, result
+    assert "MPI" in result.stdout
 
 
 def test_check_passes_what_holds():
