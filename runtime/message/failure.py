@@ -3,7 +3,7 @@
     0 ms     a rank fails: it sends its report (rank, host, traceback) to all others
     300 ms   settled: ranks that failed by themselves have said so too. The lowest failed rank prints what
              it knows, grouped, once; on the others `PeerFailure` is raised in main, so that `finally` runs
-    2.3 s    at the latest, or as soon as every rank has left its main: MPI_Abort ends the job
+    2.5 s    at the latest, or as soon as every rank has left its main: MPI_Abort ends the job
     4.5 s    whoever still lives (no launcher, a hung MPI) ends itself, from a thread of its own
 
 A rank whose loop is blocked in a long call hears nothing; MPI_Abort has the launcher kill it. Measured
@@ -120,7 +120,7 @@ def render(reports: Iterable[Report]) -> str:
 
 
 def ranks_text(ranks: list[int]) -> str:
-    """ "rank 3", "ranks 0-2, 5"."""
+    """As in "rank 3" or "ranks 0-2, 5"."""
     runs: list[list[int]] = []
     for rank in sorted(ranks):
         if runs and rank == runs[-1][1] + 1:

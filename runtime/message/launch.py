@@ -167,8 +167,7 @@ class Rank(Generic[T]):
 
     async def _tidied(self) -> bool:
         """End what main left, free all communicators; False if some rank fails meanwhile."""
-        await self._cancel_tasks()
-        left = await self._drain()
+        left = await self._cancel_tasks() + await self._drain()
         if left and self.stop.signal is not None:
             # Some ranks had posted a collective when the stop cancelled main, others had not.
             await asyncio.sleep(FIRST_S if self.world.rank else 0.0)
@@ -179,18 +178,22 @@ class Rank(Generic[T]):
                 "rank do its part"
             )
             self.failures.local(error, "main")
+        # Threads first: what they compute may lie in a window.
+        if not await self._reached(self._loop.create_task(self._loop.shutdown_default_executor())):
+            return False
         if not await self._reached(self._loop.create_task(self.world.close())):
             return False
         self._control.close()
         return True
 
-    async def _cancel_tasks(self) -> None:
-        """Cancel every other task, and wait a while until their `finally` blocks have run."""
+    async def _cancel_tasks(self) -> list[str]:
+        """Cancel every other task, and let their `finally` blocks run; what did not end within `DRAIN_S`."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=DRAIN_S)
+            _, tasks = await asyncio.wait(tasks, timeout=DRAIN_S)
+        return [f"task {task.get_name()!r}, which does not end when cancelled" for task in tasks]
 
     async def _drain(self) -> list[str]:
         """Have MPI's operations end; what did not within `DRAIN_S`."""

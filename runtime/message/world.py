@@ -187,6 +187,8 @@ class World(Communicator):
     def _compare_clocks(self) -> int:
         """Every node's first rank plays ping-pong with rank 0; the fastest round trip counts.
 
+        Measured once: clocks that no time service keeps together drift by some 10 us a second.
+
         A node's ranks share one clock. The other's time is taken in the middle of the round trip, so the
         error is at most half of it: some 10 us over TCP, 1 us over a fast network.
         """

@@ -205,6 +205,20 @@ async def main_leaves_a_send(world: World) -> None:
 
 
 @case
+async def task_resists(world: World) -> None:
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                continue
+
+    if last(world):
+        event("fails", world.rank)
+        world.background(stubborn(), "stubborn")
+
+
+@case
 async def one_is_killed(world: World) -> None:
     await world.barrier()
     if last(world):
@@ -220,6 +234,14 @@ async def one_is_killed(world: World) -> None:
 async def main_knows_no_stop(world: World) -> None:
     event("ready", world.rank)
     await wait(world)
+
+
+@case
+async def stop_breaks_a_collective(world: World) -> None:
+    event("ready", world.rank)
+    if not last(world):
+        await world.allreduce(np.zeros(1))
+    await asyncio.Event().wait()
 
 
 @case

@@ -122,6 +122,7 @@ WAYS = {
     "peers_are_in_task_groups": (1, [f"{LAST} main:", TRACEBACK], 1, True),
     "last_one_raises_late": (1, [f"{LAST} main:", TRACEBACK], 1, False),
     "main_leaves_a_send": (2, [], 0, False),
+    "task_resists": (2, [], 0, False),
 }
 UNDER_OPENMPI = (
     "main_raises",
@@ -151,6 +152,8 @@ def test_a_failure_ends_all_ranks_with_one_report(vendor: str, case: str, tmp_pa
     assert failing.err.count("Traceback (most recent call last)") == tracebacks, failing.err
     if case == "main_leaves_a_send":
         assert "still under way: send to rank 0 (tag 0) on 'world'" in failing.err
+    if case == "task_resists":
+        assert "still under way: task 'stubborn', which does not end when cancelled" in failing.err
     if clean:
         others = list(range(RANKS - 1))
         assert [rank for rank in failing.clean_ranks() if rank in others] == others
@@ -223,6 +226,13 @@ def test_a_signal_to_the_launcher_stops_all_ranks(
         assert stopping.end() == STOPS[vendor, number], stopping.err
     assert stopping.clean_ranks() == list(range(RANKS))
     assert "Traceback" not in stopping.err
+
+
+def test_a_stop_that_leaves_a_collective_half_done_ends_all_ranks_too(tmp_path: Path) -> None:
+    with job("mpich", RANKS, "stop_breaks_a_collective", tmp_path) as stopping:
+        stopping.wait_for("ready", RANKS)
+        stopping.process.send_signal(signal.SIGTERM)
+        assert stopping.end() == 143, stopping.err
 
 
 @VENDORS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 
 import numpy as np
@@ -135,6 +136,26 @@ def test_tasks_that_main_left_are_cancelled_and_may_clean_up() -> None:
 
     run(main)
     assert seen == ["cleaned up"] * 2
+
+
+def test_threads_that_main_left_end_before_windows_are_closed() -> None:
+    seen = []
+
+    async def main(world: World) -> None:
+        window = await world.window(8)
+        numbers = window.array(world.node_rank, "int64", 1)
+        go = threading.Event()
+
+        def work() -> None:
+            go.wait()
+            numbers[0] = 7  # a SIGSEGV, were the window gone
+            seen.append(int(numbers[0]))
+
+        asyncio.get_running_loop().run_in_executor(None, work)
+        asyncio.get_running_loop().call_later(0.05, go.set)
+
+    run(main)
+    assert seen == [7]
 
 
 def test_a_connection_that_breaks_ends_no_job() -> None:
