@@ -11,8 +11,7 @@
 #SBATCH --job-name=weft-digits
 #SBATCH --output=%x-%j.out
 #SBATCH --nodes=2
-# One rank a core that you want to compute with: ranks of a node share its memory, its copy of the
-# parameters and its gradients.
+# One rank a core that you want to compute with.
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=1
 # Weft writes a checkpoint when Slurm says that the time is nearly up, and `weft train --resume RUN` goes on
