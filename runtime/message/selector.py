@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mpi4py import MPI
 
+from .latency import ask_for_short_slice
 from .nap import NapPolicy
 
 # Polling in place, before a task suspends (see `linger`): an awake peer's answer takes 5 to 20 us,
@@ -304,6 +305,11 @@ class MpiLoop(asyncio.SelectorEventLoop):
         self.mpi = MpiSelector(policy)
         super().__init__(self.mpi)
         self.mpi.loop = self
+
+    def run_forever(self) -> None:
+        """As in asyncio; this thread is to answer soon, whatever else computes on its core."""
+        ask_for_short_slice()
+        super().run_forever()
 
     @property
     def ready(self) -> Any:
