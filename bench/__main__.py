@@ -17,7 +17,7 @@ from pathlib import Path
 import bench
 from bench.harness import WrongResultError, launched_rank, report
 
-NOT_BENCHES = {"harness", "__main__"}
+NOT_BENCHES = {"harness", "hosts", "__main__"}
 
 
 def benches() -> dict[str, str]:
