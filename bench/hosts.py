@@ -139,7 +139,7 @@ class Hosts(Network):
 
     def _environment(self, base: Mapping[str, str], counts: Sequence[int]) -> dict[str, str]:
         enter = str(self.folder / "enter")
-        ppn = ",".join(map(str, counts))
+        ppn = ",".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
         return {
             **base,
             **LINK_ONLY,
@@ -188,9 +188,8 @@ def main(arguments: list[str]) -> int:
     try:
         ppn = [int(number) for number in options.ppn.split(",")]
         with Hosts(options.hosts, rate, options.latency) as hosts:
-            job = hosts.run(
-                command, ppn=ppn if len(ppn) > 1 else ppn[0], expect_bytes=int(options.expect_bytes)
-            )
+            everywhere = ppn[0] if len(ppn) == 1 else ppn
+            job = hosts.run(command, ppn=everywhere, expect_bytes=int(options.expect_bytes))
     except ValueError as mistake:
         parser.error(str(mistake))
     except (HostsError, WrongResultError) as error:

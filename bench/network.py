@@ -90,13 +90,13 @@ class Network:
     def __enter__(self) -> Self:
         if lacking := missing():
             raise HostsError(lacking)
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP):  # SIGINT raises KeyboardInterrupt already
-                if signal.getsignal(number) == signal.SIG_DFL:
-                    self._handlers[number] = signal.signal(number, _stop)
         self.folder = Path(tempfile.mkdtemp(prefix=f"weft-hosts-{os.getpid()}-"))
         self.namespaces = [f"{self.folder.name}-{name}" for name in self.names]
         try:
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGHUP):  # SIGINT raises KeyboardInterrupt already
+                    if signal.getsignal(number) == signal.SIG_DFL:
+                        self._handlers[number] = signal.signal(number, _stop)
             with signals_wait():
                 remove_leftovers()
                 self._build()
@@ -111,10 +111,12 @@ class Network:
 
     def close(self) -> None:
         """End every process on the hosts and remove them."""
-        with signals_wait():
-            _remove(self.folder.name)
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+        try:
+            with signals_wait():
+                _remove(self.folder.name)
+        finally:
+            while self._handlers:
+                signal.signal(*self._handlers.popitem())
 
     def enter(self, host: str, line: str) -> list[str]:
         """The command that runs the shell's `line` on `host`, in the same process."""
@@ -158,8 +160,11 @@ class Network:
             _tool("ip", "-n", host, "link", "set", "lo", "up")
 
     def _write(self) -> None:
-        table = [("127.0.0.1", "localhost"), *zip(self.addresses, self.names, strict=True)]
-        (self.folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in table))
+        table = ["127.0.0.1 localhost"]
+        for address, name in zip(self.addresses, self.names, strict=True):
+            # Once more as gloo's IPv6 sockets see it: else PyTorch complains at every connection.
+            table += [f"{address} {name}", f"::ffff:{address} {name}"]
+        (self.folder / "hosts").write_text("\n".join([*table, ""]))
         (self.folder / "tmp").mkdir()
         self.script("enter", ENTER.format(name=self.folder.name, folder=self.folder))
 
