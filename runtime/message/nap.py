@@ -29,16 +29,25 @@ class NapPolicy:
     computing_s: float = 1e-3
     # Only standing receives: nobody here waits, but a peer that wants an answer does.
     idle_s: float = 4e-3
+    # All such peers can ring this rank's doorbell. Not longer, for the rare ring that is missed.
+    rung_s: float = 20e-3
 
-    def nap(self, quiet_s: float, *, awaited: bool, computing: bool) -> float:
+    def nap(self, quiet_s: float, *, awaited: bool, expecting: bool, computing: bool, rung: bool) -> float:
         """Seconds to sleep before the next look; 0 means look again at once.
 
-        `quiet_s` is the time since the last completion or posting, `awaited` whether anything but
-        standing receives is outstanding, `computing` whether a kernel runs on this rank now.
+        `quiet_s` is the time since the last completion or posting, `awaited` whether MPI operations
+        other than standing receives are outstanding, `expecting` whether somebody waits for what a
+        standing receive brings, `computing` whether a kernel runs on this rank now, `rung` whether
+        whoever sends to a standing receive rings this rank's doorbell.
         """
+        if awaited:
+            longest = self.computing_s if computing else self.awaited_s
+        elif rung:
+            longest = self.rung_s
+        else:
+            longest = self.awaited_s if expecting else self.idle_s
         if computing:
-            return self.computing_s if awaited else self.idle_s
+            return longest
         if quiet_s < self.spin_s:
             return 0.0
-        longest = self.awaited_s if awaited else self.idle_s
         return min(longest, max(self.shortest_s, self.share * quiet_s))

@@ -18,7 +18,9 @@ from .talk import Talk, talk
 
 # Naps that outlast every test: whoever must be woken and is not hangs.
 HOURS = 1e4
-ASLEEP = NapPolicy(spin_s=0.0, shortest_s=HOURS, awaited_s=HOURS, computing_s=HOURS, idle_s=HOURS)
+ASLEEP = NapPolicy(
+    spin_s=0.0, shortest_s=HOURS, awaited_s=HOURS, computing_s=HOURS, idle_s=HOURS, rung_s=HOURS
+)
 
 
 @pytest.mark.parametrize("fd_setsize", [1024, 0], ids=["select", "poll"])

@@ -9,12 +9,19 @@ from weft.runtime.message.nap import NapPolicy
 POLICY = NapPolicy()
 
 
-def wait(until_s: float, *, awaited: bool = True, computing: bool = False) -> tuple[float, list[float]]:
+def wait(
+    until_s: float,
+    *,
+    awaited: bool = False,
+    expecting: bool = True,
+    computing: bool = False,
+    rung: bool = False,
+) -> tuple[float, list[float]]:
     """Look and nap until something ends at `until_s`: when that was noticed, and the naps taken."""
     look_s = 2e-6  # what one look costs
     now, naps = 0.0, []
     while now < until_s:
-        nap = POLICY.nap(now, awaited=awaited, computing=computing)
+        nap = POLICY.nap(now, awaited=awaited, expecting=expecting, computing=computing, rung=rung)
         naps.append(nap)
         now += nap + look_s
     return now, naps
@@ -28,30 +35,31 @@ def test_an_answer_of_an_awake_peer_is_noticed_at_once(until_s: float) -> None:
 
 
 @pytest.mark.parametrize("until_s", [0.5e-3, 3e-3, 20e-3, 1.0])
-@pytest.mark.parametrize("awaited", [True, False], ids=["awaited", "standing"])
-def test_a_wait_grows_by_a_twentieth_at_most(until_s: float, awaited: bool) -> None:
-    noticed, _ = wait(until_s, awaited=awaited)
+@pytest.mark.parametrize("situation", ["awaited", "expecting", "rung"])
+def test_a_wait_grows_by_a_twentieth_at_most(until_s: float, situation: str) -> None:
+    noticed, _ = wait(until_s, **{"expecting": False, situation: True})
     assert noticed - until_s <= 0.05 * until_s + POLICY.shortest_s
 
 
 @pytest.mark.parametrize(
-    ("awaited", "computing", "longest_s"),
+    ("longest_s", "situation"),
     [
-        pytest.param(True, False, 1e-3, id="an awaited message is noticed within 1 ms"),
-        pytest.param(False, False, 4e-3, id="a message nobody waits for within 4 ms"),
-        pytest.param(True, True, 1e-3, id="bulk moves every 1 ms while a kernel runs"),
-        pytest.param(False, True, 4e-3, id="a kernel with nothing outstanding is left alone"),
+        pytest.param(1e-3, {"awaited": True, "rung": True}, id="an operation under way is noticed in 1 ms"),
+        pytest.param(1e-3, {"awaited": True, "computing": True}, id="also while a kernel runs"),
+        pytest.param(1e-3, {"expecting": True}, id="so is a message somebody waits for"),
+        pytest.param(4e-3, {"expecting": False}, id="one nobody waits for in 4 ms"),
+        pytest.param(4e-3, {"expecting": False, "computing": True}, id="also while a kernel runs"),
+        pytest.param(20e-3, {"rung": True}, id="a rank that can be woken sleeps longer"),
+        pytest.param(20e-3, {"rung": True, "computing": True}, id="and leaves a kernel alone"),
     ],
 )
-def test_no_wait_ever_grows_by_more_than_the_longest_nap(
-    awaited: bool, computing: bool, longest_s: float
-) -> None:
-    _, naps = wait(10.0, awaited=awaited, computing=computing)
+def test_no_wait_grows_by_more_than_the_longest_nap(longest_s: float, situation: dict[str, bool]) -> None:
+    _, naps = wait(10.0, **situation)
     assert max(naps) == longest_s
 
 
 def test_a_kernel_is_never_disturbed_by_spinning() -> None:
-    _, naps = wait(0.01, computing=True)
+    _, naps = wait(0.01, awaited=True, computing=True)
     assert min(naps) == POLICY.computing_s
 
 
