@@ -174,11 +174,13 @@ async def _wakes(world: World, over: float) -> list[float]:
     """Every 20 ms a thread wakes the loop."""
     wakes: list[float] = []
 
+    def answer(rung: float) -> None:
+        wakes.append(time.perf_counter() - rung)
+
     def ring() -> None:
         while time.perf_counter() < over:
             time.sleep(0.02)
-            rung = time.perf_counter()
-            world.loop.call_soon_threadsafe(lambda rung=rung: wakes.append(time.perf_counter() - rung))
+            world.loop.call_soon_threadsafe(answer, time.perf_counter())
 
     await asyncio.to_thread(ring)
     await asyncio.sleep(0)

@@ -82,7 +82,7 @@ class Pair:
         self.world = world
         self.first = world.rank == 0
         self.other = 1 - world.rank
-        self.trips_count = args.trips
+        self.trips_count: int = args.trips
         self.idle_s = args.idle
         self.large_out = np.random.default_rng(0).integers(0, 256, args.megabytes * 10**6, np.uint8)
         self.large_in = np.zeros_like(self.large_out)
