@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch import ROOT, environment, python, run
+from weft.runtime.train.job import load_job
 
 README = ROOT / "README.md"
 BLOCK = re.compile(
@@ -95,12 +96,10 @@ def test_programs_are_files_that_a_command_runs(block: Block):
 
 
 @pytest.mark.parametrize("block", of("toml"), ids=line)
-def test_job_files_load(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from weft.runtime.train.job import load_job
-
-    assert block.file, "give the block a <!-- file: NAME.toml --> before it"
-    monkeypatch.chdir(folder)
-    load_job(block.file)
+def test_job_files_load(block: Block, tmp_path: Path):
+    path = tmp_path / (block.file or "job.toml")
+    path.write_text(block.body)
+    load_job(str(path))
 
 
 def test_blocks_are_told_by_language_and_comment():
