@@ -53,6 +53,8 @@ class Control:
         """Send to one rank; returns at once."""
         message = np.frombuffer(msgpack.packb([kind, *body]), np.uint8)
         self._watch(self._mpi.Issend([message, MPI.BYTE], rank, 0), message)
+        if self._selector.bells is not None:
+            self._selector.bells.ring(rank)
 
     def tell(self, kind: str, *body: Any) -> None:
         """Send to every other rank."""

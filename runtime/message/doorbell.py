@@ -94,7 +94,7 @@ def doorbells(mpi: MPI.Intracomm) -> Doorbells | None:
     return None if alone[0] else Doorbells(mpi)
 
 
-def _shared_memory(node: MPI.Intracomm, name: str, nbytes: int) -> mmap.mmap:
+def _shared_memory(node: MPI.Comm, name: str, nbytes: int) -> mmap.mmap:
     """Zeros that all ranks of `node` see. The file has no name any more when this returns."""
     folder = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
     path = os.path.join(folder, f"weft-{name}")

@@ -172,9 +172,12 @@ class MpiSelector(selectors.BaseSelector):
         self._last_activity = time.monotonic()
         return True
 
-    def _complete(self, pending: Pending, status: MPI.Status) -> None:
+    def _complete(self, pending: Pending, how: MPI.Status | MPI.Exception) -> None:
         try:
-            pending.complete(status)
+            if isinstance(how, MPI.Exception):
+                pending.fail(how)
+            else:
+                pending.complete(how)
         except Exception as error:  # a fault in Weft: not the fault of whichever task waits just now
             message = f"error while receiving: {pending.what}"
             self.loop.call_exception_handler({"message": message, "exception": error})
@@ -203,12 +206,13 @@ class MpiSelector(selectors.BaseSelector):
                         ended.append(index)
         told = [(self._pendings[i], status) for i, status in zip(ended, self._statuses, strict=False)]
         for i in reversed(ended):
-            self._remove(i)
+            if not self._pendings[i].standing:
+                self._remove(i)
         for pending, status in told:
             if error.Get_error_class() != MPI.ERR_IN_STATUS:
-                pending.fail(error)
+                self._complete(pending, error)
             elif status.error != MPI.SUCCESS:
-                pending.fail(MPI.Exception(status.error))
+                self._complete(pending, MPI.Exception(status.error))
             else:
                 self._complete(pending, status)
         self._last_activity = time.monotonic()
@@ -222,7 +226,7 @@ class MpiSelector(selectors.BaseSelector):
         `FAIR_S`: then the caller suspends, and they get their turn.
         """
         ready = self.loop.ready
-        now = time.monotonic()
+        now = self._last_activity = time.monotonic()  # what is awaited was asked for just now
         if ready or now - self.last_look > FAIR_S or self.computing():
             return
         end = now + LINGER_S
@@ -273,18 +277,17 @@ class MpiSelector(selectors.BaseSelector):
         bells = self.bells
         if bells is not None:
             bells.nap()
-        # For who looked at this rank's byte just before. And Open MPI's Testsome looks first, then moves messages:
-        # what came during a nap was seen after the next one (after a rest a trip took 3.2 ms, not 1.2).
-        if self.test():
-            return True
+        # For who looked at this rank's byte just before. And Open MPI's Testsome looks first, then moves
+        # messages: what came during a nap was seen after the next (after a rest a trip took 3.2 ms, not 1.2).
         if bells is None:
-            return len(self._sleep(self._fds, seconds)) > 0
-        ready = self._sleep([*self._fds, bells.fd], seconds)
+            return self.test() or len(self._sleep(self._fds, seconds)) > 0
+        something = self.test()
+        ready = [] if something else self._sleep([*self._fds, bells.fd], seconds)
         bells.woke()
         if bells.fd in ready:
             bells.heard()
             self._last_activity = time.monotonic()  # the message may take a moment longer
-        return self._fds[0] in ready
+        return something or self._fds[0] in ready
 
     def _sleep(self, fds: list[int], seconds: float) -> list[int]:
         if max(fds) < FD_SETSIZE:

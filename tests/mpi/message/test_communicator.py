@@ -262,18 +262,29 @@ def test_a_reduction_that_mpi_does_not_have_is_refused() -> None:
 @pytest.mark.mpi(min_size=2)
 def test_a_message_longer_than_its_array_fails_its_own_receive_only() -> None:
     async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
         if ranks.rank == 0:
             short, enough = np.zeros(2), np.zeros(4)
             first = ranks.comm.recv(short, 1, what="the short one")
             second = ranks.comm.recv(enough, 1)
+            # All that rank 1 sends is there when it is looked at: it ends in one test.
+            MPI.COMM_WORLD.Barrier()
             with pytest.raises(MPI.Exception) as caught:
                 await first
             assert caught.value.__notes__ == ["while waiting for: the short one"]
             await second
             assert (enough == 2).all()
+            for i in range(3):
+                assert (await channel.receive(1)).body == i
         elif ranks.rank == 1:
-            await ranks.comm.send(np.ones(4), 0)
-            await ranks.comm.send(np.full(4, 2.0), 0)
+            sends = [ranks.comm.send(np.ones(4), 0), ranks.comm.send(np.full(4, 2.0), 0)]
+            await channel.send(0, 0)
+            MPI.COMM_WORLD.Barrier()
+            await channel.send(0, 1)
+            await channel.send(0, 2)
+            await asyncio.gather(*sends)
+        else:
+            MPI.COMM_WORLD.Barrier()
 
     talk(main)
 
