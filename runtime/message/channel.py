@@ -20,8 +20,10 @@ A body is what msgpack knows, arrays go behind it: `channel.send(1, {"step": 3},
   The arrays of a large message stay with the sender, whose `send` waits, while more than 256 MiB of
   unreceived arrays lie at the receiver's end of the channel.
 - **Timeouts** raise `TimeoutError` saying who did not answer what. **Cancelling** a `request` cancels its
-  handler on the other rank; a reply that comes late is dropped. A cancelled `receive` loses no message.
-- **Errors.** What a handler raises is raised by the `request` as `RequestError`, with its rank and traceback.
+  handler on the other rank; a reply that comes late is dropped. A cancelled `receive` loses no message. A
+  cancelled `send` is sent all the same.
+- **Errors.** What a handler raises is raised by the `request` as `RequestError`, with its rank and traceback;
+  where nobody waits for a reply it goes to the loop's exception handler, which under `run` ends the job.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import Mistake, WeftError
-from .communicator import ANY
+from .communicator import ANY, Operation
 from .selector import FAIR_S
 from .switchboard import CANCEL, ERROR, MESSAGE, REPLY, REQUEST, Incoming, Switchboard
 
@@ -82,13 +84,14 @@ class Message:
 
     async def reply(self, body: Any = None, *arrays: NDArray[Any]) -> None:
         """Answer a request, once."""
-        number, self._request = self._request, 0
-        if not number:
+        if not self._request:
             raise Mistake(
                 f"a message from rank {self.source} on channel {self._channel.name!r} was replied to that is "
                 "no request or has its reply already; ask with channel.request, and reply once"
             )
-        await self._channel._post(REPLY, number, self.source, body, arrays)
+        operation = self._channel._post(REPLY, self._request, self.source, body, arrays)
+        self._request = 0  # not before: a body that can't be sent is no reply
+        await self._channel._sent(operation)
 
     def __repr__(self) -> str:
         kind = "request" if self._request else "message"
@@ -116,7 +119,8 @@ class Channel:
         self.backlog_bytes = 0
         self._handler: Handler | None = None
         self._handler_is_async = False
-        self._answering: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # of the handler
+        self._answering: dict[tuple[int, int], asyncio.Task[None]] = {}  # by request, for its cancelling
         self._closed = False
         board.attach(self._id, self)
 
@@ -124,7 +128,7 @@ class Channel:
 
     async def send(self, dest: int, body: Any = None, *arrays: NDArray[Any]) -> None:
         """Send a message to rank `dest`; returns when the arrays may be changed again."""
-        await self._post(MESSAGE, 0, dest, body, arrays)
+        await self._sent(self._post(MESSAGE, 0, dest, body, arrays))
 
     async def request(
         self, dest: int, body: Any = None, *arrays: NDArray[Any], timeout: float | None = None
@@ -133,13 +137,12 @@ class Channel:
 
         Raises TimeoutError, or RequestError if the handler there raised.
         """
-        self._check(dest)
         board = self._board
         number = board.next_number()
+        self._post(REQUEST, number, dest, body, arrays)
         future: asyncio.Future[Incoming] = self._loop.create_future()
         board.replies[number] = future
         try:
-            board.post(REQUEST, self._id, number, dest, body, arrays)
             self._selector.linger(future)
             if not future.done():
                 what = f"rank {dest} to reply to request {number} on channel {self.name!r}"
@@ -153,21 +156,26 @@ class Channel:
             raise RequestError(self.name, reply.source, *reply.body)
         return Message(self, reply.source, reply.body, reply.arrays, 0)
 
-    async def _post(
+    def _post(
         self, kind: int, number: int, dest: int, body: Any, arrays: Sequence[NDArray[Any]]
-    ) -> None:
-        self._check(dest)
-        operation = self._board.post(kind, self._id, number, dest, body, arrays)
+    ) -> Operation | None:
+        self._check_open()
+        self._check_rank(dest)
+        return self._board.post(kind, self._id, number, dest, body, arrays)
+
+    async def _sent(self, operation: Operation | None) -> None:
         if operation is not None:
             await operation
         elif self._selector.last_look + FAIR_S < time.monotonic():
             await asyncio.sleep(0)  # a stream of small sends must not keep timers and sockets waiting
 
-    def _check(self, dest: int) -> None:
+    def _check_open(self) -> None:
         if self._closed or self._board.closing:
             raise WeftError(f"channel {self.name!r} is closed")
-        if not 0 <= dest < self.size:
-            raise Mistake(f"there is no rank {dest!r}: the world's ranks are 0 to {self.size - 1}")
+
+    def _check_rank(self, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise Mistake(f"there is no rank {rank!r}: the world's ranks are 0 to {self.size - 1}")
 
     # -- receiving ------------------------------------------------------------------------------
 
@@ -177,8 +185,9 @@ class Channel:
             raise Mistake(
                 f"channel {self.name!r} has a handler, which gets its messages; don't receive as well"
             )
-        if self._closed or self._board.closing:
-            raise WeftError(f"channel {self.name!r} is closed")
+        self._check_open()
+        if source != ANY:
+            self._check_rank(source)
         if (message := self._take(source)) is not None:
             if self._selector.last_look + FAIR_S < time.monotonic():
                 await self._fairly(message)
@@ -192,7 +201,8 @@ class Channel:
             self._selector.linger(future)
             if not future.done():
                 who = "any rank" if source == ANY else f"rank {source}"
-                await self._board.wait(future, timeout, f"a message from {who} on channel {self.name!r}")
+                what = f"a message from {who} on channel {self.name!r}"
+                await self._board.wait(future, timeout, what, self._board.comm.peer(source))
             return future.result()
         except BaseException:
             if not future.cancelled() and future.done() and future.exception() is None:
@@ -316,38 +326,41 @@ class Channel:
         if not self._handler_is_async:
             self._loop.call_soon(self._answer_at_once, handler, message)
             return
+        task = self._loop.create_task(self._answer(handler, message))
         key = (message.source, message._request)
-        task = self._loop.create_task(self._answer(key, handler, message))
-        self._answering[key] = task
-        task.add_done_callback(lambda _: self._answering.pop(key, None))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if message.wants_reply:
+            self._answering[key] = task
+            task.add_done_callback(lambda _: self._answering.pop(key, None))
 
     def _answer_at_once(self, handler: Handler, message: Message) -> None:
-        key = (message.source, message._request)
         try:
             body = handler(message)
             if message.wants_reply:
-                self._board.post(REPLY, self._id, message._request, message.source, body, ())
+                self._post(REPLY, message._request, message.source, body, ())
         except Exception as error:
-            self._answer_error(key, error)
+            self._answer_error(message, error)
 
-    async def _answer(self, key: tuple[int, int], handler: Handler, message: Message) -> None:
+    async def _answer(self, handler: Handler, message: Message) -> None:
+        key = (message.source, message._request)
         try:
             body = await handler(message)
             if message.wants_reply:
                 await message.reply(body)
         except Exception as error:
-            self._answer_error(key, error)
+            self._answer_error(message, error)
         except asyncio.CancelledError as error:
             if key in self._answering:  # not withdrawn: who asked still waits
-                self._answer_error(key, error)
+                self._answer_error(message, error)
             raise
 
-    def _answer_error(self, key: tuple[int, int], error: BaseException) -> None:
-        source, number = key
-        if number:
-            self._refuse(source, number, "".join(traceback.format_exception(error)))
+    def _answer_error(self, message: Message, error: BaseException) -> None:
+        if message.wants_reply:
+            trace = "".join(traceback.format_exception(error))
+            self._refuse(message.source, message._request, trace)
         else:  # nobody waits for an answer: it is this rank's own failure
-            what = f"handler of channel {self.name!r} failed with a message from rank {source}"
+            what = f"handler of channel {self.name!r} failed with a message from rank {message.source}"
             self._loop.call_exception_handler({"message": what, "exception": error})
 
     def _refuse(self, source: int, number: int, why: str = "the channel is closed there") -> None:
@@ -374,7 +387,7 @@ class Channel:
         for _, future in self._receivers:
             if not future.done():
                 future.set_exception(WeftError(f"channel {self.name!r} was closed during a receive"))
-        for task in self._answering.values():
+        for task in self._tasks:
             task.cancel()
         for message in self._queue:
             self._refuse(message.source, message._request)

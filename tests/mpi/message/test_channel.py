@@ -214,6 +214,21 @@ def test_what_a_handler_raises_for_a_mere_message_reaches_the_loop() -> None:
     talk(main)
 
 
+def test_a_reply_that_cannot_be_sent_travels_back_as_an_error() -> None:
+    async def main(ranks: Talk) -> None:
+        async def unsendable(message: Message) -> object:
+            return object()
+
+        for name, handler in {"coroutine": unsendable, "function": lambda _: object()}.items():
+            channel = ranks.channel(name)
+            channel.serve(handler)
+            with pytest.raises(RequestError, match="Mistake: a message's body can't be sent"):
+                await channel.request(ranks.right)
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
 def test_a_request_nobody_answers_times_out_and_names_the_rank() -> None:
     async def main(ranks: Talk) -> None:
         channel = ranks.channel()
@@ -404,6 +419,8 @@ def test_mistakes_are_named() -> None:
             await message.reply()
         with pytest.raises(Mistake, match="of that name exists"):
             ranks.channel()
+        with pytest.raises(Mistake, match="no rank -2"):
+            await channel.receive(-2)
         channel.serve(add)
         with pytest.raises(Mistake, match="has a handler"):
             await channel.receive()
