@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class World(Communicator):
         self.node = Communicator(ranks_of_node(), loop.mpi, "node")
         #: This rank's number on its node, and how many ranks the node has.
         self.node_rank, self.node_size = self.node.rank, self.node.size
+        loop.mpi.policy = replace(loop.mpi.policy, crowded=self.node_size > (os.cpu_count() or 1))
         #: Process ids of the ranks of this node.
         self.node_pids = self._find_pids()
         #: The ranks of every node; nodes are ordered by their first rank.
