@@ -66,8 +66,6 @@ class Progress:
         self._stream.flush()  # what was printed before stays above
         terminal = find()
         self._bar = _Bar(terminal) if terminal else None
-        if not self._bar:
-            self._print(f"{name}: {total_steps:,} steps")
 
     def step(self, step: int, loss: float, samples_per_s: float, epoch: int | None = None) -> None:
         """Step `step` (counted from 1) is done; shown a few times a second at most."""

@@ -76,7 +76,6 @@ def test_the_launchers_terminal_gets_the_bar(vendor: str, tmp_path: Path) -> Non
 def test_a_file_gets_lines_without_control_codes(vendor: str, tmp_path: Path) -> None:
     run(vendor, "> log", tmp_path)
     assert (tmp_path / "log").read_text().splitlines() == [
-        "digits: 2 steps",
         "step 1/2  loss 0.5000  100 samples/s",
         "step 2/2  loss 0.2500  100 samples/s",
         "stored",

@@ -41,7 +41,6 @@ def lines(
 
 def test_lines_are_plain_and_about_one_a_second() -> None:
     assert lines(10, 0.3) == [
-        "digits: 10 steps",
         "step 1/10  epoch 1  loss 1.0000  5,120 samples/s",
         "step 5/10  epoch 1  loss 0.2000  5,120 samples/s  2 s left",
         "step 9/10  epoch 1  loss 0.1111  5,120 samples/s  1 s left",
@@ -50,7 +49,7 @@ def test_lines_are_plain_and_about_one_a_second() -> None:
 
 
 def test_the_last_step_is_shown_once() -> None:
-    assert [line.split()[1] for line in lines(3, 2.0)[1:]] == ["1/3", "2/3", "3/3"]
+    assert [line.split()[1] for line in lines(3, 2.0)] == ["1/3", "2/3", "3/3"]
 
 
 def test_every_evaluation_has_a_line() -> None:
@@ -77,7 +76,7 @@ def test_a_note_and_a_loss_that_is_not_a_number_are_printed_as_they_are() -> Non
         progress.note("resumed from [step 3]")
         progress.step(1, float("nan"), 10.0)
         progress.evaluation("test", 0.5)
-    assert stream.getvalue().splitlines()[1:] == [
+    assert stream.getvalue().splitlines() == [
         "resumed from [step 3]",
         "step 1/5  loss nan  10.0 samples/s",
         "step 1/5  test  loss 0.5000",
