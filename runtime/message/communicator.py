@@ -176,16 +176,10 @@ class Receive(Operation):
 
     def fill(self, message: HandedOn) -> None:
         """End with a message that came for a cancelled receive."""
-        if message.nbytes > self._array.nbytes:
-            self.set_exception(
-                Mistake(
-                    f"rank {message.source} sent {message.nbytes} bytes (tag {message.tag}), "
-                    f"the array for them has {self._array.nbytes}: {self.what}"
-                )
-            )
-            return
-        as_bytes(self._array)[: message.nbytes] = as_bytes(message.array)[: message.nbytes]
-        self.set_result(Status(message.source, message.tag, message.nbytes // self._array.itemsize))
+        try:
+            self.set_result(message.into(self._array, self.what))
+        except Mistake as error:
+            self.set_exception(error)
 
     def _withdraw(self) -> None:
         self.request.Cancel()
@@ -208,6 +202,16 @@ class HandedOn:
     def matches(self, source: int, tag: int) -> bool:
         """Whether a receive from `source` with `tag` may get it."""
         return source in (ANY, self.source) and tag in (ANY, self.tag)
+
+    def into(self, array: NDArray[Any], what: str) -> Status:
+        """Copy it into `array` of the receive that `what` describes; Mistake if it is too long."""
+        if self.nbytes > array.nbytes:
+            raise Mistake(
+                f"rank {self.source} sent {self.nbytes} bytes (tag {self.tag}), "
+                f"the array for them has {array.nbytes}: {what}"
+            )
+        as_bytes(array)[: self.nbytes] = as_bytes(self.array)[: self.nbytes]
+        return Status(self.source, self.tag, self.nbytes // array.itemsize)
 
 
 class Communicator:
@@ -249,14 +253,14 @@ class Communicator:
         if what is None:
             who = "any rank" if source == ANY else f"rank {source}"
             what = f"receive from {who} (tag {'any' if tag == ANY else tag}) on {self.name!r}"
+        for message in self._handed_on:
+            if message.matches(source, tag):
+                self._handed_on.remove(message)
+                done: asyncio.Future[Status] = self.selector.loop.create_future()
+                done.set_result(message.into(array, what))
+                return done
         receive = Receive(self, what, array, source, tag)
         self.receives.append(receive)
-        if self._handed_on:
-            for message in self._handed_on:
-                if message.matches(source, tag):
-                    self._handed_on.remove(message)
-                    receive.offer(message)
-                    break
         return receive
 
     def hand_on(self, message: HandedOn) -> None:

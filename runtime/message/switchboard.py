@@ -30,7 +30,7 @@ from .wire import EAGER_BYTES, PREFIX, Bytes, as_bytes, decode, encode
 
 MESSAGE, REQUEST, REPLY, ERROR, CANCEL = range(5)
 ENVELOPE_TAG = 0
-#: Frames' tags run from 1 to here and begin again. MPI promises 32767 only; MPICH has 2^29, Open MPI 2^31.
+#: Frames' tags run from 1 to here and begin again, or to what MPI has (at least 32767; MPICH 2^29).
 LAST_TAG = 2**20
 
 
@@ -122,7 +122,8 @@ class Switchboard:
         self._pulling = 0
         self._sending: set[Operation] = set()
         self._numbers = itertools.count(1)
-        self._tags = itertools.cycle(range(1, LAST_TAG + 1))
+        self._last_tag = min(LAST_TAG, comm.mpi.Get_attr(MPI.TAG_UB) or LAST_TAG)
+        self._tag = 0
         self._bells = self.selector.bells = doorbells(comm.mpi)
         self._buffer = bytearray(EAGER_BYTES)
         self._receive = comm.mpi.Recv_init([self._buffer, MPI.BYTE], MPI.ANY_SOURCE, ENVELOPE_TAG)
@@ -159,7 +160,7 @@ class Switchboard:
             if request.Test():  # most often it is over: 0.1 us instead of a future's 3 us
                 return None
             return self._sent([request], dest, size, envelope)
-        tag = next(self._tags)
+        tag = self._tag = self._tag % self._last_tag + 1
         envelope = PREFIX.pack(kind, len(frames), len(header), tag, channel, number, nbytes)
         if PREFIX.size + len(header) <= EAGER_BYTES:
             envelope += header
