@@ -183,9 +183,9 @@ class Lane:
             task.notify(task)
 
     def _work(self) -> None:
-        if self._device is not None:
-            self._device.activate()
         try:
+            if self._device is not None:
+                self._device.activate()
             while (task := self._next()) is not None:
                 self._run(task)
         except BaseException as error:

@@ -186,3 +186,23 @@ def test_gates_may_be_opened_from_any_thread(threads):
         for worker in workers:
             worker.join(LIMIT_S)
         assert log.wait() == ["last"]
+
+
+def test_a_device_that_cannot_be_used_is_a_failure_of_the_lane():
+    class Broken:
+        def activate(self):
+            raise OSError("no such device")
+
+        def record(self):
+            return None
+
+    failures = []
+    told = threading.Event()
+
+    def failed(error):
+        failures.append(error)
+        told.set()
+
+    with Lane(Broken(), failed=failed):
+        assert told.wait(LIMIT_S)
+    assert str(failures[0]) == "no such device"
