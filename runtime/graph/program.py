@@ -178,7 +178,9 @@ class _Binder:
         self._memory = memory
         self._calls = calls
         self._specs = graph.specs(batch)
-        self._placement = plan(graph, calls, batch)
+        # The largest batch's plan, whatever this one: a smaller batch's own can need more (60,736 bytes for 7
+        # samples of a network, 58,560 for 8), since rounding to cache lines changes who fits into which gap.
+        self._placement = plan(graph, calls, memory.batch)
         self._outside: dict[str, Array] = dict(program.inputs)
         self._outside[gradient(graph.outputs[0])] = program.loss_gradient
 

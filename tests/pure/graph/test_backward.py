@@ -158,3 +158,21 @@ def test_a_smaller_micro_batch_uses_the_same_memory(model):
         own.program.inputs[name][...] = bound.program.inputs[name][:3]
     expected = own.gradient()
     np.testing.assert_allclose(bound.gradients, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_smaller_batch_fits_into_the_memory_of_the_largest():
+    layers = [
+        ("conv2d", {"channels": 8, "kernel_size": 1, "padding": 1}),
+        ("gelu", {}),
+        ("conv2d", {"channels": 8, "kernel_size": 2, "padding": 1}),
+        ("dropout", {"rate": 0.1}),
+        ("conv2d", {"channels": 4, "kernel_size": 3, "padding": 1}),
+        ("dropout", {"rate": 0.1}),
+        ("conv2d", {"channels": 2, "kernel_size": 2, "padding": 1, "stride": 2}),
+        ("flatten", {}),
+        ("dense", {"features": 3}),
+    ]
+    graph = with_loss(sequential((3, 3, 4), layers), "softmax_cross_entropy", ArraySpec((), "int32"))
+    bound = Bound(graph, batch=8)
+    for batch in range(1, 8):
+        Program(graph, bound.layout, bound.memory, batch, bound.weights, bound.gradients)
