@@ -80,5 +80,13 @@ def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
     if len(graph.outputs) != 1:
         raise GraphError(f"a loss needs one prediction; the graph has outputs {', '.join(graph.outputs)}")
     prediction = graph.outputs[0]
+    needed = {prediction}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    # The weights of such a node would never get a gradient, and all ranks would wait for it.
+    unused = [node.name for node in graph.nodes if node.name not in needed]
+    if unused:
+        raise GraphError(f"the output {prediction!r} does not depend on {', '.join(unused)}: remove them")
     node = Node("loss", kernel(loss), (prediction, "target"))
     return Graph({**graph.inputs, "target": target}, (*graph.nodes, node), ("loss", prediction))

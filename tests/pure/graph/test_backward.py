@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from weft.kernels.kernel import ArraySpec
+from weft.runtime.errors import GraphError
 from weft.runtime.graph import Builder, Layout, Memory, Program, initialise, sequential, with_loss
 from weft.runtime.graph.backward import Phase, differentiate
 
@@ -176,3 +177,12 @@ def test_every_smaller_batch_fits_into_the_memory_of_the_largest():
     bound = Bound(graph, batch=8)
     for batch in range(1, 8):
         Program(graph, bound.layout, bound.memory, batch, bound.weights, bound.gradients)
+
+
+def test_a_node_that_does_not_reach_the_loss_is_refused():
+    b = Builder()
+    x = b.input("x", (5,))
+    b("dense", x, features=2, name="unused")
+    graph = b.build(b("dense", x, features=3))
+    with pytest.raises(GraphError, match="does not depend on unused"):
+        with_loss(graph, "softmax_cross_entropy", ArraySpec((), "int32"))
