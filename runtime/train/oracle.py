@@ -32,8 +32,7 @@ def train(
         indices = batch_indices(job.seed, step, len(data.train), job.train.batch)
         parts = micro_batches(indices, job.train.micro_batch)
         tally = Tally.of(len(parts), len(indices), len(indices) * prod(data.target_spec.shape))
-        replica.gradients[...] = 0
-        total = np.zeros_like(replica.gradients)
+        total = np.zeros_like(replica.travelling)
         for index in owned(len(parts), rank, ranks):
             program = replica.training(len(parts[index]))
             program.mode.seed = micro_batch_seed(job.seed, step, index)
@@ -43,10 +42,10 @@ def train(
             for call in (*program.forward, *program.backward):
                 call.run()
             tally.enter(index, *measure(program))
-            total += replica.gradients
+            total += replica.device.to_host(replica.gradients)
         allreduce(total)
         allreduce(tally.array)
-        replica.gradients[...] = total
+        replica.travelling[...] = total
         scale = 1.0
         if job.train.clip_norm is not None:
             scale = clip_scale([replica.squared_norm(0, replica.layout.size)], job.train.clip_norm)
