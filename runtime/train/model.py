@@ -27,6 +27,11 @@ def build(model: Model, data: Data) -> Graph:
         graph = chain(model.layers, sample)
     else:
         graph = from_python(str(model.python), sample)
+        if dict(graph.inputs) != {"x": sample}:
+            raise GraphError(
+                f"[model] python = {model.python!r} has the inputs {dict(graph.inputs)}; it must have one,"
+                f" called 'x', of the data's shape and dtype: {sample}"
+            )
     trained = with_loss(graph, model.loss, target)
     logits = trained.specs(1)[trained.outputs[1]].shape[-1]
     if data.classes is not None and data.classes > logits:

@@ -1,15 +1,42 @@
-"""The oracle trains on any device."""
+"""A model from the job file fits its data, or the error says why not; the oracle trains on any device."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from weft.kernels.device import Device
+from weft.runtime.errors import GraphError
 from weft.runtime.train import oracle
 from weft.runtime.train.data import load_data
 from weft.runtime.train.job import load_job
 from weft.runtime.train.model import build
 from weft.runtime.train.replica import Replica
+
+MODELS = """
+from weft.runtime.graph import Builder
+
+def model(name, shape):
+    b = Builder()
+    return b.build(b("dense", b("flatten", b.input(name, shape)), features=10))
+
+def other_name(sample):
+    return model("image", sample.shape)
+
+def other_shape(sample):
+    return model("x", (64,))
+"""
+
+
+@pytest.mark.parametrize("function", ["other_name", "other_shape"])
+def test_a_python_model_with_another_input_than_the_data_is_refused(function, tmp_path, monkeypatch):
+    (tmp_path / "inputs_models.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    job = load_job("digits", [])
+    data = load_data(job.data, job.seed, job.model.loss)
+    model = job.model.model_copy(update={"layers": None, "python": f"inputs_models:{function}"})
+    with pytest.raises(GraphError, match="called 'x'"):
+        build(model, data)
 
 
 class Apart(Device):
