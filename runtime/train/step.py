@@ -128,11 +128,7 @@ class StepMaker:
 
         append("load", "load", partial(self._load, program, indices, seed, share))
         for call in program.forward:
-            updated = (
-                [self._updates[p] for p in self._portions_of.get(call.node, ())]
-                if first and self._updates
-                else []
-            )
+            updated = self._updates_of(call.node) if first else []
             append(call.name, call.phase.value, call.run, updated)
         append(
             "tally", "load", partial(_tally, program, tally, index), then=round_.counted.set if last else None
