@@ -125,6 +125,8 @@ class _Trainer:
     def _on_step(self, share: Share, tally: Tally) -> None:
         epoch = share.step // steps_per_epoch(len(self._data.train), self._job.train.batch) + 1
         self._log.step(share.step + 1, epoch, tally.loss, share.rate, share.samples)
+        if self._written is not None and self._written.done():
+            self._written.result()  # a full disk ends the run now, not at the next checkpoint
 
     def _headline(self, total: int) -> str:
         world, job, replica = self._world, self._job, self._replica
@@ -176,8 +178,10 @@ class _Trainer:
             slow = asyncio.get_running_loop().call_later(
                 2.0, self._log.note, "compiling kernels (only the first run on a machine takes this long)"
             )
-            await compiled()
-            slow.cancel()
+            try:
+                await compiled()
+            finally:
+                slow.cancel()
         await self._world.node.barrier(what="compiled kernels of this node's first rank")
         if self._world.node_rank != 0:
             await compiled()

@@ -232,3 +232,33 @@ def test_a_gpt_writes_a_sample_and_the_run_can_be_reported(tmp_path):
     report = mpiexec(1, [*WEFT, "report", str(folder)], cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     assert (folder / "timeline.png").stat().st_size > 10_000
+
+
+UNWRITABLE = """
+from weft.runtime.errors import MachineError
+from weft.runtime.graph import Builder
+from weft.runtime.train import checkpoint
+
+
+def save(folder, snapshot, keep):
+    raise MachineError("the disk is full")
+
+
+checkpoint.save = save
+
+
+def model(sample):
+    b = Builder()
+    return b.build(b("dense", b("flatten", b.input("x", sample.shape)), features=10))
+"""
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next(job, tmp_path):
+    (tmp_path / "unwritable.py").write_text(UNWRITABLE)
+    changes = ["model.python=unwritable:model", "train.epochs=1000", "checkpoint.every=500"]
+    result = train(2, job, *(word for change in changes for word in ("--set", change)), folder=tmp_path)
+    assert result.returncode not in (0, None)
+    assert "MachineError: the disk is full" in result.stderr
+    (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert 500 <= max(steps) < 1000
