@@ -47,6 +47,7 @@ async def prepare(world: World, job: Job, resume: Path | None) -> Prepared:
     graph = build(job.model, data)
     schedule(job, len(data.train))
     device = _device(world, job)
+    device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
     replica = Replica(graph, job.train.optimizer.build(), device, job.train.micro_batch, job.seed)
     if resume is None:
         return Prepared(job, data, replica, await _new_folder(world, job), 0)

@@ -51,5 +51,20 @@ def test_weft_train_runs_on_a_gpu(ranks: int, tmp_path: Path):
     assert float(accuracy[1]) >= 0.97
 
 
+def test_a_run_resumed_on_a_gpu_goes_on_where_it_was(tmp_path: Path):
+    """With no step left its test score is that of the run before: the weights are those of the checkpoint."""
+    words = ["-m", "weft.runtime.cli", "train"]
+    first = mpiexec(1, [*words, "digits", "--device", "cuda"], cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    folder = re.search(r"stored in (\S+)", first.stdout)
+    assert folder is not None
+    again = mpiexec(1, [*words, "--resume", folder[1]], cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    scores = [re.search(r"test loss ([0-9.]+)", run.stdout) for run in (first, again)]
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert scores[0][1] == scores[1][1]
+
+
 def test_auto_takes_the_gpu():
     assert choose_device("auto", 0).name.startswith("cuda:")
