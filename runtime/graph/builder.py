@@ -34,6 +34,8 @@ class Builder:
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Value:
         """A graph input of `shape` per sample (the batch axis is added in front)."""
+        if name in self._inputs:
+            raise GraphError(f"two inputs are called {name!r}; give one another name")
         self._inputs[name] = ArraySpec(tuple(shape), dtype)
         return Value(name)
 

@@ -6,6 +6,7 @@ batch size, so one graph serves every micro-batch size. The graph is immutable d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,9 @@ from typing import Any
 
 from ...kernels.kernel import ArraySpec, Kernel
 from ..errors import GraphError
+
+NAME = re.compile(r"[\w.-]+")
+"""What a value may be called; other characters mark arrays that belong to values (backward.py)."""
 
 NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -42,6 +46,9 @@ class Graph:
 
     def __post_init__(self) -> None:
         known = set(self.inputs)
+        for name in (*self.inputs, *(node.name for node in self.nodes)):
+            if not NAME.fullmatch(name):
+                raise GraphError(f"a value is called {name!r}; names are letters, digits, '_', '-' and '.'")
         for node in self.nodes:
             if node.name in known:
                 raise GraphError(f"two values are called {node.name!r}; give one of the nodes another name")

@@ -40,7 +40,7 @@ class Placement:
 
 def saved_name(node: str, index: int) -> str:
     """Name of an array that a node's forward leaves for its gradients."""
-    return f"{node}.saved{index}"
+    return f"{node}:saved{index}"
 
 
 def resolve(name: str, aliases: Mapping[str, str]) -> str:

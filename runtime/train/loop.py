@@ -167,11 +167,18 @@ class TrainingLoop:
                 yield
                 for task in beside:
                     task.cancel()
-        except BaseExceptionGroup as errors:  # the first is the cause, and it alone is what a reader wants
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None
 
     async def _failures(self) -> None:
         await asyncio.shield(self._compute.failure)
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first exception of a group, however deep: the cause, and it alone is what a reader wants."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def schedule(job: Job, samples: int) -> Schedule:

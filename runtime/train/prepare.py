@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,10 +56,15 @@ async def prepare(world: World, job: Job, resume: Path | None) -> Prepared:
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
     await world.agree("checkpoint", f"{path.name} {snapshot.step}")
-    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), job.lineage())
+    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data))
     checkpoint.require_tensors(path, snapshot, replica.specs())
     replica.restore(snapshot.tensors)
     return Prepared(job, data, replica, folder, snapshot.step)
+
+
+def lineage(job: Job, data: Data) -> dict[str, Any]:
+    """What a run that resumes must have in common with the one it resumes: keys of the job, and the data."""
+    return {**job.lineage(), "the data's digest": data.digest()}
 
 
 async def share_cores(world: World) -> None:

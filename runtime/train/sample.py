@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Memory, Program
-from .model import without_loss
+from .model import BYTES, without_loss
 from .replica import Replica
 from .schema import Sample
 
@@ -29,7 +29,7 @@ def write_text(replica: Replica, sample: Sample, seed: int) -> str:
         program.inputs["x"][...] = replica.device.to_device(tokens)
         for call in program.forward:
             call.run()
-        logits = replica.device.to_host(program.outputs[0])[0, len(window) - 1].astype(np.float64)
+        logits = replica.device.to_host(program.outputs[0])[0, len(window) - 1, :BYTES].astype(np.float64)
         weights = np.exp((logits - logits.max()) / sample.temperature)
         text.append(int(random.choice(len(weights), p=weights / weights.sum())))
     return text.decode("utf-8", errors="replace")

@@ -24,7 +24,7 @@ from .evaluate import Score, evaluate
 from .log import Log
 from .loop import TrainingLoop, pauses
 from .order import steps_per_epoch
-from .prepare import Prepared, prepare
+from .prepare import Prepared, lineage, prepare
 from .sample import write_text
 from .schema import Job
 from .step import Share
@@ -207,7 +207,7 @@ class _Trainer:
             return
         if self._written is not None:
             await self._written
-        progress = {"lineage": self._job.lineage(), "labels": list(self._data.labels)}
+        progress = {"lineage": lineage(self._job, self._data), "labels": list(self._data.labels)}
         snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)

@@ -33,6 +33,8 @@ WRONG = {
     "an unknown attribute": (lambda b, x: b("dense", x, feature=2), ["feature", "features"]),
     "a missing value": (lambda b, x: b.build(b("relu", "y")), ["reads 'y'", "known so far: x"]),
     "a doubled name": (lambda b, x: b.build(b("dense", x, features=2, name="x")), ["two values", "'x'"]),
+    "a name with an apostrophe": (lambda b, x: b.build(b("relu", x, name="it's")), ['"it\'s"', "letters"]),
+    "an input twice": (lambda b, x: b.input("x", (3,)), ["two inputs", "'x'"]),
     "too many inputs": (lambda b, x: b.build(b("relu", x, b("tanh", x))), ["takes 1 inputs, got 2"]),
     "shapes that do not fit": (
         lambda b, x: b.build(b("conv2d", x, channels=2, kernel_size=3, name="c")),
