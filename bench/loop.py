@@ -84,6 +84,7 @@ class Work:
         self.gradients = np.ones_like(self.parameters)
         self.states = (np.zeros_like(self.parameters), np.zeros_like(self.parameters))
         self.updates = 0
+        self._update()  # compiles it
 
     def kernels(self) -> Iterator[Task]:
         """Without end."""
