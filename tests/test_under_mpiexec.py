@@ -19,9 +19,9 @@ MPI = ROOT / "tests" / "mpi"
 # calls MPI runs twice.
 FOLDERS = {
     "mpich": ["."],
-    "openmpi": ["message", "work", "exchange", "faults"],
+    "openmpi": ["message", "exchange"],
 }
-RANKS = {"mpich": (1, 2, 3, 4), "openmpi": (2, 3)}
+RANKS = {"mpich": (1, 2, 3, 4), "openmpi": (1, 2, 3, 4)}
 
 JOB_LIMIT_S = 420.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.mpi.train.conftest import allreduce
+from tests.mpi.training import Bench, allreduce
 from weft.runtime.train import oracle
 from weft.runtime.train.job import load_job
 from weft.runtime.train.schema import Job
@@ -95,25 +95,25 @@ def check(bench) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", PACKAGED)
-def test_a_packaged_job_gives_the_same_answer_on_any_number_of_ranks(name, bench_of):
-    check(bench_of(packaged(name)))
+def test_a_packaged_job_gives_the_same_answer_on_any_number_of_ranks(name):
+    check(Bench(packaged(name)))
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("changes", MADE.values(), ids=MADE)
-def test_s3_6_the_same_answer_with(changes, bench_of):
-    check(bench_of(made(**changes)))
+def test_s3_6_the_same_answer_with(changes):
+    check(Bench(made(**changes)))
 
 
 @pytest.mark.mpi
-def test_losses_fall(bench_of):
-    losses = bench_of(made()).train().losses
+def test_losses_fall():
+    losses = Bench(made()).train().losses
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
 @pytest.mark.mpi
-def test_a_wish_to_stop_on_one_rank_stops_all_behind_the_same_step(bench_of):
-    bench = bench_of(made())
+def test_a_wish_to_stop_on_one_rank_stops_all_behind_the_same_step():
+    bench = Bench(made())
 
     def stop_on_the_last_rank(step, team):
         if team.rank == team.size - 1 and step == 4:

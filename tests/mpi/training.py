@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pytest
 from mpi4py import MPI
 
 from weft.kernels.device import Device
@@ -162,11 +161,6 @@ def hold_lane(replica: Replica, started: threading.Event, node: str) -> None:
         return program
 
     replica.training = training  # type: ignore[method-assign]
-
-
-@pytest.fixture
-def bench_of() -> Callable[[Job], Bench]:
-    return Bench
 
 
 def allreduce(array: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import re
 import pytest
 from mpi4py import MPI
 
+from tests.mpi.training import Bench
 from weft.runtime.train.schema import Job
 
 WIDTH = 512
@@ -34,10 +35,10 @@ def deep_job() -> Job:
 
 
 @pytest.mark.mpi
-def test_r2_backward_kernels_run_while_higher_layers_travel(bench_of):
+def test_r2_backward_kernels_run_while_higher_layers_travel():
     """Neither side may wait for the other: the kernels of the third layer wait until the last layer's portion
     has left, and it does not arrive before those of the first layer have run."""
-    trained = bench_of(deep_job()).train(
+    trained = Bench(deep_job()).train(
         hold=lambda what: ("dense_1.weight_gradient", step_of(what)) if "dense_7" in what else None,
         wait_in="dense_3",
     )
@@ -57,8 +58,8 @@ def test_r2_backward_kernels_run_while_higher_layers_travel(bench_of):
 
 
 @pytest.mark.mpi
-def test_portions_leave_in_the_order_of_the_plan_on_every_rank(bench_of):
-    trained = bench_of(deep_job()).train()
+def test_portions_leave_in_the_order_of_the_plan_on_every_rank():
+    trained = Bench(deep_job()).train()
     order = [
         (info["step"], info["portion"])
         for track, _, start, _, info in sorted(trained.spans, key=lambda span: span[2])
@@ -68,9 +69,9 @@ def test_portions_leave_in_the_order_of_the_plan_on_every_rank(bench_of):
 
 
 @pytest.mark.mpi
-def test_s3_5_the_next_forward_of_a_layer_runs_while_higher_layers_travel(bench_of):
+def test_s3_5_the_next_forward_of_a_layer_runs_while_higher_layers_travel():
     """The last layer's portion arrives after the first layer's next forward: that may not wait for it."""
-    bench = bench_of(deep_job())
+    bench = Bench(deep_job())
 
     def hold(what):
         step = step_of(what)
