@@ -7,7 +7,7 @@
     │   ├── DataError                  data that is missing, damaged or of the wrong shape
     │   └── CheckpointError            a checkpoint that is damaged, foreign or of another model
     ├── PeerFailure                1   another rank failed; carries its rank, host and traceback
-    ├── StallError                 1   a wait that outlasted its limit; names who waits for whom
+    ├── RequestError               1   another rank could not answer a request; the same of its handler
     └── MachineError               3   the environment: no MPI, no shared memory, no GPU, a full disk
 
 Every message says what happened, the value that was seen, and what to do about it.
@@ -57,8 +57,16 @@ class PeerFailure(WeftError):
         self.traceback = traceback
 
 
-class StallError(WeftError):
-    """A wait that outlasted its limit; the message names who waits, for whom and for what."""
+class RequestError(WeftError):
+    """Another rank's handler raised while it answered a request; `rank`, `host` and `traceback` are its."""
+
+    def __init__(self, channel: str, rank: int, host: str, trace: str) -> None:
+        super().__init__(
+            f"rank {rank} on host {host} failed to answer on channel {channel!r}:\n{trace.rstrip()}"
+        )
+        self.rank = rank
+        self.host = host
+        self.traceback = trace
 
 
 class MachineError(WeftError):

@@ -7,8 +7,9 @@ async def main(world: World) -> None: ...
 run(main)
 """
 
+from ..errors import RequestError
 from . import mpi  # first: it keeps mpi4py from starting MPI, and says what to do where there is none
-from .channel import Channel, Message, RequestError
+from .channel import Channel, Message
 from .communicator import ANY, Communicator, Status
 from .launch import run
 from .window import Window

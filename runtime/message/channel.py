@@ -40,7 +40,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import Mistake, WeftError
+from ..errors import Mistake, RequestError, WeftError
 from .communicator import ANY, Operation
 from .selector import FAIR_S
 from .switchboard import CANCEL, ERROR, MESSAGE, REPLY, REQUEST, Incoming, Switchboard
@@ -49,18 +49,6 @@ from .switchboard import CANCEL, ERROR, MESSAGE, REPLY, REQUEST, Incoming, Switc
 BACKLOG_BYTES = 256 * 2**20
 
 Handler = Callable[["Message"], Any]
-
-
-class RequestError(WeftError):
-    """The other rank's handler raised; its rank, host and traceback."""
-
-    def __init__(self, channel: str, rank: int, host: str, trace: str) -> None:
-        super().__init__(
-            f"rank {rank} on host {host} failed to answer on channel {channel!r}:\n{trace.rstrip()}"
-        )
-        self.rank = rank
-        self.host = host
-        self.traceback = trace
 
 
 class Message:

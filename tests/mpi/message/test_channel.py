@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from weft.runtime.errors import Mistake, WeftError
+from weft.runtime.errors import Mistake, RequestError, WeftError
 from weft.runtime.message import channel as channels
-from weft.runtime.message.channel import Message, RequestError
+from weft.runtime.message.channel import Message
 from weft.runtime.message.wire import EAGER_BYTES, PREFIX
 
 from .talk import Talk, talk

@@ -11,8 +11,9 @@ import pytest
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from weft.runtime.errors import RequestError
 from weft.runtime.message import channel as channels
-from weft.runtime.message.channel import Channel, Message, RequestError
+from weft.runtime.message.channel import Channel, Message
 
 from .talk import Talk, talk
 
