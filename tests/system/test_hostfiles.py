@@ -6,7 +6,12 @@ import pytest
 
 from tests.launch import ROOT, environment, python, run
 
-WORLD = "from mpi4py import MPI; print('rank', MPI.COMM_WORLD.rank, 'of', MPI.COMM_WORLD.size)"
+# One write a line: the launcher mixes what ranks write at once.
+WORLD = """
+import os
+from mpi4py import MPI
+os.write(1, f"rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size}\\n".encode())
+"""
 
 
 @pytest.mark.parametrize(("vendor", "option"), [("mpich", "-f"), ("openmpi", "--hostfile")])
