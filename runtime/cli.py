@@ -122,7 +122,7 @@ mpirun -n 2 weft train --resume runs/digits-20260314-150926
 srun weft train digits --folder $SCRATCH/runs
 
 Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
-and end the run; --resume goes on from there, bit for bit, on any number of ranks.
+and end the run; --resume goes on from there, bit for bit, or on another number of ranks.
 """
 
 
