@@ -102,12 +102,12 @@ class _Trainer:
         )
         done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
         await self._checkpoint(done)
+        if self._written is not None:
+            await self._written  # before all else: a launcher may leave half a second after its signal
         score = None
         if not loop.stopped and len(self._data.test):
             score = await self._evaluate(self._data.test, "test", done)
         await self._gather_trace()
-        if self._written is not None:
-            await self._written
         log.end(done, self._reason(loop.stopped))
         if world.rank == 0 and job.sample is not None and not loop.stopped:
             await self._write_sample()
