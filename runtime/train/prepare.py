@@ -70,9 +70,9 @@ def lineage(job: Job, data: Data) -> dict[str, Any]:
 async def share_cores(world: World) -> None:
     """Give BLAS this rank's part of the node's cores: all of them for one rank, one each for many.
 
-    Left alone, OpenBLAS starts a thread for every core in every rank; two ranks on two cores then trained the
-    digits ten times slower, their threads spinning for each other. A launcher that binds ranks to cores
-    leaves each rank a set of its own, so what counts is the union over the node.
+    Left alone, OpenBLAS starts a thread for every core in every rank, and they spin waiting for each other. A
+    launcher that binds ranks to cores leaves each rank a set of its own, so what counts is the union over
+    the node.
     """
     allowed = np.zeros(os.cpu_count() or 1, np.uint8)
     own = [core for core in os.sched_getaffinity(0) if core < allowed.size]

@@ -31,7 +31,7 @@ from .step import Share
 from .tally import Tally
 
 SPANS = 1 << 18
-"""Kept over all ranks: rank 0 gathers them, and writes about 160 bytes of JSON for each."""
+"""Kept over all ranks: rank 0 gathers them, and writes about 200 bytes of JSON for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class _Trainer:
     async def _warm_up(self) -> None:
         """Compile: one rank of each node first, the others then find its work in numba's cache.
 
-        All at once compile the same code as often as there are ranks; on 2 cores 4 ranks took twice as long.
+        All at once would compile the same code as often as there are ranks.
         """
         self._world.position("compiling kernels")
         size = min(self._job.train.micro_batch, len(self._data.train))
