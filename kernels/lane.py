@@ -9,6 +9,10 @@ between kernels: it decrements its successors' counters itself. The loop hears o
 asked (`notify`). What happens outside the lane (a portion of the gradient has arrived) is a *gate*: a task
 without `run` that somebody else finishes.
 
+Several models share a lane. The tasks of one model are a *group*: what one of them raises ends the group, not
+the lane. The group's other tasks are then not run any more, but still finish: who waits for them, on this rank
+or on others, goes on with meaningless numbers until all ranks have agreed to leave that model.
+
 On a GPU `run` only launches work on the device's stream. Tasks of the same lane follow in stream order, so
 their successors are released at launch; a task with `notify` is reported when the event behind it has passed.
 """
@@ -47,14 +51,35 @@ Spans = Callable[["Task", int, int], None]
 """Told of every task that ran: the task, its start and its end in nanoseconds of time.monotonic_ns."""
 
 
+class Group:
+    """Tasks that fail together; `failed` is called once, on the thread that fails it, with the exception."""
+
+    __slots__ = ("_failed", "error", "name")
+
+    def __init__(self, name: str, failed: Callable[[Exception], None] | None = None) -> None:
+        self.name = name
+        self.error: Exception | None = None
+        self._failed = failed
+
+    def fail(self, error: Exception) -> None:
+        """Run none of the group's tasks from here on; the first error counts."""
+        if self.error is None:
+            self.error = error
+            if self._failed is not None:
+                self._failed(error)
+
+
 class Task:
     """One piece of work and what it waits for.
 
     `needs` are tasks (or gates) that must have finished; `priority` orders what is ready, smallest first.
-    `notify` is called on the lane's thread once the work is done. `info` travels to the trace untouched.
+    `notify` is called on the lane's thread once the work is done, or left out because `group` has failed.
+    `info` travels to the trace untouched.
     """
 
-    __slots__ = ("finished", "info", "name", "needs", "notify", "priority", "run", "successors", "waits")
+    __slots__ = (
+        "finished", "group", "info", "name", "needs", "notify", "priority", "run", "successors", "waits",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,6 +90,7 @@ class Task:
         priority: int = 0,
         notify: Callable[[Task], None] | None = None,
         info: dict[str, object] | None = None,
+        group: Group | None = None,
     ) -> None:
         self.name = name
         self.run = run
@@ -72,6 +98,7 @@ class Task:
         self.priority = priority
         self.notify = notify
         self.info = info
+        self.group = group
         self.waits = 0
         self.successors: list[Task] = []
         self.finished = False
@@ -89,8 +116,8 @@ def gate(name: str) -> Task:
 class Lane:
     """One thread that runs ready tasks in order of priority, then of submission.
 
-    `failed` is called once, on the lane's thread, with the first exception a task raised; every task that
-    has not run by then is dropped. Use as a context manager, or call `close`.
+    `failed` is called once, on the lane's thread, with the first exception that a task without a group
+    raised; every task that has not run by then is dropped. Use as a context manager, or call `close`.
     """
 
     def __init__(
@@ -198,9 +225,8 @@ class Lane:
             self._failed(error)
 
     def _run(self, task: Task) -> None:
-        assert task.run is not None
         start_ns = time.monotonic_ns()
-        task.run()
+        ran = self._attempt(task)
         end_ns = time.monotonic_ns()
         event = self._device.record() if self._device is not None and task.notify is not None else None
         with self._changed:
@@ -210,5 +236,20 @@ class Lane:
                 self._in_flight.append((event, task))
         if event is None and task.notify is not None:
             task.notify(task)
-        if self._spans is not None:
+        if ran and self._spans is not None:
             self._spans(task, start_ns, end_ns)
+
+    def _attempt(self, task: Task) -> bool:
+        """Run a task; False if its group has failed, before or now."""
+        assert task.run is not None
+        if task.group is None:
+            task.run()
+            return True
+        if task.group.error is not None:
+            return False
+        try:
+            task.run()
+        except Exception as error:
+            task.group.fail(error)
+            return False
+        return True

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from weft.kernels.lane import Lane, Task, gate
+from weft.kernels.lane import Group, Lane, Task, gate
 
 LIMIT_S = 30
 
@@ -16,12 +16,12 @@ class Log:
         self.names = []
         self.done = threading.Event()
 
-    def task(self, name, needs=(), priority=0):
+    def task(self, name, needs=(), priority=0, group=None):
         def run():
             self.names.append(name)
 
         notify = (lambda _: self.done.set()) if name == "last" else None
-        return Task(name, run, needs, priority=priority, notify=notify)
+        return Task(name, run, needs, priority=priority, notify=notify, group=group)
 
     def wait(self):
         assert self.done.wait(LIMIT_S), f"ran only {self.names}"
@@ -94,9 +94,6 @@ def test_the_first_failure_is_told_once_and_nothing_runs_after_it():
         told.append(error)
         failed.set()
 
-    def fail():
-        raise ZeroDivisionError("in a kernel")
-
     log = Log()
     bad = Task("bad", fail)
     with Lane(failed=tell) as lane:
@@ -104,6 +101,59 @@ def test_the_first_failure_is_told_once_and_nothing_runs_after_it():
         assert failed.wait(LIMIT_S)
     assert [str(error) for error in told] == ["in a kernel"]
     assert log.names == []
+
+
+def fail():
+    raise ZeroDivisionError("in a kernel")
+
+
+def test_a_group_fails_alone_and_whoever_waits_for_its_tasks_goes_on():
+    told, spans = [], []
+    log = Log()
+    ill, well = Group("ill", told.append), Group("well")
+    bad = Task("bad", fail, group=ill)
+    never = log.task("never", [bad], group=ill)
+    with Lane(spans=lambda task, start, end: spans.append(task.name)) as lane:
+        lane.submit([bad, never, Task("worse", fail, [never], group=ill)])
+        lane.submit([log.task("other model", group=well), log.task("no group", [never])])
+        lane.submit([log.task("last", priority=1, group=well)])
+        assert log.wait() == ["other model", "no group", "last"]
+    assert [str(error) for error in told] == ["in a kernel"]
+    assert (str(ill.error), well.error) == ("in a kernel", None)
+    assert spans == ["other model", "no group", "last"]
+
+
+def test_tasks_of_a_failed_group_are_still_notified_and_wait_for_their_gates():
+    log = Log()
+    ill = Group("ill")
+    ill.fail(ValueError("outside of the lane"))
+    told, arrived = threading.Event(), gate("arrived")
+    with Lane() as lane:
+        waiting = Task("waiting", fail, [arrived], notify=lambda _: told.set(), group=ill)
+        lane.submit([arrived, waiting, log.task("last")])
+        log.wait()
+        assert not told.is_set()
+        lane.finish(arrived)
+        assert told.wait(LIMIT_S)
+
+
+def test_the_first_error_of_a_group_is_the_one_that_is_kept():
+    told = []
+    group = Group("ill", told.append)
+    group.fail(ValueError("first"))
+    group.fail(ValueError("second"))
+    assert [str(error) for error in told] == [str(group.error)] == ["first"]
+
+
+def test_what_ends_the_process_ends_the_lane_in_a_group_too():
+    told = threading.Event()
+
+    def leave():
+        raise SystemExit
+
+    with Lane(failed=lambda error: told.set()) as lane:
+        lane.submit([Task("leaves", leave, group=Group("well"))])
+        assert told.wait(LIMIT_S)
 
 
 def test_spans_tell_what_ran_and_when():
