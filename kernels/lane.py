@@ -10,8 +10,8 @@ asked (`notify`). What happens outside the lane (a portion of the gradient has a
 without `run` that somebody else finishes.
 
 Several models share a lane. The tasks of one model are a *group*: what one of them raises ends the group, not
-the lane. The group's other tasks are then not run any more, but still finish: who waits for them, on this rank
-or on others, goes on with meaningless numbers until all ranks have agreed to leave that model.
+the lane. The group's other tasks are then not run any more, but still finish: who waits for them, here or on
+other ranks, goes on with meaningless numbers until all ranks have agreed to leave that model.
 
 On a GPU `run` only launches work on the device's stream. Tasks of the same lane follow in stream order, so
 their successors are released at launch; a task with `notify` is reported when the event behind it has passed.
