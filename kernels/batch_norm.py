@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .compiled import compiled, flat, unsigned
+from .compiled import compiled, flat
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
 
 
@@ -74,40 +74,31 @@ def _normalise(x: Array, mean: Array, r: Array, weight: Array, bias: Array, y: A
                 y[n, c, s] = (x[n, c, s] - middle) * factor + shift
 
 
-def _weight_gradient_arrays(
-    x: Array, mean: Array, r: Array, dy: Array, dweight: Array, dbias: Array, start: int, stop: int
-) -> None:
-    some = slice(start, stop)
-    normal = (x[:, some] - mean[some, None]) * r[some, None]
-    dweight[some] = (dy[:, some] * normal).sum(axis=(0, 2))
-    dbias[some] = dy[:, some].sum(axis=(0, 2))
+def _weight_gradient_arrays(x: Array, mean: Array, r: Array, dy: Array, dweight: Array, dbias: Array) -> None:
+    dweight[...] = (dy * (x - mean[:, None]) * r[:, None]).sum(axis=(0, 2))
+    dbias[...] = dy.sum(axis=(0, 2))
 
 
 @compiled(oracle=_weight_gradient_arrays)
-def _weight_gradient(
-    x: Array, mean: Array, r: Array, dy: Array, dweight: Array, dbias: Array, start: int, stop: int
-) -> None:
-    """For channels `start` to `stop`; the same bits in any division of the channels."""
-    # Unsigned: for all numba knows a signed c may count from the end, and that costs a factor of ten.
-    channels = range(unsigned(start), unsigned(stop))
+def _weight_gradient(x: Array, mean: Array, r: Array, dy: Array, dweight: Array, dbias: Array) -> None:
     number = x.dtype.type
-    samples, _, pixels = x.shape
-    dweight[start:stop] = 0
-    dbias[start:stop] = 0
+    samples, channels, pixels = x.shape
+    dweight[:] = 0
+    dbias[:] = 0
     for n in range(samples):
         if pixels == 1:
-            for c in channels:
+            for c in range(channels):
                 dweight[c] += dy[n, c, 0] * (x[n, c, 0] - mean[c])
                 dbias[c] += dy[n, c, 0]
             continue
-        for c in channels:
+        for c in range(channels):
             middle, along, level = mean[c], number(0), number(0)
             for s in range(pixels):
                 along += dy[n, c, s] * (x[n, c, s] - middle)
                 level += dy[n, c, s]
             dweight[c] += along
             dbias[c] += level
-    for c in channels:
+    for c in range(channels):
         dweight[c] *= r[c]
 
 
@@ -213,7 +204,7 @@ class BatchNorm(Kernel):
         mean, _, r = b.saved
         along, level = b.scratch
         if mode.training:
-            _weight_gradient(x, mean, r, dy, along, level, 0, x.shape[1])
+            _weight_gradient(x, mean, r, dy, along, level)
             along *= x.shape[1] / x.size
             level *= x.shape[1] / x.size
         else:  # the statistics do not depend on x
@@ -221,12 +212,11 @@ class BatchNorm(Kernel):
             level.fill(0)
         _input_gradient(x, mean, r, b.parameters[0], along, level, dy, dx)
 
-    def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+    def weight_gradient(self, b: Buffers, mode: Mode) -> None:
         x, dy = _channels(b.inputs[0]), _channels(b.output_gradient)
         mean, variance, r = b.saved
         dweight, dbias, mean_slot, variance_slot = b.weight_gradients
-        start, stop, _ = rows.indices(x.shape[1])
-        _weight_gradient(x, mean, r, dy, dweight, dbias, start, stop)
+        _weight_gradient(x, mean, r, dy, dweight, dbias)
         count = x.shape[0] * x.shape[2]
-        mean_slot[rows] = mean[rows] * mode.share
-        variance_slot[rows] = variance[rows] * (mode.share * count / max(1, count - 1))
+        mean_slot[...] = mean * mode.share
+        variance_slot[...] = variance * (mode.share * count / max(1, count - 1))

@@ -12,15 +12,16 @@ from typing import ClassVar
 import numpy as np
 
 from . import direct
+from .blocks import CHANNELS
 from .compiled import fast_path
 from .conv_layout import layout
 from .device import array_module
 from .geometry import Extents, Window
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
+from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Split, with_last
 
 
 @dataclass(frozen=True, slots=True)
-class Conv2d(Kernel):
+class Conv2d(ByRows):
     """Cross-correlation of (N, C, H, W) with `channels` filters -> (N, channels, OH, OW).
 
     weight (channels, C / groups, KH, KW), bias (channels). Extents are one number or (height, width); padding
@@ -70,7 +71,13 @@ class Conv2d(Kernel):
         return tuple(ArraySpec((size,), x.dtype) for size in plan.scratch_sizes)
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
-        return Split(1, self.channels, weight_axis=0), Split(2, self.output(*inputs).shape[2])
+        # direct.py takes CHANNELS of one group at a time.
+        filters = self.channels // self.groups
+        granule = CHANNELS if self.groups == 1 or filters % CHANNELS == 0 else filters
+        return (
+            Split(1, self.channels, granule, weight_axis=0),
+            Split(2, self.output(*inputs).shape[2]),
+        )
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs
@@ -80,9 +87,9 @@ class Conv2d(Kernel):
         weight = sum(each.size for each in self.parameters(x)) * 4.0
         return Cost(product + adds, product, product + adds, x.nbytes + y.nbytes + weight)
 
-    def forward(self, b: Buffers, mode: Mode) -> None:
+    def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         weight, *bias = b.parameters
-        _forward(b.inputs[0], weight, bias[0] if bias else None, b.output, b.scratch, self)
+        _forward(b.inputs[0], weight, bias[0] if bias else None, b.output, rows, b.scratch, self)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
@@ -90,9 +97,9 @@ class Conv2d(Kernel):
 
     def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         _weight_gradient(b.inputs[0], b.output_gradient, b.weight_gradients[0], rows, b.scratch, self)
-        if self.bias:
-            dy = b.output_gradient[:, rows]
-            array_module(dy).sum(dy, axis=(0, 2, 3), out=b.weight_gradients[1][rows])
+        if self.bias and with_last(rows, self.channels):
+            dy = b.output_gradient
+            array_module(dy).sum(dy, axis=(0, 2, 3), out=b.weight_gradients[1])
 
 
 def _grouped_columns(x: Array, kernel: Conv2d) -> Array:
@@ -102,21 +109,33 @@ def _grouped_columns(x: Array, kernel: Conv2d) -> Array:
 
 
 def _forward_arrays(
-    x: Array, weight: Array, bias: Array | None, y: Array, scratch: tuple[Array, ...], kernel: Conv2d
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    y: Array,
+    rows: slice,
+    scratch: tuple[Array, ...],
+    kernel: Conv2d,
 ) -> None:
     columns = _grouped_columns(x, kernel)
     filters = weight.reshape(kernel.groups, -1, columns.shape[2])
-    y[...] = array_module(x).matmul(filters, columns).reshape(y.shape)
+    y[:, rows] = array_module(x).matmul(filters, columns).reshape(y.shape)[:, rows]
     if bias is not None:
-        y += bias[:, None, None]
+        y[:, rows] += bias[rows, None, None]
 
 
 @fast_path(oracle=_forward_arrays)
 def _forward(
-    x: Array, weight: Array, bias: Array | None, y: Array, scratch: tuple[Array, ...], kernel: Conv2d
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    y: Array,
+    rows: slice,
+    scratch: tuple[Array, ...],
+    kernel: Conv2d,
 ) -> None:
     plan = layout(kernel.window, x.shape, kernel.channels, kernel.groups, x.itemsize)
-    direct.forward(x, weight, bias, y, scratch, plan)
+    direct.forward(x, weight, bias, y, rows, scratch, plan)
 
 
 def _input_gradient_arrays(

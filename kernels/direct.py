@@ -14,15 +14,21 @@ from .kernel import Array
 
 
 def forward(
-    x: Array, weight: Array, bias: Array | None, y: Array, scratch: tuple[Array, ...], plan: Layout
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    y: Array,
+    rows: slice,
+    scratch: tuple[Array, ...],
+    plan: Layout,
 ) -> None:
-    """y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, KH, KW)."""
-    _run(x, weight, bias, y, scratch, plan.forward, plan.groups)
+    """Channels `rows` of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, KH, KW)."""
+    _run(x, weight, bias, y, rows, scratch, plan.forward, plan.groups)
 
 
 def input_gradient(dx: Array, weight: Array, dy: Array, scratch: tuple[Array, ...], plan: Layout) -> None:
     """dx from dy."""
-    _run(dy, weight, None, dx, scratch, plan.backward, plan.groups)
+    _run(dy, weight, None, dx, slice(None), scratch, plan.backward, plan.groups)
 
 
 def _run(
@@ -30,11 +36,13 @@ def _run(
     weight: Array,
     bias: Array | None,
     y: Array,
+    rows: slice,
     scratch: tuple[Array, ...],
     terms: Sum,
     groups: int,
 ) -> None:
     weights = flat(weight)
+    start, stop, _ = rows.indices(y.shape[1])
     _convolve(
         flat(x),
         weights,
@@ -46,7 +54,7 @@ def _run(
         terms.image_offsets,
         terms.weight_offsets,
         (*x.shape, terms.top, terms.left, *terms.strides, terms.plane, terms.row),
-        (groups, y.shape[1], y.shape[2] * y.shape[3], *terms.output_strides, terms.weight_step),
+        (groups, y.shape[1], start, stop, y.shape[2] * y.shape[3], *terms.output_strides, terms.weight_step),
     )
 
 
@@ -84,9 +92,9 @@ def _convolve(
     image: tuple[int, ...],
     out: tuple[int, ...],
 ) -> None:
-    """y from x, all arrays but `phases` flat; an empty bias adds nothing."""
+    """Channels `start` to `stop` of y from x, all arrays but `phases` flat; an empty bias adds nothing."""
     images, channels, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
-    groups, outputs, y_plane, y_row, y_column, weight_step = out
+    groups, outputs, start, stop, y_plane, y_row, y_column, weight_step = out
     step = VECTORS * (VECTOR_BYTES // x.itemsize)
     filters = outputs // groups
     zero = x.dtype.type(0)
@@ -95,8 +103,9 @@ def _convolve(
         _pad(x, n, padded, 0, image)
         for g in range(groups):
             seen = g * (channels // groups) * stride_h * stride_w * plane
-            for o in range(0, filters, CHANNELS):
-                last = min(CHANNELS, filters - o) - 1
+            end = min(filters, stop - g * filters)
+            for o in range(max(0, start - g * filters), end, CHANNELS):
+                last = min(CHANNELS, end - o) - 1
                 at = g * (weight.size // groups) + o * weight_step
                 for p in range(len(phases)):
                     term, terms, pixel = phases[p, 0], phases[p, 1], phases[p, 2]

@@ -10,7 +10,7 @@ import numpy as np
 
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
+from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Kernel, Mode, ParameterSpec, Split
 
 # As in GPT-2: small beside the layers' outputs that a residual network adds to them.
 INITIAL_DEVIATION = 0.02
@@ -98,13 +98,13 @@ class Embedding(Kernel):
                 f"0 … {self.entries - 1}"
             )
 
-    def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+    def weight_gradient(self, b: Buffers, mode: Mode) -> None:
         dy = flat(b.output_gradient).reshape(-1, self.width)
         _gather_gradient(b.weight_gradients[0], flat(b.inputs[0]), dy)
 
 
 @dataclass(frozen=True, slots=True)
-class PositionEmbedding(Kernel):
+class PositionEmbedding(ByRows):
     """Adds a learned table (T, C) to every sample (N, T, C); the input's gradient is the output's."""
 
     name: ClassVar[str] = "position_embedding"
@@ -129,8 +129,8 @@ class PositionEmbedding(Kernel):
         (x,) = inputs
         return Cost(float(x.size), 0.0, float(x.size), 2.0 * x.nbytes + prod(x.shape[1:]) * 4.0)
 
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        array_module(b.output).add(b.inputs[0], b.parameters[0], out=b.output)
+    def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+        array_module(b.output).add(b.inputs[0][:, rows], b.parameters[0][rows], out=b.output[:, rows])
 
     def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         b.output_gradient[:, rows].sum(axis=0, out=b.weight_gradients[0][rows])

@@ -2,12 +2,15 @@
 
     forward          inputs, parameters        -> output, saved
     input_gradient   output_gradient, ...      -> input_gradients
-    weight_gradient  output_gradient, ...      -> weight_gradients   (also for a block of output neurons)
+    weight_gradient  output_gradient, ...      -> weight_gradients
 
 The three are apart because the runtime schedules them apart: a weight gradient leaves for the wire while the
-input gradients of lower layers are still being computed. A kernel object holds only its attributes (the
-metadata a scheduler reads); it owns no array, so one object serves any number of micro-batches and threads.
-Kernels always overwrite the arrays they are to write; who wants a sum adds.
+input gradients of lower layers are still being computed. Kernels that are ByRows go further: blocks of output
+neurons one by one, so that the first leaves before the weight gradient is whole.
+
+A kernel object holds only its attributes (the metadata a scheduler reads); it owns no array, so one object
+serves any number of micro-batches and threads. Kernels always overwrite the arrays they are to write; who
+wants a sum adds.
 """
 
 from __future__ import annotations
@@ -79,7 +82,8 @@ class Split:
     """One way to divide a kernel's output neurons: along `axis` of the output, in multiples of `granule`.
 
     `weight_axis` is the axis of every parameter that divides with it, or None where all parameters are
-    needed whole (rows of an image share the filters).
+    needed whole (rows of an image share the filters). `granule` is a size from which a block is worth its
+    call; only the last block need not be a multiple of it.
     """
 
     axis: int
@@ -169,8 +173,30 @@ class Kernel(ABC):
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         """Write every wanted `b.input_gradients` from `b.output_gradient`."""
 
-    def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
-        """Write `b.weight_gradients`, or only rows `rows` (output neurons, axis 0) of each.
+    def weight_gradient(self, b: Buffers, mode: Mode) -> None:
+        """Write `b.weight_gradients`."""
 
-        Rows are offered by kernels with a Split whose weight_axis is 0.
+
+@dataclass(frozen=True, slots=True)
+class ByRows(Kernel):
+    """A kernel that also computes blocks of its output neurons, which are rows of its first parameter.
+
+    Its Split whose weight_axis is 0 says how many rows there are and how many at a time are efficient. Blocks
+    come in any order; each may be computed as soon as its own rows of the parameters are there.
+    """
+
+    @abstractmethod
+    def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+        """Write output neurons `rows` of `b.output`, all of them by default."""
+
+    @abstractmethod
+    def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+        """Write rows `rows` of the first of `b.weight_gradients`; with the last rows all the others, whole.
+
+        In the flat gradient the others (the bias) follow the last rows: both leave together.
         """
+
+
+def with_last(rows: slice, extent: int) -> bool:
+    """Whether the last of `extent` rows is among `rows`."""
+    return rows.indices(extent)[1] == extent

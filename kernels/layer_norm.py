@@ -136,6 +136,6 @@ class LayerNorm(Kernel):
             x, dy, (mean, r) = _rows(b.inputs[0]), _rows(b.output_gradient), b.saved
             _input_gradient(x, b.parameters[0], mean, r, dy, _rows(dx))
 
-    def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
+    def weight_gradient(self, b: Buffers, mode: Mode) -> None:
         (mean, r), (dweight, dbias) = b.saved, b.weight_gradients
         _weight_gradient(_rows(b.inputs[0]), mean, r, _rows(b.output_gradient), dweight, dbias)

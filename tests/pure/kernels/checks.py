@@ -1,14 +1,16 @@
-"""The three checks every kernel passes: finite differences, the oracle, PyTorch.
+"""The checks that kernels pass: finite differences, the oracle, PyTorch; and for some, blocks of rows.
 
 check_gradients(kernel, *inputs)   analytic gradients in float64 against central differences
 check_oracle(kernel, *inputs)      the CPU path against the array-module body, float32 and float64
 check_against(kernel, reference, *inputs)   forward and gradients against PyTorch's, float32
+check_rows(kernel, cuts, *inputs)  blocks of output neurons in any order against all at once
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from weft.kernels.compiled import FastPath
-from weft.kernels.kernel import ArraySpec, Buffers, Kernel, Mode
+from weft.kernels.kernel import ArraySpec, Buffers, ByRows, Kernel, Mode
 
 NAN = float("nan")
 
@@ -184,6 +186,44 @@ def check_against(
     ):
         if gradient is not None and leaf.grad is not None:
             close(f"gradient {index}", gradient, leaf.grad.numpy(), tolerance)
+
+
+def check_rows(
+    kernel: ByRows, cuts: Sequence[int], *inputs: np.ndarray, tolerances: tuple[float, float] = (0, 0)
+) -> None:
+    """Forward and weight gradients by blocks of output neurons, cut at `cuts`, against all at once.
+
+    `tolerances` are for float32 and float64; (0, 0) means equal to the bit. Parameters and output gradient
+    are whole numbers: where the inputs are, too, all sums are exact in any order.
+    """
+
+    def dirty() -> Buffers:
+        b = allocate(kernel, *cast)
+        for each in (*b.parameters, b.output_gradient):
+            np.rint(4 * each, out=each)
+        return b
+
+    for dtype, tolerance in zip(("float32", "float64"), tolerances, strict=True):
+        cast = [each.astype(dtype) for each in inputs]
+        whole = run(kernel, dirty())
+        (split,) = (each for each in kernel.split(*map(spec, cast)) if each.weight_axis == 0)
+        edges = [0, *cuts, split.extent]
+        blocks = [slice(start, stop) for start, stop in pairwise(edges)]
+        for order in (blocks, blocks[::-1], blocks[1:] + blocks[:1]):
+            b = dirty()
+            first, *others = b.weight_gradients
+            output = np.moveaxis(b.output, split.axis, 0)
+            done = np.zeros(split.extent, bool)
+            for rows in order:
+                kernel.forward(b, Mode(), rows)
+                kernel.weight_gradient(b, Mode(), rows)
+                done[rows] = True
+                assert np.isnan(first[~done]).all(), f"{rows} of the weight gradient reaches further"
+                assert np.isnan(output[~done]).all(), f"{rows} of the output reaches further"
+                for other in others:
+                    assert np.isnan(other).all() != done[-1], "others than the weight come with the last rows"
+            close(f"output, {order}", b.output, whole.output, tolerance)
+            close(f"weight gradients, {order}", b.weight_gradients, whole.weight_gradients, tolerance)
 
 
 def close(name: str, got: Any, wanted: Any, tolerance: float) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
+from tests.pure.kernels.checks import (
+    check_against,
+    check_gradients,
+    check_oracle,
+    check_rows,
+    normal,
+    oracle_only,
+)
+from weft.kernels.blocks import CHANNELS
 from weft.kernels.conv import Conv2d
-from weft.kernels.kernel import ArraySpec, Mode
+from weft.kernels.kernel import ArraySpec
 
 CASES = {
     "a 3x3 window that keeps the size": (Conv2d(4, 3, padding=1), (2, 3, 5, 6)),
@@ -59,29 +66,42 @@ def test_equals_pytorch(kernel, shape):
 
 
 BLOCKS = {
-    "channels of the only group": (Conv2d(7, 3, padding=1), slice(2, 5)),
-    "the last channels": (Conv2d(7, 3, padding=1), slice(4, 7)),
-    "whole groups": (Conv2d(6, 3, groups=3), slice(2, 6)),
-    "parts of groups": (Conv2d(6, 3, groups=3), slice(1, 5)),
-    "1x1": (Conv2d(7, 1), slice(0, 3)),
-    "strided": (Conv2d(7, 3, stride=2), slice(2, 5)),
+    "channels of the only group": (Conv2d(7, 3, padding=1), [2, 5]),
+    "single channels": (Conv2d(4, 3), [1, 2, 3]),
+    "more channels than a block computes": (Conv2d(23, 3, padding=1), [9]),
+    "whole groups": (Conv2d(6, 3, groups=3), [2, 4]),
+    "parts of groups": (Conv2d(6, 3, groups=3), [1, 5]),
+    "depthwise": (Conv2d(3, 3, padding=1, groups=3), [2]),
+    "1x1": (Conv2d(7, 1), [3]),
+    "strided": (Conv2d(7, 3, stride=2), [2, 5]),
+    "without bias": (Conv2d(5, 3, bias=False), [2]),
 }
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 6, 6), (3, 3, 24, 24)], ids=["blocks of images", "single images"])
-@pytest.mark.parametrize(("kernel", "rows"), BLOCKS.values(), ids=BLOCKS.keys())
-def test_a_block_of_channels_equals_the_rows_of_the_whole(kernel, rows, shape):
-    x = np.random.default_rng(0).integers(-3, 4, shape).astype("float32")  # integers: sums are exact
-    b = allocate(kernel, x)
-    b.output_gradient[...] = np.random.default_rng(1).integers(-3, 4, b.output.shape)
-    run(kernel, b)
-    whole = [each.copy() for each in b.weight_gradients]
-    for each in b.weight_gradients:
-        each.fill(np.nan)
-    kernel.weight_gradient(b, Mode(), rows)
-    for block, expected in zip(b.weight_gradients, whole, strict=True):
-        np.testing.assert_array_equal(block[rows], expected[rows])
-        assert np.isnan(np.delete(block, np.r_[rows], axis=0)).all()
+@pytest.mark.parametrize(("kernel", "cuts"), BLOCKS.values(), ids=BLOCKS.keys())
+def test_blocks_of_channels_equal_the_whole_to_the_bit(kernel, cuts, shape):
+    check_rows(kernel, cuts, normal(*shape))
+
+
+@pytest.mark.parametrize(("kernel", "cuts"), BLOCKS.values(), ids=BLOCKS.keys())
+def test_blocks_of_channels_of_the_array_module_body_equal_its_whole(kernel, cuts):
+    with oracle_only():
+        check_rows(kernel, cuts, normal(5, 3, 6, 6))
+
+
+GRANULES = {
+    "one group": (Conv2d(3 * CHANNELS, 3), CHANNELS),
+    "groups of full blocks": (Conv2d(6 * CHANNELS, 3, groups=3), CHANNELS),
+    "groups that are not": (Conv2d(3 * CHANNELS + 3, 3, groups=3), CHANNELS + 1),
+    "depthwise": (Conv2d(3, 3, groups=3), 1),
+}
+
+
+@pytest.mark.parametrize(("kernel", "granule"), GRANULES.values(), ids=GRANULES.keys())
+def test_channels_are_cut_where_a_block_of_one_group_ends(kernel, granule):
+    channels, rows = kernel.split(ArraySpec((2, 3, 9, 5)))
+    assert (channels.granule, rows.granule) == (granule, 1)
 
 
 def test_splits_by_channels_and_by_rows():

@@ -121,18 +121,6 @@ def test_statistics_of_a_large_mean_keep_their_digits(shape):
     np.testing.assert_allclose(far, near, atol=2e-3)
 
 
-def test_a_block_of_channels_equals_the_rows_of_the_whole():
-    kernel = BatchNorm()
-    b = run(kernel, allocate(kernel, normal(4, 7, 3, 3)))
-    whole = [each.copy() for each in b.weight_gradients]
-    for each in b.weight_gradients:
-        each.fill(np.nan)
-    kernel.weight_gradient(b, TRAINING, slice(2, 5))
-    for block, expected in zip(b.weight_gradients, whole, strict=True):
-        np.testing.assert_array_equal(block[2:5], expected[2:5])
-        assert np.isnan(block[[0, 1, 5, 6]]).all()
-
-
 @pytest.mark.parametrize("kernel", [LayerNorm(), BatchNorm()], ids=["layer_norm", "batch_norm"])
 def test_a_value_that_is_no_number_stays_visible(kernel):
     x = normal(3, 40, dtype="float32")
