@@ -9,6 +9,7 @@ run(main)
 
 from ..errors import RequestError
 from . import mpi  # first: it keeps mpi4py from starting MPI, and says what to do where there is none
+from .board import Board
 from .channel import Channel, Message
 from .communicator import ANY, Communicator, Status
 from .launch import run
@@ -17,6 +18,7 @@ from .world import World
 
 __all__ = [
     "ANY",
+    "Board",
     "Channel",
     "Communicator",
     "Message",

@@ -41,19 +41,29 @@ class NapPolicy:
     # All such peers can ring this rank's doorbell. Not longer, for the rare ring that is missed.
     rung_s: float = 20e-3
 
-    def nap(self, quiet_s: float, *, awaited: bool, expecting: bool, computing: bool, rung: bool) -> float:
+    def nap(
+        self,
+        quiet_s: float,
+        *,
+        awaited: bool,
+        expecting: bool,
+        computing: bool,
+        rung: bool,
+        watched: bool = False,
+    ) -> float:
         """Seconds to sleep before the next look; 0 means look again at once.
 
         `quiet_s` is the time since the last completion or posting, `awaited` whether MPI operations
         other than standing receives are outstanding, `expecting` whether somebody waits for what a
         standing receive brings, `computing` whether a kernel runs on this rank now, `rung` whether
-        whoever sends to a standing receive rings this rank's doorbell.
+        whoever sends to a standing receive rings this rank's doorbell, `watched` whether counters in
+        shared memory are awaited, whose writers ring it too.
         """
         if computing:
             if not awaited:
                 return self.rung_s if rung else self.awaited_s if expecting else self.idle_s
             return min(self.computing_s, max(self.computing_shortest_s, self.computing_share * quiet_s))
-        if quiet_s < (self.awaited_spin_s if awaited and not self.crowded else self.spin_s):
+        if quiet_s < (self.awaited_spin_s if (awaited or watched) and not self.crowded else self.spin_s):
             return 0.0
         if awaited or (expecting and not rung):
             longest = self.awaited_s

@@ -45,13 +45,17 @@ FD_SETSIZE = 1024
 class Needs(NamedTuple):  # made for every collective: 0.2 us, a frozen dataclass 0.4 us
     """Without whom a wait cannot end, for stall reports: `peers`, ranks of the world; none if any may come.
 
-    A collective is the `number`-th (from 1) on the communicator `group`, and of some `kind`.
+    A collective is the `number`-th (from 1) on the communicator `group`, and of some `kind`. `patience_s` is
+    how long the wait may last before it is reported (None: as the world says); `witnesses` are ranks that may
+    wait for the same and are to leave the telling to one.
     """
 
     peers: tuple[int, ...] = ()
     group: str = ""
     number: int = 0
     kind: str = ""
+    patience_s: float | None = None
+    witnesses: tuple[int, ...] = ()
 
 
 NOBODY = Needs()
@@ -70,6 +74,13 @@ class Pending(Protocol):
 
     def fail(self, error: MPI.Exception) -> None:
         """The request ended with an error."""
+
+
+class Watch(Protocol):
+    """What the selector looks at beside MPI, while somebody waits for it: see board.py."""
+
+    def look(self) -> bool:
+        """Whether something has come; what waits for it is called by `loop.call_soon`, not from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +107,10 @@ class MpiSelector(selectors.BaseSelector):
         self._pendings: list[Pending] = []
         self._statuses: list[MPI.Status] = [MPI.Status()]
         self._standing = 0
+        self._watches: tuple[Watch, ...] = ()  # replaced, never changed: `look` may take its own away
         self._testing = False
-        self._last_activity = 0.0
+        #: When something last came, or was asked for.
+        self.last_activity = 0.0
         #: When sockets and timers were last looked at.
         self.last_look = 0.0
         self.loop: MpiLoop
@@ -122,13 +135,21 @@ class MpiSelector(selectors.BaseSelector):
             self._statuses.append(MPI.Status())
         if pending.standing:
             self._standing += 1
-        self._last_activity = time.monotonic()
+        self.last_activity = time.monotonic()
 
     def discard(self, pending: Pending) -> None:
         """Stop watching the requests of `pending`."""
         for index in reversed(range(len(self._pendings))):
             if self._pendings[index] is pending:
                 self._remove(index)
+
+    def watch(self, watch: Watch) -> None:
+        """Look at `watch` in every test, as something that is awaited, until `unwatch`."""
+        self._watches = (*self._watches, watch)
+
+    def unwatch(self, watch: Watch) -> None:
+        """Look at it no more."""
+        self._watches = tuple(w for w in self._watches if w is not watch)
 
     def pending(self) -> list[Waiting]:
         """What this rank waits for, the oldest first; standing receives are left out."""
@@ -142,16 +163,23 @@ class MpiSelector(selectors.BaseSelector):
         return list(dict.fromkeys(p for p in self._pendings if not p.standing))
 
     def test(self) -> bool:
-        """Test all outstanding requests once and complete what ended; whether anything did."""
+        """Test all outstanding requests and watches once and complete what ended; whether anything did."""
+        if self._testing:  # (a completion may cancel a receive, which tests)
+            return False
+        ended = False
         requests = self._requests
         count = len(requests)
-        if count == 0 or self._testing:  # (a completion may cancel a receive, which tests)
-            return False
-        self._testing = True
-        try:
-            return self._test(requests, count)
-        finally:
-            self._testing = False
+        if count:
+            self._testing = True
+            try:
+                ended = self._test(requests, count)
+            finally:
+                self._testing = False
+        for watch in self._watches:
+            if watch.look():
+                ended = True
+                self.last_activity = time.monotonic()
+        return ended
 
     def _test(self, requests: list[MPI.Request], count: int) -> bool:
         try:
@@ -170,7 +198,7 @@ class MpiSelector(selectors.BaseSelector):
                 self._remove(i)
         for pending, status in ended:
             self._complete(pending, status)
-        self._last_activity = time.monotonic()
+        self.last_activity = time.monotonic()
         return True
 
     def _complete(self, pending: Pending, how: MPI.Status | MPI.Exception) -> None:
@@ -216,7 +244,7 @@ class MpiSelector(selectors.BaseSelector):
                 self._complete(pending, MPI.Exception(status.error))
             else:
                 self._complete(pending, status)
-        self._last_activity = time.monotonic()
+        self.last_activity = time.monotonic()
 
     def linger(self, future: asyncio.Future[Any]) -> None:
         """Look for `future`'s completion a few times before its awaiter suspends.
@@ -227,7 +255,7 @@ class MpiSelector(selectors.BaseSelector):
         `FAIR_S`: then the caller suspends, and they get their turn.
         """
         ready = self.loop.ready
-        now = self._last_activity = time.monotonic()  # what is awaited was asked for just now
+        now = self.last_activity = time.monotonic()  # what is awaited was asked for just now
         if ready or now - self.last_look > FAIR_S or self.computing():
             return
         end = now + LINGER_S
@@ -242,7 +270,7 @@ class MpiSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Events on sockets, as asyncio wants them; returns early when MPI completed something."""
-        if not self._requests and not self.expecting:
+        if not self._requests and not self.expecting and not self._watches:
             events = self._sockets.select(timeout)
             self.last_look = time.monotonic()
             return events
@@ -253,9 +281,11 @@ class MpiSelector(selectors.BaseSelector):
             remaining = deadline - now
             if remaining <= 0:
                 break
+            watched = bool(self._watches)
             nap = self.policy.nap(
-                now - self._last_activity,
-                awaited=len(self._requests) > self._standing,
+                now - self.last_activity,
+                awaited=len(self._requests) > self._standing or (watched and self.bells is None),
+                watched=watched,
                 expecting=self.expecting > 0,
                 computing=self.computing(),
                 rung=self.bells is not None and self.bells.everyone,
@@ -287,7 +317,7 @@ class MpiSelector(selectors.BaseSelector):
         bells.woke()
         if bells.fd in ready:
             bells.heard()
-            self._last_activity = time.monotonic()  # the message may take a moment longer
+            self.last_activity = time.monotonic()  # the message may take a moment longer
         return something or self._fds[0] in ready
 
     def _sleep(self, fds: list[int], seconds: float) -> list[int]:

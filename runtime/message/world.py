@@ -5,6 +5,7 @@ async def main(world: World) -> None:
     await world.allreduce(array)                    # the world is a communicator
     channel = await world.channel("news")           # messages of any content
     window = await world.window(1 << 20)            # memory shared with the ranks of this node
+    board = await world.board(64)                   # counters in such memory, to be awaited
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from mpi4py import MPI
 
 from ..errors import Mistake
+from .board import Board
 from .channel import Channel
 from .communicator import Communicator
 from .failure import Failures, ranks_text
@@ -63,9 +65,9 @@ class World(Communicator):
         self.thread_multiple = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._failures = failures
         self._stop = stop
-        self._board = Switchboard(Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "channels"))
+        self._switchboard = Switchboard(Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "channels"))
         self._channels: dict[str, Channel] = {}
-        self._windows: list[Window] = []
+        self._shared: list[Window | Board] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._position = ("the start of main", time.monotonic())
 
@@ -79,7 +81,7 @@ class World(Communicator):
     async def channel(self, name: str) -> Channel:
         """The channel of that name; made at the first call."""
         if name not in self._channels:
-            self._channels[name] = Channel(self._board, name)
+            self._channels[name] = Channel(self._switchboard, name)
         return self._channels[name]
 
     async def window(self, nbytes: int) -> Window:
@@ -88,8 +90,17 @@ class World(Communicator):
         The world closes it at the end, if nobody did before.
         """
         window = await Window.allocate(self.node, nbytes)
-        self._windows.append(window)
+        self._shared.append(window)
         return window
+
+    async def board(self, counters: int, numbers: int = 0, *, name: str = "board") -> Board:
+        """Counters that the ranks of this node see and await (board.py); collective over the node.
+
+        The world closes it at the end, if nobody did before.
+        """
+        board = await Board.allocate(self.node, counters, numbers, name=name)
+        self._shared.append(board)
+        return board
 
     async def agree(self, name: str, value: str | bytes) -> None:
         """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.
@@ -155,9 +166,9 @@ class World(Communicator):
 
     async def close(self) -> None:
         """End what is still open; collective, by `run`, when nothing is under way any more."""
-        for window in self._windows:
-            await window.close()
-        await self._board.close()
+        for shared in self._shared:
+            await shared.close()
+        await self._switchboard.close()
         for comm in list(self.selector.communicators):
             comm.free()
 

@@ -1,0 +1,162 @@
+"""Counters in shared memory: seen by the whole node, awaited like a message."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from weft.runtime.errors import Mistake
+from weft.runtime.message import World, run
+from weft.runtime.message.board import Board
+from weft.runtime.message.nap import NapPolicy
+
+from .talk import Talk, talk
+
+# Whoever is not rung sleeps longer than a test may take.
+RUNG = NapPolicy(spin_s=0.0, awaited_spin_s=0.0, rung_s=1e4, shortest_s=1e4, awaited_s=1e4, idle_s=1e4)
+
+
+def test_a_callback_comes_when_every_rank_of_the_node_has_published() -> None:
+    async def main(world: World) -> None:
+        board = await world.board(3, numbers=2)
+        called: list[int] = []
+        board.when(1, 5, lambda: called.append(world.rank))
+        board.numbers(world.node_rank)[:] = [world.rank, 0.5]
+        board.publish(0, 7)  # another counter
+        board.publish(1, 4)  # not there yet
+        await board.reached(1, 4)
+        assert called == []
+        board.publish(1, 6)  # beyond
+        await board.reached(1, 5)
+        assert called == [world.rank]
+        for number, rank in enumerate(world.node.ranks):
+            assert board.numbers(number).tolist() == [rank, 0.5]
+            assert board.value(1, number) == 6
+        await world.barrier()
+        await board.close()
+        await board.close()
+
+    run(main)
+
+
+def test_a_wait_may_be_for_some_ranks_only_and_may_be_over_already() -> None:
+    async def main(world: World) -> None:
+        board = await world.board(1)
+        first, last = 0, world.node_size - 1
+        if world.node_rank == last:
+            board.publish(0, 1)
+        await board.reached(0, 1, ranks=[last])
+        called: list[int] = []
+        board.when(0, 1, lambda: called.append(1), ranks=[last])
+        assert called == []  # never from within
+        await asyncio.sleep(0)
+        assert called == [1]
+        if world.node_rank == first and first != last:
+            board.publish(0, 1)
+        await board.reached(0, 1, ranks=[first])
+        await world.barrier()
+
+    run(main)
+
+
+def test_counters_only_grow() -> None:
+    async def main(world: World) -> None:
+        board = await world.board(2, name="hand-offs")
+        board.publish(1, 3)
+        with pytest.raises(Mistake, match="counter 1 of 'hand-offs' stands at 3 and was to be set to 3"):
+            board.publish(1, 3)
+        with pytest.raises(Mistake, match="0 counters was asked for"):
+            await world.board(0)
+        await world.barrier()
+
+    run(main)
+
+
+def test_a_wait_that_is_cancelled_or_left_keeps_nobody() -> None:
+    async def main(world: World) -> None:
+        board = await world.board(2)
+        task = asyncio.create_task(waiting(board))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        board.publish(0, 1)
+        await world.barrier()
+        board.when(1, 1, pytest.fail)  # left behind
+
+    async def waiting(board: Board) -> None:
+        await board.reached(0, 1)
+
+    run(main)
+
+
+def test_many_waits_in_any_order_all_end_once_and_none_early() -> None:
+    counters, steps = 40, 5
+
+    async def main(world: World) -> None:
+        board = await world.board(counters)
+        mine = random.Random(world.rank)
+        ended: list[tuple[int, int]] = []
+
+        def end(index: int, value: int) -> None:
+            assert min(board.value(index, rank) for rank in range(world.node_size)) >= value
+            ended.append((index, value))
+
+        waits = [(index, value) for index in range(counters) for value in range(1, steps + 1)]
+        for index, value in mine.sample(waits, len(waits)):
+            board.when(index, value, lambda i=index, v=value: end(i, v))
+        for value in range(1, steps + 1):
+            for index in mine.sample(range(counters), counters):
+                board.publish(index, value)
+                if mine.random() < 0.1:
+                    await asyncio.sleep(mine.random() * 1e-3)
+        for index in range(counters):
+            await board.reached(index, steps)
+        await asyncio.sleep(0)
+        assert sorted(ended) == waits
+        await world.barrier()
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("computing", [False, True], ids=["idle", "computing"])
+def test_a_publish_wakes_who_naps(computing: bool) -> None:
+    async def main(ranks: Talk) -> None:
+        node = ranks.comm
+        if ranks.loop.mpi.bells is None or not ranks.loop.mpi.bells.everyone:
+            return  # ranks that share no memory cannot ring, and would sleep for ever under this policy
+        board = await Board.allocate(node, 1)
+        ranks.loop.mpi.policy = RUNG  # from here on: collectives need the looks that it leaves out
+        ranks.loop.mpi.computing = lambda: computing
+        for turn in range(1, 200):
+            if turn % node.size == node.rank:
+                await asyncio.sleep(0.0005 * (turn % 3))  # the others sleep, or are just about to
+                board.publish(0, turn)
+            await board.reached(0, turn, ranks=[turn % node.size])
+        ranks.loop.mpi.policy = NapPolicy()
+        await board.close()
+
+    talk(main)
+
+
+def test_hand_offs_pass_data_from_rank_to_rank_in_order() -> None:
+    turns, floats = 300, 1000
+
+    async def main(world: World) -> None:
+        window = await world.window(4 * floats)
+        board = await world.board(1)
+        slots = [window.array(rank, np.float32, floats) for rank in range(world.node_size)]
+        before = (world.node_rank - 1) % world.node_size
+        for turn in range(1, turns + 1):  # round and round; each adds one to what it finds at its left
+            if world.node_rank or turn > 1:
+                await board.reached(0, turn - (world.node_rank == 0), ranks=[before])
+            slots[world.node_rank][:] = slots[before] + 1
+            assert (slots[world.node_rank] == (turn - 1) * world.node_size + world.node_rank + 1).all()
+            board.publish(0, turn)
+        await world.barrier()
+
+    run(main)
