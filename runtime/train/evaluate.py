@@ -37,7 +37,9 @@ async def evaluate(
 ) -> Score:
     """Score all `samples`; every rank calls it at the same step and gets the same score."""
     parts = micro_batches(np.arange(len(samples)), micro_batch)
-    tally = Tally.of(len(parts), len(samples), len(samples) * prod(samples.target_spec.shape))
+    mine = owned(len(parts), rank, ranks)
+    answers = len(samples) * prod(samples.target_spec.shape)
+    tally = Tally.of(len(parts), len(samples), answers, own=len(mine))
 
     def score(index: int) -> None:
         program = replica.inference(len(parts[index]))
@@ -47,7 +49,7 @@ async def evaluate(
         tally.enter(index, *measure(program))
 
     info: dict[str, object] = {"phase": "forward", "micro_batch": -1}
-    tasks = [Task(what, partial(score, index), info=info) for index in owned(len(parts), rank, ranks)]
+    tasks = [Task(what, partial(score, index), info=info) for index in mine]
     await compute.run(tasks)
     await comm.allreduce(tally.array, what=what)
     return Score(tally.loss, tally.accuracy if samples.classes is not None else None)

@@ -13,9 +13,14 @@ from ..graph import Program
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Loss and correct answers of each micro-batch, and whether somebody wants to stop.
+    """Loss and correct answers of each micro-batch, and whether somebody failed or wants to stop.
 
-    One slot a micro-batch: zero on every rank but the one that computed it, so the sum over the ranks is
+        loss, correct   of micro-batch 0
+        loss, correct   of micro-batch 1, ...
+        failed          micro-batches that were to be entered and were not, and failures that were told
+        stop
+
+    Two slots a micro-batch: zero on every rank but the one that computed it, so the sum over the ranks is
     exact, and the sum over the slots is taken in the same order however many ranks there are.
     """
 
@@ -24,14 +29,21 @@ class Tally:
     answers: int  # one a sample, or one a byte of text
 
     @staticmethod
-    def of(micro_batches: int, samples: int, answers: int) -> Tally:
-        """For so many micro-batches with so many samples and answers in all."""
-        return Tally(np.zeros(2 * micro_batches + 1), samples, answers)
+    def of(micro_batches: int, samples: int, answers: int, *, own: int = 0) -> Tally:
+        """For so many micro-batches with so many samples and answers in all; this rank is to enter `own`."""
+        tally = Tally(np.zeros(2 * micro_batches + 2), samples, answers)
+        tally.array[-2] = own
+        return tally
 
     def enter(self, micro_batch: int, loss: float, correct: int) -> None:
         """One micro-batch: the sum of its losses and the number of its correct answers."""
         self.array[2 * micro_batch] = loss
         self.array[2 * micro_batch + 1] = correct
+        self.array[-2] -= 1
+
+    def fail(self) -> None:
+        """This rank cannot go on with the model; all learn of it with the sums."""
+        self.array[-2] += 1
 
     def ask_to_stop(self) -> None:
         """This rank has been told to stop (by a signal); all learn of it with the sums."""
@@ -40,12 +52,17 @@ class Tally:
     @property
     def loss(self) -> float:
         """Mean over the samples."""
-        return float(self.array[:-1:2].sum() / self.samples)
+        return float(self.array[:-2:2].sum() / self.samples)
 
     @property
     def accuracy(self) -> float:
         """Share of correct answers."""
-        return float(self.array[1:-1:2].sum() / self.answers)
+        return float(self.array[1:-2:2].sum() / self.answers)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any rank failed: the other numbers then mean nothing."""
+        return bool(self.array[-2])
 
     @property
     def stop(self) -> bool:

@@ -7,16 +7,18 @@ a finished task can be awaited or told to the loop, and what a kernel raises is 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Iterable
+from typing import Self
 
-from ...kernels.lane import Lane, Recorder, Spans, Task
+from ...kernels.lane import Group, Lane, Recorder, Spans, Task
 
 
 class Compute:
     """A rank's lane. Create it on the running loop; use as an async context manager.
 
-    `failure` completes with the exception of the first task that failed; waiting on it beside the work is
-    what makes a kernel's exception end the rank.
+    `failure` completes with the exception of the first task of no group that failed; waiting on it beside the
+    work is what makes a kernel's exception end the rank.
     """
 
     def __init__(self, device: Recorder, *, spans: Spans | None = None) -> None:
@@ -25,6 +27,19 @@ class Compute:
         self._lane = Lane(device, spans=spans, failed=self._tell_failure)
         self.submit: Callable[[Iterable[Task]], None] = self._lane.submit
         self.finish: Callable[[Task], None] = self._lane.finish
+
+    def part(self, group: Group) -> Self:
+        """The same lane for the tasks of a group: what they raise fails the group, and not the lane."""
+        part = copy.copy(self)
+
+        def submit(tasks: Iterable[Task]) -> None:
+            own = list(tasks)
+            for task in own:
+                task.group = group
+            self.submit(own)
+
+        part.submit = submit
+        return part
 
     @property
     def busy(self) -> bool:
