@@ -4,6 +4,7 @@ from .chrome import read_chrome, write_chrome
 from .folder import RunFolder
 from .metrics import History, Metrics, read_metrics
 from .progress import Progress
+from .screen import Screen
 from .shares import Shares, summarise
 from .terminal import find_terminal
 from .trace import RankTrace, Span, Trace, decode
@@ -14,6 +15,7 @@ __all__ = [
     "Progress",
     "RankTrace",
     "RunFolder",
+    "Screen",
     "Shares",
     "Span",
     "Trace",

@@ -11,7 +11,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from weft.runtime.observe.progress import Progress, fitting
+from weft.runtime.observe.progress import Progress
+from weft.runtime.observe.screen import Screen, fitting
 from weft.runtime.observe.terminal import Terminal
 
 
@@ -143,6 +144,83 @@ def test_no_color_is_honoured(
 ) -> None:
     content = drawn(screen, monkeypatch, **environment)
     assert (re.search(r"\x1b\[(3[1-7]|9\d|38)", content) is not None) == coloured
+
+
+def test_lines_of_several_models_begin_with_their_names() -> None:
+    stream, clock = io.StringIO(), Clock()
+    screen = Screen(stream, lambda: None)
+    one = Progress(2, "digits", screen=screen, clock=clock)
+    other = Progress(3, "mlp", screen=screen, clock=clock)
+    with one, other:
+        one.step(1, 0.5, 100.0)
+        other.step(1, 0.25, 50.0)
+        other.evaluation("validation", 0.5)
+        one.step(2, 0.4, 100.0)
+        screen.status("shown on terminals only")
+        other.note("a note")
+        other.step(2, 0.2, 50.0)
+    screen.close()
+    assert stream.getvalue().splitlines() == [
+        "digits: step 1/2  loss 0.5000  100 samples/s",
+        "mlp: step 1/3  loss 0.2500  50.0 samples/s",
+        "mlp: step 1/3  validation  loss 0.5000",
+        "digits: step 2/2  loss 0.4000  100 samples/s",
+        "a note",
+        "mlp: step 2/3  loss 0.2000  50.0 samples/s  0 s left",
+    ]
+
+
+def test_several_models_have_a_bar_each_and_a_line_below(
+    screen: tuple[Terminal, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal, ours = screen
+    shared = Screen(find=lambda: terminal)
+    shared.status("2 models train")
+    clock = Clock()
+    one = Progress(4, "digits", screen=shared, clock=clock)
+    other = Progress(8, "mlp", screen=shared, clock=clock)
+    for step in (1, 2, 3, 4):
+        clock.now_s += 1.0
+        one.step(step, 0.5, 100.0)
+        other.step(step, 0.25, 50.0)
+        if step == 2:
+            shared.note("a note that stays")
+            shared.error("an error that stays")
+    one.close()
+    shared.status("")
+    other.close()
+    shared.close()
+    content = bytearray()
+    with suppress(OSError):
+        while True:
+            content += os.read(ours, 65536)
+    assert capsys.readouterr().err == "an error that stays\n"
+    rows = on_screen(content.decode())
+    assert rows[0] == "a note that stays"
+    assert re.fullmatch(r"digits [━╸╺]+ 4/4  loss 0\.5000  100 samples/s  in 4 s", rows[1])
+    assert re.fullmatch(r"mlp    [━╸╺]+ 4/8  loss 0\.2500  50\.0 samples/s  in 4 s", rows[2])
+    assert "".join(rows[3:]) == ""
+
+
+def on_screen(content: str) -> list[str]:
+    """The lines that a terminal shows in the end, of the few codes that bars use."""
+    rows, row, column = [""], 0, 0
+    for code, number, letter, text in re.findall(r"(\x1b\[([\d;?]*)([A-Za-z]))|([^\x1b])", content):
+        if code and letter == "A":
+            row -= int(number or 1)
+        elif code and letter == "K":
+            rows[row] = "" if number == "2" else rows[row][:column]
+        elif text == "\r":
+            column = 0
+        elif text == "\n":
+            row, column = row + 1, 0
+            rows += [""] * (row + 1 - len(rows))
+        elif text:
+            rows[row] = rows[row][:column].ljust(column) + text + rows[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in rows]
 
 
 FIELDS = {
