@@ -1,7 +1,26 @@
-"""HOW gradients meet: portions of the flat gradient, their order, and their all-reduce."""
+"""HOW gradients meet: portions of the flat gradient, the plan of their order, wires and shared memory."""
 
-from .exchange import FlatExchange, Reducer, Round
-from .plan import Plan, first_come
-from .portions import Portion, cut
+from .exchange import Carrier, Exact, Exchange, Reducer, Round
+from .node import Event, NodeMemory
+from .plan import Plan, Rule, make_plan
+from .portions import Block, Portion, blocks, cut, rows_of
+from .profile import Profile
 
-__all__ = ["FlatExchange", "Plan", "Portion", "Reducer", "Round", "cut", "first_come"]
+__all__ = [
+    "Block",
+    "Carrier",
+    "Event",
+    "Exact",
+    "Exchange",
+    "NodeMemory",
+    "Plan",
+    "Portion",
+    "Profile",
+    "Reducer",
+    "Round",
+    "Rule",
+    "blocks",
+    "cut",
+    "make_plan",
+    "rows_of",
+]

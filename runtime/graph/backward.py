@@ -54,6 +54,17 @@ class Calls:
     input_gradients: Mapping[str, tuple[str | None, ...]]  # by node: array of each input's gradient
 
 
+def postponed(calls: Calls, nodes: frozenset[str]) -> Calls:
+    """The same calls with the weight gradients of `nodes` last: who plans memory for this order may run them
+    at any time from their own place on."""
+
+    def late(call: Call) -> bool:
+        return call.phase is Phase.WEIGHT_GRADIENT and call.node.name in nodes
+
+    ordered = sorted(calls.backward, key=late)
+    return Calls(calls.forward, tuple(ordered), calls.aliases, calls.input_gradients)
+
+
 def gradient(value: str) -> str:
     """Name of the array that holds a value's gradient."""
     return f"{value}'"

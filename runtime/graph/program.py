@@ -18,9 +18,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ...kernels.kernel import Array, ArraySpec, Buffers, Mode
+from ...kernels.kernel import Array, ArraySpec, Buffers, Mode, with_last
 from ...kernels.optimizer import accumulate
-from .backward import Call, Calls, Phase, differentiate, gradient, inference
+from .backward import Call, Calls, Phase, differentiate, gradient, inference, postponed
 from .graph import Graph, Node
 from .memory import Placement, lifetimes, place, resolve, saved_name, scratch_nbytes, value_of
 from .parameters import Layout
@@ -35,11 +35,15 @@ class Allocator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One bound call. `node` names the node and `phase` what is computed, for traces."""
+    """One bound call. `node` names the node and `phase` what is computed, for traces.
+
+    `run()` does all of it. Forward and weight gradient of a kernel that can be computed by rows also take
+    `run(rows=slice(first, last))`: these output neurons alone.
+    """
 
     node: str
     phase: Phase
-    run: Callable[[], None]
+    run: Callable[..., None]
 
     @property
     def name(self) -> str:
@@ -51,17 +55,26 @@ class Memory:
     """The arrays that programs of one graph share: arena, workspace, and gradients of later micro-batches.
 
     Programs for several micro-batch sizes, and for training and evaluation, run one after the other on one
-    lane, so they share one arena, as large as the largest needs.
+    lane, so they share one arena, as large as the largest needs. What the weight gradients of the nodes in
+    `movable` read stays to the end of backward: they may run in any order.
     """
 
     def __init__(
-        self, graph: Graph, layout: Layout, device: Allocator, batch: int, *, training: bool
+        self,
+        graph: Graph,
+        layout: Layout,
+        device: Allocator,
+        batch: int,
+        *,
+        training: bool,
+        movable: frozenset[str] = frozenset(),
     ) -> None:
         self.device = device
         self.batch = batch
+        self.movable = movable
         plans = [plan(graph, inference(graph), batch)]
         if training:
-            plans.append(plan(graph, differentiate(graph), batch))
+            plans.append(plan(graph, postponed(differentiate(graph), movable), batch))
         self.arena = device.zeros((max(p.nbytes for p in plans),), "uint8")
         self.workspace = device.zeros((scratch_nbytes(graph, batch),), "uint8")
         largest = max((layout.span(node).stop - layout.span(node).start for node in layout.nodes), default=0)
@@ -129,7 +142,7 @@ class Program:
 
     def _backward(self, call: Call, buffers: Buffers, binder: _Binder) -> Step:
         kernel = call.node.kernel
-        run: Callable[[], None]
+        run: Callable[..., None]
         match call.phase:
             case Phase.INPUT_GRADIENT:
                 run = partial(kernel.input_gradient, buffers, self.mode)
@@ -153,10 +166,13 @@ class Program:
         # The gaps between parameters hold what other nodes left in `part`: only the parameters are added.
         into = layout.views(gradients, call.node.name)
 
-        def run() -> None:
-            compute()
-            for total, view in zip(into, views, strict=True):
-                accumulate(total.reshape(-1), view.reshape(-1))
+        def run(**rows: slice) -> None:
+            compute(**rows)
+            some = rows.get("rows", slice(None))
+            accumulate(into[0][some].reshape(-1), views[0][some].reshape(-1))
+            if with_last(some, len(into[0])):
+                for total, view in zip(into[1:], views[1:], strict=True):
+                    accumulate(total.reshape(-1), view.reshape(-1))
 
         return Step(step.node, step.phase, run)
 
@@ -180,7 +196,7 @@ class _Binder:
         self._specs = graph.specs(batch)
         # The largest batch's plan, whatever this one: a smaller batch's own can need more (60,736 bytes for 7
         # samples of a network, 58,560 for 8), since rounding to cache lines changes who fits into which gap.
-        self._placement = plan(graph, calls, memory.batch)
+        self._placement = plan(graph, postponed(calls, memory.movable), memory.batch)
         self._outside: dict[str, Array] = dict(program.inputs)
         self._outside[gradient(graph.outputs[0])] = program.loss_gradient
 

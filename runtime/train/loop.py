@@ -12,25 +12,34 @@ step k + 1, so that no rank starts a collective that another does not.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Protocol
 
+import numpy as np
+
 from ...kernels.lane import Task
 from ...kernels.schedule import Schedule
 from ..errors import JobError, WeftError
-from ..exchange import FlatExchange, Portion, Reducer, Round, cut, first_come
+from ..exchange import Carrier, Exact, Exchange, NodeMemory, Profile, Reducer, Round, blocks, cut, rows_of
 from ..exchange.exchange import Wire
-from ..graph import Layout
+from ..exchange.tune import Settings, Tuner
+from ..graph.backward import differentiate
 from ..work import Compute
 from .data import Data
+from .node_updates import NodeUpdates
 from .order import batch_indices, micro_batches, owned, steps_per_epoch
 from .replica import Replica
 from .schema import Job
 from .step import Share, StepMaker
 from .tally import Tally
+from .updates import FlatUpdates, Updates
+
+TUNED_STEPS = 100
+"""A run with fewer steps left is over before tuning has paid."""
 
 
 class Team(Protocol):
@@ -56,8 +65,15 @@ class InFlight:
     round: Round
 
 
+Turns = Callable[[], Awaitable[int]]
+"""Waits until the model may make its next step; returns the step's place in the order of all models."""
+
+
 class TrainingLoop:
-    """Runs steps; `on_step` is told of each one's share and summed tally, in order."""
+    """Runs steps; `on_step` is told of each one's share and summed tally, in order.
+
+    `memory` is what the ranks of a node share; without it the exchange is flat.
+    """
 
     def __init__(
         self,
@@ -70,38 +86,81 @@ class TrainingLoop:
         *,
         on_step: Callable[[Share, Tally], None],
         wire: Wire | None = None,
+        memory: NodeMemory | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._team = team
+        self._comm = comm
         self._job = job
         self._data = data
         self._replica = replica
         self._compute = compute
         self._on_step = on_step
-        self._portions = portions(replica.layout, job)
-        self._exchange = FlatExchange(
-            comm,
-            replica.travelling,
-            self._portions,
-            first_come(self._portions, job.exchange.credit),
-            model=job.name,
-            wire=wire,
-        )
-        self._maker = StepMaker(
-            replica, self._portions, compute, data.train, seed=job.seed, clip_norm=job.train.clip_norm
-        )
+        self._wire = wire
+        self._memory = memory
+        self._turns = turns
         self.total_steps = job.train.total_steps(len(data.train))
         self._schedule = schedule(job, len(data.train))
         self._answers = prod(data.target_spec.shape)
         self._in_flight: InFlight | None = None
+        self._profile = Profile.guess(
+            replica.graph, differentiate(replica.graph).backward, job.train.micro_batch
+        )
+        self._communication: asyncio.Task[None] | None = None
         self.stopped = False
+        self.settings = job.exchange.settings()
+        self._configure(self.settings)
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange as it is now, with its plan."""
+        return self._exchange
+
+    def _configure(self, settings: Settings) -> None:
+        """Cut and plan anew; only while all is at rest, and alike on all ranks."""
+        replica, job, memory = self._replica, self._job, self._memory
+        self.settings = settings
+        portions = cut(replica.layout, settings.portion_bytes, rows_of(replica.graph))
+        travels = self._team.size > 1 and (memory is None or memory.travels)
+        pieces = blocks(differentiate(replica.graph).backward, portions, replica.memory.movable)
+        updates: Updates
+        carrier: Carrier | None
+        if memory is None:
+            carrier = Exact(self._comm, [replica.travelling[p.start : p.stop] for p in portions])
+            updates = FlatUpdates(
+                replica, portions, self._compute, clip_norm=job.train.clip_norm, model=job.name
+            )
+        else:
+            own = [memory.gradients[part] for part in memory.slices(portions)]
+            carrier = Exact(memory.peers, own) if memory.peers is not None else None
+            updates = NodeUpdates(
+                replica, memory, portions, self._compute, clip_norm=job.train.clip_norm, model=job.name
+            )
+        self._exchange = Exchange(
+            self._comm,
+            carrier,
+            portions,
+            pieces,
+            self._profile,
+            rule=settings.rule,
+            credit=settings.credit,
+            model=job.name,
+            replan=travels,
+            wire=self._wire,
+        )
+        self._maker = StepMaker(
+            replica, portions, pieces, updates, self._compute, self._data.train, seed=job.seed, model=job.name
+        )
+        self._travels = travels
+        self._portions = len(portions)
 
     async def run(self, first_step: int, boundary: Callable[[int], Awaitable[bool]], pause: set[int]) -> int:
         """Train from `first_step` (steps done so far); returns the number of steps done at the end.
 
         After each number of steps in `pause` all comes to rest and `boundary` is awaited; True ends the run.
         """
-        done = first_step
-        async with self._communication():
+        async with self._communicating() as group:
+            done = await self._tune(first_step, pause, group)
             while done < self.total_steps and not self.stopped:
                 await self._step(done)
                 done += 1
@@ -115,18 +174,52 @@ class TrainingLoop:
     async def rest(self) -> None:
         """Wait until nothing of any step is left to do."""
         await self._account()
-        await self._compute.run([Task("rest", lambda: None, self._maker.updates)])
+        await self._compute.run([Task("rest", lambda: None, self._maker.updated)])
+
+    async def _tune(self, done: int, pause: set[int], group: asyncio.TaskGroup) -> int:
+        """Find what the job file leaves open by measuring the first steps; returns the steps done."""
+        tuner = Tuner(self.settings, self._job.exchange.fixed())
+        if not self._travels or self.total_steps - done < TUNED_STEPS:
+            return done
+        while (settings := tuner.next()) is not None:
+            if self.stopped or pause & {done + 1, done + 2}:
+                break
+            await self._reconfigure(settings, group)
+            await self._step(done)
+            first = self._moment()
+            await self._step(done + 1)
+            second = self._moment()
+            done += 2
+            await self.rest()
+            self._profile = await self._exchange.measured()
+            seconds = np.array([await second - await first])
+            await self._comm.allreduce(seconds, "max", what=f"{self._job.name}: time of a step on trial")
+            tuner.told(float(seconds[0]))
+        await self._reconfigure(tuner.best, group)
+        return done
+
+    async def _reconfigure(self, settings: Settings, group: asyncio.TaskGroup) -> None:
+        await self._end_communication()
+        self._configure(settings)
+        self._start_communication(group)
+
+    def _moment(self) -> asyncio.Future[float]:
+        """When all updates of the step made last have ended; not waited for, so that the next may begin."""
+        moment: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        ended: list[float] = []
+        task = Task("ended", lambda: ended.append(time.perf_counter()), self._maker.updated)
+        task.notify = self._compute.tell(lambda: moment.set_result(ended[0]))
+        self._compute.submit([task])
+        return moment
 
     async def _step(self, step: int) -> None:
+        turn = step if self._turns is None else await self._turns()
         share, tally = self.share(step)
         if self._team.stopping:
             tally.ask_to_stop()
         self._team.position(f"{self._job.name}: step {step + 1}")
-        gates: list[Task] = []
-        round_ = Round(
-            step, len(self._portions), tally.array, arrived=lambda index: self._compute.finish(gates[index])
-        )
-        tasks, gates = self._maker.make(share, tally, round_)
+        round_ = Round(step, self._portions, tally.array)
+        tasks = self._maker.make(share, tally, round_, self._exchange.plan, turn)
         self._exchange.begin(round_)
         self._compute.submit(tasks)
         await self._account()
@@ -156,19 +249,26 @@ class TrainingLoop:
         self._on_step(step.share, step.tally)
 
     @asynccontextmanager
-    async def _communication(self) -> AsyncIterator[None]:
+    async def _communicating(self) -> AsyncIterator[asyncio.TaskGroup]:
         """Runs beside the body: the communication task, and a watch on the lane. Any that fails ends all."""
         try:
             async with asyncio.TaskGroup() as group:
-                beside = [
-                    group.create_task(self._exchange.run(), name="communication"),
-                    group.create_task(self._failures(), name="failures of the lane"),
-                ]
-                yield
-                for task in beside:
-                    task.cancel()
+                self._start_communication(group)
+                failures = group.create_task(self._failures(), name="failures of the lane")
+                yield group
+                failures.cancel()
+                await self._end_communication()
         except BaseExceptionGroup as errors:
             raise first_of(errors) from None
+
+    def _start_communication(self, group: asyncio.TaskGroup) -> None:
+        self._communication = group.create_task(self._exchange.run(), name="communication")
+
+    async def _end_communication(self) -> None:
+        """Let it come to its end: the last round may be followed by a new plan, a collective."""
+        assert self._communication is not None
+        self._exchange.end()
+        await self._communication
 
     async def _failures(self) -> None:
         await asyncio.shield(self._compute.failure)
@@ -190,11 +290,6 @@ def schedule(job: Job, samples: int) -> Schedule:
         raise JobError(
             f"{job.name}: [train] schedule does not fit a run of {steps} steps: {error}"
         ) from error
-
-
-def portions(layout: Layout, job: Job) -> tuple[Portion, ...]:
-    """The portions of a job's gradient."""
-    return cut(layout, job.exchange.portion_bytes)
 
 
 def pauses(job: Job, samples: int, first_step: int) -> tuple[set[int], set[int]]:

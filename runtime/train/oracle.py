@@ -15,8 +15,8 @@ from .data import Data
 from .order import batch_indices, micro_batch_seed, micro_batches, owned
 from .replica import Replica
 from .schema import Job
-from .step import clip_scale
 from .tally import Tally, measure
+from .updates import clip_scale
 
 Allreduce = Callable[[NDArray[np.generic]], None]
 """Adds up an array over all ranks, in place, and returns when that is done."""

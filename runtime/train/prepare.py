@@ -17,13 +17,16 @@ import numpy as np
 from ...kernels import blas
 from ...kernels.device import Device, DeviceUnavailable, choose_device
 from ..errors import MachineError
+from ..exchange import NodeMemory, cut, rows_of
+from ..exchange.tune import SMALLEST_BYTES
+from ..graph import Graph, Layout
 from ..message import World
 from ..observe import RunFolder
 from . import checkpoint
 from .data import Data, load_data
 from .loop import schedule
 from .model import build
-from .replica import Replica
+from .replica import Flats, Replica
 from .schema import Job
 
 
@@ -34,6 +37,7 @@ class Prepared:
     job: Job
     data: Data
     replica: Replica
+    memory: NodeMemory | None
     folder: RunFolder
     first_step: int
 
@@ -49,9 +53,11 @@ async def prepare(world: World, job: Job, resume: Path | None) -> Prepared:
     schedule(job, len(data.train))
     device = _device(world, job)
     device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
-    replica = Replica(graph, job.train.optimizer.build(), device, job.train.micro_batch, job.seed)
+    memory = await share_memory(world, job, graph, device)
+    replica = make_replica(job, graph, device, memory, world.size)
     if resume is None:
-        return Prepared(job, data, replica, await _new_folder(world, job), 0)
+        await settle(memory)
+        return Prepared(job, data, replica, memory, await _new_folder(world, job), 0)
     folder = RunFolder.open(resume)
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
@@ -59,7 +65,49 @@ async def prepare(world: World, job: Job, resume: Path | None) -> Prepared:
     checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data))
     checkpoint.require_tensors(path, snapshot, replica.specs())
     replica.restore(snapshot.tensors)
-    return Prepared(job, data, replica, folder, snapshot.step)
+    await settle(memory)
+    return Prepared(job, data, replica, memory, folder, snapshot.step)
+
+
+async def share_memory(world: World, job: Job, graph: Graph, device: Device) -> NodeMemory | None:
+    """What the ranks of a node share of a model; None where each has its own.
+
+    A GPU has weights of its own, and where every node has one rank there is nobody to share with.
+    """
+    alone = all(len(ranks) == 1 for ranks in world.nodes)
+    wanted = np.array([job.exchange.inside == "shared" and not device.asynchronous and not alone], np.uint8)
+    await world.allreduce(wanted, "min", what="whether all ranks share their nodes' memory")
+    if not wanted[0]:
+        return None
+    layout = Layout.of(graph)
+    capacity = len(cut(layout, smallest_portion(job), rows_of(graph)))
+    return await NodeMemory.allocate(world, layout.size, job.train.optimizer.build().slots, capacity)
+
+
+def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | None, ranks: int) -> Replica:
+    """The model on this rank; where its gradients travel, large layers' weight gradients may be postponed."""
+    layout, flats, movable = Layout.of(graph), None, frozenset[str]()
+    if memory is not None:
+        flats = Flats(memory.parameters, memory.gradients, memory.states, memory.parts, memory.writes)
+    if ranks > 1 and (memory is None or memory.travels):
+        movable = frozenset(
+            portion.nodes[0]
+            for portion in cut(layout, smallest_portion(job), rows_of(graph))
+            if portion.rows is not None
+        )
+    optimizer = job.train.optimizer.build()
+    return Replica(graph, optimizer, device, job.train.micro_batch, job.seed, flats=flats, movable=movable)
+
+
+def smallest_portion(job: Job) -> int:
+    """The least number of bytes that a portion of this job may have, tuning included."""
+    return job.exchange.portion_bytes or SMALLEST_BYTES
+
+
+async def settle(memory: NodeMemory | None) -> None:
+    """The node's weights are there for all its ranks."""
+    if memory is not None:
+        await memory.fence()
 
 
 def lineage(job: Job, data: Data) -> dict[str, Any]:

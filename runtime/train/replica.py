@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,30 @@ from numpy.typing import NDArray
 from ...kernels.device import Device, Event
 from ...kernels.kernel import Array, ArraySpec
 from ...kernels.optimizer import Optimizer, accumulate, move_statistic, squared_norm
+from ...kernels.reduction import add_up, reduce_and_update
 from ..graph import Graph, Layout, Memory, Program, initialise
 from .data import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Flats:
+    """The flat vectors of a model: of this rank alone, or its gradients and the node's one copy of the rest.
+
+    `parts` are the gradients of all ranks that share `parameters`; `writes` tells whether this rank is the
+    one that fills them with first values.
+    """
+
+    parameters: Array
+    gradients: Array
+    states: tuple[Array, ...]
+    parts: Sequence[Array] = ()
+    writes: bool = True
+
+    @classmethod
+    def of(cls, device: Device, size: int, slots: int) -> Flats:
+        """A rank's own."""
+        zeros = [device.zeros((size,), "float32") for _ in range(2 + slots)]
+        return cls(zeros[0], zeros[1], tuple(zeros[2:]))
 
 
 class Replica:
@@ -22,17 +45,26 @@ class Replica:
     """
 
     def __init__(
-        self, graph: Graph, optimizer: Optimizer, device: Device, micro_batch: int, seed: int
+        self,
+        graph: Graph,
+        optimizer: Optimizer,
+        device: Device,
+        micro_batch: int,
+        seed: int,
+        *,
+        flats: Flats | None = None,
+        movable: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = graph
         self.layout = Layout.of(graph)
         self.device = device
         self.optimizer = optimizer
-        size = self.layout.size
-        self.parameters = device.to_device(initialise(self.layout, seed))
-        self.gradients = device.zeros((size,), "float32")
-        self.states = tuple(device.zeros((size,), "float32") for _ in range(optimizer.slots))
-        self.memory = Memory(graph, self.layout, device, micro_batch, training=True)
+        self._flats = flats or Flats.of(device, self.layout.size, optimizer.slots)
+        self.parameters, self.gradients = self._flats.parameters, self._flats.gradients
+        self.states = self._flats.states
+        if self._flats.writes:
+            self.parameters[...] = device.to_device(initialise(self.layout, seed))
+        self.memory = Memory(graph, self.layout, device, micro_batch, training=True, movable=movable)
         self.travelling: NDArray[np.float32] = device.travelling(self.gradients)
         self._staging = {name: device.staging(array) for name, array in self.memory.inputs.items()}
         self._loaded: Event | None = None  # behind the last copy out of `_staging`
@@ -75,23 +107,38 @@ class Replica:
             if run.role == "weight"
         )
 
-    def update(self, start: int, stop: int, *, rate: float, step: int, scale: float) -> None:
-        """Apply the summed gradient of a slice to its weights; `step` counts from 1."""
-        self.device.copy_in(self.travelling[start:stop], self.gradients[start:stop])
+    def gather(self, start: int, stop: int) -> None:
+        """Sum a slice of the gradients of all ranks of the node into this rank's own."""
+        add_up(self.gradients[start:stop], tuple(part[start:stop] for part in self._flats.parts))
+
+    def update(
+        self, start: int, stop: int, *, rate: float, step: int, scale: float, gather: bool = False
+    ) -> None:
+        """Apply the summed gradient of a slice to its weights; `step` counts from 1.
+
+        With `gather` the node's gradients are summed on the way, while they are in cache.
+        """
+        if not gather:
+            self.device.copy_in(self.travelling[start:stop], self.gradients[start:stop])
         for run in self.layout.runs(start, stop):
             own = slice(run.start, run.stop)
             if run.role == "statistic":
+                if gather:
+                    self.gather(run.start, run.stop)
                 move_statistic(self.parameters[own], self.gradients[own], run.momentum)
                 continue
-            self.optimizer.update(
-                self.parameters[own],
-                self.gradients[own],
-                tuple(state[own] for state in self.states),
-                rate=rate,
-                step=step,
-                scale=scale,
-                decay=run.decay,
-            )
+            parameters, gradients = self.parameters[own], self.gradients[own]
+            states = tuple(state[own] for state in self.states)
+            if gather:
+                parts = tuple(part[own] for part in self._flats.parts)
+                reduce_and_update(
+                    self.optimizer, parameters, parts, gradients, states,
+                    rate=rate, step=step, scale=scale, decay=run.decay,
+                )  # fmt: skip
+            else:
+                self.optimizer.update(
+                    parameters, gradients, states, rate=rate, step=step, scale=scale, decay=run.decay
+                )
 
     def warm_up(self, batch: int) -> None:
         """Compile every kernel a step needs, without changing a weight."""
@@ -107,6 +154,8 @@ class Replica:
         empty = tuple(state[nothing] for state in self.states)
         self.optimizer.update(self.parameters[nothing], self.gradients[nothing], empty, rate=0.0, step=1)
         accumulate(self.parameters[nothing], self.gradients[nothing])
+        if self._flats.parts:
+            self.gather(0, 0)
         squared_norm(self.travelling[nothing])
         self.gradients[...] = 0
 
@@ -135,6 +184,8 @@ class Replica:
 
     def restore(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Take over what `tensors` gave; names and shapes must be those of `specs`."""
+        if not self._flats.writes:
+            return
         for title, flat in self._titled().items():
             host = np.zeros(self.layout.size, np.float32)
             for p in self.layout.parameters:

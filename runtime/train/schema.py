@@ -14,11 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ...kernels.registry import KERNELS, kernel
+from ..exchange import Rule
+from ..exchange.tune import DEFAULT, Settings
 from . import order
 from .data.section import DataSection, TextData
 from .optimizers import ConstantSchedule, CosineSchedule, OptimizerSection, ScheduleSection
@@ -156,17 +159,34 @@ class Checkpoint(Section):
 
 
 class Exchange(Section):
-    """How gradients are cut for the wire."""
+    """How gradients meet. What is left open of portions, credit and rule is measured in the first steps."""
 
-    portion_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
-    credit: Count = 4  # portions in flight
+    inside: Literal["shared", "flat"] = (
+        "shared"  # a node: through its memory, or by all-reduce as between nodes
+    )
+    portion_bytes: Annotated[int, Field(ge=1024)] | None = None
+    credit: Count | None = None  # portions in flight
+    rule: Rule | None = None
+
+    def settings(self) -> Settings:
+        """What a run starts with."""
+        given = {name: getattr(self, name) for name in self.fixed()}
+        return replace(DEFAULT, **given)
+
+    def fixed(self) -> frozenset[str]:
+        """What the job file says, and tuning leaves alone."""
+        return frozenset(
+            name for name in ("portion_bytes", "credit", "rule") if getattr(self, name) is not None
+        )
 
 
 class Run(Section):
-    """Where the run is stored and what is recorded."""
+    """Where the run is stored, what is recorded, and what it gets beside others that train in the same job."""
 
     folder: Name = "runs"
     trace: bool = True
+    share: Positive = 1.0  # of the compute time, among models of the same priority
+    priority: int = 0  # higher goes first; the others keep a tenth of the time
 
 
 class Sample(Section):

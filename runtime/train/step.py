@@ -1,40 +1,41 @@
 """One training step as tasks for the lane.
 
     load ─ forward … ─ tally ─ backward …  (each micro-batch in turn: a chain, since a lane has one thread)
-              ^                   │ weight gradient done: portion ready ──> exchange
-              │                   v
-          update of that     [gate: portion arrived] ─ update        (off the chain: fills the gaps)
-          node, step before
+              ^                   │ weight gradient done: portion computed ──> updates.py ──> exchange
+              │                   │
+           update of that         └ last kernel that reads a weight done: it may be overwritten
+         portion, step before
 
-A node's forward waits for the update of *its* portions alone, so the next step begins while gradients of
-higher layers still travel; nothing is ever computed with a stale weight. A weight is overwritten only after
-the chain has read it for the last time.
+A node's forward waits for the update of *its* portions alone, and that of a layer cut by rows goes by the
+same rows, in the order in which they arrive: the next step begins while gradients of higher layers, and of
+the same layer, still travel. Nothing is ever computed with a stale weight.
 
-Clipping by the global norm needs every portion before the first update: the overlap with backward stays, that
-with the next forward is lost.
+The backward of the last micro-batch completes the portions, so it runs in the plan's order: weight gradients
+that the wire has no room for yet make way for the input gradients that lead to lower layers.
 """
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.lane import Task, gate
-from ..exchange import Portion, Round
+from ...kernels.lane import Task
+from ..exchange import Block, Plan, Portion, Round
 from ..graph.backward import Phase
-from ..graph.program import Program
+from ..graph.program import Program, Step
 from ..work import Compute
 from .data import Samples
 from .order import micro_batch_seed
 from .replica import Replica
 from .tally import Tally, measure
+from .updates import CLASSES, Class, Updates
 
-CHAIN, UPDATE = 0, 1  # priorities: what feeds the wire goes before what the wire has brought
 Indices = NDArray[np.int64]
 
 
@@ -55,37 +56,62 @@ class StepMaker:
         self,
         replica: Replica,
         portions: Sequence[Portion],
+        blocks: Sequence[Block],
+        updates: Updates,
         compute: Compute,
         samples: Samples,
         *,
         seed: int,
-        clip_norm: float | None,
+        model: str,
     ) -> None:
         self._replica = replica
         self._portions = portions
+        self._blocks = blocks
+        self._maker = updates
         self._compute = compute
         self._samples = samples
         self._seed = seed
-        self._clip_norm = clip_norm
-        nodes = list(replica.layout.nodes)
-        self._portions_of = {node: [p.index for p in portions if node in p.nodes] for node in nodes}
-        self._completes = {node: [p for p in portions if p.nodes[-1] == node] for node in nodes}
-        self._urgency = [UPDATE + nodes.index(p.nodes[-1]) for p in portions]  # lower layers are wanted first
-        self._updates: list[Task] = []  # of the step before, by portion
-        self._tail: list[Task] = []  # the chain's last task
-        self._readers: dict[str, Task] = {}  # by node: the chain's last task that reads its weights
-        self._tasks: list[Task] = []
+        self._model = model
+        self._portions_of = {
+            node: [portion for portion in portions if node in portion.nodes] for node in replica.layout.nodes
+        }
+        self._by_rows = {p.nodes[0] for p in portions if p.rows is not None}
+        self.updated: list[Task] = []  # of the step before, by portion: what the next forward waits for
+        self._tail: list[Task] = []  # the chain's last tasks
+        self._reading: dict[str, Task] = {}  # by node: the chain's last task that reads its weights
+        self._order: dict[Task, int] = {}  # place in the chain
+        self._then: dict[Task, list[Callable[[], None]]] = {}
+        self._priority = 0
 
-    def make(self, share: Share, tally: Tally, round_: Round) -> tuple[list[Task], list[Task]]:
-        """The step's tasks, and of these the gates by portion, to be opened when a portion has arrived."""
-        self._tasks = []
-        self._readers = {}
+    def make(self, share: Share, tally: Tally, round_: Round, plan: Plan, turn: int = 0) -> list[Task]:
+        """The step's tasks. Those of a smaller `turn` go before, whatever else they are."""
+        self._reading, self._order, self._then = {}, {}, defaultdict(list)
+        self._priority = turn * CLASSES + Class.CHAIN
+        round_.spent_s = np.zeros(len(self._blocks))
+        completing: dict[int, Task] = {}
         last = len(share.micro_batches) - 1
         for number, (index, indices) in enumerate(share.micro_batches):
-            self._micro_batch(share, tally, round_, index, indices, first=number == 0, last=number == last)
+            program = self._forward(share, tally, index, indices, first=number == 0)
+            if number == last:
+                self._then[self._tail[-1]].append(round_.counted.set)
+            steps = program.backward if number == 0 else program.backward_more
+            if number == last:
+                completing = self._last_backward(share, index, steps, round_, plan)
+            else:
+                for step in steps:
+                    self._append(share, step.name, step.phase.value, step.run, index)
         if not share.micro_batches:
-            self._nothing(share, round_)
-        return self._tasks, self._update(share)
+            completing = self._nothing(share, round_)
+        readers = {portion.index: self._readers(portion) for portion in self._portions}
+        for portion in self._portions:
+            computed = completing[portion.index]
+            self._then[computed].append(partial(self._maker.computed, round_, portion))
+            done = max([computed, *readers[portion.index]], key=self._order.__getitem__)
+            self._then[done].append(partial(self._maker.released, round_, portion))
+        for task, callbacks in self._then.items():
+            task.notify = self._compute.tell(partial(_call_all, callbacks))
+        updates, self.updated = self._maker.make(share, round_, readers, turn)
+        return [*self._order, *updates]
 
     def _append(
         self,
@@ -93,63 +119,88 @@ class StepMaker:
         name: str,
         phase: str,
         run: Callable[[], None],
-        needs: Sequence[Task] = (),
-        *,
         micro_batch: int = -1,
-        then: Callable[[], None] | None = None,
+        needs: Sequence[Task] = (),
     ) -> Task:
-        """A task at the end of the chain; `then` is called on the loop when it is done."""
-        task = Task(
-            name,
-            run,
-            (*self._tail, *needs),
-            priority=CHAIN,
-            notify=None if then is None else self._compute.tell(then),
-            info={"phase": phase, "step": share.step, "micro_batch": micro_batch},
-        )
+        """A task at the end of the chain."""
+        task = self._task(share, name, phase, run, micro_batch, (*self._tail, *needs))
         self._tail = [task]
-        self._tasks.append(task)
         return task
 
-    def _micro_batch(
+    def _task(
         self,
         share: Share,
-        tally: Tally,
-        round_: Round,
-        index: int,
-        indices: Indices,
-        *,
-        first: bool,
-        last: bool,
-    ) -> None:
+        name: str,
+        phase: str,
+        run: Callable[[], None],
+        micro_batch: int,
+        needs: Sequence[Task],
+    ) -> Task:
+        info = {"phase": phase, "step": share.step, "micro_batch": micro_batch, "model": self._model}
+        task = Task(name, run, needs, priority=self._priority, info=info)
+        self._order[task] = len(self._order)
+        return task
+
+    def _forward(self, share: Share, tally: Tally, index: int, indices: Indices, *, first: bool) -> Program:
         program = self._replica.training(len(indices))
         seed = micro_batch_seed(self._seed, share.step, index)
-        append = partial(self._append, share, micro_batch=index)
+        self._append(share, "load", "load", partial(self._load, program, indices, seed, share), index)
+        waiting = first and bool(self.updated)
+        for step in program.forward:
+            portions = self._portions_of.get(step.node, []) if waiting else []
+            if step.node in self._by_rows and portions:
+                self._forward_by_rows(share, step, index, portions)
+                continue
+            updated = [self.updated[portion.index] for portion in portions]
+            self._append(share, step.name, step.phase.value, step.run, index, updated)
+        self._append(share, "tally", "load", partial(_tally, program, tally, index), index)
+        return program
 
-        append("load", "load", partial(self._load, program, indices, seed, share))
-        for call in program.forward:
-            updated = self._updates_of(call.node) if first else []
-            append(call.name, call.phase.value, call.run, updated)
-        append(
-            "tally", "load", partial(_tally, program, tally, index), then=round_.counted.set if last else None
-        )
-        for call in program.backward if first else program.backward_more:
-            ready = self._completes[call.node] if last and call.phase is Phase.WEIGHT_GRADIENT else []
-            task = append(
-                call.name,
-                call.phase.value,
-                partial(self._compute_and_fetch, call.run, ready) if ready else call.run,
-                then=partial(_announce, round_, ready) if ready else None,
+    def _forward_by_rows(self, share: Share, step: Step, index: int, portions: Sequence[Portion]) -> None:
+        """A layer's blocks of output neurons, each as soon as its own weights, and the biases, are new.
+
+        The biases came with the layer's first portion. The order is left to the lane: what is ready runs.
+        """
+        biases = self.updated[portions[0].index]
+        self._tail = [
+            self._task(
+                share,
+                f"{step.name} rows {portion.rows[0]}-{portion.rows[1] - 1}",
+                step.phase.value,
+                partial(step.run, rows=slice(*portion.rows)),
+                index,
+                (*self._tail, biases, self.updated[portion.index]),
             )
-            self._readers[call.node] = task
+            for portion in portions
+            if portion.rows is not None
+        ]
 
-    def _updates_of(self, node: str) -> list[Task]:
-        """The step before's updates of a node's weights: what its forward waits for."""
-        return (
-            [self._updates[portion] for portion in self._portions_of.get(node, ())] if self._updates else []
-        )
+    def _last_backward(
+        self, share: Share, index: int, steps: Sequence[Step], round_: Round, plan: Plan
+    ) -> dict[int, Task]:
+        """Backward in the plan's order; returns the task that completes each portion."""
+        completing = {}
+        for number in plan.backward:
+            block = self._blocks[number]
+            step = steps[block.call]
+            rows = "" if block.rows is None else f" rows {block.rows[0]}-{block.rows[1] - 1}"
+            run = step.run if block.rows is None else partial(step.run, rows=slice(*block.rows))
+            portions = [self._portions[portion] for portion in block.completes]
+            timed = partial(self._time, run, round_, number, portions)
+            task = self._append(share, step.name + rows, step.phase.value, timed, index)
+            if not (step.phase is Phase.WEIGHT_GRADIENT and block.movable):  # (these read no weights)
+                self._reading[step.node] = task
+            completing.update(dict.fromkeys(block.completes, task))
+        return completing
 
-    def _nothing(self, share: Share, round_: Round) -> None:
+    def _time(self, run: Callable[[], None], round_: Round, number: int, portions: Sequence[Portion]) -> None:
+        start = time.perf_counter()
+        run()
+        round_.spent_s[number] = time.perf_counter() - start
+        for portion in portions:
+            self._replica.fetch(portion.start, portion.stop)
+
+    def _nothing(self, share: Share, round_: Round) -> dict[int, Task]:
         """A step with fewer micro-batches than ranks: zeros are this rank's part of the sum."""
 
         def clear() -> None:
@@ -157,11 +208,12 @@ class StepMaker:
             for portion in self._portions:
                 self._replica.fetch(portion.start, portion.stop)
 
-        def announce() -> None:
-            round_.counted.set()
-            _announce(round_, self._portions)
+        task = self._append(share, "nothing to compute", "load", clear, needs=self.updated)
+        self._then[task].append(round_.counted.set)
+        return dict.fromkeys(range(len(self._portions)), task)
 
-        self._append(share, "nothing to compute", "load", clear, self._updates, then=announce)
+    def _readers(self, portion: Portion) -> list[Task]:
+        return [self._reading[node] for node in portion.nodes if node in self._reading]
 
     def _load(self, program: Program, indices: Indices, seed: int, share: Share) -> None:
         program.mode.seed = seed
@@ -169,59 +221,10 @@ class StepMaker:
         program.loss_gradient[...] = 1 / share.samples
         self._replica.load(program, self._samples, indices)
 
-    def _compute_and_fetch(self, run: Callable[[], None], ready: Sequence[Portion]) -> None:
-        run()
-        for portion in ready:
-            self._replica.fetch(portion.start, portion.stop)
 
-    def _update(self, share: Share) -> list[Task]:
-        gates = [gate(f"{portion.name} has arrived") for portion in self._portions]
-        squares = [0.0] * len(self._portions)
-        norms = []
-        if self._clip_norm is not None:
-            norms = [
-                Task(f"{p.name}.norm", partial(self._square, squares, p), [gates[p.index]], priority=UPDATE,
-                     info={"phase": "update", "step": share.step, "micro_batch": -1})
-                for p in self._portions
-            ]  # fmt: skip
-        self._updates = [
-            Task(
-                f"{portion.name}.update",
-                partial(self._apply, portion, share, squares),
-                [gates[portion.index], *norms, *self._last_readers(portion)],
-                priority=self._urgency[portion.index],
-                info={"phase": "update", "step": share.step, "micro_batch": -1},
-            )
-            for portion in self._portions
-        ]
-        self._tasks += [*gates, *norms, *self._updates]
-        return gates
-
-    def _last_readers(self, portion: Portion) -> list[Task]:
-        return [self._readers[node] for node in portion.nodes if node in self._readers]
-
-    def _square(self, squares: list[float], portion: Portion) -> None:
-        squares[portion.index] = self._replica.squared_norm(portion.start, portion.stop)
-
-    def _apply(self, portion: Portion, share: Share, squares: list[float]) -> None:
-        scale = 1.0 if self._clip_norm is None else clip_scale(squares, self._clip_norm)
-        self._replica.update(portion.start, portion.stop, rate=share.rate, step=share.step + 1, scale=scale)
-
-    @property
-    def updates(self) -> list[Task]:
-        """The last tasks of the step made last."""
-        return self._updates
-
-
-def clip_scale(squares: Sequence[float], limit: float) -> float:
-    """What the gradient is multiplied with so that its norm is at most `limit` (Pascanu et al. 2013)."""
-    norm = sqrt(sum(squares))
-    return min(1.0, limit / norm) if norm > 0.0 else 1.0
-
-
-def _announce(round_: Round, portions: Sequence[Portion]) -> None:
-    for portion in portions:
-        round_.ready[portion.index].set()
+def _call_all(callbacks: Sequence[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()
 
 
 def _tally(program: Program, tally: Tally, index: int) -> None:

@@ -63,6 +63,7 @@ class _Trainer:
         self._job = job = ready.job
         self._data = ready.data
         self._replica = ready.replica
+        self._memory = ready.memory
         self._folder = ready.folder
         self._first_step = ready.first_step
         self._trace = Trace(world.rank, world.host, limit=SPANS // world.size if job.run.trace else 0)
@@ -98,8 +99,9 @@ class _Trainer:
             return self._reached
 
         loop = TrainingLoop(
-            world, world.comm, job, self._data, replica, self._compute, on_step=self._on_step, wire=self._wire
-        )
+            world, world.comm, job, self._data, replica, self._compute,
+            on_step=self._on_step, wire=self._wire, memory=self._memory,
+        )  # fmt: skip
         done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
         await self._checkpoint(done)
         if self._written is not None:

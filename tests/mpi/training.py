@@ -13,13 +13,15 @@ from mpi4py import MPI
 
 from weft.kernels.device import Device
 from weft.kernels.lane import Task
+from weft.runtime.exchange import NodeMemory
 from weft.runtime.graph.backward import Phase
 from weft.runtime.graph.program import Program, Step
+from weft.runtime.message import World, run
 from weft.runtime.message.communicator import Communicator
-from weft.runtime.message.selector import MpiLoop
 from weft.runtime.train.data import Data, load_data
 from weft.runtime.train.loop import TrainingLoop
 from weft.runtime.train.model import build
+from weft.runtime.train.prepare import make_replica, share_memory
 from weft.runtime.train.replica import Replica
 from weft.runtime.train.schema import Job
 from weft.runtime.work import Compute
@@ -46,12 +48,9 @@ class Trained:
     losses: list[float] = field(default_factory=list)
     spans: Spans = field(default_factory=list)
     steps: int = 0
-    replica: Replica | None = None
-
-    @property
-    def parameters(self) -> np.ndarray:
-        assert self.replica is not None
-        return self.replica.parameters
+    parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    plan: tuple[int, ...] = ()
+    shared: bool = False
 
 
 class Held:
@@ -59,6 +58,7 @@ class Held:
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
+        self.rank = comm.rank
         self.until: Callable[[str], tuple[str, int] | None] = lambda what: None
         self._ran: dict[tuple[str, int], asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -68,7 +68,10 @@ class Held:
         """Called on the loop: kernel `name` of step `step` has run."""
         self._ran[name, step].set()
 
-    def allreduce(self, array, op="sum", *, what=""):
+    def broadcast(self, array, root=0, *, what=""):
+        return self.comm.broadcast(array, root, what=what)
+
+    def allreduce(self, array, op="sum", *, what="", patience_s=None):
         reduced = self.comm.allreduce(array, op, what=what)
         if "portion 0" in what:
             self.started.set()
@@ -105,18 +108,20 @@ class Bench:
         step before which it shall not arrive; the weight gradient of node `wait_in` waits on the lane until
         the first portion is on its way.
         """
-        loop = MpiLoop()
-        try:
-            return loop.run_until_complete(self._train(loop, before_step, hold, wait_in))
-        finally:
-            loop.close()
+        trained = run(lambda world: self._train(world, before_step, hold, wait_in))
+        assert trained is not None
+        return trained
 
-    async def _train(self, loop: MpiLoop, before_step, hold, wait_in) -> Trained:
-        comm = Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "training")
-        held = Held(comm)
+    async def _train(self, world: World, before_step, hold, wait_in) -> Trained:
+        held = Held(await world.duplicate("training"))
         held.until = hold
-        team, result, replica = Team(self.rank, self.size), Trained(), self.replica()
-        result.replica = replica
+        device, job = Device(), self.job
+        memory = await share_memory(world, job, self.graph, device)
+        team, result = Team(self.rank, self.size), Trained(shared=memory is not None)
+        replica = make_replica(job, self.graph, device, memory, world.size)
+        if memory is not None:
+            await memory.fence()
+            hold_peers(memory, held)
         if wait_in is not None:
             hold_lane(replica, held.started, wait_in)
 
@@ -126,20 +131,33 @@ class Bench:
 
         def on_span(task: Task, start: int, end: int) -> None:
             result.spans.append(("compute", task.name, start, end, task.info or {}))
-            loop.call_soon_threadsafe(held.has_run, task.name, (task.info or {}).get("step"))
+            world.loop.call_soon_threadsafe(held.has_run, task.name, (task.info or {}).get("step"))
 
         async def boundary(done: int) -> bool:
             return False
 
         async with Compute(replica.device, spans=on_span) as compute:
-            loop.mpi.computing = lambda: compute.busy
+            world.selector.computing = lambda: compute.busy
             training = TrainingLoop(
-                team, held, self.job, self.data, replica, compute, on_step=on_step,
+                team, held, job, self.data, replica, compute, on_step=on_step, memory=memory,
                 wire=lambda name, start, end, facts: result.spans.append(("wire", name, start, end, facts)),
             )  # fmt: skip
-            result.steps = await training.run(0, boundary, set())
-        comm.free()
+            try:
+                result.steps = await training.run(0, boundary, set())
+            finally:
+                world.selector.computing = lambda: False
+        result.parameters = replica.parameters.copy()
+        result.plan = training.exchange.plan.order
         return result
+
+
+def hold_peers(memory: NodeMemory, held: Held) -> None:
+    """What travels between nodes is held, too."""
+    if memory.peers is not None:
+        other = Held(memory.peers)
+        other.until = lambda what: held.until(what)
+        other._ran, other.started = held._ran, held.started
+        memory.peers = other
 
 
 def hold_lane(replica: Replica, started: threading.Event, node: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from mpi4py import MPI
 
@@ -29,7 +30,7 @@ def deep_job() -> Job:
     return Job.model_validate(
         {
             "name": "deep", "data": {"source": "digits"}, "model": {"layers": layers}, "train": train,
-            "exchange": {"portion_bytes": WIDTH * WIDTH * 4},
+            "exchange": {"portion_bytes": WIDTH * WIDTH * 4, "inside": "flat"},
         }
     )  # fmt: skip
 
@@ -60,12 +61,13 @@ def test_r2_backward_kernels_run_while_higher_layers_travel():
 @pytest.mark.mpi
 def test_portions_leave_in_the_order_of_the_plan_on_every_rank():
     trained = Bench(deep_job()).train()
-    order = [
-        (info["step"], info["portion"])
-        for track, _, start, _, info in sorted(trained.spans, key=lambda span: span[2])
-        if track == "wire"
-    ]
-    assert order == sorted(order)
+    wire = sorted((span for span in trained.spans if span[0] == "wire"), key=lambda span: span[2])
+    for step in range(STEPS):
+        order = tuple(info["portion"] for *_, info in wire if info["step"] == step)
+        assert order == trained.plan
+    everyones = np.zeros((MPI.COMM_WORLD.Get_size(), len(trained.plan)), np.int64)
+    MPI.COMM_WORLD.Allgather(np.array(trained.plan, np.int64), everyones)
+    assert (everyones == everyones[0]).all()
 
 
 @pytest.mark.mpi
@@ -80,8 +82,80 @@ def test_s3_5_the_next_forward_of_a_layer_runs_while_higher_layers_travel():
     assert bench.train(hold=hold).steps == STEPS
 
 
+def two_layers(**exchange: object) -> Job:
+    """A network of which layer 2 travels in three portions and layer 1 in two, one at a time."""
+    layers = [
+        {"kernel": "flatten"},
+        {"kernel": "dense", "features": 96, "name": "one"},
+        {"kernel": "relu"},
+        {"kernel": "dense", "features": 144, "name": "two"},
+    ]
+    return Job.model_validate(
+        {
+            "name": "two-layers",
+            "data": {"source": "digits"},
+            "model": {"layers": layers},
+            "train": {
+                "batch": 16 * MPI.COMM_WORLD.Get_size(),
+                "micro_batch": 16,
+                "steps": 6,
+                "optimizer": {"name": "sgd", "rate": 0.01, "momentum": 0.9},
+            },
+            "exchange": {
+                "inside": "flat",
+                "portion_bytes": 16_200,  # layer 2 has 55,872 bytes, layer 1 24,960
+                "credit": 1,
+                **exchange,
+            },
+        }
+    )
+
+
+def posted(trained) -> list[list[str]]:
+    """What was posted in each step, in order, as "layer rows"."""
+    wire = sorted((s for s in trained.spans if s[0] == "wire"), key=lambda span: span[2])
+    steps = sorted({info["step"] for *_, info in wire})
+    return [
+        [name[name.index("(") + 1 : -1] for _, name, _, _, i in wire if i["step"] == step] for step in steps
+    ]
+
+
+PORTIONS = {
+    "2a": "two rows 96-143", "2b": "two rows 48-95", "2c": "two rows 0-47",
+    "1a": "one rows 48-95", "1b": "one rows 0-47",
+}  # fmt: skip
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [
+        pytest.param("lower_layer_first", ["2a", "1a", "1b", "2b", "2c"], id="lower layer first"),
+        pytest.param("first_come", ["2a", "2b", "2c", "1a", "1b"], id="first come"),
+    ],
+)
+def test_s3_2_portions_of_lower_layers_overtake_on_live_ranks(rule, order):
+    """The first portion stays on the wire until layer 1's gradient is whole, as on a slow link."""
+
+    def hold(what):
+        return ("one.weight_gradient rows 0-47", step_of(what)) if "portion 0" in what else None
+
+    trained = Bench(two_layers(rule=rule)).train(hold=hold)
+    assert posted(trained) == [[PORTIONS[name] for name in order]] * 6
+
+
+@pytest.mark.mpi
+def test_s3_5_an_updated_block_computes_forward_while_the_layers_other_portions_travel():
+    def hold(what):
+        if "two rows 0-47" not in what or step_of(what) == 5:
+            return None
+        return "two.forward rows 96-143", step_of(what) + 1
+
+    assert Bench(two_layers(credit=5)).train(hold=hold).steps == 6
+
+
 def step_of(what: str) -> int:
     """The step, counted from 0, of a transfer as the exchange describes it."""
     found = re.search(r"step (\d+)", what)
     assert found is not None
-    return int(found[1])
+    return int(found[1]) - 1

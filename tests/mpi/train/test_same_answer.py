@@ -52,7 +52,7 @@ def made(**changes: object) -> Job:
         "model": {"layers": layers},
         "train": train,
     }
-    exchange = {"portion_bytes": 1024, "credit": 2}
+    exchange = {"portion_bytes": 1024, "credit": 2, "inside": changes.pop("inside", "shared")}
     return Job.model_validate({**job, "exchange": exchange, "train": {**train, **changes}})
 
 
@@ -62,6 +62,8 @@ MADE = {
     "one micro-batch for all ranks": {"batch": 8, "micro_batch": 8},
     "micro-batches of one sample": {"batch": 5, "micro_batch": 1},
     "clipping": {"clip_norm": 0.5},
+    "a flat exchange": {"inside": "flat"},
+    "a flat exchange and clipping": {"inside": "flat", "clip_norm": 0.5},
     "adamw with a cosine": {
         "optimizer": {"name": "adamw", "rate": 0.01},
         "schedule": {"name": "cosine", "warmup": 3},

@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from weft.runtime.exchange import Plan, cut, first_come
+from weft.runtime.exchange import blocks, cut, rows_of
 from weft.runtime.graph import Layout, sequential
+from weft.runtime.graph.backward import Phase, differentiate
 
 
 def layout_of(*features):
@@ -47,19 +48,56 @@ def test_every_element_travels_exactly_once(features, portion_bytes):
     assert all(start % 16 == 0 for start, _ in spans)
 
 
-def test_first_come_is_the_order_of_backward():
-    portions = cut(layout_of(64, 64, 64), 16384)
-    assert first_come(portions, credit=2) == Plan((0, 1, 2), 2)
+def two_layers():
+    layers = [("dense", {"features": 96, "name": "one"}), ("dense", {"features": 144, "name": "two"})]
+    return sequential((64,), layers)
 
 
-@pytest.mark.parametrize(
-    ("order", "credit", "words"),
-    [
-        pytest.param((0, 0, 1), 1, "every portion once", id="a portion twice"),
-        pytest.param((0, 2), 1, "every portion once", id="a portion missing"),
-        pytest.param((0,), 0, "at least one", id="no credit"),
-    ],
-)
-def test_a_plan_that_cannot_work_is_refused(order, credit, words):
-    with pytest.raises(ValueError, match=words):
-        Plan(order, credit)
+def portions_by_rows(graph, portion_bytes=16_200):
+    return cut(Layout.of(graph), portion_bytes, rows_of(graph))
+
+
+def test_s3_1_a_large_layer_is_cut_by_output_neurons_its_bias_with_the_first_portion():
+    portions = portions_by_rows(two_layers())
+    assert [(p.nodes, p.rows, p.layer) for p in portions] == [
+        (("two",), (96, 144), 1),
+        (("two",), (48, 96), 1),
+        (("two",), (0, 48), 1),
+        (("one",), (48, 96), 0),
+        (("one",), (0, 48), 0),
+    ]
+    weights = Layout.of(two_layers()).nodes["two"]
+    assert portions[0].start == weights[0].start + 96 * 96
+    assert portions[0].stop >= weights[1].stop
+    assert portions[1].name == "portion 1 (two rows 48-95)"
+
+
+@pytest.mark.parametrize("portion_bytes", [64, 1000, 4096, 16_200, 20000, 1 << 20])
+def test_cut_by_rows_every_element_travels_exactly_once(portion_bytes):
+    graph = two_layers()
+    portions = portions_by_rows(graph, portion_bytes)
+    spans = sorted((portion.start, portion.stop) for portion in portions)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == Layout.of(graph).size
+    assert all(stop == start for (_, stop), (start, _) in pairwise(spans))
+    assert all(start % 16 == 0 for start, _ in spans)
+
+
+def test_backward_comes_in_blocks_that_complete_one_portion_each():
+    graph = sequential((64,), [("dense", {"features": 144}), ("relu", {}), ("dense", {"features": 144})])
+    portions = portions_by_rows(graph)
+    calls = differentiate(graph).backward
+    found = blocks(calls, portions, movable={"dense_2"})
+    assert [(calls[b.call].name, b.rows, b.completes, b.movable) for b in found] == [
+        *[(f"dense_2.{Phase.WEIGHT_GRADIENT.value}", p.rows, (p.index,), True) for p in portions[:3]],
+        ("dense_2.input_gradient", None, (), False),
+        ("relu_1.input_gradient", None, (), False),
+        *[(f"dense_1.{Phase.WEIGHT_GRADIENT.value}", p.rows, (p.index,), False) for p in portions[3:]],
+    ]
+
+
+def test_small_layers_are_complete_with_the_lowest_of_them():
+    graph = sequential((64,), [("dense", {"features": 8}), ("dense", {"features": 8})])
+    portions = cut(Layout.of(graph), 1 << 20, rows_of(graph))
+    found = blocks(differentiate(graph).backward, portions)
+    assert [block.completes for block in found] == [(), (), (0,)]

@@ -1,0 +1,151 @@
+"""Updates inside a node: owners sum and update their slices of what all its ranks share.
+
+    computed here ─ READY ─[all ranks]─ reduce own slice ─ wire ─[arrived]─┐
+    released here ─ READ ──[all ranks]─────────────────────────────────────┴─ update own slice
+                                                       next forward ─[all owners]─ UPDATED ┘
+
+Without other nodes, and no norm to clip, there is one event less: sum and update are one pass, when the
+weights are released. Events are counters in shared memory (NodeMemory); no message travels inside the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from ...kernels.lane import Task, gate
+from ..exchange import Event, NodeMemory, Portion, Round
+from ..exchange.exchange import PATIENCE_S
+from ..work import Compute
+from .replica import Replica
+from .updates import Step, clip_scale, task
+
+WORDS = {
+    Event.READY: "gradient of",
+    Event.READ: "release of the weights of",
+    Event.SQUARED: "squared norm of",
+    Event.UPDATED: "new weights of",
+}
+
+
+class NodeUpdates:
+    """Every owner sums and updates its slices. See `Updates`."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        memory: NodeMemory,
+        portions: Sequence[Portion],
+        compute: Compute,
+        *,
+        clip_norm: float | None,
+        model: str,
+    ) -> None:
+        self._replica = replica
+        self._memory = memory
+        self._portions = portions
+        self._slices = memory.slices(portions)
+        self._compute = compute
+        self._clip_norm = clip_norm
+        self._model = model
+        self._early = memory.travels or clip_norm is not None
+
+    def make(
+        self, share: Step, round_: Round, readers: Mapping[int, Sequence[Task]], turn: int
+    ) -> tuple[list[Task], list[Task]]:
+        """See `Updates`."""
+        self._memory.rounds += 1
+        round_.serial = self._memory.rounds
+        tasks: list[Task] = []
+        updated = [self._gate(Event.UPDATED, portion, share, round_, tasks) for portion in self._portions]
+        if self._memory.rank < self._memory.owners:
+            sums = self._sums(share, round_, turn, tasks) if self._early else None
+            norms = self._norms(share, round_, sums, turn, tasks) if sums and self._clip_norm else []
+            for p in self._portions:
+                needs = [*norms, self._gate(Event.READ, p, share, round_, tasks)]
+                if sums and not norms:
+                    needs.append(sums[p.index])
+                update = task(
+                    share, f"{p.name}.update", partial(self._apply, p, share), needs, p, turn, self._model
+                )
+                update.notify = self._compute.tell(partial(self._publish, Event.UPDATED, p, round_))
+                tasks.append(update)
+        return tasks, updated
+
+    def computed(self, round_: Round, portion: Portion) -> None:
+        """See `Updates`."""
+        if self._early:
+            self._publish(Event.READY, portion, round_)
+
+    def released(self, round_: Round, portion: Portion) -> None:
+        """See `Updates`."""
+        self._publish(Event.READ, portion, round_)
+
+    def _sums(self, share: Step, round_: Round, turn: int, tasks: list[Task]) -> list[Task]:
+        """By portion: what ends when the sum of this rank's slice is whole."""
+        sums = []
+        for p in self._portions:
+            run = partial(self._gather, self._slices[p.index])
+            needs = [self._gate(Event.READY, p, share, round_, tasks)]
+            reduce = task(share, f"{p.name}.reduce", run, needs, p, turn, self._model, "reduce")
+            tasks.append(reduce)
+            sums.append(reduce)
+            if self._memory.travels:
+                reduce.notify = self._compute.tell(partial(round_.mark_ready, p.index))
+        if not self._memory.travels:
+            return sums
+        arrived = [gate(f"{portion.name} has arrived") for portion in self._portions]
+        round_.arrived = lambda index: self._compute.finish(arrived[index])
+        tasks += arrived
+        return arrived
+
+    def _norms(
+        self, share: Step, round_: Round, sums: Sequence[Task], turn: int, tasks: list[Task]
+    ) -> list[Task]:
+        """Gates that open when the squared norms of all slices of all portions are known on this node."""
+        for p in self._portions:
+            norm = task(
+                share, f"{p.name}.norm", partial(self._square, p), [sums[p.index]], p, turn, self._model
+            )
+            norm.notify = self._compute.tell(partial(self._publish, Event.SQUARED, p, round_))
+            tasks.append(norm)
+        return [self._gate(Event.SQUARED, p, share, round_, tasks) for p in self._portions]
+
+    def _gate(self, event: Event, portion: Portion, share: Step, round_: Round, tasks: list[Task]) -> Task:
+        """A gate that opens when all ranks of the node (all owners) have told of `event`."""
+        closed = gate(f"{WORDS[event]} {portion.name}")
+        owners = event in (Event.SQUARED, Event.UPDATED)
+        self._memory.board.when(
+            self._memory.counter(event, portion.index),
+            round_.serial,
+            partial(self._compute.finish, closed),
+            ranks=range(self._memory.owners) if owners else None,
+            what=f"{self._model}: step {share.step + 1}, {closed.name}",
+            patience_s=PATIENCE_S,
+        )
+        tasks.append(closed)
+        return closed
+
+    def _publish(self, event: Event, portion: Portion, round_: Round) -> None:
+        self._memory.board.publish(self._memory.counter(event, portion.index), round_.serial)
+
+    # On the lane
+
+    def _gather(self, own: slice) -> None:
+        self._replica.gather(own.start, own.stop)
+
+    def _square(self, portion: Portion) -> None:
+        own = self._slices[portion.index]
+        self._memory.squares[self._memory.rank][portion.index] = self._replica.squared_norm(
+            own.start, own.stop
+        )
+
+    def _apply(self, portion: Portion, share: Step) -> None:
+        own, scale = self._slices[portion.index], 1.0
+        if self._clip_norm is not None:
+            # In one order on every rank, so that all clip alike to the last bit.
+            squares = (row[p.index] for p in self._portions for row in self._memory.squares)
+            scale = clip_scale(squares, self._clip_norm)
+        self._replica.update(
+            own.start, own.stop, rate=share.rate, step=share.step + 1, scale=scale, gather=not self._early
+        )
