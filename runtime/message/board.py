@@ -249,21 +249,15 @@ class Board:
             self.selector.unwatch(self)
 
     def _report(self) -> Iterable[Waiting]:
-        """For stall reports: the oldest wait for each rank that is behind.
+        """For stall reports: the oldest wait for each rank that is behind, of each patience.
 
         Later ones would only repeat it, and where this rank is behind itself it waits for no other.
         """
-        told: set[int] = set()
+        told: set[tuple[float | None, int]] = set()
         for wait in self._waits:
-            if (
-                wait.callback is not None
-                and self.rank not in wait.behind
-                and not told.issuperset(wait.behind)
-            ):
-                told.update(wait.behind)
+            new = {(wait.patience_s, rank) for rank in wait.behind} - told
+            if new and self.rank not in wait.behind:
+                told |= new
                 behind = tuple(self._ranks[rank] for rank in wait.behind)
-                yield Waiting(
-                    wait.what,
-                    wait.started,
-                    Needs(behind, self.name, patience_s=wait.patience_s, witnesses=self._others),
-                )
+                needs = Needs(behind, self.name, patience_s=wait.patience_s, witnesses=self._others)
+                yield Waiting(wait.what, wait.started, needs)

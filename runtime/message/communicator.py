@@ -26,14 +26,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
 from ..errors import Mistake
-from .selector import NOBODY, MpiSelector, Needs
+from .selector import NOBODY, Call, MpiSelector, Needs
 from .wire import as_bytes
 
 ANY = -1
@@ -44,7 +44,7 @@ LARGEST_COUNT = 2**31 - 1
 #: What larger messages are made of.
 PIECE_BYTES = 2**30
 #: How many collectives back a stall report can tell that ranks called different ones.
-KINDS = 64
+CALLS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +214,19 @@ class HandedOn:
         return Status(self.source, self.tag, self.nbytes // array.itemsize)
 
 
+class Telling(TypedDict, total=False):
+    """What a stall report is to say of a collective, and when.
+
+    `what` it is for; a report comes after `patience_s` seconds (None: as for all other waits). All ranks'
+    collectives of one number must be the same: the report says where their operations differ, or their
+    `kind` (None: `what`).
+    """
+
+    what: str | None
+    kind: str | None
+    patience_s: float | None
+
+
 class Communicator:
     """One MPI communicator, whose operations are awaited. It owns `mpi` and frees it.
 
@@ -231,9 +244,9 @@ class Communicator:
         self.ranks = _world_ranks(mpi)
         self._peers = [Needs((rank,)) for rank in self.ranks]
         self._others = tuple(rank for rank in self.ranks if rank != self.ranks[self.rank])
-        #: The number of collectives called so far, and the kinds of the last ones.
+        #: The number of collectives called so far.
         self.called = 0
-        self._kinds: deque[str] = deque(maxlen=KINDS)
+        self._calls: deque[Call] = deque(maxlen=CALLS)
         self.receives: list[Receive] = []
         self._handed_on: list[HandedOn] = []
         selector.communicators.append(self)
@@ -273,16 +286,16 @@ class Communicator:
 
     # -- collectives: every rank must call the same ones in the same order -----------------------
 
-    def barrier(self, *, what: str | None = None) -> Operation:
+    def barrier(self, **telling: Unpack[Telling]) -> Operation:
         """Done when every rank has called it."""
-        return self._collective("barrier", [self.mpi.Ibarrier()], what, None)
+        return self._collective("barrier", [self.mpi.Ibarrier()], None, **telling)
 
-    def broadcast(self, array: NDArray[Any], root: int = 0, *, what: str | None = None) -> Operation:
+    def broadcast(self, array: NDArray[Any], root: int = 0, **telling: Unpack[Telling]) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
         request = self.mpi.Ibcast(raw(array), root)
-        return self._collective(f"broadcast from rank {root}", [request], what, array)
+        return self._collective(f"broadcast from rank {root}", [request], array, **telling)
 
-    def allreduce(self, array: NDArray[Any], op: str = "sum", *, what: str | None = None) -> Operation:
+    def allreduce(self, array: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
         reduction = reduction_named(op, array)
         if array.size <= LARGEST_COUNT:
@@ -293,35 +306,58 @@ class Communicator:
                 self.mpi.Iallreduce(MPI.IN_PLACE, flat[at : at + LARGEST_COUNT], reduction)
                 for at in range(0, flat.size, LARGEST_COUNT)
             ]
-        return self._collective(f"allreduce ({op})", requests, what, array)
+        return self._collective(f"allreduce ({op})", requests, array, **telling)
 
     def reduce_scatter(
-        self, array: NDArray[Any], share: NDArray[Any], op: str = "sum", *, what: str | None = None
+        self, array: NDArray[Any], share: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]
     ) -> Operation:
         """Combine everyone's `array` (size × share.size elements); rank i gets the i-th `share`."""
         reduction = reduction_named(op, array)
         request = self.mpi.Ireduce_scatter_block(array, share, reduction)
-        return self._collective(f"reduce-scatter ({op})", [request], what, (array, share))
+        return self._collective(f"reduce-scatter ({op})", [request], (array, share), **telling)
 
-    def allgather(self, share: NDArray[Any], array: NDArray[Any], *, what: str | None = None) -> Operation:
+    def allgather(self, share: NDArray[Any], array: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
         request = self.mpi.Iallgather(raw(share), raw(array, self.size))
-        return self._collective("allgather", [request], what, (share, array))
+        return self._collective("allgather", [request], (share, array), **telling)
 
     def gather(
-        self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, *, what: str | None = None
+        self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, **telling: Unpack[Telling]
     ) -> Operation:
         """Put everyone's `share`, by rank, into `array` of rank `root` (None on the others)."""
         into = None if array is None else raw(array, self.size)
         request = self.mpi.Igather(raw(share), into, root)
-        return self._collective(f"gather to rank {root}", [request], what, (share, array))
+        return self._collective(f"gather to rank {root}", [request], (share, array), **telling)
+
+    def alltoall(self, array: NDArray[Any], into: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
+        """Send the i-th of `size` equal blocks of `array` to rank i; `into` gets rank i's as the i-th."""
+        if array.nbytes != into.nbytes or array.nbytes % self.size:
+            raise Mistake(
+                f"all-to-all on {self.name!r}: arrays of {array.nbytes} and {into.nbytes} bytes; they must "
+                f"be equal, and a multiple of {self.size}, the number of ranks"
+            )
+        request = self.mpi.Ialltoall(raw(array, self.size), raw(into, self.size))
+        return self._collective("all-to-all", [request], (array, into), **telling)
 
     # -- communicators --------------------------------------------------------------------------
 
     async def duplicate(self, name: str) -> Communicator:
         """A communicator of the same ranks whose messages never mix with this one's (collective)."""
         mpi, request = self.mpi.Idup()
-        await self._collective(f"duplicate as {name!r}", [request], None, None)
+        await self._collective(f"duplicate as {name!r}", [request], None)
+        return Communicator(mpi, self.selector, name)
+
+    async def split(self, color: int | None, key: int = 0, *, name: str) -> Communicator | None:
+        """A communicator of the ranks with the same `color` (0 or more; None: none), ordered by `key`.
+
+        Collective. MPI has no split that does not block: the ranks meet at a barrier first, whose stall is
+        reported as any other, and then block for the time of a few messages. For the start, not for a step.
+        """
+        await self.barrier(what=f"split into {name!r}")
+        mpi = self.mpi.Split(MPI.UNDEFINED if color is None else color, key)
+        if mpi == MPI.COMM_NULL:
+            return None
+        assert isinstance(mpi, MPI.Intracomm)
         return Communicator(mpi, self.selector, name)
 
     def free(self) -> None:
@@ -340,18 +376,20 @@ class Communicator:
         """What a message to or from `rank` needs: that rank; nobody in particular if it may be any."""
         return NOBODY if rank == ANY else self._peers[rank]
 
-    def kind(self, number: int) -> str:
-        """The kind of the `number`-th collective called here; "" if it is none of the last ones."""
+    def call(self, number: int) -> Call | None:
+        """The `number`-th collective called here; None if it is none of the last ones."""
         back = self.called - number
-        return self._kinds[-1 - back] if 0 <= back < len(self._kinds) else ""
+        return self._calls[-1 - back] if 0 <= back < len(self._calls) else None
 
     def _collective(
-        self, kind: str, requests: Sequence[MPI.Request], what: str | None, keep: Any
+        self, operation: str, requests: Sequence[MPI.Request], keep: Any, **telling: Unpack[Telling]
     ) -> Operation:
         self.called += 1
-        self._kinds.append(kind)
-        needs = Needs(self._others, self.name, self.called, kind)
-        return self.watch(requests, what or f"{kind} on {self.name!r}", keep, needs)
+        what = telling.get("what") or f"{operation} on {self.name!r}"
+        call = Call(operation, what, telling.get("kind") or what)
+        self._calls.append(call)
+        needs = Needs(self._others, self.name, self.called, call, telling.get("patience_s"))
+        return self.watch(requests, what, keep, needs)
 
     def __repr__(self) -> str:
         return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"

@@ -42,18 +42,26 @@ FAIR_S = 200e-6
 FD_SETSIZE = 1024
 
 
+class Call(NamedTuple):
+    """A collective as a rank called it. All ranks' calls of one number must agree in operation and kind."""
+
+    operation: str
+    what: str
+    kind: str
+
+
 class Needs(NamedTuple):  # made for every collective: 0.2 us, a frozen dataclass 0.4 us
     """Without whom a wait cannot end, for stall reports: `peers`, ranks of the world; none if any may come.
 
-    A collective is the `number`-th (from 1) on the communicator `group`, and of some `kind`. `patience_s` is
-    how long the wait may last before it is reported (None: as the world says); `witnesses` are ranks that may
-    wait for the same and are to leave the telling to one.
+    A collective is the `number`-th (from 1) on the communicator `group`. `patience_s` is how long the
+    wait may last before it is reported (None: as the world says); `witnesses` are ranks that may wait for the
+    same and are to leave the telling to one.
     """
 
     peers: tuple[int, ...] = ()
     group: str = ""
     number: int = 0
-    kind: str = ""
+    call: Call | None = None
     patience_s: float | None = None
     witnesses: tuple[int, ...] = ()
 

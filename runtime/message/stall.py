@@ -7,8 +7,12 @@
 Only waits that need a certain rank count: collectives, sends, receives and replies from a named rank. A
 server that listens for anybody, or a rank whose main is over, may wait for ever in silence. A rank that has
 waited `stall_s` asks the ranks it needs (control.py) what they are doing and how many collectives they have
-called on that communicator; collectives match by order, so a smaller number means "not yet called". Of the
-ranks that wait in one collective the first to ask tells; of those that ask at once the lowest.
+called on that communicator; collectives match by order, so a smaller number means "not yet called", and
+another collective at the same number that they do not call them in the same order. Of the ranks that wait for
+the same the first to ask tells; of those that ask at once the lowest.
+
+A wait with a patience of its own is told sooner: with 2.5 s, for which rank, model, layer and portion, within
+5 s of its beginning, also where the rank that is late does not answer.
 """
 
 from __future__ import annotations
@@ -21,12 +25,15 @@ from typing import Any
 
 from .control import Control
 from .failure import say
-from .selector import Waiting
+from .selector import Call, Waiting
 from .world import World
 
 STALL_S = 10.0
 AGAIN = 6  # told once more after 6 times as long (60 s), and then every 60 s
-ANSWER_S = 2.0  # whoever has not answered by then does not
+# Whoever has not answered by then does not; a part of the patience, for the sum to stay below twice of it.
+ANSWER_S = 2.0
+ANSWER_SHARE = 0.6
+LOOK_S = 0.25
 SHOWN_RANKS = 8
 SHOWN_WAITS = 3
 
@@ -36,14 +43,14 @@ class Answer:
     """What a rank says of itself: its position and how long it has been there, and its own longest waits.
 
     `called` is how many collectives it has called on the communicator in question, `there` what it called
-    at the place in question ("" if nothing yet, or too long ago to know).
+    at the place in question (None if nothing yet, or too long ago to know).
     """
 
     position: str
     since_s: float
     waits: tuple[tuple[str, float], ...] = ()
     called: int = 0
-    there: str = ""
+    there: Call | None = None
 
 
 @dataclass(slots=True)
@@ -84,9 +91,13 @@ def excuse(wait: Waiting, answer: Answer | None) -> str | None:
     if answer.called < wait.needs.number:
         behind = wait.needs.number - answer.called
         return f"has not called it{f' ({behind} collectives behind)' if behind > 1 else ''}; it {doing}"
-    if answer.there and answer.there != wait.needs.kind:
+    mine, there = wait.needs.call, answer.there
+    if mine and there and (mine.operation, mine.kind) != (there.operation, there.kind):
+        other = there.what
+        if mine.operation != there.operation not in other:
+            other = f"{there.operation}: {other}"
         return (
-            f'called "{answer.there}" there, as collective {wait.needs.number} on {wait.needs.group!r}: '
+            f'called "{other}" there, as collective {wait.needs.number} on {wait.needs.group!r}: '
             "all ranks must call the same collectives in the same order"
         )
     return None
@@ -113,66 +124,89 @@ class Stalls:
             self._timer.cancel()
         self._questions.clear()
 
-    def _look_later(self) -> None:
-        self._timer = self._world.loop.call_later(self._stall_s / 10, self._look)
+    def _waits(self) -> list[Waiting]:
+        return [wait for wait in self._world.selector.pending() if wait.needs.peers]
+
+    def _patience_s(self, wait: Waiting) -> float:
+        return self._stall_s if wait.needs.patience_s is None else wait.needs.patience_s
+
+    def _look_later(self, wait_s: float = LOOK_S) -> None:
+        self._timer = self._world.loop.call_later(min(wait_s, self._stall_s / 10), self._look)
 
     def _look(self) -> None:
         now = time.monotonic()
-        waits = [w for w in self._world.selector.pending() if w.needs.peers]
-        self._told = {
-            (w.what, w.since): self._told.get((w.what, w.since), w.since + self._stall_s) for w in waits
-        }
+        waits = self._waits()
+        self._told = {key(w): self._told.get(key(w), w.since + self._patience_s(w)) for w in waits}
         for wait in waits:
-            if now >= self._told[wait.what, wait.since]:
+            if now >= self._told[key(wait)]:
                 self._postpone(wait, now)
                 self._ask(wait, now)
-        self._look_later()
+        self._look_later(min([LOOK_S, *(self._patience_s(wait) / 10 for wait in waits)]))
 
     def _postpone(self, wait: Waiting, now: float) -> None:
         """Told now, by this rank or another: not again for a while."""
-        period_s = AGAIN * self._stall_s
-        self._told[wait.what, wait.since] = wait.since + period_s * ((now - wait.since) // period_s + 1)
+        period_s = AGAIN * max(self._stall_s, self._patience_s(wait))
+        self._told[key(wait)] = wait.since + period_s * ((now - wait.since) // period_s + 1)
 
     def _ask(self, wait: Waiting, now: float) -> None:
         self._asked += 1
         self._questions[self._asked] = Question(wait, now - wait.since)
-        for peer in wait.needs.peers:
-            self._control.send(peer, "where", self._asked, wait.needs.group, wait.needs.number)
-        self._world.loop.call_later(min(ANSWER_S, self._stall_s), self._tell, self._asked)
+        needs = wait.needs
+        for peer in {*needs.peers, *needs.witnesses}:
+            self._control.send(peer, "where", self._asked, needs.group, needs.number, wait.what)
+        answer_s = min(ANSWER_S, ANSWER_SHARE * self._patience_s(wait))
+        self._world.loop.call_later(answer_s, self._tell, self._asked)
 
-    def _answer(self, source: int, question: int, group: str, number: int) -> None:
-        """Another rank asks: tell it; if this rank waits in the same collective, leave the telling to it."""
+    def _answer(self, source: int, question: int, group: str, number: int, what: str) -> None:
+        """Another rank asks: tell it; if this rank waits for the same, leave the telling to it."""
         now = time.monotonic()
-        waits = [w for w in self._world.selector.pending() if w.needs.peers]
+        waits = self._waits()
         for wait in waits:
-            if number and (wait.needs.group, wait.needs.number) == (group, number):
-                mine = [k for k, q in self._questions.items() if q.wait == wait]
+            same = wait.needs.number == number if number else wait.what == what
+            if group and wait.needs.group == group and same:
+                mine = [k for k, q in self._questions.items() if key(q.wait) == key(wait)]
                 if source < self._control.rank or not mine:
                     self._postpone(wait, now)
-                    for key in mine:
-                        del self._questions[key]
+                    for k in mine:
+                        del self._questions[k]
         text, since = self._world.where()
         called, there = self._called(group, number)
         shown = [(w.what, now - w.since) for w in waits[:SHOWN_WAITS]]
         self._control.send(source, "here", question, text, now - since, shown, called, there)
 
-    def _called(self, group: str, number: int) -> tuple[int, str]:
+    def _called(self, group: str, number: int) -> tuple[int, Call | None]:
         for comm in self._world.selector.communicators:
             if number and comm.name == group:
-                return comm.called, comm.kind(number)
-        return 0, ""
+                return comm.called, comm.call(number)
+        return 0, None
 
     def _heard(
-        self, source: int, key: int, text: str, since_s: float, waits: Iterable[Any], called: int, there: str
+        self,
+        source: int,
+        number: int,
+        text: str,
+        since_s: float,
+        waits: Iterable[Any],
+        called: int,
+        there: Sequence[str] | None,
     ) -> None:
-        if (question := self._questions.get(key)) is not None:
+        if (question := self._questions.get(number)) is not None:
             longest = tuple((str(what), float(s)) for what, s in waits)
-            question.answers[source] = Answer(text, since_s, longest, called, there)
-            if len(question.answers) == len(question.wait.needs.peers):
-                self._tell(key)
+            call = Call(*there) if there else None
+            question.answers[source] = Answer(text, since_s, longest, called, call)
+            if question.answers.keys() >= set(question.wait.needs.peers):
+                self._tell(number)
 
-    def _tell(self, key: int) -> None:
+    def _tell(self, number: int) -> None:
         """Everybody has answered, or nobody else will: print, unless the wait is over."""
-        question = self._questions.pop(key, None)
-        if question is not None and question.wait in self._world.selector.pending():
-            say(describe(question, self._world.rank, self._world.hosts))
+        if (question := self._questions.pop(number, None)) is None:
+            return
+        for wait in self._waits():
+            if key(wait) == key(question.wait):  # its peers may be fewer by now
+                question.wait = wait
+                say(describe(question, self._world.rank, self._world.hosts))
+
+
+def key(wait: Waiting) -> tuple[str, float]:
+    """What tells a wait from all others of this rank."""
+    return wait.what, wait.since

@@ -97,7 +97,40 @@ def test_collectives() -> None:
         await comm.reduce_scatter(everything * (rank + 1), share)
         np.testing.assert_array_equal(share, everything[rank] * sum(range(1, size + 1)))
 
+        into = np.empty((size, 2), np.float32)
+        await comm.alltoall(np.stack([[rank, dest] for dest in range(size)]).astype(np.float32), into)
+        np.testing.assert_array_equal(into, [[source, rank] for source in range(size)])
+
         await comm.barrier()
+
+    talk(main)
+
+
+def test_blocks_that_do_not_divide_are_refused() -> None:
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match=f"arrays of {ranks.size + 1} and {ranks.size + 2} bytes"):
+            ranks.comm.alltoall(np.zeros(ranks.size + 1, np.uint8), np.zeros(ranks.size + 2, np.uint8))
+
+    talk(main)
+
+
+def test_a_split_puts_ranks_of_one_color_together_in_the_order_of_their_keys() -> None:
+    async def main(ranks: Talk) -> None:
+        rank, size = ranks.rank, ranks.size
+        part = await ranks.comm.split(rank % 2, -rank, name="parity")
+        assert part is not None
+        members = [other for other in reversed(range(size)) if other % 2 == rank % 2]
+        assert [part.ranks.index(other) for other in members] == list(range(len(members)))
+        assert part.rank == members.index(rank)
+        total = np.array([float(rank)])
+        await part.allreduce(total)
+        assert total[0] == sum(members)
+        left_out = await ranks.comm.split(0 if rank == 0 else None, name="first")
+        assert (left_out is None) == (rank != 0)
+        await ranks.comm.barrier()
+        for comm in (part, left_out):
+            if comm is not None:
+                comm.free()
 
     talk(main)
 

@@ -77,6 +77,79 @@ def test_a_receive_from_a_rank_and_a_request_to_it_are_told(said: list[str]) -> 
         assert said == []
 
 
+@pytest.mark.mpi(min_size=3)
+def test_ranks_that_reduce_other_portions_are_told_both_names(said: list[str]) -> None:
+    async def main(world: World) -> None:
+        channel = await world.channel("told")
+        late = world.size - 1
+        if world.rank == late:
+            await channel.receive()
+            await world.allreduce(np.zeros(3), what="portion 2")
+            return
+        name = "portion 2" if world.rank == 0 else "portion 3"
+        waiting = world.allreduce(np.zeros(3), what=name, patience_s=STALL_S)
+        while not said and not waiting.done():
+            await asyncio.sleep(0.01)
+        if said:
+            await channel.send(late)
+        await waiting
+
+    run(main)  # the world's own patience is longer than the test
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    texts = [texts[0] for texts in comm.allgather(list(said)) if texts]
+    assert texts
+    for text in texts:
+        mine, other = (2, 3) if 'in "portion 2"' in text else (3, 2)
+        assert f'in "portion {mine}" for' in text
+        assert f"which called \"portion {other}\" there, as collective 1 on 'world'" in text
+        assert f"rank {comm.size - 1} (" in text
+        assert "has not called it" in text
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_counter_that_does_not_come_is_told_once_with_whom_it_needs(said: list[str]) -> None:
+    what = "m: step 3, gradients of portion 2 (dense_1 rows 0-255)"
+
+    async def main(world: World) -> None:
+        board = await world.board(2)
+        late = world.node_size - 1
+        channel = await world.channel("told")
+        if world.node_rank == late and late > 0:
+            world.position("step 2: reading data")
+            board.publish(1, 7)
+            await channel.receive()  # somebody has told
+            board.publish(0, 3)
+            await board.reached(0, 3)
+        elif late > 0:
+            waiting = board.reached(0, 3, what=what, patience_s=STALL_S)
+            board.when(1, 8, list, ranks=[late], what="a later one", patience_s=STALL_S)
+            assert not [wait for wait in world.selector.pending() if wait.what == what]  # its own is missing
+            board.publish(0, 3)
+            while not said and not waiting.done():
+                await asyncio.sleep(0.01)
+            if said:
+                await channel.send(world.node.ranks[late])
+            await waiting
+        await world.barrier()
+
+    run(main)
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    texts = [text for texts in node.allgather(list(said)) for text in texts]
+    late = node.allgather(comm.rank)[-1]
+    if node.size > 1:
+        assert texts
+        assert not said or comm.rank != late
+        for text in texts:
+            assert f'in "{what}" for\n  rank {late} (' in text
+            assert 'which is at "step 2: reading data"' in text
+            assert len(text.splitlines()) == 2
+
+
 def test_who_listens_for_anybody_or_has_ended_waits_in_silence(said: list[str]) -> None:
     async def main(world: World) -> None:
         channel = await world.channel("idle")
