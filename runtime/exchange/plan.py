@@ -11,14 +11,14 @@ input gradients as fast as the wire lets it: a block of weight gradient that may
 wire would otherwise run dry, and no sooner. What was put off keeps the lane busy while the lowest layers
 travel. For eight layers of 1024 with 294 ms of compute and 288 ms of wire, simulated step time over the
 longer of the two is 1.03 (portions of 1 MB, credit 2); with backward in its serial order 1.13, and in
-first-come order 1.31. A thousand random changes of such plans, each kept if it was no worse, gained less than
-1%; neither did it pay to put off more or less (half or twice the backlog below which a block runs cost 2 to
-14%).
+first-come order 1.31. Of six thousand random changes of such a plan, each kept if it was no worse, the best
+gained 1.4%; putting off less or more (twice or half the backlog below which a block runs) cost up to 14% and
+never gained more than 1%.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
@@ -117,19 +117,24 @@ class Plan:
 
 
 def make_plan(timings: Timings, rule: Rule, credit: int) -> Plan:
-    """Follow lane and wire through one backward pass, each choosing by `rule` among what it could do."""
+    """Follow lane and wire through one backward pass, each choosing among what it could do.
+
+    Blocks are put off for the lower layers' sake alone. The other rules go by when a gradient was stored:
+    first come, none may be late; latest first, those put off would be the last stored, and overtake the
+    layers that they made way for (1.33 instead of 1.16 in the network above).
+    """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; there are {', '.join(RULES)}")
-    items, wire = timings.backward, VirtualWire(timings.wire_s, credit, _chooser(rule, timings.layer))
-    choose_block = _chooser(rule, [min((timings.layer[p] for p in w.completes), default=0) for w in items])
+    items, layer = timings.backward, timings.layer
+    wire = VirtualWire(timings.wire_s, credit, _chooser(rule, layer))
     lane: list[int] = []
-    waiting: list[int] = []  # movable items that could run
-    place, now_s = 0, 0.0  # `place` of the chain's next item
+    waiting: list[int] = []  # blocks that may run now
+    place, now_s = 0, 0.0  # `place` of the next item that keeps its place
     while len(lane) < len(items):
-        while place < len(items) and items[place].movable:
+        while rule == "lower_layer_first" and place < len(items) and items[place].movable:
             waiting.append(place)
             place += 1
-        block = choose_block(waiting) if waiting else None
+        block = min(waiting, key=lambda index: layer[items[index].completes[0]], default=None)
         if block is not None and (
             place == len(items) or wire.backlog_s(now_s) < _fed_after_s(items[place], items[block])
         ):
@@ -146,11 +151,10 @@ def make_plan(timings: Timings, rule: Rule, credit: int) -> Plan:
 
 
 def _chooser(rule: Rule, layer: Sequence[int]) -> Choose:
-    """Picks one of several that wait, the longest waiting first; `layer` is by what is picked."""
-    choose: dict[Rule, Callable[[list[int]], int]] = {
-        "lower_layer_first": lambda waiting: min(waiting, key=layer.__getitem__),  # within a layer the first
-        "latest_first": lambda waiting: waiting[-1],
-        "first_come": lambda waiting: waiting[0],
+    choose: dict[Rule, Choose] = {
+        "lower_layer_first": lambda ready: min(ready, key=layer.__getitem__),  # within a layer the first
+        "latest_first": lambda ready: ready[-1],
+        "first_come": lambda ready: ready[0],
     }
     return choose[rule]
 
