@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pure.exchange.networks import MEGABYTE, balanced, timings_of_any_kind
@@ -132,11 +132,13 @@ def test_an_unknown_rule_is_refused():
         make_plan(two_layers(movable=True), "largest_first", 1)
 
 
+@settings(deadline=None)
 @given(timings_of_any_kind(), st.sampled_from(RULES), st.integers(1, 4))
 def test_every_plan_obeys_the_dependencies(timings, rule, credit):
     make_plan(timings, rule, credit).check(timings)
 
 
+@settings(deadline=None)
 @given(
     timings_of_any_kind(),
     st.sampled_from(RULES),

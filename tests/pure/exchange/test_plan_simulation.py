@@ -4,7 +4,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pure.exchange.networks import (
@@ -76,6 +76,7 @@ def test_a_plan_for_other_timings_is_refused():
         simulate(TWO_LAYERS, BOTH, replace(LOWER_FIRST, backward=(1, 0, 2, 3, 4, 5)), [0.0] * 5)
 
 
+@settings(deadline=None)
 @given(
     timings_of_any_kind(),
     st.sampled_from(RULES),
@@ -107,6 +108,7 @@ def test_bounds_that_always_hold(timings, rule, credit, latency_s, rounds):
     assert step.lane_idle_s == step.period_s - lane_s
 
 
+@settings(deadline=None)
 @given(timings_of_any_kind(), st.integers(1, 4))
 def test_s3_3_every_choice_is_the_rules(timings, credit):
     chosen = {
@@ -142,7 +144,7 @@ def test_the_figures_that_plan_py_argues_with():
     assert over_limit(balanced(), rule="latest_first") == pytest.approx(1.16, abs=0.005)
 
 
-@pytest.mark.parametrize("network", [balanced(), balanced(23e-3, 0.5), skewed(0), skewed(3), skewed(7)])
+@pytest.mark.parametrize("network", [balanced(), balanced(23e-3), skewed(0), skewed(3), skewed(7)])
 @pytest.mark.parametrize("gigabits", [0.1, 0.5, 1.0, 10.0])
 def test_a_step_comes_near_its_limit_whatever_the_network(network, gigabits):
     assert over_limit(replace(network, byte_s=balanced(gigabits=gigabits).byte_s)) <= 1.08
@@ -154,7 +156,7 @@ def step_s(timings, forward, plan):
 
 
 def stale_over_new(network, factor):
-    """Step time under a plan for a wire `factor` times as fast, over that under a new plan; has it drifted?"""
+    """Step time under a plan for a wire `factor` times as fast, over that under a new one; has it drifted?"""
     planned = network.cut(MEGABYTE)[0]
     timings, forward = replace(network, byte_s=network.byte_s * factor).cut(MEGABYTE)
     old, new = (make_plan(known, "lower_layer_first", 2) for known in (planned, timings))
