@@ -134,6 +134,7 @@ class Exchange:
         self._rounds: asyncio.Queue[Round | None] = asyncio.Queue()
         self._past: deque[Round] = deque(maxlen=ROUNDS_KEPT)
         self._worked_off = 0
+        self._guessed = True  # the plan comes from costs, or from another cut
         self.profile = profile
         self.plan: Plan = make_plan(self._timings, rule, credit)
 
@@ -225,7 +226,8 @@ class Exchange:
         told = np.zeros(1 + len(self._portions) + len(self._blocks), np.int64)
         if self._comm.rank == 0:
             timings = profile.timings(self._blocks, self._portions)
-            if drifted(self._timings, timings):
+            if self._guessed or drifted(self._timings, timings):
+                self._guessed = False
                 self._timings = timings
                 self.profile = profile
                 plan = make_plan(timings, self._rule, self.plan.credit)

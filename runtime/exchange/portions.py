@@ -56,7 +56,7 @@ class Portion:
 class Block:
     """A piece of the last micro-batch's backward: call number `call` of the program, or only rows of it.
 
-    `completes` are the portions that are ready when it has run. A `movable` block may run later than its place.
+    `completes` are the portions that are ready when it has run. A `movable` block may run later.
     """
 
     call: int
