@@ -8,7 +8,7 @@ arrays they are given. Compiled functions take flat or fully shaped C-contiguous
 would be compiled apart.
 
 numba's cache looks only at the file of the function that is called, not at files that are inlined into it:
-after an edit in elementary.py or blocks.py, remove kernels/__pycache__.
+after an edit in elementary.py, blocks.py or optimizer.py, remove kernels/__pycache__.
 """
 
 from __future__ import annotations

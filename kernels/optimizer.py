@@ -16,8 +16,11 @@ from math import sqrt
 
 import numpy as np
 
-from .compiled import ORDERED, compiled, fast_path, jit
+from .compiled import ORDERED, FastPath, compiled, fast_path, jit
 from .kernel import Array
+
+Rule = tuple[FastPath[..., None], tuple[float, ...]]
+"""One of the passes below and the numbers it takes behind parameters, gradients and states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +53,21 @@ class Optimizer(ABC):
 
         `scale` multiplies the gradients first (clipping); `decay` says whether weight decay applies here.
         """
+        self.check(parameters, gradients, states)
+        rule, numbers = self.rule(rate, step, scale, self.weight_decay if decay else 0.0)
+        rule(parameters, gradients, *states, *numbers)
+
+    def check(self, parameters: Array, gradients: Array, states: tuple[Array, ...]) -> None:
+        """Raise ValueError where the arrays are not of one shape, or the states not as many as `slots`."""
         if len(states) != self.slots or any(a.shape != parameters.shape for a in (gradients, *states)):
             raise ValueError(
                 f"{type(self).__name__}: parameters {parameters.shape}, gradients {gradients.shape} and "
                 f"states {[a.shape for a in states]} do not fit; it takes {self.slots} states of one shape"
             )
-        self._step(parameters, gradients, states, rate, step, scale, self.weight_decay if decay else 0.0)
 
     @abstractmethod
-    def _step(
-        self,
-        p: Array,
-        g: Array,
-        states: tuple[Array, ...],
-        rate: float,
-        step: int,
-        scale: float,
-        decay: float,
-    ) -> None:
-        """`update`, checked; `decay` is 0 where none applies."""
+    def rule(self, rate: float, step: int, scale: float, decay: float) -> Rule:
+        """The pass that `update` makes; `decay` is 0 where none applies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +93,10 @@ class SGD(Optimizer):
         """One with momentum, none without."""
         return 1 if self.momentum else 0
 
-    def _step(
-        self,
-        p: Array,
-        g: Array,
-        states: tuple[Array, ...],
-        rate: float,
-        step: int,
-        scale: float,
-        decay: float,
-    ) -> None:
-        if states:
-            _momentum(p, g, states[0], rate, scale, decay, self.momentum, self.nesterov)
-        else:
-            _descend(p, g, rate, scale, decay)
+    def rule(self, rate: float, step: int, scale: float, decay: float) -> Rule:
+        if self.momentum:
+            return momentum_step, (rate, scale, decay, self.momentum, self.nesterov)
+        return sgd_step, (rate, scale, decay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +126,12 @@ class Adam(Optimizer):
         """Weight decay as (what is added to the gradient per weight, what the weight is multiplied with)."""
         return decay, 1.0
 
-    def _step(
-        self,
-        p: Array,
-        g: Array,
-        states: tuple[Array, ...],
-        rate: float,
-        step: int,
-        scale: float,
-        decay: float,
-    ) -> None:
+    def rule(self, rate: float, step: int, scale: float, decay: float) -> Rule:
         pull, keep = self._shrinking(rate, decay)
-        m, v = states
         # m̂ / (√v̂ + ε), both means unbiased, with the corrections moved out of the loop.
         root = sqrt(1.0 - self.beta2**step)
         stride = rate * root / (1.0 - self.beta1**step)
-        _adam(p, g, m, v, self.beta1, self.beta2, self.epsilon * root, stride, scale, pull, keep)
+        return adam_step, (self.beta1, self.beta2, self.epsilon * root, stride, scale, pull, keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +163,14 @@ def squared_norm(gradients: Array) -> float:
     return _squares(gradients)
 
 
-def _descend_arrays(p: Array, g: Array, rate: float, scale: float, decay: float) -> None:
+def _sgd_arrays(p: Array, g: Array, rate: float, scale: float, decay: float) -> None:
     p -= rate * (scale * g + decay * p)
 
 
-@fast_path(_descend_arrays)
+@fast_path(_sgd_arrays)
 @jit(fastmath=ORDERED)
-def _descend(p: Array, g: Array, rate: float, scale: float, decay: float) -> None:
+def sgd_step(p: Array, g: Array, rate: float, scale: float, decay: float) -> None:
+    """p -= rate (scale g + decay p)."""
     number = p.dtype.type
     rate, scale, decay = number(rate), number(scale), number(decay)
     for i in range(p.size):
@@ -207,9 +187,10 @@ def _momentum_arrays(
 
 @fast_path(_momentum_arrays)
 @jit(fastmath=ORDERED)
-def _momentum(
+def momentum_step(
     p: Array, g: Array, m: Array, rate: float, scale: float, decay: float, momentum: float, nesterov: bool
 ) -> None:
+    """m = momentum m + g, scaled and decayed; p -= rate m, or rate (g + momentum m), Nesterov's."""
     number = p.dtype.type
     rate, scale, decay, momentum = number(rate), number(scale), number(decay), number(momentum)
     for i in range(p.size):
@@ -240,7 +221,7 @@ def _adam_arrays(
 
 @fast_path(_adam_arrays)
 @jit(fastmath=ORDERED)
-def _adam(
+def adam_step(
     p: Array,
     g: Array,
     m: Array,
@@ -253,6 +234,7 @@ def _adam(
     pull: float,
     keep: float,
 ) -> None:
+    """m and v, the running means of g and g², move; then p = keep p - stride m / (√v + epsilon)."""
     number = p.dtype.type
     rest1, rest2 = number(1.0 - beta1), number(1.0 - beta2)  # in float32, 1 - 0.999 is 5e-5 off
     beta1, beta2, epsilon = number(beta1), number(beta2), number(epsilon)

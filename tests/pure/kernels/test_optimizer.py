@@ -46,7 +46,7 @@ def test_fused_pass_equals_plain_arrays(optimizer: Optimizer, monkeypatch: pytes
     plain = arrays(optimizer, 1001)
     for step in range(1, 6):
         optimizer.update(fused[0], gradients(step, 1001), tuple(fused[1:]), rate=0.01, step=step, scale=0.5)
-    for name in ("_descend", "_momentum", "_adam"):
+    for name in ("sgd_step", "momentum_step", "adam_step"):
         monkeypatch.setattr(module, name, getattr(module, name).oracle)
     for step in range(1, 6):
         optimizer.update(plain[0], gradients(step, 1001), tuple(plain[1:]), rate=0.01, step=step, scale=0.5)
