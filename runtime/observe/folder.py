@@ -7,6 +7,8 @@ runs/digits-20260314-150926/
     checkpoints/     what a resumed run starts from
     loss.png         drawn by `weft report`
     timeline.png
+    portions.csv     when each portion of the gradient was ready, posted, done, used; by `weft report`
+    compare.png      drawn by `weft report RUN OTHER`
 """
 
 from __future__ import annotations
@@ -55,6 +57,16 @@ class RunFolder:
     def timeline_picture(self) -> Path:
         """What the ranks did in a few steps."""
         return self.path / "timeline.png"
+
+    @property
+    def portions(self) -> Path:
+        """When each portion of the gradient was ready, posted, done and used."""
+        return self.path / "portions.csv"
+
+    @property
+    def compare_picture(self) -> Path:
+        """A step of this run and one of another."""
+        return self.path / "compare.png"
 
     @property
     def name(self) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 BLUE: Final = "#4477AA"
@@ -23,6 +24,10 @@ GREEN: Final = "#228833"
 YELLOW: Final = "#CCBB44"
 RED: Final = "#EE6677"
 PURPLE: Final = "#AA3377"
+# Of Tol's "vibrant" scheme and between: where the six are spoken for.
+ORANGE: Final = "#EE7733"
+TEAL: Final = "#009988"
+VIOLET: Final = "#6650A4"
 
 INK: Final = "#222222"
 QUIET: Final = "#767676"  # the lightest grey that still reads well on white (contrast 4.5)
@@ -77,22 +82,56 @@ def place(figure: Figure, left: float, right: float, top: float, bottom: float) 
     )
 
 
-def key(figure: Figure, entries: Sequence[tuple[str, str, str]], below_top: float) -> None:
-    """Swatches with words in one line, `below_top` inches below the figure's top: (words, colour, hatch)."""
+LEAD_MOST: Final = 11  # characters
+
+
+class Swatch(NamedTuple):
+    """An entry of a key: a coloured patch, or a mark, and what it stands for; only words without a colour."""
+
+    words: str
+    colour: str
+    hatch: str = ""
+    marker: str = ""  # of Matplotlib's, instead of a patch
+
+
+def key(figure: Figure, lead: str, swatches: Sequence[Swatch], left: float, below_top: float) -> None:
+    """A line of swatches that begins `left` inches from the left, `below_top` below the figure's top.
+
+    `lead` stands before it and ends where the swatches begin.
+    """
     width, height = figure.get_figwidth(), figure.get_figheight()
-    left, y = 0.02 * width, 1 - below_top / height
-    for words, colour, hatch in entries:
-        figure.add_artist(
-            Rectangle(
-                (left / width, y - 0.05 / height),
-                0.11 / width,
-                0.11 / height,
-                transform=figure.transFigure,
-                facecolor=colour,
-                hatch=hatch,
-                edgecolor=HATCH if hatch else colour,
-                linewidth=0.4 if hatch else 0,
+    y = 1 - below_top / height
+    if lead:
+        lead = lead if len(lead) <= LEAD_MOST else lead[: LEAD_MOST - 1] + "…"
+        figure.text((left - 0.10) / width, y, lead, fontsize=8, fontweight="bold", ha="right", va="center")
+    for words, colour, hatch, marker in swatches:
+        if not colour:
+            figure.text(left / width, y, words, fontsize=8, color=QUIET, va="center")
+            break
+        if marker:
+            figure.add_artist(
+                Line2D(
+                    [(left + 0.055) / width],
+                    [y],
+                    marker=marker,
+                    markersize=4.5,
+                    color=colour,
+                    markeredgewidth=0,
+                    transform=figure.transFigure,
+                )
             )
-        )
+        else:
+            figure.add_artist(
+                Rectangle(
+                    (left / width, y - 0.05 / height),
+                    0.11 / width,
+                    0.11 / height,
+                    transform=figure.transFigure,
+                    facecolor=colour,
+                    hatch=hatch,
+                    edgecolor=HATCH if hatch else colour,
+                    linewidth=0.4 if hatch else 0,
+                )
+            )
         text = figure.text((left + 0.16) / width, y, words, fontsize=8, va="center")
         left += 0.16 + text.get_window_extent().width / figure.dpi + 0.17

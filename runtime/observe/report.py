@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import astuple
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 from .chrome import read_chrome
+from .compare import Run, side_by_side, training_loss
 from .folder import RunFolder
 from .metrics import History, Row, read_metrics
-from .shares import Shares, summarise
-from .trace import RankTrace
+from .portions import Summary, summaries, write_portions
+from .shares import ModelShares, Shares, mean, summarise, summarise_models
+from .trace import WIRE, RankTrace
 from .words import duration, figure, speed
+
+PORTIONS_SHOWN: Final = 16
 
 
 def report(path: Path) -> str:
@@ -33,12 +37,35 @@ def report(path: Path) -> str:
         drawn.append(folder.loss_picture)
     if draw_timeline(folder.timeline_picture, folder.name, traces):
         drawn.append(folder.timeline_picture)
-    parts = [summary(folder.name, history), table(traces)]
+    parts = [summary(folder.name, history), table(traces), model_table(traces)]
+    if sent := summaries(traces):
+        write_portions(folder.portions, traces)
+        parts += [portion_table(sent), f"every step and portion: {folder.portions}"]
     if not traces:
         parts.append("no trace.json: the run has not ended, or was told not to trace")
     if drawn:
         parts.append("pictures: " + "  ".join(map(str, drawn)))
     return "\n\n".join(part for part in parts if part)
+
+
+def compare(path: Path, other: Path) -> str:
+    """Draw `compare.png` into the folder of the run at `path`; returns a table of both."""
+    from .compare_picture import draw_comparison
+
+    folders = RunFolder.open(path), RunFolder.open(other)
+    # As short as tells them apart.
+    names = [folder.name for folder in folders]
+    title = " and ".join(dict.fromkeys(names))
+    if names[0] == names[1]:
+        names = [folder.path.resolve().name for folder in folders]
+    if names[0] == names[1]:
+        names = [str(folder.path) for folder in folders]
+    runs = [Run.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    parts = [side_by_side(*runs)]
+    parts += [f"no trace.json in {f.path}" for f, run in zip(folders, runs, strict=True) if not run.traces]
+    if draw_comparison(folders[0].compare_picture, title, runs):
+        parts.append(f"picture: {folders[0].compare_picture}")
+    return "\n\n".join(parts)
 
 
 def summary(name: str, history: History) -> str:
@@ -53,10 +80,8 @@ def summary(name: str, history: History) -> str:
     if speeds:
         head += f", {speed(median(speeds))}"
     head += f"; {history.end['reason']}" if history.end and "reason" in history.end else "; it did not end"
-    # One step's loss is a matter of luck.
-    tail = history.steps[-max(1, len(history.steps) // 20) :]
-    loss = sum(row.get("loss", math.nan) for row in tail) / len(tail)
-    lines = [head, f"  training    loss {figure(loss)} (mean of {_steps(len(tail))})"]
+    loss, of = training_loss(history)
+    lines = [head, f"  training    loss {figure(loss)} (mean of {_steps(of)})"]
     for split in ("validation", "test"):
         if evaluated := history.evaluated(split):
             lines.append(f"  {split:<11} {_score(evaluated[-1])}")
@@ -71,30 +96,123 @@ def table(traces: Sequence[RankTrace]) -> str:
     rows = [(trace, shares) for trace, shares in rows if shares.seconds]
     if not rows:
         return ""
+    sends = any(shares.wire for _, shares in rows)
+    exchanges = any(shares.exchange for _, shares in rows)
     width = max(4, *(len(trace.host) for trace, _ in rows))
-    lines = [f"  rank  {'host':<{width}}  compute  exposed wire  hidden wire    idle  steps"]
+    head = "compute" + ("  exchange" if exchanges else "")
+    head += "  wire busy  exposed  hidden" if sends else ""
+    lines = [f"  rank  {'host':<{width}}  {head}    idle  steps"]
     for trace, shares in rows:
-        steps = {span.args["step"] for span in trace.spans if "step" in span.args}
-        lines.append(f"  {trace.rank:>4}  {trace.host:<{width}}  {_shares(shares)}  {len(steps):>5,}")
+        steps = {(s.args.get("model", ""), s.args["step"]) for s in trace.spans if "step" in s.args}
+        columns = _shares(shares, exchanges=exchanges, sends=sends)
+        lines.append(f"  {trace.rank:>4}  {trace.host:<{width}}  {columns}  {len(steps):>5,}")
     if len(rows) > 1:
-        lines.append(f"  {'mean':>4}  {'':<{width}}  {_shares(mean([shares for _, shares in rows]))}")
+        columns = _shares(mean([shares for _, shares in rows]), exchanges=exchanges, sends=sends)
+        lines.append(f"  {'mean':>4}  {'':<{width}}  {columns}")
+    notes = []
+    if exchanges:
+        notes.append("exchange: sums and encodings, a part of compute")
+    if sends:
+        notes += ["exposed: the wire is busy and no kernel runs", "hidden: share of the wire's time"]
+    lines += ["  " + "; ".join(notes)] if notes else []
+    if not sends:
+        lines.append("  " + no_wire([trace for trace, _ in rows]))
     dropped = sum(trace.dropped for trace in traces)
     if dropped:
         lines.append(f"  of the last steps only: {dropped:,} older spans had to make room")
     return "\n".join(lines)
 
 
-def mean(shares: Sequence[Shares]) -> Shares:
-    """The mean over ranks of each share."""
-    columns = zip(*map(astuple, shares), strict=True)
-    return Shares(*(sum(column) / len(shares) for column in columns))
+def no_wire(traces: Sequence[RankTrace]) -> str:
+    """Why nothing was sent."""
+    if len(traces) == 1:
+        return "no wire: one rank"
+    if len({trace.host for trace in traces}) == 1:
+        return "no wire: one node, gradients meet in shared memory"
+    return "no wire: the trace holds no transfers"
 
 
-def _shares(shares: Shares) -> str:
-    return (
-        f"{shares.compute:>7.1%}  {shares.exposed_communication:>12.1%}  "
-        f"{shares.hidden_communication:>11.1%}  {shares.idle:>6.1%}"
-    )
+def model_table(traces: Sequence[RankTrace]) -> str:
+    """With several models a line for each: whose kernels ran while its gradients travelled."""
+    by_model: dict[str, list[ModelShares]] = {}
+    for trace in traces:
+        for model, shares in summarise_models(trace.spans).items():
+            by_model.setdefault(model, []).append(shares)
+    if len(by_model) < 2:
+        return ""
+    width = max(5, *map(len, by_model))
+    sends = any(span.track == WIRE for trace in traces for span in trace.spans)
+    lines = [f"  {'model':<{width}}  compute"]
+    if sends:
+        lines = [
+            f"  {'':<{width}}           on the wire while there ran",
+            lines[0] + "  own kernels  others' kernels   none",
+        ]
+    for model, of_ranks in by_model.items():
+        line = f"  {model:<{width}}  {_mean(s.compute for s in of_ranks):>7.1%}"
+        if sends:
+            line += f"  {_mean(s.hidden_by_own for s in of_ranks):>11.1%}"
+            line += f"  {_mean(s.hidden_by_others for s in of_ranks):>15.1%}"
+            line += f"  {_mean(s.exposed for s in of_ranks):>5.1%}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def portion_table(sent: Sequence[Summary]) -> str:
+    """Medians of every portion, in order of layers; of many portions those that are most exposed."""
+    shown = sent
+    if len(sent) > PORTIONS_SHOWN:
+        worst = sorted(sent, key=lambda summary: -summary.exposed)[:PORTIONS_SHOWN]
+        shown = [summary for summary in sent if summary in worst]
+    several = len({summary.model for summary in sent}) > 1
+    widest = max([5, *(len(summary.model) for summary in shown)]) if several else 0
+    layer = max([5, *(len(summary.label.short) for summary in shown)])
+    whats = [_short(summary.label.what) for summary in shown]
+    width = max([7, *map(len, whats)])
+    lead = f"  {'model':<{widest}}" if several else ""
+    lines = [
+        "  portions: medians over steps and ranks, in ms; times count from the step's first backward kernel",
+        f"{lead}  {'layer':<{layer}}  {'portion':<{width}}       KB   ready  posted    done    used"
+        "  waiting  travelling   lying  exposed",
+    ]
+    for summary, what in zip(shown, whats, strict=True):
+        lead = f"  {summary.model:<{widest}}" if several else ""
+        times = "  ".join(_ms(ms, 6) for ms in (summary.ready, summary.posted, summary.done, summary.used))
+        lines.append(
+            f"{lead}  {summary.label.short:<{layer}}  {what:<{width}}"
+            f"  {summary.nbytes / 1000:>7,.0f}  {times}"
+            f"  {_ms(summary.waiting, 7)}  {_ms(summary.travelling, 10)}  {_ms(summary.lying, 6)}"
+            f"  {_ms(summary.exposed, 7)}"
+        )
+    if left := len(sent) - len(shown):
+        exposed = sum(s.exposed for s in sent) - sum(s.exposed for s in shown)
+        lines.append(f"  and {left} more, which are exposed less: {exposed:.2f} ms in all")
+    return "\n".join(lines)
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)
+
+
+def _short(what: str) -> str:
+    """The nodes of a portion; of many the first and the last in forward order."""
+    nodes = what.split(", ")
+    return f"{nodes[-1]} to {nodes[0]}" if len(nodes) > 2 else ", ".join(reversed(nodes))
+
+
+def _ms(value: float | None, width: int) -> str:
+    return f"{'–':>{width}}" if value is None else f"{value:>{width}.2f}"
+
+
+def _shares(shares: Shares, *, exchanges: bool, sends: bool) -> str:
+    text = f"{shares.compute:>7.1%}"
+    text += f"  {shares.exchange:>8.1%}" if exchanges else ""
+    if sends and shares.wire:
+        text += f"  {shares.wire:>9.1%}  {shares.exposed_communication:>7.1%}  {shares.hidden_of_wire:>6.1%}"
+    elif sends:  # this rank carries nothing: its node's others do
+        text += f"  {'–':>9}  {'–':>7}  {'–':>6}"
+    return text + f"  {shares.idle:>6.1%}"
 
 
 def _score(row: Row) -> str:

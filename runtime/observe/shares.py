@@ -6,15 +6,18 @@
                                               hidden:  the wire is busy while a kernel runs (part of compute)
                                               idle:    neither
 
-compute + exposed + idle = 1. Pure functions of intervals: int64 arrays of shape (n, 2), rows [start, end)
-in nanoseconds. "Disjoint" means sorted, without overlap and without empty rows; `union` makes any array so.
+compute + exposed + idle = 1; exposed + hidden is the wire's occupancy. Pure functions of intervals: int64
+arrays of shape (n, 2), rows [start, end) in nanoseconds. "Disjoint" means sorted, without overlap and without
+empty rows; `union` makes any array so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from itertools import groupby
+from math import nan
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,9 @@ from numpy.typing import NDArray
 from .trace import COMPUTE, WIRE, Span
 
 Intervals = NDArray[np.int64]
+
+EXCHANGE: Final = frozenset({"reduce", "encode", "decode"})
+"""Phases of what the exchange costs on the lane: it computes, but a single rank would do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,27 @@ class Shares:
     exposed_communication: float
     hidden_communication: float
     idle: float
+    exchange: float = 0.0  # of compute
+
+    @property
+    def wire(self) -> float:
+        """Occupancy: at least one portion was in flight."""
+        return self.exposed_communication + self.hidden_communication
+
+    @property
+    def hidden_of_wire(self) -> float:
+        """Share of the wire's time in which a kernel ran; NaN where nothing was sent."""
+        return self.hidden_communication / self.wire if self.wire else nan
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShares:
+    """Parts of a rank's training time that one of several models took."""
+
+    compute: float
+    exposed: float  # its portions were in flight and no kernel ran
+    hidden_by_own: float  # its portions were in flight while its own kernels ran
+    hidden_by_others: float  # while kernels of other models ran
 
 
 def intervals(spans: Iterable[Span]) -> Intervals:
@@ -104,13 +131,48 @@ def summarise(spans: Iterable[Span], window: Intervals | None = None) -> Shares:
     if not whole:
         return Shares(0.0, 0.0, 0.0, 0.0, 0.0)
     hidden = length(intersection(compute, wire))
+    exchange = union(intervals(s for s in spans if s.track == COMPUTE and s.args.get("phase") in EXCHANGE))
     return Shares(
         seconds=whole / 1e9,
         compute=length(compute) / whole,
         exposed_communication=(length(wire) - hidden) / whole,
         hidden_communication=hidden / whole,
         idle=length(idle) / whole,
+        exchange=length(intersection(exchange, window)) / whole,
     )
+
+
+def models(spans: Iterable[Span]) -> list[str]:
+    """The models that were trained, in order of their first kernel; one without a name is ""."""
+    training = (span for span in spans if span.track == COMPUTE and "step" in span.args)
+    return list(dict.fromkeys(span.args.get("model", "") for span in training))
+
+
+def summarise_models(spans: Iterable[Span]) -> dict[str, ModelShares]:
+    """What each model took of the rank's training window."""
+    spans = list(spans)
+    window = training_window(spans)
+    whole = length(window)
+    if not whole:
+        return {}
+    all_compute, _, _ = activity(spans, window)
+    found = {}
+    for model in models(spans):
+        compute, wire, _ = activity([s for s in spans if s.args.get("model", "") == model], window)
+        own, any_ = length(intersection(compute, wire)), length(intersection(all_compute, wire))
+        found[model] = ModelShares(
+            compute=length(compute) / whole,
+            exposed=(length(wire) - any_) / whole,
+            hidden_by_own=own / whole,
+            hidden_by_others=(any_ - own) / whole,
+        )
+    return found
+
+
+def mean(shares: Sequence[Shares]) -> Shares:
+    """The mean over ranks of each share."""
+    columns = zip(*map(astuple, shares), strict=True)
+    return Shares(*(sum(column) / len(shares) for column in columns))
 
 
 def activity(spans: Iterable[Span], window: Intervals) -> tuple[Intervals, Intervals, Intervals]:

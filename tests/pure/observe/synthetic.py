@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from weft.runtime.observe import Metrics, RankTrace, RunFolder, Trace, decode, write_chrome
@@ -48,6 +50,96 @@ def rank_trace(
                 if node != "conv1":
                     compute(f"{node}.input_gradient", "input_gradient", ms, step, micro_batch)
     return decode(trace.encode())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A chain of layers: milliseconds of forward, and of either gradient, and the portions of each."""
+
+    name: str
+    ms: tuple[float, ...]
+    portions: tuple[int, ...]
+    portion_ms: float  # on the wire
+
+
+def exchange_trace(
+    rank: int,
+    host: str,
+    models: Sequence[Model],
+    *,
+    steps: int = 8,
+    credit: int = 2,
+    lower_first: bool = True,
+    reduce_ms: float = 0.0,
+    sends: bool = True,
+    jitter: float = 0.05,
+) -> RankTrace:
+    """One rank that exchanges portions by a rule, with credit, its models in turn; spans say all there is."""
+    trace = Trace(rank, host)
+    draw = random.Random(rank)
+    now, wire_free = 0.0, 0.0
+    arrived: dict[tuple[str, int], float] = {}  # of the last step, by model and portion
+    done_before: list[float] = []
+
+    def compute(name: str, phase: str, ms: float, **args: object) -> None:
+        nonlocal now
+        end = now + ms * MS * draw.uniform(1 - jitter, 1 + jitter)
+        trace.span("compute", name, int(now), int(end), phase=phase, **args)
+        now = end + 4_000
+
+    for step, model in ((step, model) for step in range(steps) for model in models):
+        facts = {"step": step, "micro_batch": 0, "model": model.name}
+        layers = range(len(model.ms))
+        first = {layer: sum(model.portions[layer + 1 :]) for layer in layers}  # numbered as backward goes
+
+        def name(layer: int, part: int, model: Model = model, first: dict[int, int] = first) -> str:
+            row = 64 * (model.portions[layer] - part)  # the highest rows come first
+            rows = f" rows {row - 64}-{row - 1}" if model.portions[layer] > 1 else ""
+            return f"portion {first[layer] + part} (dense_{layer + 1}{rows})"
+
+        compute("load", "load", 0.1, **facts)
+        for layer in layers:
+            for part in range(model.portions[layer]):
+                portion = first[layer] + part
+                if step:
+                    now = max(now, arrived[model.name, portion])
+                    done = {**facts, "step": step - 1, "micro_batch": -1, "portion": portion}
+                    compute(f"{name(layer, part)}.update", "update", 0.15, **done)
+            compute(f"dense_{layer + 1}.forward", "forward", model.ms[layer], **facts)
+        ready: list[tuple[float, int, int]] = []
+        for layer in reversed(layers):
+            for part in range(model.portions[layer]):
+                ms = model.ms[layer] / model.portions[layer]
+                compute(f"dense_{layer + 1}.weight_gradient", "weight_gradient", ms, **facts)
+                if reduce_ms:
+                    about = {**facts, "portion": first[layer] + part}
+                    compute(f"{name(layer, part)}.reduce", "reduce", reduce_ms, **about)
+                ready.append((now, layer, part))
+            if layer:
+                compute(f"dense_{layer + 1}.input_gradient", "input_gradient", model.ms[layer], **facts)
+        clock = ready[0][0]
+        while ready:
+            may = done_before[-credit] if len(done_before) >= credit else 0.0
+            clock = max(clock, may, min(at for at, _, _ in ready))
+            there = [entry for entry in ready if entry[0] <= clock]
+            at, layer, part = min(there, key=lambda e: (e[1], e[2])) if lower_first else there[0]
+            ready.remove((at, layer, part))
+            wire_free = max(wire_free, clock) + model.portion_ms * MS * draw.uniform(1 - jitter, 1 + jitter)
+            portion = first[layer] + part
+            if sends:
+                about = {"bytes": 1 << 20, "step": step, "portion": portion, "model": model.name}
+                about["waited_us"] = (clock - at) / 1000
+                trace.span("wire", name(layer, part), int(clock), int(wire_free), **about)
+            arrived[model.name, portion] = wire_free if sends else at
+            done_before.append(wire_free if sends else at)
+    return decode(trace.encode())
+
+
+ONE = [Model("wide", (2.0, 3.0, 3.0, 3.0, 1.0), (2, 2, 2, 2, 1), 1.9)]
+TWO = [
+    Model("mlp", (3.0, 3.0, 3.0), (2, 2, 2), 2.0),
+    Model("cnn", (4.0, 4.0, 3.0, 2.0), (1, 1, 2, 1), 2.2),
+]
 
 
 def write_run(parent: Path, ranks: int = 4, steps: int = 400) -> RunFolder:

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pure.observe.synthetic import rank_trace, write_run
+from tests.pure.observe.synthetic import ONE, TWO, exchange_trace, rank_trace, write_run
 from weft.runtime.observe import RankTrace, Span, read_metrics
+from weft.runtime.observe.compare import Run
+from weft.runtime.observe.compare_picture import draw_comparison
 from weft.runtime.observe.curves import draw_loss, smooth, spread
 from weft.runtime.observe.metrics import History
-from weft.runtime.observe.picture import BLUE, CYAN, GREEN, PURPLE, RED, YELLOW
-from weft.runtime.observe.timeline import draw_timeline, steady_steps
+from weft.runtime.observe.palette import HUES, PALE, PHASES, SHADES, Palette, shade
+from weft.runtime.observe.picture import BLUE, CYAN, GREEN, PURPLE, RED, VIOLET, YELLOW
+from weft.runtime.observe.steps import starts, typical
+from weft.runtime.observe.timeline import draw_timeline
 
 
 def pixels(path: Path) -> dict[str, int]:
@@ -60,6 +64,66 @@ def test_the_timeline_shows_every_phase_and_the_wire(tmp_path: Path) -> None:
     found = pixels(tmp_path / "timeline.png")
     for colour in (BLUE, YELLOW, RED, GREEN, CYAN, PURPLE, "#E2BDD1"):
         assert found[colour] > 100, colour
+
+
+def test_the_timeline_shows_what_the_exchange_costs_the_lane(tmp_path: Path) -> None:
+    assert draw_timeline(tmp_path / "with.png", "wide", [exchange_trace(0, "n0", ONE, reduce_ms=0.5)])
+    assert draw_timeline(tmp_path / "without.png", "wide", [exchange_trace(0, "n0", ONE)])
+    assert pixels(tmp_path / "with.png")[VIOLET] > 1000
+    assert VIOLET not in pixels(tmp_path / "without.png")
+
+
+def test_a_rank_that_sends_nothing_has_no_wire(tmp_path: Path) -> None:
+    assert draw_timeline(tmp_path / "wire.png", "wide", [exchange_trace(0, "n0", ONE)])
+    assert draw_timeline(tmp_path / "none.png", "wide", [exchange_trace(0, "n0", ONE, sends=False)])
+    assert PURPLE in pixels(tmp_path / "wire.png")
+    assert not {PURPLE, "#E2BDD1"} & set(pixels(tmp_path / "none.png"))
+    with Image.open(tmp_path / "wire.png") as wire, Image.open(tmp_path / "none.png") as none:
+        assert none.height < wire.height
+
+
+def test_the_timeline_of_two_models_has_a_hue_for_each_on_lane_and_wire(tmp_path: Path) -> None:
+    assert draw_timeline(tmp_path / "timeline.png", "two", [exchange_trace(0, "n0", TWO, reduce_ms=0.2)])
+    found = pixels(tmp_path / "timeline.png")
+    for hue in HUES[:2]:
+        assert found[hue] > 1000
+        for part in (SHADES["forward"], SHADES["update"], PALE):
+            assert found[shade(hue, part)] > 300, (hue, part)
+    assert RED not in found  # a phase's colour would say nothing about the model
+
+
+def test_the_key_of_several_models_fits_the_picture() -> None:
+    palette = Palette(["mlp", "cnn"])
+    lines = palette.key({(model, phase) for model in palette.models for phase in PHASES}, wire=True)
+    assert [model for model, _ in lines] == ["mlp", "cnn"]
+    words = [swatch.words for swatch in lines[0][1]]
+    assert "exchange" in words
+    assert not {"reduce", "encode", "decode"} & set(words)
+    assert len({swatch.colour for swatch in lines[0][1]}) >= len(words) - 1  # exposed is as a weight gradient
+
+
+def run_of(trace: RankTrace) -> Run:
+    return Run("a", History([], [], None, 0), [trace])
+
+
+def test_two_runs_are_drawn_on_one_scale(tmp_path: Path) -> None:
+    slow, fast = (exchange_trace(0, "n0", ONE, steps=4, credit=credit) for credit in (1, 4))
+    assert draw_comparison(tmp_path / "compare.png", "wide", [run_of(slow), run_of(fast)])
+    found = pixels(tmp_path / "compare.png")
+    for colour in (BLUE, YELLOW, RED, GREEN, PURPLE):
+        assert found[colour] > 100, colour
+
+
+def test_a_run_without_steps_is_not_compared_in_a_picture(tmp_path: Path) -> None:
+    some, none = run_of(exchange_trace(0, "n0", ONE, steps=4)), run_of(RankTrace(0, "n0", ()))
+    assert not draw_comparison(tmp_path / "compare.png", "wide", [some, none])
+    assert not (tmp_path / "compare.png").exists()
+
+
+def test_runs_of_one_model_each_are_coloured_by_phase(tmp_path: Path) -> None:
+    runs = [run_of(exchange_trace(0, "n0", [model], steps=4)) for model in TWO]
+    assert draw_comparison(tmp_path / "compare.png", "mlp and cnn", runs)
+    assert pixels(tmp_path / "compare.png")[RED] > 1000
 
 
 def test_the_timeline_of_many_ranks_shows_the_first(tmp_path: Path) -> None:
@@ -113,15 +177,29 @@ STEADY = {
 
 
 @pytest.mark.parametrize(("trace", "steps"), STEADY.values(), ids=STEADY.keys())
-def test_steady_steps(trace: RankTrace, steps: list[tuple[int, int]]) -> None:
-    assert steady_steps(trace) == steps
+def test_typical_steps(trace: RankTrace, steps: list[tuple[int, int]]) -> None:
+    assert typical(starts(trace)[1], 2) == steps
 
 
 def test_updates_do_not_begin_a_step() -> None:
     late = Span("compute", "a.update", 12, 13, {"phase": "update", "step": 0})
     early = Span("compute", "b.update", -3, -2, {"phase": "update", "step": 0})
     trace = steps_at(0, 10, 20)
-    assert steady_steps(RankTrace(0, "n0", (early, *trace.spans, late))) == [(0, 0), (1, 10), (2, 20)]
+    assert starts(RankTrace(0, "n0", (early, *trace.spans, late)))[1] == [(0, 0), (1, 10), (2, 20)]
+
+
+def test_steps_begin_with_backward_if_wished() -> None:
+    trace = exchange_trace(0, "n0", ONE, steps=3)
+    forward, backward = starts(trace)[1], starts(trace, backward=True)[1]
+    assert [step for step, _ in backward] == [0, 1, 2]
+    for (_, begun), (_, turned) in zip(forward, backward, strict=True):
+        assert turned - begun > 12_000_000  # the forward kernels take 12 ms
+
+
+def test_of_several_models_the_steps_of_the_busiest_count() -> None:
+    model, steps = starts(exchange_trace(0, "n0", TWO, steps=3))
+    assert model == "cnn"
+    assert [step for step, _ in steps] == [0, 1, 2]
 
 
 def test_smoothing_keeps_a_constant_and_bridges_what_is_missing() -> None:

@@ -5,32 +5,140 @@ from pathlib import Path
 
 import pytest
 
-from tests.pure.observe.synthetic import write_run
+from tests.pure.observe.synthetic import ONE, TWO, Model, exchange_trace, write_run
 from weft.runtime.errors import Mistake
-from weft.runtime.observe import Metrics, RunFolder
-from weft.runtime.observe.report import report
+from weft.runtime.observe import Metrics, RankTrace, RunFolder, write_chrome
+from weft.runtime.observe.report import PORTIONS_SHOWN, compare, report
+
+
+def masked(text: str, **paths: Path) -> str:
+    """Without what differs from run to run: every figure a 9, every change ±."""
+    for name, path in paths.items():
+        text = text.replace(str(path), name)
+    text = re.sub(r"[+-](\S+ points)", r"±\1", re.sub(r" +", " ", text))
+    return re.sub(r"\d+", "9", text)
+
+
+def run(parent: Path, name: str, traces: list[RankTrace]) -> RunFolder:
+    folder = RunFolder(parent / name)
+    folder.path.mkdir()
+    folder.job.write_text("")
+    write_chrome(folder.trace, traces)
+    return folder
 
 
 def test_a_whole_run_is_described_in_words_and_pictures(tmp_path: Path) -> None:
     folder = write_run(tmp_path, ranks=2)
-    text = report(folder.path)
     assert (
-        re.sub(r"\d", "9", text.replace(str(folder.path), "RUN"))
+        masked(report(folder.path), RUN=folder.path)
         == """\
-digits: 999 steps in 9 s, 9,999 samples/s; all steps done
-  training    loss 9.9999 (mean of 99 steps)
-  validation  loss 9.9999  accuracy 9.9999
-  test        loss 9.9999  accuracy 9.9999
+digits: 9 steps in 9 s, 9,9 samples/s; all steps done
+ training loss 9.9 (mean of 9 steps)
+ validation loss 9.9 accuracy 9.9
+ test loss 9.9 accuracy 9.9
 
-  rank  host  compute  exposed wire  hidden wire    idle  steps
-     9  n9      99.9%          9.9%        99.9%    9.9%     99
-     9  n9      99.9%          9.9%        99.9%    9.9%     99
-  mean          99.9%          9.9%        99.9%    9.9%
+ rank host compute wire busy exposed hidden idle steps
+ 9 n9 9.9% 9.9% 9.9% 9.9% 9.9% 9
+ 9 n9 9.9% 9.9% 9.9% 9.9% 9.9% 9
+ mean 9.9% 9.9% 9.9% 9.9% 9.9%
+ exposed: the wire is busy and no kernel runs; hidden: share of the wire's time
 
-pictures: RUN/loss.png  RUN/timeline.png"""
+ portions: medians over steps and ranks, in ms; times count from the step's first backward kernel
+ layer portion KB ready posted done used waiting travelling lying exposed
+ 9 conv9 9,9 – 9.9 9.9 – – 9.9 – 9.9
+ 9 conv9 9,9 – 9.9 9.9 – – 9.9 – 9.9
+ 9 dense9 9,9 – 9.9 9.9 – – 9.9 – 9.9
+ 9 dense9 9,9 – 9.9 9.9 – – 9.9 – 9.9
+
+every step and portion: RUN/portions.csv
+
+pictures: RUN/loss.png RUN/timeline.png"""
     )
     assert folder.loss_picture.stat().st_size > 20_000
     assert folder.timeline_picture.stat().st_size > 20_000
+    assert len(folder.portions.read_text().splitlines()) == 1 + 2 * 12 * 4
+
+
+def test_what_the_exchange_costs_the_lane_has_a_column(tmp_path: Path) -> None:
+    folder = run(tmp_path, "a", [exchange_trace(0, "n1", ONE, reduce_ms=0.3)])
+    text = masked(report(folder.path))
+    assert "rank host compute exchange wire busy exposed hidden idle steps" in text
+    assert "exchange: sums and encodings, a part of compute" in text
+
+
+NO_WIRE = {
+    "one rank": (["n1"], "no wire: one rank"),
+    "a node": (["n1", "n1"], "no wire: one node, gradients meet in shared memory"),
+    "two nodes": (["n1", "n2"], "no wire: the trace holds no transfers"),
+}
+
+
+@pytest.mark.parametrize(("hosts", "words"), NO_WIRE.values(), ids=NO_WIRE.keys())
+def test_where_nothing_is_sent_the_report_says_why(tmp_path: Path, hosts: list[str], words: str) -> None:
+    traces = [exchange_trace(rank, host, ONE, sends=False) for rank, host in enumerate(hosts)]
+    text = report(run(tmp_path, "a", traces).path)
+    assert words in text
+    assert "hidden" not in text
+    assert "portions" not in text
+
+
+def test_a_rank_that_leaves_sending_to_others_has_no_shares_of_the_wire(tmp_path: Path) -> None:
+    traces = [exchange_trace(rank, "n1", ONE, sends=rank == 0) for rank in range(2)]
+    lines = masked(report(run(tmp_path, "a", traces).path)).splitlines()
+    assert " 9 n9 9.9% – – – 9.9% 9" in lines
+
+
+def test_two_models_are_told_apart(tmp_path: Path) -> None:
+    folder = run(tmp_path, "a", [exchange_trace(0, "n1", TWO)])
+    text = masked(report(folder.path))
+    assert " model compute own kernels others' kernels none\n mlp 9.9% 9.9% 9.9% 9.9%\n cnn 9.9%" in text
+    assert " model layer portion KB ready" in text
+    assert " mlp 9a dense_9 rows 9-9 9,9 9.9" in text
+
+
+def test_of_many_portions_the_most_exposed_are_shown(tmp_path: Path) -> None:
+    deep = Model("deep", (1.0,) * 20, (1,) * 20, 2.0)
+    lines = report(run(tmp_path, "a", [exchange_trace(0, "n1", [deep])]).path).splitlines()
+    assert sum(" dense_" in line for line in lines) == PORTIONS_SHOWN
+    assert any(line.startswith("  and 4 more, which are exposed less: ") for line in lines)
+    assert any(line.startswith("  1      dense_1 ") for line in lines)  # the last to come is waited for
+
+
+def test_two_runs_are_laid_side_by_side(tmp_path: Path) -> None:
+    one = run(tmp_path, "a", [exchange_trace(0, "n1", ONE, reduce_ms=0.3)])
+    other = write_run(tmp_path, ranks=2)
+    assert (
+        masked(compare(one.path, other.path), A=one.path)
+        == """\
+ a digits
+ ranks 9 9
+ steps 9 9
+ speed – 9,9 samples/s
+ step 9.9 ms 9.9 ms ×9.9
+ compute 9.9% 9.9% ±9.9 points
+ of it for the exchange 9.9% –
+ wire busy 9.9% 9.9% ±9.9 points
+ exposed 9.9% 9.9% ±9.9 points
+ hidden, of the wire's time 9.9% 9.9% ±9.9 points
+ idle 9.9% 9.9% ±9.9 points
+ training loss – 9.9
+ validation loss – 9.9
+ validation accuracy – 9.9
+ test loss – 9.9
+ test accuracy – 9.9
+
+picture: A/compare.png"""
+    )
+    assert one.compare_picture.stat().st_size > 20_000
+
+
+def test_a_comparison_does_without_what_is_not_there(tmp_path: Path) -> None:
+    with_trace, without = write_run(tmp_path, ranks=1), write_run(tmp_path, ranks=1)
+    without.trace.unlink()
+    text = compare(with_trace.path, without.path)
+    assert f"no trace.json in {without.path}" in text
+    assert "picture" not in text
+    assert with_trace.path.name in text  # the job's name would not tell which is which
 
 
 def test_a_run_that_broke_off_is_described_by_what_it_left(tmp_path: Path) -> None:

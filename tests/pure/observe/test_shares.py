@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,10 +9,13 @@ from hypothesis import strategies as st
 
 from weft.runtime.observe.shares import (
     Intervals,
+    ModelShares,
     complement,
     intersection,
     length,
+    models,
     summarise,
+    summarise_models,
     training_window,
     union,
 )
@@ -143,3 +148,36 @@ def test_interval_algebra_is_that_of_sets(a: Rows, b: Rows) -> None:
         assert length(rows) == len(points(rows))  # disjoint
         assert (rows[:, 1] > rows[:, 0]).all()
         assert (rows[1:, 0] >= rows[:-1, 1]).all()
+
+
+def of(model: str, span: Span, **args: object) -> Span:
+    return span._replace(args={**span.args, "model": model, **args})
+
+
+def test_what_the_exchange_costs_the_lane_is_a_part_of_compute() -> None:
+    phases = ((60, "reduce"), (70, "encode"), (80, "decode"))
+    costs = [of("", compute(at, at + 10), phase=phase) for at, phase in phases]
+    shares = summarise([compute(0, 60), *costs, compute(95, 100)])
+    assert shares.compute == pytest.approx(0.95)
+    assert shares.exchange == pytest.approx(0.3)
+
+
+def test_the_wire_is_hidden_by_kernels_of_one_model_or_another_or_not_at_all() -> None:
+    spans = [
+        of("a", compute(0, 40)),
+        of("a", wire(30, 90)),
+        of("b", compute(40, 80)),
+        of("b", wire(60, 70)),
+        of("a", compute(95, 100)),
+    ]
+    assert models(spans) == ["a", "b"]
+    found = summarise_models(spans)
+    assert found["a"] == ModelShares(compute=0.45, exposed=0.1, hidden_by_own=0.1, hidden_by_others=0.4)
+    assert found["b"] == ModelShares(compute=0.4, exposed=0.0, hidden_by_own=0.1, hidden_by_others=0.0)
+
+
+def test_occupancy_of_the_wire_and_its_hidden_part() -> None:
+    shares = summarise([compute(0, 50), wire(30, 70), compute(80, 100)])
+    assert shares.wire == pytest.approx(0.4)
+    assert shares.hidden_of_wire == pytest.approx(0.5)
+    assert math.isnan(summarise([compute(0, 50)]).hidden_of_wire)

@@ -1,0 +1,154 @@
+"""Two runs side by side: what they reached, and where their time went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+from .chrome import read_chrome
+from .folder import RunFolder
+from .metrics import History, read_metrics
+from .shares import Shares, mean, models, summarise
+from .steps import starts, typical
+from .trace import WIRE, RankTrace
+from .words import figure, speed
+
+UNKNOWN: Final = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run's folder holds of interest here."""
+
+    label: str
+    history: History
+    traces: list[RankTrace]
+
+    @classmethod
+    def read(cls, folder: RunFolder, label: str) -> Run:
+        """Read what is there."""
+        traces = read_chrome(folder.trace) if folder.trace.is_file() else []
+        return cls(label, read_metrics(folder.metrics), traces)
+
+    @property
+    def shares(self) -> Shares | None:
+        """The mean over ranks; None without a trace of training."""
+        known = [shares for trace in self.traces if (shares := summarise(trace.spans)).seconds]
+        return mean(known) if known else None
+
+    def typical_step(self) -> tuple[RankTrace, int, int, int] | None:
+        """A rank, the step, and when backward of it and of the next begin. The first rank that sends, if any.
+
+        From backward to backward, because a step's gradients travel into the next one's forward.
+        """
+        sending = [t for t in self.traces if any(span.track == WIRE for span in t.spans)]
+        for trace in sending or self.traces:
+            steps = typical(starts(trace, backward=True)[1], 1)
+            if len(steps) == 2:
+                return trace, steps[0][0], steps[0][1], steps[1][1]
+        return None
+
+
+def side_by_side(a: Run, b: Run) -> str:
+    """The table: a line for what is known of at least one of the two."""
+    lines = []
+    for words, of, write, change in ROWS:
+        left, right = of(a), of(b)
+        if math.isnan(left) and math.isnan(right):
+            continue
+        both = not math.isnan(left + right)
+        cells = [UNKNOWN if math.isnan(value) else write(value) for value in (left, right)]
+        lines.append((words, *cells, change(left, right) if both else ""))
+    heads = ("", a.label, b.label, "")
+    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(4)]
+    return "\n".join(
+        f"  {line[0]:<{widths[0]}}  {line[1]:>{widths[1]}}  {line[2]:>{widths[2]}}  {line[3]}".rstrip()
+        for line in [heads, *lines]
+    )
+
+
+def training_loss(history: History) -> tuple[float, int]:
+    """The mean over the last twentieth of all steps (one is a matter of luck), and how many that are."""
+    tail = history.steps[-max(1, len(history.steps) // 20) :]
+    return (sum(row.get("loss", math.nan) for row in tail) / len(tail) if tail else math.nan), len(tail)
+
+
+def step_ms(run: Run) -> float:
+    """The median time from one step's backward to the next one's, on the rank that is shown."""
+    if not (shown := run.typical_step()):
+        return math.nan
+    steps = starts(shown[0], backward=True)[1]
+    return median((b - a) / 1e6 for (_, a), (_, b) in pairwise(steps))
+
+
+def _samples_per_s(run: Run) -> float:
+    speeds = [row["samples_per_s"] for row in run.history.steps if "samples_per_s" in row]
+    return median(speeds) if speeds else math.nan
+
+
+def _share(of: Callable[[Shares], float]) -> Callable[[Run], float]:
+    return lambda run: of(run.shares) if run.shares else math.nan
+
+
+def _wire(of: Callable[[Shares], float]) -> Callable[[Run], float]:
+    """A share of a run that sent something: where nothing was sent there is no wire, not an idle one."""
+    return lambda run: of(run.shares) if run.shares and run.shares.wire else math.nan
+
+
+def _exchange(run: Run) -> float:
+    return run.shares.exchange if run.shares and run.shares.exchange else math.nan
+
+
+def _evaluated(split: str, key: str) -> Callable[[Run], float]:
+    def last(run: Run) -> float:
+        rows = run.history.evaluated(split)
+        return float(rows[-1].get(key, math.nan)) if rows else math.nan
+
+    return last
+
+
+def _ratio(a: float, b: float) -> str:
+    return f"×{b / a:.2f}" if a else ""
+
+
+def _points(a: float, b: float) -> str:
+    return f"{100 * (b - a):+.1f} points"
+
+
+def _difference(a: float, b: float) -> str:
+    return f"{b - a:+.4f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+ROWS: Final[
+    Sequence[tuple[str, Callable[[Run], float], Callable[[float], str], Callable[[float, float], str]]]
+] = (
+    ("ranks", lambda run: len(run.traces) or math.nan, "{:.0f}".format, lambda a, b: ""),
+    ("models", lambda run: _models(run), "{:.0f}".format, lambda a, b: ""),
+    ("steps", lambda run: len(run.history.steps), "{:,.0f}".format, lambda a, b: ""),
+    ("speed", _samples_per_s, speed, _ratio),
+    ("step", step_ms, lambda ms: f"{figure(ms)} ms", _ratio),
+    ("compute", _share(lambda s: s.compute), _percent, _points),
+    ("  of it for the exchange", _exchange, _percent, _points),
+    ("wire busy", _wire(lambda s: s.wire), _percent, _points),
+    ("  exposed", _wire(lambda s: s.exposed_communication), _percent, _points),
+    ("  hidden, of the wire's time", _wire(lambda s: s.hidden_of_wire), _percent, _points),
+    ("idle", _share(lambda s: s.idle), _percent, _points),
+    ("training loss", lambda run: training_loss(run.history)[0], figure, _difference),
+    ("validation loss", _evaluated("validation", "loss"), figure, _difference),
+    ("validation accuracy", _evaluated("validation", "accuracy"), "{:.4f}".format, _difference),
+    ("test loss", _evaluated("test", "loss"), figure, _difference),
+    ("test accuracy", _evaluated("test", "accuracy"), "{:.4f}".format, _difference),
+)
+
+
+def _models(run: Run) -> float:
+    count = len(models(span for trace in run.traces for span in trace.spans))
+    return count if count > 1 else math.nan

@@ -1,0 +1,45 @@
+"""Which steps of a trace to show: where they start, and which are typical."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median_low
+
+from .portions import BACKWARD
+from .shares import EXCHANGE
+from .trace import COMPUTE, RankTrace
+
+
+def starts(trace: RankTrace, *, backward: bool = False) -> tuple[str, list[tuple[int, int]]]:
+    """Each step and when its first kernel starts, or its first of backward, of the model with most kernels.
+
+    The steps of other models have numbers of their own.
+    """
+    counted: dict[str, int] = {}
+    found: dict[str, dict[int, int]] = {}
+    for span in trace.spans:
+        phase = span.args.get("phase")
+        if span.track != COMPUTE or "step" not in span.args:
+            continue
+        # A step's updates run while the next one has begun, and what the exchange does may, too.
+        if phase in BACKWARD if backward else phase not in EXCHANGE and phase != "update":
+            model = span.args.get("model", "")
+            counted[model] = counted.get(model, 0) + 1
+            found.setdefault(model, {}).setdefault(span.args["step"], span.start_ns)
+    main = max(counted, key=lambda model: counted[model], default="")
+    return main, sorted(found.get(main, {}).items())
+
+
+def typical(steps: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """`count` successive steps that are typical of the run, and the one after them: (step, when it starts).
+
+    Typical is the stretch whose length is nearest to the median one, the latest of equals. It thereby avoids
+    the first steps, evaluations and hiccups. A single step comes alone; no step, an empty list.
+    """
+    count = min(count, len(steps) - 1)
+    if count < 1:
+        return list(steps)
+    lengths = [end[1] - start[1] for start, end in zip(steps, steps[count:], strict=False)]
+    middle = median_low(lengths)
+    best = min(range(len(lengths)), key=lambda i: (abs(lengths[i] - middle), -i))
+    return list(steps[best : best + count + 1])
