@@ -221,20 +221,29 @@ def info() -> None:
         print(f"{name:<14} {value}")
 
 
-@app.command(epilog="[bold]Example[/bold]\n\nweft report runs/digits-20260314-150926")
+@app.command(
+    epilog="[bold]Examples[/bold]\n\nweft report runs/digits-20260314-150926\n\n"
+    "weft report runs/digits-20260314-150926 runs/digits-20260314-153012   [dim]what a change changed[/dim]"
+)
 @command
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OTHER]", help="Another run, to lay beside it.", show_default=False),
+    ] = None,
 ) -> None:
-    """Show where a run's time went: a table of its ranks, and pictures.
+    """Show where a run's time went: tables of its ranks and of its gradient's portions, and pictures.
 
-    Draws loss and accuracy (loss.png) and what every rank did when (timeline.png) into the run's folder.
+    Draws loss and accuracy (loss.png) and what every rank did when (timeline.png) into the run's folder, and
+    writes there when each portion of each step was ready, posted, done and used (portions.csv). With two runs
+    it lays one beside the other, and draws a step of each (compare.png, into the first one's folder).
     """
     if launcher_rank():
         return  # one rank is enough to draw
-    from .observe.report import report as describe
+    from .observe import report as reports
 
-    print(describe(run))
+    print(reports.report(run) if other is None else reports.compare(run, other))
 
 
 if __name__ == "__main__":
