@@ -132,7 +132,7 @@ class Replica:
             if gather:
                 parts = tuple(part[own] for part in self._flats.parts)
                 reduce_and_update(
-                    self.optimizer, parameters, parts, gradients, states,
+                    self.optimizer, parameters, parts, states,
                     rate=rate, step=step, scale=scale, decay=run.decay,
                 )  # fmt: skip
             else:
@@ -156,6 +156,8 @@ class Replica:
         accumulate(self.parameters[nothing], self.gradients[nothing])
         if self._flats.parts:
             self.gather(0, 0)
+            parts = tuple(part[nothing] for part in self._flats.parts)
+            reduce_and_update(self.optimizer, self.parameters[nothing], parts, empty, rate=0.0, step=1)
         squared_norm(self.travelling[nothing])
         self.gradients[...] = 0
 
