@@ -167,15 +167,15 @@ class Summary:
     exposed: float
 
 
-def summaries(traces: Sequence[RankTrace]) -> list[Summary]:
-    """Every portion of every model, in order of layers; the first step, which fills caches, is left out.
+def summaries(traces: Sequence[RankTrace], ways: Sequence[Journey]) -> list[Summary]:
+    """Every portion of every model, in order of layers; `ways` are all journeys of `traces`.
 
-    Where the portions were cut anew during the run, only those of the last cut.
+    The first step, which fills caches, is left out. Where the portions were cut anew during the run, those of
+    the last cut alone count.
     """
     by_model: dict[str, list[Journey]] = defaultdict(list)
-    for trace in traces:
-        for journey in settled(journeys(trace)):
-            by_model[journey.model].append(journey)
+    for journey in settled(ways):
+        by_model[journey.model].append(journey)
     found = []
     for model, own in by_model.items():
         order = next(filter(None, (forward_order(trace.spans, model) for trace in traces)), [])
@@ -204,12 +204,9 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-def write_portions(path: Path, traces: Sequence[RankTrace]) -> int:
-    """Write every portion of every step of every rank to a CSV file; returns how many. Steps count from 1."""
-    rows = sorted(
-        (journey for trace in traces for journey in journeys(trace)),
-        key=lambda journey: (journey.step, journey.model, journey.portion, journey.rank),
-    )
+def write_portions(path: Path, ways: Iterable[Journey]) -> None:
+    """Write every portion of every step of every rank to a CSV file. Steps count from 1."""
+    rows = sorted(ways, key=lambda journey: (journey.step, journey.model, journey.portion, journey.rank))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -220,7 +217,6 @@ def write_portions(path: Path, traces: Sequence[RankTrace]) -> int:
                 [j.model, j.step + 1, j.portion, what_of(j.name), j.rank, j.nbytes]
                 + ["" if ms is None else f"{ms:.3f}" for ms in times]
             )
-    return len(rows)
 
 
 def _summary(model: str, label: Label, own: Sequence[Journey]) -> Summary:

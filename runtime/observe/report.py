@@ -12,8 +12,8 @@ from .chrome import read_chrome
 from .compare import Run, side_by_side, training_loss
 from .folder import RunFolder
 from .metrics import History, Row, read_metrics
-from .portions import Summary, summaries, write_portions
-from .shares import ModelShares, Shares, mean, summarise, summarise_models
+from .portions import Summary, journeys, summaries, write_portions
+from .shares import ModelShares, Shares, mean, models, summarise, summarise_models
 from .trace import WIRE, RankTrace
 from .words import duration, figure, speed
 
@@ -38,9 +38,9 @@ def report(path: Path) -> str:
     if draw_timeline(folder.timeline_picture, folder.name, traces):
         drawn.append(folder.timeline_picture)
     parts = [summary(folder.name, history), table(traces), model_table(traces)]
-    if sent := summaries(traces):
-        write_portions(folder.portions, traces)
-        parts += [portion_table(sent), f"every step and portion: {folder.portions}"]
+    if ways := [journey for trace in traces for journey in journeys(trace)]:
+        write_portions(folder.portions, ways)
+        parts += [portion_table(summaries(traces, ways)), f"every step and portion: {folder.portions}"]
     if not traces:
         parts.append("no trace.json: the run has not ended, or was told not to trace")
     if drawn:
@@ -134,12 +134,12 @@ def no_wire(traces: Sequence[RankTrace]) -> str:
 
 def model_table(traces: Sequence[RankTrace]) -> str:
     """With several models a line for each: whose kernels ran while its gradients travelled."""
+    if not traces or len(models(traces[0].spans)) < 2:
+        return ""
     by_model: dict[str, list[ModelShares]] = {}
     for trace in traces:
         for model, shares in summarise_models(trace.spans).items():
             by_model.setdefault(model, []).append(shares)
-    if len(by_model) < 2:
-        return ""
     width = max(5, *map(len, by_model))
     sends = any(span.track == WIRE for trace in traces for span in trace.spans)
     lines = [f"  {'model':<{width}}  compute"]

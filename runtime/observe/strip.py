@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +26,7 @@ from .labels import forward_order, labels, layers, model_of, portion_of
 from .palette import Palette, ink_on, phase_of
 from .picture import FAINT, HATCH, QUIET
 from .portions import journeys
-from .shares import Intervals, activity, complement, intersection, intervals, union
+from .shares import Intervals, Shares, activity, complement, intersection, intervals, summarise, union
 from .trace import COMPUTE, WIRE, RankTrace, Span
 
 IDLE_HATCH: Final = "//////"
@@ -56,12 +57,22 @@ class Strip:
         self.seen = {(model_of(span), phase_of(span)) for span in long}
         _, _, idle = activity(self._spans, self._window)
         self._idle = idle
+        # Of all steps that the stretch touches the whole, since a portion is used in the next.
+        steps = {_step(span) for span in self._spans}
+        self._near = [span for span in trace.spans if "step" in span.args and _step(span) in steps]
         self._journeys = [
-            j for j in journeys(trace) if j.posted_ns < end_ns and max(j.done_ns, j.used_ns or 0) > start_ns
+            j
+            for j in journeys(RankTrace(trace.rank, trace.host, tuple(self._near)))
+            if j.posted_ns < end_ns and max(j.done_ns, j.used_ns or 0) > start_ns
         ]
         self._names: dict[tuple[str, int, str], str] = {}  # by model, step, and name in the trace
         self._layers: dict[tuple[str, str], int] = {}  # by model and node
         self._number_layers()
+
+    @cached_property
+    def shares(self) -> Shares:
+        """The rank's of the whole run."""
+        return summarise(self.trace.spans)
 
     @property
     def waited(self) -> bool:
@@ -102,12 +113,11 @@ class Strip:
             self._transfers(busy)
 
     def _number_layers(self) -> None:
-        steps = {(model_of(span), span.args["step"]) for span in self._spans if "step" in span.args}
         cuts: dict[tuple[str, int], set[str]] = defaultdict(set)
-        for span in self.trace.spans:
-            if (key := (model_of(span), span.args.get("step", -1))) in steps and portion_of(span) is not None:
-                cuts[key].add(_whole_name(span))
-        orders = {model: forward_order(self.trace.spans, model) for model, _ in cuts}
+        for span in self._near:
+            if portion_of(span) is not None:
+                cuts[_step(span)].add(_whole_name(span))
+        orders = {model: forward_order(self._near, model) for model, _ in cuts}
         for (model, step), names in cuts.items():
             for name, label in labels(names, orders[model]).items():
                 self._names[model, step, name] = label.short
@@ -181,7 +191,7 @@ class Strip:
 
     def _transfer_name(self, span: Span, y: float, busy: Intervals) -> None:
         """In the middle of what is seen of the bar, on the one colour that has room for it."""
-        name = self._names.get((model_of(span), span.args.get("step", -1), span.name), "")
+        name = self._names.get((*_step(span), span.name), "")
         seen = self._seen([span])
         hidden, exposed = self._palette.wire(model_of(span))
         covered = intersection(seen, busy)
@@ -196,7 +206,7 @@ class Strip:
     def _kernel_names(self, span: Span) -> list[str]:
         """What a kernel may be called, the longest first."""
         if portion_of(span) is not None:
-            return [self._names.get((model_of(span), span.args.get("step", -1), _whole_name(span)), "")]
+            return [self._names.get((*_step(span), _whole_name(span)), "")]
         node = span.name.partition(".")[0]
         place = self._layers.get((model_of(span), node))
         return [node] if place is None else [node, str(place)]
@@ -216,6 +226,10 @@ class Strip:
 
     def _text(self, x: float, y: float, text: str, colour: str, size: float) -> None:
         self._axes.text(x, y, text, color=colour, fontsize=size, ha="center", va="center")
+
+
+def _step(span: Span) -> tuple[str, int]:
+    return model_of(span), span.args.get("step", -1)
 
 
 def _whole_name(span: Span) -> str:

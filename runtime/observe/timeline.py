@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from .palette import Palette
 from .picture import INK, PURPLE, QUIET, WIDTH_IN, Swatch, key, picture, place, title
-from .shares import models, summarise
+from .shares import models
 from .steps import starts, typical
 from .strip import IDLE_HATCH, LANE_IN, READY_MARK, SLOPE_IN, USED_MARK, Strip
 from .trace import RankTrace
@@ -49,7 +49,7 @@ def draw_timeline(path: Path, name: str, traces: Sequence[RankTrace]) -> bool:
         of = f", ranks 0 to {RANKS_SHOWN - 1}" if len(traces) > len(strips) else ""
         title(
             figure,
-            f"{name} on {ranks}",
+            f"{' and '.join(trained) if 1 < len(trained) < 4 else name} on {ranks}",
             f"What each rank computes and sends in {which}{of}; at the right, shares of the whole run",
         )
         draw_key(figure, lines)
@@ -123,7 +123,7 @@ def margin_in(strip: Strip) -> float:
 
 def share_lines(strip: Strip) -> list[tuple[float, str, str]]:
     """The shares of the rank's whole run: value, words, colour."""
-    shares = summarise(strip.trace.spans)
+    shares = strip.shares
     lines = [(shares.compute, "compute", INK)]
     if strip.sends:
         lines.append((shares.exposed_communication, "wire, exposed", PURPLE))

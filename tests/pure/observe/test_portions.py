@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.pure.observe.synthetic import ONE, TWO, exchange_trace
 from weft.runtime.observe import RankTrace, Span
-from weft.runtime.observe.portions import exposed, journeys, summaries, write_portions
+from weft.runtime.observe.portions import Summary, exposed, journeys, summaries, write_portions
 from weft.runtime.observe.shares import complement, intervals, length, union
 
 MS = 1_000_000
@@ -23,6 +23,10 @@ def compute(name: str, phase: str, start: float, end: float, step: int = 0, **ar
 def wire(number: int, what: str, start: float, end: float, step: int = 0, **args: object) -> Span:
     facts = {"bytes": 4096, "step": step, "portion": number, **args}
     return Span("wire", f"portion {number} ({what})", int(start * MS), int(end * MS), facts)
+
+
+def summarised(*traces: RankTrace) -> list[Summary]:
+    return summaries(traces, [way for rank in traces for way in journeys(rank)])
 
 
 def trace(*spans: Span) -> RankTrace:
@@ -130,17 +134,17 @@ def test_summaries_leave_out_the_first_step_and_what_was_cut_otherwise() -> None
         ]
 
     spans = [*step(0, 50, "a"), *step(1, 40, "a"), *step(2, 9, "a rows 8-15", "a rows 0-7")]
-    assert [s.label.what for s in summaries([trace(*spans)])] == ["a rows 8-15", "a rows 0-7"]
-    assert [s.travelling for s in summaries([trace(*spans)])] == [9, 9]
+    assert [s.label.what for s in summarised(trace(*spans))] == ["a rows 8-15", "a rows 0-7"]
+    assert [s.travelling for s in summarised(trace(*spans))] == [9, 9]
     later = [*spans, *step(3, 3, "a rows 8-15", "a rows 0-7"), *step(4, 2, "a rows 8-15", "a rows 0-7")]
-    assert [s.travelling for s in summaries([trace(*later)])] == [
+    assert [s.travelling for s in summarised(trace(*later))] == [
         2.5,
         2.5,
     ]  # step 2 was the first of its kind
 
 
 def test_summaries_of_several_models_keep_them_apart() -> None:
-    found = summaries([exchange_trace(rank, "n0", TWO, steps=4) for rank in range(2)])
+    found = summarised(*(exchange_trace(rank, "n0", TWO, steps=4) for rank in range(2)))
     assert [(s.model, s.label.short) for s in found] == [
         *(("mlp", label) for label in ("1a", "1b", "2a", "2b", "3a", "3b")),
         *(("cnn", label) for label in ("1", "2", "3a", "3b", "4")),
@@ -154,7 +158,8 @@ def test_summaries_of_several_models_keep_them_apart() -> None:
 def test_all_journeys_are_in_the_file(tmp_path: Path) -> None:
     traces = [exchange_trace(rank, "n0", ONE, steps=3) for rank in range(2)]
     sent = [way for rank in traces for way in journeys(rank)]
-    assert write_portions(tmp_path / "portions.csv", traces) == len(sent) == 2 * 3 * 9
+    assert len(sent) == 2 * 3 * 9
+    write_portions(tmp_path / "portions.csv", sent)
     with (tmp_path / "portions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(sent)
@@ -170,5 +175,5 @@ def test_all_journeys_are_in_the_file(tmp_path: Path) -> None:
 def test_a_trace_without_a_wire_has_no_journeys() -> None:
     quiet = exchange_trace(0, "n0", ONE, sends=False)
     assert journeys(quiet) == []
-    assert summaries([quiet]) == []
+    assert summarised(quiet) == []
     assert journeys(replace(quiet, spans=())) == []
