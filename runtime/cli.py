@@ -119,6 +119,8 @@ weft train my.toml --set train.epochs=3 --set train.optimizer.rate=0.01
 
 mpirun -n 2 weft train --resume runs/digits-20260314-150926
 
+mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, interleaved[/dim]
+
 srun weft train digits --folder $SCRATCH/runs
 
 Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
@@ -133,21 +135,26 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="JOB",
-            help="A packaged job's name or a .toml file. Not needed with --resume: the run has its job.",
+            help="A packaged job's name or a .toml file; several train together. Not needed with --resume: "
+            "the run has its job.",
             autocompletion=complete_job,
             show_default=False,
         ),
     ] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with the run in this folder, from its newest checkpoint."),
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the run in this folder, from its newest checkpoint. May be repeated.",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a key of the job, as section.key=value. May be repeated.",
+            help="Change a key of the job, as section.key=value; of one among several jobs, as "
+            "name:section.key=value. May be repeated.",
         ),
     ] = None,
     folder: Annotated[
@@ -160,39 +167,48 @@ def train(
 ) -> None:
     """Train the model that a job file describes, and store the run in a folder of its own.
 
+    Several jobs train together: while the gradients of one travel, the other computes.
     A run leaves its job, metrics, checkpoints and a trace of all ranks; weft report draws pictures of them.
     """
-    from .train.job import Job, load_job
+    from .train.job import Job, load_jobs
 
-    if jobs and len(jobs) > 1:
-        raise Mistake(f"{len(jobs)} jobs were named, but so far only one is trained at a time: name one")
     overrides = list(set_ or [])
     if folder is not None:
         overrides.append(f"run.folder='{folder}'")
     if device is not None:
         overrides.append(f"device={device}")
+    names, runs = list(jobs or []), list(resume or [])
 
-    def load() -> Job:
-        if jobs:
-            return load_job(jobs[0], overrides)
-        if resume is not None:
-            from .observe import RunFolder
+    def load() -> list[Job]:
+        if not names and not runs:
+            raise Mistake(
+                "no job was named: give a .toml file or a packaged job (weft train digits), or --resume RUN"
+            )
+        if names and runs and len(names) != len(runs):
+            raise Mistake(
+                f"{len(names)} jobs and {len(runs)} runs were named: a run has its job, so name only runs, "
+                "or a run for each job, in the same order"
+            )
+        if names:
+            return load_jobs(names, overrides)
+        from .observe import RunFolder
 
-            return load_job(str(RunFolder.open(resume).job), overrides)
-        raise Mistake(
-            "no job was named: give a .toml file or a packaged job (weft train digits), or --resume RUN"
-        )
+        return load_jobs([str(RunFolder.open(run).job) for run in runs], overrides)
 
     if launcher_rank() is None:
         load()  # says what is wrong with a job where there is no MPI to run it
 
     from .message import World, run
-    from .train import trainer
+    from .message.signals import leave_last
+    from .train import fleet
 
-    async def main(world: World) -> None:
-        await trainer.train(world, load(), resume=resume)
+    async def main(world: World) -> list[int]:
+        results = await fleet.train(world, load(), resume=runs)
+        return world.node_pids if world.rank == 0 and any(result.failure for result in results) else []
 
-    run(main)
+    if pids := run(main):
+        leave_last(pids)  # a launcher ends what still runs as soon as a rank leaves with a status
+        raise SystemExit(1)
 
 
 @app.command(

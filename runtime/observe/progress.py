@@ -32,7 +32,7 @@ PACE_S: Final = 30.0
 class Progress:
     """Shows the steps, evaluations and notes of one job; `first_step` of its steps are done already.
 
-    `screen` is given where several models share one; whoever made it closes it.
+    A `screen` that is given is closed by whoever made it; with several models on it, their lines are `named`.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Progress:
         *,
         first_step: int = 0,
         screen: Screen | None = None,
+        named: bool = False,
         stream: TextIO | None = None,
         find: Callable[[], Terminal | None] = find_terminal,
         clock: Callable[[], float] = time.monotonic,
@@ -56,7 +57,8 @@ class Progress:
         self._step = first_step
         self._fields = dict.fromkeys(("epoch", "loss", "rate", "evaluation", "left"), "")  # as they are shown
         self._unshown = self._closed = False
-        self._shared = screen is not None
+        self._named = named
+        self._own = screen is None
         self._screen = Screen(stream, find) if screen is None else screen
 
     def step(self, step: int, loss: float, samples_per_s: float, epoch: int | None = None) -> None:
@@ -101,7 +103,7 @@ class Progress:
         if not self._screen.bars:
             self._catch_up()
         self._closed = True
-        if not self._shared:
+        if self._own:
             self._screen.close()
 
     def __enter__(self) -> Self:
@@ -144,4 +146,4 @@ class Progress:
         self._screen.draw(self.name, self._step, self.total_steps, self._fields)
 
     def _print(self, line: str) -> None:
-        self._screen.note(f"{self.name}: {line}" if self._shared else line)
+        self._screen.note(f"{self.name}: {line}" if self._named else line)

@@ -33,9 +33,13 @@ async def evaluate(
     micro_batch: int,
     rank: int,
     ranks: int,
+    model: str,
     what: str,
-) -> Score:
-    """Score all `samples`; every rank calls it at the same step and gets the same score."""
+) -> Score | None:
+    """Score all `samples`; every rank calls it at the same step and gets the same score.
+
+    None if some rank could not do its part, where the model's tasks may fail alone.
+    """
     parts = micro_batches(np.arange(len(samples)), micro_batch)
     mine = owned(len(parts), rank, ranks)
     answers = len(samples) * prod(samples.target_spec.shape)
@@ -48,8 +52,12 @@ async def evaluate(
             call.run()
         tally.enter(index, *measure(program))
 
-    info: dict[str, object] = {"phase": "forward", "micro_batch": -1}
+    info: dict[str, object] = {"phase": "forward", "micro_batch": -1, "model": model}
     tasks = [Task(what, partial(score, index), info=info) for index in mine]
     await compute.run(tasks)
+    if compute.failed:
+        tally.fail()
     await comm.allreduce(tally.array, what=what)
+    if tally.failed:
+        return None
     return Score(tally.loss, tally.accuracy if samples.classes is not None else None)

@@ -4,12 +4,16 @@
     digits.toml:15: [train] epoch: unknown key; did you mean epochs? Allowed: batch, micro_batch, epochs, …
     --set train.seed=1: [train] seed: unknown key. Allowed: …
 
+Several jobs that train together have names of their own, which `--set NAME:section.key=value` uses; the
+second of a name is NAME-2.
+
 pydantic finds the problems (schema.py), toml.py knows where each stands, and this file says it in the job
 file's own terms.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -24,7 +28,7 @@ from .schema import ALTERNATIVES, Job
 from .section import nearest
 from .toml import Path, key_lines, to_toml_value
 
-__all__ = ["Job", "load_job", "packaged_jobs"]
+__all__ = ["Job", "load_job", "load_jobs", "packaged_jobs"]
 
 FILE_KEYS = ("path", "inputs", "targets", "test_path", "test_inputs", "test_targets")
 """Keys of [data] that name files: relative ones are taken from the job file's folder."""
@@ -65,6 +69,53 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
         raise JobError("\n".join(dict.fromkeys(sentences))) from None
 
 
+def load_jobs(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Job]:
+    """Jobs that train together, under different names; an override holds for all, or for the job it names.
+
+    Raises JobError with the problems of all of them.
+    """
+    titles = _distinct([_title(name) for name in names])
+    jobs, problems = [], [
+        f"--set {override}: no job here is called {job}{nearest(job, titles)}; there are {', '.join(titles)}"
+        for override in overrides
+        if (job := _addressee(override)) is not None and job not in titles
+    ]  # fmt: skip
+    for name, title in zip(names, titles, strict=True):
+        try:
+            jobs.append(load_job(name, [text for text in overrides if _addressee(text) in (None, title)]))
+        except JobError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise JobError("\n".join(dict.fromkeys(problems)))
+    found = _distinct([job.name for job in jobs])
+    return [job.model_copy(update={"name": name}) for job, name in zip(jobs, found, strict=True)]
+
+
+def _title(name: str) -> str:
+    """What a job calls itself, as far as can be told before it is checked."""
+    try:
+        title = tomllib.loads(_read(name)[0]).get("name")
+    except (JobError, tomllib.TOMLDecodeError):
+        title = None
+    return title if isinstance(title, str) else FilePath(name).stem
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names; the second of a kind with -2 behind it, and so on."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        free = (other for other in numbered if other not in names and other not in found)
+        found.append(next(free) if name in found else name)
+    return found
+
+
+def _addressee(override: str) -> str | None:
+    """The job that `NAME:section.key=value` is for; None for all."""
+    name, colon, _ = override.partition("=")[0].partition(":")
+    return name.strip() if colon else None
+
+
 def _read(name: str) -> tuple[str, str, FilePath | None]:
     """Text, the label that errors use, and the folder of a job file (None for a packaged job)."""
     packaged = packaged_jobs()
@@ -100,6 +151,7 @@ def _from_folder(data: object, folder: FilePath) -> None:
 def _apply(override: str, number: int, values: dict[str, Any], origins: dict[Path, tuple[int, str]]) -> None:
     """Set one `section.key=value` in `values`; the value is TOML, or else a plain string."""
     dotted, equals, text = override.partition("=")
+    dotted = dotted.rpartition(":")[2]  # behind the job's name
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise JobError(f"--set {override}: must be section.key=value, as in --set train.epochs=3")

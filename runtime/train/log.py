@@ -1,4 +1,4 @@
-"""What rank 0 says and writes of a run; on every other rank the same calls do nothing."""
+"""What rank 0 says and writes of a model's run; on every other rank the same calls do nothing."""
 
 from __future__ import annotations
 
@@ -6,26 +6,50 @@ import time
 from contextlib import ExitStack
 from typing import Self
 
-from ..observe import Metrics, Progress, RunFolder
+from ..observe import Metrics, Progress, RunFolder, Screen
 from .evaluate import Score
 
 
 class Log:
-    """Progress on the terminal and metrics in the run's folder; `folder` is None on ranks that are silent."""
+    """Progress on the screen and metrics in the run's folder.
 
-    def __init__(self, folder: RunFolder | None, name: str, first_step: int, total_steps: int) -> None:
+    `screen` is None on ranks that are silent. With `several` models on it, lines begin with the model's name.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        name: str,
+        first_step: int,
+        total_steps: int,
+        screen: Screen | None,
+        *,
+        several: bool = False,
+    ) -> None:
         self._stack = ExitStack()
+        self._name = name if several else ""
+        self._screen = screen
         self._metrics: Metrics | None = None
         self._progress: Progress | None = None
-        if folder is not None:
+        if screen is not None:
             self._metrics = self._stack.enter_context(Metrics(folder.metrics))
-            self._progress = self._stack.enter_context(Progress(total_steps, name, first_step=first_step))
+            self._progress = Progress(total_steps, name, first_step=first_step, screen=screen, named=several)
+            self._stack.enter_context(self._progress)
         self._last = self._start = time.monotonic()
 
     def note(self, text: str) -> None:
         """A line for the reader."""
         if self._progress is not None:
             self._progress.note(text)
+
+    def error(self, text: str) -> None:
+        """A line for the reader, on stderr."""
+        if self._screen is not None:
+            self._screen.error(text)
+
+    def conclude(self, text: str) -> None:
+        """How the model's run ended."""
+        self.note(f"{self._name}: {text}" if self._name else text)
 
     def step(self, step: int, epoch: int, loss: float, rate: float, samples: int) -> None:
         """A step (counted from 1) is done."""
@@ -51,7 +75,7 @@ class Log:
         """The run ends after `step` steps."""
         if self._metrics is not None and self._progress is not None:
             self._metrics.write(kind="end", step=step, reason=reason)
-            self._progress.close()  # what is noted from here on stands below the bar
+            self._progress.close()
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,8 @@
     boundary    evaluation, checkpoint, end: both steps are waited for
 
 A wish to stop (a signal on any rank) travels with the losses of step k and is obeyed by all ranks behind
-step k + 1, so that no rank starts a collective that another does not.
+step k + 1, so that no rank starts a collective that another does not. So does the news that a rank cannot go
+on with a model, where others train beside it (fleet.py); losses that are no numbers are seen by all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from ...kernels.lane import Task
 from ...kernels.schedule import Schedule
-from ..errors import JobError, WeftError
+from ..errors import JobError
 from ..exchange import Carrier, Exact, Exchange, NodeMemory, Profile, Reducer, Round, blocks, cut, rows_of
 from ..exchange.exchange import Wire
 from ..exchange.tune import Settings, Tuner
@@ -36,6 +37,7 @@ from .replica import Replica
 from .schema import Job
 from .step import Share, StepMaker
 from .tally import Tally
+from .turns import Turn
 from .updates import FlatUpdates, Updates
 
 TUNED_STEPS = 100
@@ -65,14 +67,11 @@ class InFlight:
     round: Round
 
 
-Turns = Callable[[], Awaitable[int]]
-"""Waits until the model may make its next step; returns the step's place in the order of all models."""
-
-
 class TrainingLoop:
     """Runs steps; `on_step` is told of each one's share and summed tally, in order.
 
-    `memory` is what the ranks of a node share; without it the exchange is flat.
+    `memory` is what the ranks of a node share; without it the exchange is flat. `turns` are given where other
+    models train beside this one, which is number `model` among them.
     """
 
     def __init__(
@@ -87,7 +86,8 @@ class TrainingLoop:
         on_step: Callable[[Share, Tally], None],
         wire: Wire | None = None,
         memory: NodeMemory | None = None,
-        turns: Turns | None = None,
+        turns: Turn | None = None,
+        model: int = 0,
     ) -> None:
         self._team = team
         self._comm = comm
@@ -99,6 +99,7 @@ class TrainingLoop:
         self._wire = wire
         self._memory = memory
         self._turns = turns
+        self._model = model
         self.total_steps = job.train.total_steps(len(data.train))
         self._schedule = schedule(job, len(data.train))
         self._answers = prod(data.target_spec.shape)
@@ -107,7 +108,8 @@ class TrainingLoop:
             replica.graph, differentiate(replica.graph).backward, job.train.micro_batch
         )
         self._communication: asyncio.Task[None] | None = None
-        self.stopped = False
+        #: Whether a signal ended the run; whether a rank could not go on; and if the losses tell, why.
+        self.stopped, self.failed, self.divergence = False, False, ""
         self.settings = job.exchange.settings()
         self._configure(self.settings)
 
@@ -161,13 +163,15 @@ class TrainingLoop:
         """
         async with self._communicating() as group:
             done = await self._tune(first_step, pause, group)
-            while done < self.total_steps and not self.stopped:
+            while done < self.total_steps and not (self.stopped or self.failed):
                 await self._step(done)
                 done += 1
                 if done in pause:
                     await self.rest()
-                    if await boundary(done):
+                    if self.failed or await boundary(done):
                         break
+            if self._turns is not None:
+                self._turns.leave(self._model)
             await self.rest()
         return done
 
@@ -179,10 +183,11 @@ class TrainingLoop:
     async def _tune(self, done: int, pause: set[int], group: asyncio.TaskGroup) -> int:
         """Find what the job file leaves open by measuring the first steps; returns the steps done."""
         tuner = Tuner(self.settings, self._job.exchange.fixed())
-        if not self._travels or self.total_steps - done < TUNED_STEPS:
+        # Beside others a step's time says little about its settings.
+        if not self._travels or self._turns is not None or self.total_steps - done < TUNED_STEPS:
             return done
         while (settings := tuner.next()) is not None:
-            if self.stopped or pause & {done + 1, done + 2}:
+            if self.stopped or self.failed or pause & {done + 1, done + 2}:
                 break
             await self._reconfigure(settings, group)
             await self._step(done)
@@ -213,13 +218,17 @@ class TrainingLoop:
         return moment
 
     async def _step(self, step: int) -> None:
-        turn = step if self._turns is None else await self._turns()
+        turn = step if self._turns is None else await self._turns.take(self._model)
         share, tally = self.share(step)
         if self._team.stopping:
             tally.ask_to_stop()
+        if self._compute.failed:
+            tally.fail()
         self._team.position(f"{self._job.name}: step {step + 1}")
         round_ = Round(step, self._portions, tally.array)
         tasks = self._maker.make(share, tally, round_, self._exchange.plan, turn)
+        if self._turns is not None:
+            self._turns.begin(tasks[0])
         self._exchange.begin(round_)
         self._compute.submit(tasks)
         await self._account()
@@ -232,7 +241,7 @@ class TrainingLoop:
         parts = micro_batches(indices, train.micro_batch)
         mine = [(index, parts[index]) for index in owned(len(parts), self._team.rank, self._team.size)]
         share = Share(step, len(indices), mine, self._schedule.rate(step + 1))
-        return share, Tally.of(len(parts), len(indices), len(indices) * self._answers)
+        return share, Tally.of(len(parts), len(indices), len(indices) * self._answers, own=len(mine))
 
     async def _account(self) -> None:
         """Wait for the losses of the step in flight, and tell."""
@@ -241,12 +250,14 @@ class TrainingLoop:
         step, self._in_flight = self._in_flight, None
         await step.round.totals
         self.stopped = self.stopped or step.tally.stop
-        if not isfinite(step.tally.loss):
-            raise WeftError(
+        if not (self.failed or step.tally.failed or isfinite(step.tally.loss)):
+            self.divergence = (
                 f"the loss of {self._job.name} became {step.tally.loss} in step {step.share.step + 1}:"
                 " training diverged; lower the optimizer's rate, or set clip_norm in [train]"
             )
-        self._on_step(step.share, step.tally)
+        self.failed = self.failed or step.tally.failed or bool(self.divergence)
+        if not self.failed:
+            self._on_step(step.share, step.tally)
 
     @asynccontextmanager
     async def _communicating(self) -> AsyncIterator[asyncio.TaskGroup]:

@@ -7,6 +7,7 @@ and before a folder is made.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ...kernels import blas
 from ...kernels.device import Device, DeviceUnavailable, choose_device
-from ..errors import MachineError
+from ..errors import MachineError, Mistake
 from ..exchange import NodeMemory, cut, rows_of
 from ..exchange.tune import SMALLEST_BYTES
 from ..graph import Graph, Layout
@@ -31,6 +32,17 @@ from .schema import Job
 
 
 @dataclass(frozen=True, slots=True)
+class Examined:
+    """A job with all that it names: it can be trained, as far as one rank can tell."""
+
+    job: Job
+    data: Data
+    graph: Graph
+    folder: RunFolder | None  # of the run that goes on
+    resumed: tuple[Path, checkpoint.Snapshot] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A job ready to be trained on this rank; `first_step` steps of it are done."""
 
@@ -42,31 +54,69 @@ class Prepared:
     first_step: int
 
 
-async def prepare(world: World, job: Job, resume: Path | None) -> Prepared:
-    """Ready `job` on every rank, from new weights or from the newest checkpoint of the run `resume`."""
-    await world.agree("version of weft", version("weft"))
-    await world.agree("job", job.digest())
-    await share_cores(world)
+def examine(job: Job, resume: Path | None) -> Examined:
+    """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong."""
     data = load_data(job.data, job.seed, job.model.loss)
-    await world.agree("data", data.digest())
     graph = build(job.model, data)
     schedule(job, len(data.train))
-    device = _device(world, job)
-    device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
-    memory = await share_memory(world, job, graph, device)
-    replica = make_replica(job, graph, device, memory, world.size)
     if resume is None:
-        await settle(memory)
-        return Prepared(job, data, replica, memory, await _new_folder(world, job), 0)
+        return Examined(job, data, graph, None, None)
     folder = RunFolder.open(resume)
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
-    await world.agree("checkpoint", f"{path.name} {snapshot.step}")
     checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data))
-    checkpoint.require_tensors(path, snapshot, replica.specs())
-    replica.restore(snapshot.tensors)
-    await settle(memory)
-    return Prepared(job, data, replica, memory, folder, snapshot.step)
+    return Examined(job, data, graph, folder, (path, snapshot))
+
+
+async def _replicate(world: World, found: Examined, device: Device) -> tuple[Replica, NodeMemory | None]:
+    """The model on every rank, with new weights or those of its checkpoint."""
+    job, data = found.job, found.data
+    await world.agree(f"data of {job.name}", data.digest())
+    if found.resumed is not None:
+        path, snapshot = found.resumed
+        await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step}")
+    memory = await share_memory(world, job, found.graph, device)
+    replica = make_replica(job, found.graph, device, memory, world.size)
+    if found.resumed is not None:
+        checkpoint.require_tensors(path, snapshot, replica.specs())
+        replica.restore(snapshot.tensors)
+    if memory is not None:
+        await memory.fence()  # the node's weights are there for all its ranks
+    return replica, memory
+
+
+async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Prepared]:
+    """Ready all jobs on every rank, to train on one device; `resume` are the runs that they go on with.
+
+    What is wrong with any of them is told of all together, before a folder is made.
+    """
+    await world.agree("version of weft", version("weft"))
+    await world.agree("job" if len(jobs) == 1 else "jobs", " ".join(job.digest() for job in jobs))
+    await share_cores(world)
+    found, mistakes = [], []
+    for job, run in zip(jobs, resume, strict=True):
+        try:
+            found.append(examine(job, run))
+        except Mistake as mistake:
+            if len(jobs) == 1:
+                raise
+            mistakes.append(f"{job.name}: {str(mistake).removeprefix(f'{job.name}: ')}")
+    if mistakes:
+        raise Mistake("\n".join(mistakes))
+    device = _device(world, jobs)
+    device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
+    replicas = [await _replicate(world, one, device) for one in found]
+    return [
+        Prepared(
+            one.job,
+            one.data,
+            replica,
+            memory,
+            one.folder or await _new_folder(world, one.job),
+            one.resumed[1].step if one.resumed else 0,
+        )
+        for one, (replica, memory) in zip(found, replicas, strict=True)
+    ]
 
 
 async def share_memory(world: World, job: Job, graph: Graph, device: Device) -> NodeMemory | None:
@@ -104,12 +154,6 @@ def smallest_portion(job: Job) -> int:
     return job.exchange.portion_bytes or SMALLEST_BYTES
 
 
-async def settle(memory: NodeMemory | None) -> None:
-    """The node's weights are there for all its ranks."""
-    if memory is not None:
-        await memory.fence()
-
-
 def lineage(job: Job, data: Data) -> dict[str, Any]:
     """What a run that resumes must have in common with the one it resumes: keys of the job, and the data."""
     return {**job.lineage(), "the data's digest": data.digest()}
@@ -129,11 +173,16 @@ async def share_cores(world: World) -> None:
     blas.limit_threads(max(1, min(len(own), int(allowed.sum()) // world.node_size)))
 
 
-def _device(world: World, job: Job) -> Device:
+def _device(world: World, jobs: Sequence[Job]) -> Device:
+    """The one on which all jobs compute: a rank has one lane."""
     try:
-        return choose_device(job.device, world.node_rank)
+        devices = [choose_device(kind, world.node_rank) for kind in dict.fromkeys(job.device for job in jobs)]
     except DeviceUnavailable as error:
         raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
+    if len({device.asynchronous for device in devices}) > 1:
+        wishes = ", ".join(f"{job.name} device = {job.device}" for job in jobs)
+        raise Mistake(f"jobs that train together share a device: {wishes}; choose one with --device")
+    return devices[0]
 
 
 async def _new_folder(world: World, job: Job) -> RunFolder:

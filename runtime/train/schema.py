@@ -181,7 +181,7 @@ class Exchange(Section):
 
 
 class Run(Section):
-    """Where the run is stored, what is recorded, and what it gets beside others that train in the same job."""
+    """Where the run is stored, what is recorded, and what it gets beside others that train with it."""
 
     folder: Name = "runs"
     trace: bool = True

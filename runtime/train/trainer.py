@@ -1,8 +1,12 @@
-"""Training one job on all ranks of a world, from the job file to the last checkpoint.
+"""One model's life on a rank, from its first step to its last checkpoint.
 
-prepare    data and graph, agreement between the ranks, weights new or from a checkpoint (prepare.py)
-loop       steps, evaluations, checkpoints                                      (loop.py, step.py)
-finish     last checkpoint, test score, the trace of all ranks, a sample of text
+    start      say what is trained, compile
+    run        steps, evaluations, checkpoints (loop.py, step.py); last checkpoint, test score
+    finish     a sample of text; say how it ended
+
+Where other models train beside it (fleet.py), what goes wrong with a model ends it alone: a kernel that
+raises, losses that are no numbers, a checkpoint that cannot be written. All ranks then leave it behind the
+same step, and its last good checkpoint stays the newest.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from ...kernels.lane import Task
-from ..message import World
-from ..observe import Trace, write_chrome
-from ..observe.trace import COMPUTE, WIRE, decode
+from ..errors import WeftError
+from ..exchange.exchange import Wire
+from ..message import Communicator, World
+from ..message.failure import render, report_of
 from ..work import Compute
 from . import checkpoint
 from .data import Samples
@@ -24,136 +29,145 @@ from .evaluate import Score, evaluate
 from .log import Log
 from .loop import TrainingLoop, pauses
 from .order import steps_per_epoch
-from .prepare import Prepared, lineage, prepare
+from .prepare import Prepared, lineage
 from .sample import write_text
 from .schema import Job
 from .step import Share
 from .tally import Tally
+from .turns import Turn
 
-SPANS = 1 << 18
-"""Kept over all ranks: rank 0 gathers them, and writes about 200 bytes of JSON for each."""
+TOLD_BYTES = 1 << 16  # of a failure, from one rank to the others; a report is at most half as long
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended: steps done, whether a signal stopped it, the test score, and where it is stored."""
+    """How a run ended: steps done, whether a signal stopped it, the test score, and where it is stored.
 
+    `failure` tells in a line why it failed while others went on; None where it did not.
+    """
+
+    name: str
     steps: int
     stopped: bool
     score: Score | None
     folder: Path
+    failure: str | None = None
 
 
-async def train(world: World, job: Job, *, resume: Path | None = None) -> Result:
-    """Train `job`; every rank calls it alike. `resume` is the folder of the run to go on with.
+class Trainer:
+    """A prepared model, its communicator and its part of the lane.
 
-    Raises JobError, GraphError, DataError, CheckpointError or MachineError before anything is computed, and
-    whatever a kernel raises while it is.
+    `compute` has a group if the model may fail alone; what then fails on one rank is told to all.
     """
-    # A signal ends the run behind a step (loop.py), with a checkpoint; with no callback it would cancel main.
-    world.on_stop(lambda: None)
-    return await _Trainer(world, await prepare(world, job, resume)).run()
 
-
-class _Trainer:
-    """What the phases of one run share."""
-
-    def __init__(self, world: World, ready: Prepared) -> None:
+    def __init__(
+        self,
+        world: World,
+        comm: Communicator,
+        ready: Prepared,
+        compute: Compute,
+        log: Log,
+        *,
+        wire: Wire,
+        turns: Turn | None = None,
+        model: int = 0,
+    ) -> None:
         self._world = world
+        self._comm = comm
         self._job = job = ready.job
         self._data = ready.data
         self._replica = ready.replica
-        self._memory = ready.memory
         self._folder = ready.folder
         self._first_step = ready.first_step
-        self._trace = Trace(world.rank, world.host, limit=SPANS // world.size if job.run.trace else 0)
+        self._compute = compute
+        self._log = log
+        self._loop = TrainingLoop(
+            world, comm, job, ready.data, ready.replica, compute,
+            on_step=self._on_step, wire=wire, memory=ready.memory, turns=turns, model=model,
+        )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
+        self._failed = False  # on some rank, as all ranks know
+
+    async def start(self) -> None:
+        """Say what is trained, and compile; one model after the other."""
+        self._log.note(self._headline())
+        await self._warm_up()
 
     async def run(self) -> Result:
-        job, world = self._job, self._world
-        total = job.train.total_steps(len(self._data.train))
-        folder = self._folder if world.rank == 0 else None
-        with Log(folder, job.name, self._first_step, total) as log:
-            self._log = log
-            async with Compute(self._replica.device, spans=self._span) as compute:
-                self._compute = compute
-                world.selector.computing = lambda: compute.busy  # naps are longer while a kernel runs
-                try:
-                    return await self._train(total)
-                finally:
-                    world.selector.computing = lambda: False
-
-    async def _train(self, total: int) -> Result:
-        job, world, replica, log = self._job, self._world, self._replica, self._log
-        log.note(self._headline(total))
-        await self._warm_up()
-        evaluations, checkpoints = pauses(job, len(self._data.train), self._first_step)
+        """Train to the end."""
+        loop = self._loop
+        evaluations, checkpoints = pauses(self._job, len(self._data.train), self._first_step)
 
         async def boundary(done: int) -> bool:
             if done in evaluations and len(self._data.validation):
                 score = await self._evaluate(self._data.validation, "validation", done)
-                self._reached = self._reached or reached(job, score)
-            if done in checkpoints:
+                self._reached = self._reached or (score is not None and reached(self._job, score))
+            if done in checkpoints and not await self._ill():
                 await self._checkpoint(done)
-            return self._reached
+            return self._reached or self._failed
 
-        loop = TrainingLoop(
-            world, world.comm, job, self._data, replica, self._compute,
-            on_step=self._on_step, wire=self._wire, memory=self._memory,
-        )  # fmt: skip
         done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
-        await self._checkpoint(done)
-        if self._written is not None:
-            await self._written  # before all else: a launcher may leave half a second after its signal
+        if loop.divergence and self._compute.group is None:
+            raise WeftError(loop.divergence)
+        self._failed = self._failed or loop.failed
         score = None
-        if not loop.stopped and len(self._data.test):
-            score = await self._evaluate(self._data.test, "test", done)
-        await self._gather_trace()
-        log.end(done, self._reason(loop.stopped))
-        if world.rank == 0 and job.sample is not None and not loop.stopped:
+        if not await self._ill():
+            await self._checkpoint(done)
+            await self._saved()  # before all else: a launcher may leave half a second after its signal
+            if not loop.stopped and len(self._data.test):
+                score = await self._evaluate(self._data.test, "test", done)
+        failure = await self._explain() if await self._ill() else None
+        reason = f"failed: {failure}" if failure else self._reason()
+        self._log.end(done, reason)
+        return Result(self._job.name, done, loop.stopped, score, self._folder.path, failure)
+
+    async def finish(self, result: Result) -> None:
+        """Write a sample, and say how the run ended."""
+        if self._world.rank != 0:
+            return
+        if self._job.sample is not None and not result.stopped and not result.failure:
             await self._write_sample()
-        log.note(self._conclusion(done, loop.stopped, score))
-        return Result(done, loop.stopped, score, self._folder.path)
+        self._log.conclude(self._conclusion(result))
 
     # What is seen of the run
-
-    def _span(self, task: Task, start_ns: int, end_ns: int) -> None:
-        self._trace.span(COMPUTE, task.name, start_ns, end_ns, **(task.info or {}))
-
-    def _wire(self, name: str, start_ns: int, end_ns: int, facts: dict[str, object]) -> None:
-        self._trace.span(WIRE, name, start_ns, end_ns, **facts)
 
     def _on_step(self, share: Share, tally: Tally) -> None:
         epoch = share.step // steps_per_epoch(len(self._data.train), self._job.train.batch) + 1
         self._log.step(share.step + 1, epoch, tally.loss, share.rate, share.samples)
         if self._written is not None and self._written.done():
-            self._written.result()  # a full disk ends the run now, not at the next checkpoint
+            self._take_written()  # a full disk ends the run now, not at the next checkpoint
 
-    def _headline(self, total: int) -> str:
+    def _headline(self) -> str:
         world, job, replica = self._world, self._job, self._replica
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
         if len(world.nodes) > 1:
             ranks += f" on {len(world.nodes)} nodes"
         start = f", from step {self._first_step}" if self._first_step else ""
         parameters = sum(p.spec.size for p in replica.layout.parameters)
+        steps = f"{self._loop.total_steps:,} steps of {job.train.batch}{start}"
         return (
             f"{job.name}: {parameters:,} parameters, {len(self._data.train):,} training samples,"
-            f" {total:,} steps of {job.train.batch}{start} on {ranks} ({replica.device.name})"
+            f" {steps} on {ranks} ({replica.device.name})"
         )
 
-    def _reason(self, stopped: bool) -> str:
-        if stopped:
+    def _reason(self) -> str:
+        if self._loop.stopped:
             return "stopped by a signal"
         return "target reached" if self._reached else "all steps done"
 
-    def _conclusion(self, done: int, stopped: bool, score: Score | None) -> str:
-        text = f"{self._reason(stopped)} after step {done}"
-        if score is not None:
+    def _conclusion(self, result: Result) -> str:
+        if result.failure:
+            text = f"failed after step {result.steps}: {result.failure}"
+            last = next(iter(checkpoint.checkpoints(self._folder.checkpoints)), None)
+            kept = f"its last checkpoint is {last.name}" if last else "it has no checkpoint"
+            return f"{text}\nstored in {result.folder}; {kept}"
+        text = f"{self._reason()} after step {result.steps}"
+        if (score := result.score) is not None:
             text += f"; test loss {score.loss:.4f}"
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
-        text += f"\nstored in {self._folder.path}"
-        return text + (f"; go on with: weft train --resume {self._folder.path}" if stopped else "")
+        text += f"\nstored in {result.folder}"
+        return text + (f"; go on with: weft train --resume {result.folder}" if result.stopped else "")
 
     async def _write_sample(self) -> None:
         assert self._job.sample is not None
@@ -188,47 +202,81 @@ class _Trainer:
         if self._world.node_rank != 0:
             await compiled()
 
-    async def _evaluate(self, samples: Samples, split: str, done: int) -> Score:
+    async def _evaluate(self, samples: Samples, split: str, done: int) -> Score | None:
+        """The score of a split; None, and the model has failed, where some rank could not do its part."""
         self._world.position(f"{self._job.name}: {split} after step {done}")
         score = await evaluate(
             self._replica,
             samples,
             self._compute,
-            self._world.comm,
+            self._comm,
             micro_batch=self._job.train.micro_batch,
             rank=self._world.rank,
             ranks=self._world.size,
+            model=self._job.name,
             what=f"{self._job.name}: {split} score after step {done}",
         )
-        self._log.evaluation(done, split, score)
+        if score is None:
+            self._failed = True
+        else:
+            self._log.evaluation(done, split, score)
         return score
 
     async def _checkpoint(self, done: int) -> None:
         """Rank 0 copies the state and writes it while training goes on; one at a time."""
         if self._world.rank != 0:
             return
-        if self._written is not None:
-            await self._written
+        await self._saved()
         progress = {"lineage": lineage(self._job, self._data), "labels": list(self._data.labels)}
         snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
         )
 
-    async def _gather_trace(self) -> None:
-        """All spans to rank 0, on its clock, into one file."""
-        if not self._job.run.trace:
-            return
-        channel = await self._world.channel("trace")
-        mine = self._trace.encode(self._world.clock_offset_ns)
-        if self._world.rank != 0:
-            await channel.send(0, None, np.frombuffer(mine, np.uint8))
-            return
-        traces = [decode(mine)]
-        for _ in range(self._world.size - 1):
-            message = await channel.receive()
-            traces.append(decode(message.arrays[0].tobytes()))
-        write_chrome(self._folder.trace, sorted(traces, key=lambda trace: trace.rank))
+    async def _saved(self) -> None:
+        """Wait until the checkpoint under way is written."""
+        if self._written is not None:
+            await asyncio.wait([self._written])
+            self._take_written()
+
+    def _take_written(self) -> None:
+        assert self._written is not None
+        written, self._written = self._written, None
+        if self._compute.group is None:
+            written.result()
+        elif isinstance(error := written.exception(), Exception):
+            self._compute.group.fail(error)
+
+    # Failing alone
+
+    async def _ill(self) -> bool:
+        """Whether some rank cannot go on with this model; every rank asks at the same place."""
+        if self._compute.group is None or self._failed:
+            return self._failed
+        failed = np.array([self._compute.failed], np.float64)
+        await self._comm.allreduce(failed, "max", what=f"{self._job.name}: whether a rank failed")
+        self._failed = bool(failed[0])
+        return self._failed
+
+    async def _explain(self) -> str:
+        """Print, once, what went wrong; returns the heart of it."""
+        world, job, group = self._world, self._job, self._compute.group
+        assert group is not None
+        own = world.size if group.error is None else world.rank
+        first = np.array([own], np.int64)
+        await self._comm.allreduce(first, "min", what=f"{job.name}: which rank failed")
+        if (rank := int(first[0])) == world.size:
+            self._log.error(f"weft: {self._loop.divergence}")
+            return self._loop.divergence
+        told = np.zeros(TOLD_BYTES, np.uint8)
+        if rank == world.rank and group.error is not None:
+            report = report_of(group.error, rank, world.size, world.host, f"the model {job.name}")
+            encoded = render([report]).encode()
+            told[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+        await self._comm.broadcast(told, rank, what=f"{job.name}: what went wrong on rank {rank}")
+        text = told.tobytes().rstrip(b"\0").decode(errors="replace")
+        self._log.error(text)
+        return f"{text.splitlines()[-1].removeprefix('weft: ')} (rank {rank} on host {world.hosts[rank]})"
 
 
 def reached(job: Job, score: Score) -> bool:

@@ -23,6 +23,8 @@ class Compute:
 
     def __init__(self, device: Recorder, *, spans: Spans | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        #: The group of all tasks, if this is a part of the lane.
+        self.group: Group | None = None
         self.failure: asyncio.Future[None] = self._loop.create_future()
         self._lane = Lane(device, spans=spans, failed=self._tell_failure)
         self.submit: Callable[[Iterable[Task]], None] = self._lane.submit
@@ -31,6 +33,7 @@ class Compute:
     def part(self, group: Group) -> Self:
         """The same lane for the tasks of a group: what they raise fails the group, and not the lane."""
         part = copy.copy(self)
+        part.group = group
 
         def submit(tasks: Iterable[Task]) -> None:
             own = list(tasks)
@@ -40,6 +43,11 @@ class Compute:
 
         part.submit = submit
         return part
+
+    @property
+    def failed(self) -> bool:
+        """Whether this part's group has failed: its tasks do nothing any more."""
+        return self.group is not None and self.group.error is not None
 
     @property
     def busy(self) -> bool:

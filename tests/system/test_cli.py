@@ -38,6 +38,7 @@ def test_version() -> None:
                 "KEY=VALUE",
                 "[run] folder",
                 "mpirun -n 2 weft train --resume",
+                "mpirun -n 2 weft train a.toml b.toml",
                 "stdlib-gpt",
             ],
         ),
@@ -71,7 +72,16 @@ WRONG = {
         2,
         "weft: no job was named: give a .toml file or a packaged job (weft train digits), or",
     ),
-    "two jobs": (["train", "digits", "digits-mlp"], 2, "weft: 2 jobs were named, but so far only one"),
+    "more jobs than runs": (
+        ["train", "digits", "digits-mlp", "--resume", "runs/x"],
+        2,
+        "weft: 2 jobs and 1 runs were named: a run has its job, so name only runs, or a run for each job",
+    ),
+    "problems of two jobs": (
+        ["train", "digits", "digits-mlp", "--set", "digits:train.batch=0", "--set", "digits-mlp:seed=x"],
+        2,
+        "weft: --set digits:train.batch=0: [train] batch = 0: must be at least 1 --set digits-mlp:seed=x: seed = ",
+    ),
     "an unknown job": (
         ["train", "digit"],
         2,

@@ -149,8 +149,8 @@ def test_no_color_is_honoured(
 def test_lines_of_several_models_begin_with_their_names() -> None:
     stream, clock = io.StringIO(), Clock()
     screen = Screen(stream, lambda: None)
-    one = Progress(2, "digits", screen=screen, clock=clock)
-    other = Progress(3, "mlp", screen=screen, clock=clock)
+    one = Progress(2, "digits", screen=screen, named=True, clock=clock)
+    other = Progress(3, "mlp", screen=screen, named=True, clock=clock)
     with one, other:
         one.step(1, 0.5, 100.0)
         other.step(1, 0.25, 50.0)

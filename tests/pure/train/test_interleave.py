@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kernels.registry import kernel
 from weft.runtime.graph import Builder
-from weft.runtime.train.interleave import LEAST, Claim, ModelOrder, step_cost, steps, weights
+from weft.runtime.graph.backward import differentiate
+from weft.runtime.train.interleave import (
+    KERNEL,
+    LEAST,
+    STEP,
+    Claim,
+    ModelOrder,
+    preview,
+    step_cost,
+    steps,
+    weights,
+)
 
 EVER = 10**9
 
@@ -123,16 +133,35 @@ def test_a_model_of_higher_priority_goes_before_all_steps_of_others():
     assert lane_order([Claim(1), Claim(1, priority=1)], 4) == ["b0", "b1", "b2", "a0"]
 
 
-def test_the_cost_of_a_step_is_all_its_arithmetic():
-    def graph(features):
-        b = Builder()
-        return b.build(b("dense", b.input("x", (64,)), features=features))
+def dense(features):
+    b = Builder()
+    return b.build(b("dense", b.input("x", (64,)), features=features))
 
-    (node,) = graph(8).nodes
-    cost = kernel("dense", features=8).cost(*graph(8).input_specs(node, graph(8).specs(1)))
+
+def test_the_cost_of_a_step_is_its_arithmetic_and_something_for_every_kernel():
+    graph = dense(8)
+    (node,) = graph.nodes
+    cost = node.kernel.cost(*graph.input_specs(node, graph.specs(16)))
     flops = cost.forward_flops + cost.input_gradient_flops + cost.weight_gradient_flops
-    assert step_cost(graph(8), 10) == 10 * flops
-    assert step_cost(graph(16), 5) == pytest.approx(step_cost(graph(8), 10), rel=0.01)
+    calls = differentiate(graph)
+    kernels = len(calls.forward) + len(calls.backward)
+    assert step_cost(graph, 16, 16, 1) == flops + kernels * KERNEL + STEP
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro_batch", "ranks", "counted"),
+    [(64, 16, 1, 4), (64, 16, 2, 2), (64, 16, 3, 2), (65, 16, 1, 5), (16, 16, 4, 1)],
+)
+def test_the_cost_of_a_step_is_that_of_the_rank_with_most_micro_batches(batch, micro_batch, ranks, counted):
+    one = step_cost(dense(8), micro_batch, micro_batch, 1) - STEP
+    assert step_cost(dense(8), batch, micro_batch, ranks) == counted * one + STEP
+
+
+def test_a_reader_sees_the_beginning_of_the_order():
+    names = ["a", "b"]
+    assert preview([Claim(3), Claim(1)], [9, 9], names, 5) == "a, 3 b, a, 3 b, a, …"
+    assert preview([Claim(1), Claim(1)], [2, 1], names) == "a, b, a"
+    assert preview([Claim(1), Claim(1, priority=1)], [EVER, EVER], names, 2) == "b, a, …"
 
 
 def test_when_all_have_left_there_is_no_turn():

@@ -11,7 +11,7 @@ from weft.kernels import optimizer, schedule
 from weft.runtime.errors import JobError
 from weft.runtime.train import optimizers
 from weft.runtime.train.data.section import NpyData, NpzData
-from weft.runtime.train.job import Job, load_job, packaged_jobs
+from weft.runtime.train.job import Job, load_job, load_jobs, packaged_jobs
 from weft.runtime.train.section import Section
 
 GOOD = """\
@@ -325,3 +325,56 @@ def test_optimizers_and_schedules_are_built(tmp_path: Path) -> None:
     job = load(tmp_path, text, 'train.schedule={name="cosine", warmup=3, floor=0.01}')
     assert job.train.optimizer.build() == optimizer.AdamW(beta2=0.95, weight_decay=0.01)
     assert job.train.schedule.build(0.1, 50) == schedule.Cosine(0.1, warmup=3, steps=50, floor=0.01)
+
+
+def job_file(folder: Path, name: str, text: str = GOOD) -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_s2_4_several_jobs_have_different_names(tmp_path: Path) -> None:
+    a, b = job_file(tmp_path, "a"), job_file(tmp_path, "b", f'name = "a-2"\n{GOOD}')
+    assert [job.name for job in load_jobs([a, b, a, a])] == ["a", "a-2", "a-3", "a-4"]
+    assert [job.name for job in load_jobs([a, a], ["name=same"])] == ["same", "same-2"]
+    assert load_jobs([a]) == [load_job(a)]
+
+
+def test_an_override_is_for_all_jobs_or_for_the_one_it_names(tmp_path: Path) -> None:
+    a, b = job_file(tmp_path, "a"), job_file(tmp_path, "b")
+    jobs = load_jobs([a, b, a], ["seed=7", "b:train.batch=32", "a-2:seed=8", "b: train.epochs=5"])
+    assert [job.seed for job in jobs] == [7, 7, 8]
+    assert [job.train.batch for job in jobs] == [64, 32, 64]
+    assert [job.train.epochs for job in jobs] == [2, 5, 2]
+
+
+def test_a_colon_in_a_value_names_no_job(tmp_path: Path) -> None:
+    changes = ["data.source=npz", "data.path='/x:y.npz'"]
+    assert load_jobs([job_file(tmp_path, "a")], changes)[0].data.path == "/x:y.npz"  # type: ignore[union-attr]
+
+
+def test_the_problems_of_all_jobs_are_told_together(tmp_path: Path) -> None:
+    a, b = job_file(tmp_path, "a", "[[["), job_file(tmp_path, "b", GOOD.replace("batch = 64", "batch = 0"))
+    with pytest.raises(JobError) as caught:
+        load_jobs([a, b, f"{tmp_path}/c.toml", a], ["seed=-1", "d:seed=3", "b:train.epochs=x"])
+    said = str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+    assert said[0] == "--set d:seed=3: no job here is called d; there are a, b, c, a-2"
+    assert said[1].startswith("a.toml:1: not TOML: ")
+    assert said[2:5] == [
+        "b.toml:10: [train] batch = 0: must be at least 1",
+        "--set seed=-1: seed = -1: must be at least 0",
+        '--set b:train.epochs=x: [train] epochs = "x": must be a whole number, without quotes',
+    ]
+    assert said[5].startswith("c.toml: cannot be read: No such file")
+    assert len(said) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("run.share=0", "[run] share = 0: must be more than 0"),
+        ("run.priority=0.5", "[run] priority = 0.5: must be a whole number"),
+    ],
+)
+def test_shares_and_priorities_are_checked(change: str, problem: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, GOOD, change) == [f"--set {change}: {problem}"]

@@ -1,0 +1,174 @@
+"""One job of several models: each has its own folder, communicators and trainer, and all share the lane.
+
+    lane   a: forward, backward ─────────┐ b: forward, backward ─────────┐ a: forward, …
+    wire                    a's gradients └───────────────┘ b's gradients └──────────────
+
+Steps are taken in one order on every rank (interleave.py, turns.py). A model that ends leaves the order, one
+that fails leaves it behind the same step on every rank, and the others go on. A model alone is a fleet of
+one: it takes no turns, and what fails ends the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from ...kernels.lane import Group, Task
+from ..graph import Graph
+from ..message import World
+from ..observe import Screen, Trace, write_chrome
+from ..observe.trace import COMPUTE, WIRE, decode
+from ..work import Compute
+from .interleave import Claim, ModelOrder, preview, step_cost, weights
+from .log import Log
+from .loop import first_of
+from .prepare import Prepared, prepare
+from .schema import Job
+from .trainer import Result, Trainer
+from .turns import Turns
+
+SPANS = 1 << 18
+"""Kept over all ranks: rank 0 gathers them, and writes about 200 bytes of JSON for each."""
+
+
+async def train(world: World, jobs: Sequence[Job], *, resume: Sequence[Path] = ()) -> list[Result]:
+    """Train all jobs at once; every rank calls it alike. `resume` are runs to go on with, one a job.
+
+    Raises JobError, GraphError, DataError, CheckpointError or MachineError before anything is computed. Of a
+    single job it also raises whatever a kernel raises; among several the result tells of a failure.
+    """
+    # A signal ends the runs behind a step (loop.py), with checkpoints; with no callback it would cancel main.
+    world.on_stop(lambda: None)
+    return await _Fleet(world, await prepare(world, jobs, resume or [None] * len(jobs))).run()
+
+
+def claim(graph: Graph, job: Job, ranks: int) -> Claim:
+    """What a model claims of the lane."""
+    cost = step_cost(graph, job.train.batch, job.train.micro_batch, ranks)
+    return Claim(cost, job.run.share, job.run.priority)
+
+
+class _Fleet:
+    """Prepared models on this rank."""
+
+    def __init__(self, world: World, ready: Sequence[Prepared]) -> None:
+        self._world = world
+        self._ready = ready
+        traced = any(one.job.run.trace for one in ready)
+        self._trace = Trace(world.rank, world.host, limit=SPANS // world.size if traced else 0)
+        self._screen: Screen | None = None
+        self._results: list[Result] = []
+        self._steps = [one.job.train.total_steps(len(one.data.train)) for one in ready]
+        self._claims = [claim(one.replica.graph, one.job, world.size) for one in ready]
+
+    async def run(self) -> list[Result]:
+        """Train all to their ends."""
+        world = self._world
+        with ExitStack() as stack:
+            if world.rank == 0:
+                self._screen = Screen()
+                stack.callback(self._screen.close)
+            logs = [
+                stack.enter_context(
+                    Log(one.folder, one.job.name, one.first_step, steps, self._screen, several=self._several)
+                )
+                for one, steps in zip(self._ready, self._steps, strict=True)
+            ]
+            async with Compute(self._ready[0].replica.device, spans=self._span) as compute:
+                world.selector.computing = lambda: compute.busy  # naps are longer while a kernel runs
+                try:
+                    return await self._train(compute, logs)
+                finally:
+                    world.selector.computing = lambda: False
+
+    @property
+    def _several(self) -> bool:
+        return len(self._ready) > 1
+
+    async def _train(self, compute: Compute, logs: Sequence[Log]) -> list[Result]:
+        if self._several:
+            turns = Turns(ModelOrder(self._claims))
+            trainers = [
+                Trainer(
+                    self._world, await self._world.duplicate(one.job.name), one,
+                    compute.part(Group(one.job.name)), log, wire=self._wire, turns=turns, model=number,
+                )
+                for number, (one, log) in enumerate(zip(self._ready, logs, strict=True))
+            ]  # fmt: skip
+            logs[0].note(self._headline())
+        else:
+            trainers = [
+                Trainer(self._world, self._world.comm, self._ready[0], compute, logs[0], wire=self._wire)
+            ]
+        for trainer in trainers:
+            await trainer.start()
+        results = await self._together(trainers)
+        await self._gather_trace()
+        if self._screen is not None:
+            self._screen.close()  # what is noted from here on stands below the bars
+        for trainer, result in zip(trainers, results, strict=True):
+            await trainer.finish(result)
+        return results
+
+    async def _together(self, trainers: Sequence[Trainer]) -> list[Result]:
+        if len(trainers) == 1:
+            return [await trainers[0].run()]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(trainer), name="training") for trainer in trainers]
+                await asyncio.wait(tasks)  # here, not in the group's exit: what is thrown into main ends them
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None
+        return [task.result() for task in tasks]
+
+    async def _one(self, trainer: Trainer) -> Result:
+        self._tell_status()
+        result = await trainer.run()
+        self._results.append(result)
+        self._tell_status()
+        return result
+
+    # What is seen of the run
+
+    def _span(self, task: Task, start_ns: int, end_ns: int) -> None:
+        self._trace.span(COMPUTE, task.name, start_ns, end_ns, **(task.info or {}))
+
+    def _wire(self, name: str, start_ns: int, end_ns: int, facts: dict[str, object]) -> None:
+        self._trace.span(WIRE, name, start_ns, end_ns, **facts)
+
+    def _headline(self) -> str:
+        names = [one.job.name for one in self._ready]
+        parts = [f"{name} {part:.0%}" for name, part in zip(names, weights(self._claims), strict=True)]
+        lengths = [steps - one.first_step for one, steps in zip(self._ready, self._steps, strict=True)]
+        return (
+            f"{len(names)} models share every rank's compute time: {', '.join(parts)}\n"
+            f"steps in the order {preview(self._claims, lengths, names)}"
+        )
+
+    def _tell_status(self) -> None:
+        if self._screen is not None:
+            failed = sum(result.failure is not None for result in self._results)
+            left, ended = len(self._ready) - len(self._results), len(self._results) - failed
+            counts = {f"{left} train": left, f"{ended} ended": ended, f"{failed} failed": failed}
+            self._screen.status(", ".join(text for text, count in counts.items() if count))
+
+    async def _gather_trace(self) -> None:
+        """All spans to rank 0, on its clock, into one file for every model."""
+        folders = [one.folder for one in self._ready if one.job.run.trace]
+        if not folders:
+            return
+        channel = await self._world.channel("trace")
+        mine = self._trace.encode(self._world.clock_offset_ns)
+        if self._world.rank != 0:
+            await channel.send(0, None, np.frombuffer(mine, np.uint8))
+            return
+        traces = [decode(mine)]
+        for _ in range(self._world.size - 1):
+            message = await channel.receive()
+            traces.append(decode(message.arrays[0].tobytes()))
+        for folder in folders:
+            write_chrome(folder.trace, sorted(traces, key=lambda trace: trace.rank))
