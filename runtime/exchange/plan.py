@@ -18,7 +18,7 @@ never gained more than 1%.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
@@ -116,8 +116,10 @@ class Plan:
                 raise ValueError(f"item {index} of backward runs before item {chain[done]}, which it needs")
 
 
-def make_plan(timings: Timings, rule: Rule, credit: int) -> Plan:
+def make_plan(timings: Timings, rule: Rule, credit: int, held: Collection[int] = ()) -> Plan:
     """Follow lane and wire through one backward pass, each choosing among what it could do.
+
+    The movable items in `held` come last of all.
 
     Blocks are put off for the lower layers' sake alone. The other rules go by when a gradient was stored:
     first come, none may be late; latest first, those put off would be the last stored, and overtake the
@@ -132,8 +134,11 @@ def make_plan(timings: Timings, rule: Rule, credit: int) -> Plan:
     place, now_s = 0, 0.0  # `place` of the next item that keeps its place
     while len(lane) < len(items):
         while rule == "lower_layer_first" and place < len(items) and items[place].movable:
-            waiting.append(place)
+            if place not in held:
+                waiting.append(place)
             place += 1
+        if place == len(items) and not waiting:
+            waiting += [index for index in sorted(held) if index not in lane]
         block = min(waiting, key=lambda index: layer[items[index].completes[0]], default=None)
         if block is not None and (
             place == len(items) or wire.backlog_s(now_s) < _fed_after_s(items[place], items[block])

@@ -1,0 +1,50 @@
+"""Blocks held back for the end of backward: only where the simulated step gains."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pure.exchange.networks import MEGABYTE, balanced, skewed
+from weft.runtime.exchange.held import NOTICE_S, ROUNDS, best_plan
+from weft.runtime.exchange.plan import RULES, make_plan
+from weft.runtime.exchange.simulate import simulate
+
+NETWORKS = {
+    "compute and wire take as long": balanced(),
+    "compute takes longer": balanced(18e-3),
+    "the wire takes twice as long": balanced(gigabits=0.5),
+    "a fast wire": balanced(gigabits=20),
+    "most weights in the first layer": skewed(0),
+    "most weights in the last layer": skewed(7),
+}
+
+
+def periods(network, portion_bytes):
+    timings, forward = network.cut(portion_bytes)
+    nothing = [0.0] * len(timings.wire_s)
+    return [
+        simulate(timings, forward, plan, nothing, latency_s=NOTICE_S, rounds=ROUNDS).period_s
+        for plan in (make_plan(timings, "lower_layer_first", 2), best_plan(timings, "lower_layer_first", 2))
+    ]
+
+
+@pytest.mark.parametrize("portion_bytes", [MEGABYTE // 2, MEGABYTE, 2 * MEGABYTE])
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_holding_back_never_costs_a_step(network, portion_bytes):
+    plain, held = periods(network, portion_bytes)
+    assert held <= plain
+
+
+def test_where_the_wire_is_faster_held_blocks_fill_the_wait_for_the_lowest_layer():
+    network = balanced(18e-3)
+    plain, held = periods(network, 2 * MEGABYTE)
+    assert held < 0.97 * plain
+    timings, _ = network.cut(2 * MEGABYTE)
+    last = best_plan(timings, "lower_layer_first", 2).backward[-1]
+    assert timings.layer[timings.backward[last].completes[0]] == 7
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "lower_layer_first"])
+def test_the_other_rules_hold_nothing_back(rule):
+    timings, _ = balanced(18e-3).cut(2 * MEGABYTE)
+    assert best_plan(timings, rule, 2) == make_plan(timings, rule, 2)
