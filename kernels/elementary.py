@@ -28,8 +28,8 @@ def _reinterpret(source: Any, target: Any) -> Any:
     return intrinsic(bitcast)
 
 
-_bits = _reinterpret(types.float32, types.int32)
-_from_bits = _reinterpret(types.int32, types.float32)
+bits = _reinterpret(types.float32, types.int32)
+from_bits = _reinterpret(types.int32, types.float32)
 
 
 @jit(fastmath=ORDERED)
@@ -47,8 +47,8 @@ def _exp32(x: Any) -> Any:
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
     p = p * (r * r) + r + np.float32(1.0)
-    power = np.int32(_bits(shifted) << np.int32(23))
-    return p * _from_bits(np.int32(power + np.int32(0x3F800000)))
+    power = np.int32(bits(shifted) << np.int32(23))
+    return p * from_bits(np.int32(power + np.int32(0x3F800000)))
 
 
 @jit(fastmath=ORDERED)
