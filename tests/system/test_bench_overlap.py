@@ -1,0 +1,87 @@
+"""The overlap bench on emulated hosts and on plain ranks: its figures, and that a wrong result gives none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from bench.network import missing
+from tests.launch import ROOT, environment, installed_vendor, mpiexec, requires, run
+
+SMALL = ["--batch", "8", "--layers", "4", "--width", "32", "--repetitions", "1", "--steps", "2"]
+
+# The real bench with an optimizer that forgets some of the first layer's weights.
+BROKEN = """
+import sys
+from unittest.mock import patch
+from bench.__main__ import main
+from weft.runtime.train.replica import Replica
+
+update = Replica.update
+
+def broken(self, start, stop, **how):
+    update(self, start, stop, **how)
+    self.parameters[: 100] = 0
+
+with patch.object(Replica, "update", broken):
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def figures(path) -> dict[str, float]:
+    return {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "ddp"),
+    [
+        (["--hosts", "2", "--rate", "1gbit", "--buckets", "1,25"], True),
+        (["--hosts", "3", "--rate", "unlimited", "--skew", "0.6", "--no-ddp"], False),
+        (["--ranks-per-host", "2,1", "--rate", "500mbit", "--no-ddp", "--portion", "2048", "--credit", "2",
+          "--rule", "lower_layer_first"], False),
+    ],
+    ids=["beside DDP", "three hosts, one layer holds most", "two ranks on one host, settings given"],
+)  # fmt: skip
+def test_s3_7_the_bench_gives_its_figures_on_hosts(options, ddp, tmp_path):
+    lacking = missing()
+    requires(lacking is None, str(lacking))
+    requires(not ddp or find_spec("torch") is not None, "PyTorch")
+    path = tmp_path / "overlap.json"
+    command = [sys.executable, "-m", "bench", "overlap", *SMALL, *options, "--json", path]
+    result = run(command, cwd=ROOT, env=environment(installed_vendor()))
+    assert result.returncode == 0, result
+    found = figures(path)
+    assert found["compute_ms"] > 0
+    assert found["wire_ms"] > 0
+    limit = max(found["compute_ms"], found["wire_ms"])
+    for name in ("step", "first_come", "blocking"):
+        assert found[f"{name}_over_limit"] == pytest.approx(found[f"{name}_ms"] / limit)
+    assert ("ddp_best_over_weft" in found) == ddp
+    if ddp:
+        best = min(found["ddp_1mb_ms"], found["ddp_25mb_ms"])
+        assert found["ddp_best_over_weft"] == pytest.approx(best / found["step_ms"])
+        assert found["ddp_best_over_limit"] == pytest.approx(best / limit)
+        assert found["ddp_default_over_limit"] == pytest.approx(found["ddp_25mb_ms"] / limit)
+    assert "n1 sent" in result.stderr
+
+
+def test_wrong_weights_give_no_figures(tmp_path):
+    path = tmp_path / "overlap.json"
+    options = ["overlap", *SMALL, "--no-rig", "--no-ddp", "--json", path]
+    result = mpiexec(2, ["-c", BROKEN, *options], cwd=ROOT)
+    assert result.returncode != 0
+    assert "losses" in result.stderr, result
+    assert not path.exists()
+
+
+def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path):
+    result = run(
+        [sys.executable, "-m", "bench", "overlap", *SMALL],
+        cwd=ROOT, env=environment(installed_vendor(), {"PATH": str(tmp_path)}),
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "not found: apt-get install" in result.stderr
+    assert "--no-rig" in result.stderr
