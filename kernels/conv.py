@@ -19,6 +19,10 @@ from .device import array_module
 from .geometry import Extents, Window
 from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Split, with_last
 
+# direct.py takes CHANNELS of one group at a time, and pads every image anew for each call: a 3 x 3
+# convolution by 8 of its 64 or 256 channels costs 20 or 43% more than all at once, by 16 10 or 20%.
+ROWS_GRANULE = 2 * CHANNELS
+
 
 @dataclass(frozen=True, slots=True)
 class Conv2d(ByRows):
@@ -71,9 +75,8 @@ class Conv2d(ByRows):
         return tuple(ArraySpec((size,), x.dtype) for size in plan.scratch_sizes)
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
-        # direct.py takes CHANNELS of one group at a time.
         filters = self.channels // self.groups
-        granule = CHANNELS if self.groups == 1 or filters % CHANNELS == 0 else filters
+        granule = ROWS_GRANULE if self.groups == 1 or filters % ROWS_GRANULE == 0 else filters
         return (
             Split(1, self.channels, granule, weight_axis=0),
             Split(2, self.output(*inputs).shape[2]),

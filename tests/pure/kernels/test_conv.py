@@ -12,8 +12,7 @@ from tests.pure.kernels.checks import (
     normal,
     oracle_only,
 )
-from weft.kernels.blocks import CHANNELS
-from weft.kernels.conv import Conv2d
+from weft.kernels.conv import ROWS_GRANULE, Conv2d
 from weft.kernels.kernel import ArraySpec
 
 CASES = {
@@ -91,9 +90,9 @@ def test_blocks_of_channels_of_the_array_module_body_equal_its_whole(kernel, cut
 
 
 GRANULES = {
-    "one group": (Conv2d(3 * CHANNELS, 3), CHANNELS),
-    "groups of full blocks": (Conv2d(6 * CHANNELS, 3, groups=3), CHANNELS),
-    "groups that are not": (Conv2d(3 * CHANNELS + 3, 3, groups=3), CHANNELS + 1),
+    "one group": (Conv2d(3 * ROWS_GRANULE + 1, 3), ROWS_GRANULE),
+    "groups of full blocks": (Conv2d(6 * ROWS_GRANULE, 3, groups=3), ROWS_GRANULE),
+    "groups that are not": (Conv2d(3 * ROWS_GRANULE + 3, 3, groups=3), ROWS_GRANULE + 1),
     "depthwise": (Conv2d(3, 3, groups=3), 1),
 }
 
