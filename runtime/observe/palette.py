@@ -53,11 +53,12 @@ class Palette:
         """The colour of a kernel."""
         if not self.models:
             return PHASES[phase][1]
-        return shade(self._hues[model], SHADES[phase])
+        # What no model is named for (an evaluation, say) is grey.
+        return shade(self._hues[model], SHADES[phase]) if model in self._hues else PHASES[""][1]
 
     def wire(self, model: str) -> tuple[str, str]:
         """The colours of a transfer, hidden behind a kernel and exposed."""
-        if not self.models:
+        if model not in self._hues or not self.models:
             return WIRE_HIDDEN, WIRE_EXPOSED
         return shade(self._hues[model], PALE), self._hues[model]
 
@@ -86,6 +87,8 @@ class Palette:
                 hidden, exposed = self.wire(model)
                 swatches += [Swatch("wire, hidden", hidden), Swatch("exposed", exposed)]
             lines.append((model, swatches))
+        if self.models and any(model not in self._hues for model, _ in seen):
+            lines.append(("", [Swatch(*PHASES[""])]))
         if wire and not self.models:
             lines.append(("", [Swatch("wire, hidden", WIRE_HIDDEN), Swatch("wire, exposed", WIRE_EXPOSED)]))
         return lines

@@ -80,14 +80,10 @@ def key_lines(palette: Palette, strips: Sequence[Strip]) -> list[tuple[str, list
             rest.append(Swatch(words, colour, marker=marker))
     if any(strip.waited for strip in strips):
         rest.append(Swatch("idle", "white", IDLE_HATCH))
-    if wire:
-        rest.append(Swatch("2a  first portion of layer 2", ""))
-    if len(lines) > 1 and not palette.models:
-        lines[-1] = (lines[-1][0], lines[-1][1] + rest)
-    elif rest and palette.models:
-        lines.append(("", rest))
-    else:
-        lines[0] = (lines[0][0], lines[0][1] + rest)
+    rest.append(Swatch("2a  first portion of layer 2" if wire else "2  layer 2", ""))
+    if lines[-1][0]:  # a model's line is full
+        lines.append(("", []))
+    lines[-1][1].extend(rest)
     return lines
 
 

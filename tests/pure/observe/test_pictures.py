@@ -92,6 +92,17 @@ def test_the_timeline_of_two_models_has_a_hue_for_each_on_lane_and_wire(tmp_path
     assert RED not in found  # a phase's colour would say nothing about the model
 
 
+def test_kernels_of_no_model_are_drawn_beside_those_of_several(tmp_path: Path) -> None:
+    trace = exchange_trace(0, "n0", TWO)
+    _, steps = starts(trace)
+    at = steps[3][1]
+    rest = [
+        Span("compute", "rest", at + i * 63_000_000, at + i * 63_000_000 + 9_000_000, {}) for i in range(4)
+    ]
+    assert draw_timeline(tmp_path / "t.png", "two", [RankTrace(0, "n0", (*trace.spans, *rest))])
+    assert pixels(tmp_path / "t.png")["#BBBBBB"] > 100
+
+
 def test_the_key_of_several_models_fits_the_picture() -> None:
     palette = Palette(["mlp", "cnn"])
     lines = palette.key({(model, phase) for model in palette.models for phase in PHASES}, wire=True)
