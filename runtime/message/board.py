@@ -100,6 +100,7 @@ class Board:
         self._lowest = [wanted.data for wanted in self._wanted]
         self._waiting: list[dict[int, list[Wait]]] = [{} for _ in range(node.size)]
         self._waits: dict[Wait, None] = {}
+        self._computed = 0.0  # when the lane was last seen computing
         self.selector.reporters.append(self._report)
 
     @classmethod
@@ -251,8 +252,11 @@ class Board:
     def _report(self) -> Iterable[Waiting]:
         """For stall reports: the oldest wait for each rank that is behind, of each patience.
 
-        Later ones would only repeat it, and where this rank is behind itself it waits for no other.
+        Later ones would only repeat it. Waits are made long before they matter: a rank that is behind itself,
+        or whose lane computes, waits for no other yet.
         """
+        if self.selector.computing():
+            self._computed = time.monotonic()
         told: set[tuple[float | None, int]] = set()
         for wait in self._waits:
             new = {(wait.patience_s, rank) for rank in wait.behind} - told
@@ -260,4 +264,4 @@ class Board:
                 told |= new
                 behind = tuple(self._ranks[rank] for rank in wait.behind)
                 needs = Needs(behind, self.name, patience_s=wait.patience_s, witnesses=self._others)
-                yield Waiting(wait.what, wait.started, needs)
+                yield Waiting(wait.what, max(wait.started, self._computed), needs)

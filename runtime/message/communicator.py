@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import time
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,8 +45,8 @@ OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 LARGEST_COUNT = 2**31 - 1
 #: What larger messages are made of.
 PIECE_BYTES = 2**30
-#: How many collectives back a stall report can tell that ranks called different ones.
-CALLS = 64
+#: How many collectives back ranks can tell that they called different ones (stall.py, order.py).
+CALLS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +220,8 @@ class Telling(TypedDict, total=False):
     """What a stall report is to say of a collective, and when.
 
     `what` it is for; a report comes after `patience_s` seconds (None: as for all other waits). All ranks'
-    collectives of one number must be the same: the report says where their operations differ, or their
-    `kind` (None: `what`).
+    collectives of one number must be the same, in operation and `kind` (None: `what`): where they are not,
+    the report says so, and order.py ends the job.
     """
 
     what: str | None
@@ -234,10 +236,13 @@ class Communicator:
     `what` says in a stall report what the operation is for.
     """
 
-    def __init__(self, mpi: MPI.Intracomm, selector: MpiSelector, name: str) -> None:
+    def __init__(self, mpi: MPI.Intracomm, selector: MpiSelector, name: str, group: str = "") -> None:
         self.mpi = mpi
         self.selector = selector
         self.name = name
+        #: Its name and its forebears': the same on all its ranks, and another for every other on a rank.
+        self.group = group or name
+        self._children: list[str] = []
         self.rank = mpi.Get_rank()
         self.size = mpi.Get_size()
         #: Every member's rank in the world.
@@ -247,6 +252,7 @@ class Communicator:
         #: The number of collectives called so far.
         self.called = 0
         self._calls: deque[Call] = deque(maxlen=CALLS)
+        self._checksum = 0
         self.receives: list[Receive] = []
         self._handed_on: list[HandedOn] = []
         selector.communicators.append(self)
@@ -344,8 +350,9 @@ class Communicator:
     async def duplicate(self, name: str) -> Communicator:
         """A communicator of the same ranks whose messages never mix with this one's (collective)."""
         mpi, request = self.mpi.Idup()
+        group = self._child(name)
         await self._collective(f"duplicate as {name!r}", [request], None)
-        return Communicator(mpi, self.selector, name)
+        return Communicator(mpi, self.selector, name, group)
 
     async def split(self, color: int | None, key: int = 0, *, name: str) -> Communicator | None:
         """A communicator of the ranks with the same `color` (0 or more; None: none), ordered by `key`.
@@ -353,12 +360,18 @@ class Communicator:
         Collective. MPI has no split that does not block: the ranks meet at a barrier first, whose stall is
         reported as any other, and then block for the time of a few messages. For the start, not for a step.
         """
+        group = self._child(name)
         await self.barrier(what=f"split into {name!r}")
         mpi = self.mpi.Split(MPI.UNDEFINED if color is None else color, key)
         if mpi == MPI.COMM_NULL:
             return None
         assert isinstance(mpi, MPI.Intracomm)
-        return Communicator(mpi, self.selector, name)
+        return Communicator(mpi, self.selector, name, group)
+
+    def _child(self, name: str) -> str:
+        self._children.append(name)
+        count = self._children.count(name)
+        return f"{self.group}/{name}" if count == 1 else f"{self.group}/{name} ({count})"
 
     def free(self) -> None:
         """Give the communicator back to MPI; nothing may be outstanding on it."""
@@ -381,14 +394,21 @@ class Communicator:
         back = self.called - number
         return self._calls[-1 - back] if 0 <= back < len(self._calls) else None
 
+    def checksums(self, count: int) -> list[int]:
+        """Of the last `count` collectives called here, or as many of them as are known."""
+        start = max(0, len(self._calls) - count)
+        return [call.checksum for call in itertools.islice(self._calls, start, None)]
+
     def _collective(
         self, operation: str, requests: Sequence[MPI.Request], keep: Any, **telling: Unpack[Telling]
     ) -> Operation:
         self.called += 1
         what = telling.get("what") or f"{operation} on {self.name!r}"
-        call = Call(operation, what, telling.get("kind") or what)
+        kind = telling.get("kind") or what
+        self._checksum = zlib.crc32(f"{operation} {kind}".encode(), self._checksum)
+        call = Call(operation, what, kind, self._checksum)
         self._calls.append(call)
-        needs = Needs(self._others, self.name, self.called, call, telling.get("patience_s"))
+        needs = Needs(self._others, self.group, self.called, call, telling.get("patience_s"))
         return self.watch(requests, what, keep, needs)
 
     def __repr__(self) -> str:

@@ -25,6 +25,7 @@ from . import mpi
 from .communicator import Receive
 from .control import Control
 from .failure import Failures, abort, flush, render, report_of, say
+from .order import Orders
 from .selector import MpiLoop
 from .signals import Stop, leave_last
 from .stall import STALL_S, Stalls
@@ -81,6 +82,7 @@ class Rank(Generic[T]):
         self.stop = Stop(self._control, loop, self.failures, self._cancel_main)
         self.world = World(loop, self.failures, self.stop)
         self._stalls = Stalls(self._control, self.world, stall_s)
+        self._orders = Orders(self._control, self.world, self.failures)
 
     async def run(self, main: Main[T]) -> None:
         """Main, and what comes after it."""
@@ -90,6 +92,7 @@ class Rank(Generic[T]):
             self._main = self._loop.create_task(self._run_main(main), name="main")
             await asyncio.wait([self._main])
             self._stalls.stop()
+            self._orders.stop()
             if await self._all_over() and await self._tidied():
                 return
             await self._cancel_tasks()

@@ -21,6 +21,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from .control import Control
@@ -34,6 +35,8 @@ AGAIN = 6  # told once more after 6 times as long (60 s), and then every 60 s
 ANSWER_S = 2.0
 ANSWER_SHARE = 0.6
 LOOK_S = 0.25
+# Several waits for the same ranks, all portions of a step, are told as one in this many times the patience.
+QUIET = 2
 SHOWN_RANKS = 8
 SHOWN_WAITS = 3
 
@@ -62,13 +65,17 @@ class Question:
     answers: dict[int, Answer] = field(default_factory=dict)
 
 
+def excuses(question: Question) -> dict[int, str]:
+    """The ranks that keep a wait waiting, and why."""
+    wait = question.wait
+    found = {peer: excuse(wait, question.answers.get(peer)) for peer in sorted(wait.needs.peers)}
+    return {peer: says for peer, says in found.items() if says is not None}
+
+
 def describe(question: Question, rank: int, hosts: Sequence[str]) -> str:
     """The report of one stalled wait."""
     wait = question.wait
-    lines = []
-    for peer in sorted(wait.needs.peers):
-        if (says := excuse(wait, question.answers.get(peer))) is not None:
-            lines.append(f"  rank {peer} ({hosts[peer]}), which {says}")
+    lines = [f"  rank {peer} ({hosts[peer]}), which {says}" for peer, says in excuses(question).items()]
     head = f'weft: rank {rank} ({hosts[rank]}) has waited {question.since_s:.0f} s in "{wait.what}"'
     if not lines:
         return f"{head}; every rank has called it, so it is MPI or the network that does not move"
@@ -113,6 +120,7 @@ class Stalls:
         self._questions: dict[int, Question] = {}
         self._asked = 0
         self._told: dict[tuple[str, float], float] = {}  # waits, and when they are to be told next
+        self._late: dict[tuple[str, tuple[int, ...]], float] = {}  # on what, by whom: when last told
         self._timer: asyncio.TimerHandle | None = None
         control.on("where", self._answer)
         control.on("here", self._heard)
@@ -176,7 +184,7 @@ class Stalls:
 
     def _called(self, group: str, number: int) -> tuple[int, Call | None]:
         for comm in self._world.selector.communicators:
-            if number and comm.name == group:
+            if number and comm.group == group:
                 return comm.called, comm.call(number)
         return 0, None
 
@@ -188,7 +196,7 @@ class Stalls:
         since_s: float,
         waits: Iterable[Any],
         called: int,
-        there: Sequence[str] | None,
+        there: Sequence[Any] | None,
     ) -> None:
         if (question := self._questions.get(number)) is not None:
             longest = tuple((str(what), float(s)) for what, s in waits)
@@ -204,7 +212,11 @@ class Stalls:
         for wait in self._waits():
             if key(wait) == key(question.wait):  # its peers may be fewer by now
                 question.wait = wait
-                say(describe(question, self._world.rank, self._world.hosts))
+                late = (wait.needs.group, tuple(excuses(question)))
+                now = time.monotonic()
+                if not wait.needs.group or now - self._late.get(late, -inf) > QUIET * self._patience_s(wait):
+                    self._late[late] = now
+                    say(describe(question, self._world.rank, self._world.hosts))
 
 
 def key(wait: Waiting) -> tuple[str, float]:

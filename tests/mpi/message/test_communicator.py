@@ -125,10 +125,19 @@ def test_a_split_puts_ranks_of_one_color_together_in_the_order_of_their_keys() -
         total = np.array([float(rank)])
         await part.allreduce(total)
         assert total[0] == sum(members)
+        again = await part.split(0, name="all of it")
+        twice = await part.split(0, name="all of it")
+        assert again is not None
+        assert twice is not None
+        assert [comm.group for comm in (part, again, twice)] == [
+            "test/parity",
+            "test/parity/all of it",
+            "test/parity/all of it (2)",
+        ]
         left_out = await ranks.comm.split(0 if rank == 0 else None, name="first")
         assert (left_out is None) == (rank != 0)
         await ranks.comm.barrier()
-        for comm in (part, left_out):
+        for comm in (again, twice, part, left_out):
             if comm is not None:
                 comm.free()
 

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from weft.runtime.message import World, run, stall
+from weft.runtime.message import World, order, run, stall
 
 STALL_S = 0.2
 
@@ -78,7 +78,11 @@ def test_a_receive_from_a_rank_and_a_request_to_it_are_told(said: list[str]) -> 
 
 
 @pytest.mark.mpi(min_size=3)
-def test_ranks_that_reduce_other_portions_are_told_both_names(said: list[str]) -> None:
+def test_ranks_that_reduce_other_portions_are_told_both_names(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "CHECK_S", 1e4)  # or the job would end
+
     async def main(world: World) -> None:
         channel = await world.channel("told")
         late = world.size - 1

@@ -1,0 +1,102 @@
+"""Ranks that do not call the same collectives in the same order are found out, and the job ends by name.
+
+    weft: rank 1 (n1) called "m: step 3, portion 3 (dense_0)" as collective 17 on 'world/m',
+    where rank 0 (n1) called "m: step 3, portion 2 (dense_1)": all ranks must call the same ...
+
+MPI matches collectives by nothing but their order. Of two ranks that swapped two all-reduces, MPICH 5.0.2
+adds the one to the other without a word, even where their sizes differ (one pair of sizes in four hung), and
+Open MPI 5.0.11 crashes where they do: only what hangs would be told by stall.py. So every rank keeps a
+checksum of the operations and kinds that it has called on a communicator (0.5 us a call), and once a second
+sends the new ones to the communicator's first rank, which compares them with its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..errors import Mistake
+from .communicator import Communicator
+from .control import Control
+from .failure import Failures
+from .world import World
+
+CHECK_S = 1.0
+
+
+def first_difference(mine: Sequence[int], my_last: int, theirs: Sequence[int], their_last: int) -> int | None:
+    """The first number from which on two ranks differ, as far as can be seen; None where they agree.
+
+    Each gives its latest checksums, the last being that of collective `last`. A checksum covers all that came
+    before, so ranks that differ once differ from there on. None, too, where the numbers do not overlap: the
+    next check will tell.
+    """
+    first = max(my_last - len(mine), their_last - len(theirs)) + 1
+    last = min(my_last, their_last)
+
+    def equal(number: int) -> bool:
+        return mine[number - my_last - 1] == theirs[number - their_last - 1]
+
+    if first > last or equal(last):
+        return None
+    return next(number for number in range(first, last + 1) if not equal(number))
+
+
+class Orders:
+    """One rank's part: tells the first rank of each communicator, and compares as the first rank."""
+
+    def __init__(self, control: Control, world: World, failures: Failures) -> None:
+        self._control = control
+        self._world = world
+        self._failures = failures
+        self._checked: dict[str, int] = {}  # by communicator: up to which number
+        self._timer: asyncio.TimerHandle | None = None
+        control.on("called", self._compare)
+        control.on("differs", self._differs)
+        self._check_later()
+
+    def stop(self) -> None:
+        """Check no more (main is over on this rank); others are still answered."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check_later(self) -> None:
+        self._timer = self._world.loop.call_later(CHECK_S, self._check)
+
+    def _check(self) -> None:
+        for comm in self._world.selector.communicators:
+            new = comm.called - self._checked.get(comm.group, 0)
+            if comm.rank and new:
+                self._checked[comm.group] = comm.called
+                self._control.send(comm.ranks[0], "called", comm.group, comm.called, comm.checksums(new))
+        self._check_later()
+
+    def _compare(self, source: int, group: str, called: int, checksums: list[int]) -> None:
+        if (comm := self._find(group)) is None:
+            return
+        mine = comm.checksums(comm.called - called + len(checksums))
+        number = first_difference(mine, comm.called, checksums, called)
+        if number is not None and (call := comm.call(number)) is not None:
+            self._control.send(source, "differs", group, number, call.what)
+
+    def _differs(self, source: int, group: str, number: int, what: str) -> None:
+        comm = self._find(group)
+        if comm is None or (call := comm.call(number)) is None or self._failures.any:
+            return
+        world, theirs = self._world, f"rank {source} ({self._world.hosts[source]})"
+        if call.what != what:
+            seen = f'called "{call.what}" as collective {number} on {group!r}, where {theirs} called "{what}"'
+        else:  # the first one that is still known is the same again
+            seen = f"called other collectives than {theirs} on {group!r}, before number {number}"
+        error = Mistake(
+            f"rank {world.rank} ({world.host}) {seen}: all ranks must call the same collectives in the same "
+            "order. What they exchanged since then is mixed up"
+        )
+        self._failures.local(error, "the check of the collectives' order")
+
+    def _find(self, group: str) -> Communicator | None:
+        for comm in self._world.selector.communicators:
+            if comm.group == group:
+                assert isinstance(comm, Communicator)
+                return comm
+        return None
