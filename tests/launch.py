@@ -50,7 +50,9 @@ RANK_SETTINGS = {
     "openmpi": {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMPI_MCA_osc": "^ucx",  # else it complains about a component it then does not use
+        # What Weft sets when it starts MPI (message/mpi.py says why).
+        "OMPI_MCA_osc": "^ucx",
+        "OMPI_MCA_coll_libnbc_iallreduce_algorithm": "3",
         "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
     },
 }
