@@ -43,7 +43,7 @@ async def train(world: World, jobs: Sequence[Job], *, resume: Sequence[Path] = (
     """
     # A signal ends the runs behind a step (loop.py), with checkpoints; with no callback it would cancel main.
     world.on_stop(lambda: None)
-    return await _Fleet(world, await prepare(world, jobs, resume or [None] * len(jobs))).run()
+    return await Fleet(world, await prepare(world, jobs, resume or [None] * len(jobs))).run()
 
 
 def claim(graph: Graph, job: Job, ranks: int) -> Claim:
@@ -52,7 +52,7 @@ def claim(graph: Graph, job: Job, ranks: int) -> Claim:
     return Claim(cost, job.run.share, job.run.priority)
 
 
-class _Fleet:
+class Fleet:
     """Prepared models on this rank."""
 
     def __init__(self, world: World, ready: Sequence[Prepared]) -> None:

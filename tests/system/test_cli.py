@@ -80,7 +80,7 @@ WRONG = {
     "problems of two jobs": (
         ["train", "digits", "digits-mlp", "--set", "digits:train.batch=0", "--set", "digits-mlp:seed=x"],
         2,
-        "weft: --set digits:train.batch=0: [train] batch = 0: must be at least 1 --set digits-mlp:seed=x: seed = ",
+        "weft: --set digits:train.batch=0: [train] batch = 0: must be at least 1 --set digits-mlp:seed=x:",
     ),
     "an unknown job": (
         ["train", "digit"],
