@@ -155,6 +155,11 @@ class Exchange:
             if self._worked_off == self._next_replan:
                 self._next_replan = next(self._replan_after)
                 await self._replan()
+            self._rounds.task_done()
+
+    async def settled(self) -> None:
+        """Wait until the rounds begun are worked off, and a new plan made where one is due behind them."""
+        await self._rounds.join()
 
     async def _work_off(self, round_: Round) -> None:
         await round_.counted.wait()
@@ -170,7 +175,8 @@ class Exchange:
 
     async def _count(self, round_: Round, statistics: Awaitable[None]) -> None:
         await statistics
-        round_.totals.set_result(None)
+        if not round_.totals.done():  # (cancelled with who waited for it, when a peer has failed)
+            round_.totals.set_result(None)
 
     async def _carry(self, carrier: Carrier, round_: Round, group: asyncio.TaskGroup) -> None:
         credit = asyncio.Semaphore(self.plan.credit)

@@ -179,6 +179,7 @@ class TrainingLoop:
         """Wait until nothing of any step is left to do."""
         await self._account()
         await self._compute.run([Task("rest", lambda: None, self._maker.updated)])
+        await self._exchange.settled()
 
     async def _tune(self, done: int, pause: set[int], group: asyncio.TaskGroup) -> int:
         """Find what the job file leaves open by measuring the first steps; returns the steps done."""
@@ -213,7 +214,13 @@ class TrainingLoop:
         moment: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         ended: list[float] = []
         task = Task("ended", lambda: ended.append(time.perf_counter()), self._maker.updated)
-        task.notify = self._compute.tell(lambda: moment.set_result(ended[0]))
+
+
+        def tell() -> None:
+            if not moment.done():  # (cancelled with who waited for it)
+                moment.set_result(ended[0])
+
+        task.notify = self._compute.tell(tell)
         self._compute.submit([task])
         return moment
 
