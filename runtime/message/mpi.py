@@ -32,9 +32,10 @@ except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where
 SETTINGS = (
     # Open MPI 5.0.11 prints an error of its UCX component at every window, then uses another one.
     ("Open MPI", "OMPI_MCA_osc", "^ucx"),
-    # Open MPI 5.0.11 reduces to one rank and broadcasts where Iallreduce works in place, at half the speed of
-    # the wire: 32 MB as portions of 1 MB took 533 ms at 1 Gbit/s, by its algorithm 3 (Rabenseifner's, each rank
-    # adds up a part) 282, MPICH 288. In shared memory 16 MB took 57 and 25 ms on 4 ranks, 4 bytes 10 and 20 us.
+    # Open MPI 5.0.11 reduces to one rank and broadcasts where Iallreduce works in place, at half the speed
+    # of the wire: 32 MB as portions of 1 MB took 533 ms at 1 Gbit/s, by its algorithm 3 (Rabenseifner's, each
+    # rank adds up a part) 282, MPICH 288. In shared memory 16 MB took 57 and 25 ms on 4 ranks, 4 bytes 10
+    # and 20 us.
     ("Open MPI", "OMPI_MCA_coll_libnbc_iallreduce_algorithm", "3"),
     # MPICH 5.0.2 over UCX loses messages between nodes: a receive from MPI_ANY_SOURCE does not get one that
     # was there before it (2 of 200 arrived, with a named source or over libfabric all 200).
