@@ -215,7 +215,6 @@ class TrainingLoop:
         ended: list[float] = []
         task = Task("ended", lambda: ended.append(time.perf_counter()), self._maker.updated)
 
-
         def tell() -> None:
             if not moment.done():  # (cancelled with who waited for it)
                 moment.set_result(ended[0])
