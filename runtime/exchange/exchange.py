@@ -53,7 +53,9 @@ class Reducer(Protocol):
     ) -> Awaitable[None]:
         """Start adding up `array` over all ranks, in place."""
 
-    def broadcast(self, array: NDArray[np.generic], root: int = 0, *, what: str = "") -> Awaitable[None]:
+    def broadcast(
+        self, array: NDArray[np.generic], root: int = 0, *, what: str = "", patience_s: float | None = None
+    ) -> Awaitable[None]:
         """Start copying `array` of rank `root` to all."""
 
 
@@ -238,7 +240,8 @@ class Exchange:
                 self.profile = profile
                 plan = make_plan(timings, self._rule, self.plan.credit)
                 told[:] = [1, *plan.order, *plan.backward]
-        await self._comm.broadcast(told, 0, what=f"{self._model}: the plan that rank 0 makes")
+        what = f"{self._model}: the plan that rank 0 makes"
+        await self._comm.broadcast(told, 0, what=what, patience_s=PATIENCE_S)
         if told[0]:
             order, backward = np.split(told[1:], [len(self._portions)])
             self.plan = Plan(tuple(map(int, order)), tuple(map(int, backward)), self.plan.credit)

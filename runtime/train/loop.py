@@ -26,7 +26,7 @@ from ...kernels.lane import Task
 from ...kernels.schedule import Schedule
 from ..errors import JobError
 from ..exchange import Carrier, Exact, Exchange, NodeMemory, Profile, Reducer, Round, blocks, cut, rows_of
-from ..exchange.exchange import Wire
+from ..exchange.exchange import PATIENCE_S, Wire
 from ..exchange.tune import Settings, Tuner
 from ..graph.backward import differentiate
 from ..work import Compute
@@ -199,7 +199,8 @@ class TrainingLoop:
             await self.rest()
             self._profile = await self._exchange.measured()
             seconds = np.array([await second - await first])
-            await self._comm.allreduce(seconds, "max", what=f"{self._job.name}: time of a step on trial")
+            what = f"{self._job.name}: time of a step on trial"
+            await self._comm.allreduce(seconds, "max", what=what, patience_s=PATIENCE_S)
             tuner.told(float(seconds[0]))
         await self._reconfigure(tuner.best, group)
         return done

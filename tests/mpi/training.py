@@ -68,8 +68,8 @@ class Held:
         """Called on the loop: kernel `name` of step `step` has run."""
         self._ran[name, step].set()
 
-    def broadcast(self, array, root=0, *, what=""):
-        return self.comm.broadcast(array, root, what=what)
+    def broadcast(self, array, root=0, *, what="", patience_s=None):
+        return self.comm.broadcast(array, root, what=what, patience_s=patience_s)
 
     def allreduce(self, array, op="sum", *, what="", patience_s=None):
         reduced = self.comm.allreduce(array, op, what=what)
