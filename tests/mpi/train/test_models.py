@@ -125,8 +125,8 @@ class Held:
         self.comm, self.rank, self.hold, self.started = comm, comm.rank, hold, started
         self.ran: dict[tuple[str, str, int], asyncio.Event] = defaultdict(asyncio.Event)
 
-    def broadcast(self, array, root=0, *, what=""):
-        return self.comm.broadcast(array, root, what=what)
+    def broadcast(self, array, root=0, *, what="", patience_s=None):
+        return self.comm.broadcast(array, root, what=what, patience_s=patience_s)
 
     def allreduce(self, array, op="sum", *, what="", patience_s=None):
         self.started(what)
