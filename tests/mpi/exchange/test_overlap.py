@@ -126,7 +126,7 @@ PORTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
     ("rule", "order"),
     [
@@ -144,7 +144,7 @@ def test_s3_2_portions_of_lower_layers_overtake_on_live_ranks(rule, order):
     assert posted(trained) == [[PORTIONS[name] for name in order]] * 6
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(min_size=2)
 def test_s3_5_an_updated_block_computes_forward_while_the_layers_other_portions_travel():
     def hold(what):
         if "two rows 0-47" not in what or step_of(what) == 5:
