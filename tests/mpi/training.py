@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 import numpy as np
 from mpi4py import MPI
 
 from weft.kernels.device import Device
 from weft.kernels.lane import Task
-from weft.runtime.exchange import NodeMemory
+from weft.runtime.exchange import NodeMemory, Portion, cut, rows_of
+from weft.runtime.exchange.node import owned
 from weft.runtime.graph.backward import Phase
 from weft.runtime.graph.program import Program, Step
 from weft.runtime.message import World, run
 from weft.runtime.message.communicator import Communicator
+from weft.runtime.train import oracle
 from weft.runtime.train.data import Data, load_data
 from weft.runtime.train.loop import TrainingLoop
 from weft.runtime.train.model import build
@@ -50,6 +53,7 @@ class Trained:
     steps: int = 0
     parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
     plan: tuple[int, ...] = ()
+    portions: tuple[Portion, ...] = ()
     shared: bool = False
 
 
@@ -101,18 +105,46 @@ class Bench:
         before_step: Callable[[int, Team], None] = lambda step, team: None,
         hold: Callable[[str], tuple[str, int] | None] = lambda what: None,
         wait_in: str | None = None,
+        arrange: Callable[[TrainingLoop, Replica, World], None] = lambda training, replica, world: None,
+        boundary: Callable[[int], bool] | None = None,
+        pause: Collection[int] = (),
     ) -> Trained:
         """Run the real training loop on all ranks.
 
         `before_step` is called when a step's losses are known; `hold` names, for what travels, the kernel and
         step before which it shall not arrive; the weight gradient of node `wait_in` waits on the lane until
-        the first portion is on its way.
+        the first portion is on its way. `arrange` may tamper with what is about to run. After each number of
+        steps in `pause` all comes to rest, and `boundary` tells whether that is the end.
         """
-        trained = run(lambda world: self._train(world, before_step, hold, wait_in))
+        trained = run(
+            lambda world: self.train_in(world, before_step, hold, wait_in, arrange, boundary, pause)
+        )
         assert trained is not None
         return trained
 
-    async def _train(self, world: World, before_step, hold, wait_in) -> Trained:
+    def oracle(self, trained: Trained) -> tuple[list[float], np.ndarray]:
+        """Losses and weights of the oracle, which adds up what `trained` did, in its order and its blocks."""
+        replica, rows = self.replica(), defaultdict(list)
+        for portion in trained.portions:
+            if portion.rows is not None:
+                rows[portion.nodes[0]].append(portion.rows)
+        add_up = portioned(trained.portions, trained.shared)
+        losses = oracle.train(
+            self.job, self.data, replica, trained.steps, add_up, self.rank, self.size, rows=rows
+        )
+        return losses, replica.parameters
+
+    async def train_in(
+        self,
+        world: World,
+        before_step=lambda step, team: None,
+        hold=lambda what: None,
+        wait_in=None,
+        arrange=lambda training, replica, world: None,
+        boundary=None,
+        pause=(),
+    ) -> Trained:
+        """`train` in a world that is there already."""
         held = Held(await world.duplicate("training"))
         held.until = hold
         device, job = Device(), self.job
@@ -133,8 +165,8 @@ class Bench:
             result.spans.append(("compute", task.name, start, end, task.info or {}))
             world.loop.call_soon_threadsafe(held.has_run, task.name, (task.info or {}).get("step"))
 
-        async def boundary(done: int) -> bool:
-            return False
+        async def at_pause(done: int) -> bool:
+            return boundary is not None and boundary(done)
 
         async with Compute(replica.device, spans=on_span) as compute:
             world.selector.computing = lambda: compute.busy
@@ -142,12 +174,14 @@ class Bench:
                 team, held, job, self.data, replica, compute, on_step=on_step, memory=memory,
                 wire=lambda name, start, end, facts: result.spans.append(("wire", name, start, end, facts)),
             )  # fmt: skip
+            arrange(training, replica, world)
             try:
-                result.steps = await training.run(0, boundary, set())
+                result.steps = await training.run(0, at_pause, set(pause))
             finally:
                 world.selector.computing = lambda: False
         result.parameters = replica.parameters.copy()
         result.plan = training.exchange.plan.order
+        result.portions = cut(replica.layout, training.settings.portion_bytes, rows_of(self.graph))
         return result
 
 
@@ -184,3 +218,52 @@ def hold_lane(replica: Replica, started: threading.Event, node: str) -> None:
 def allreduce(array: np.ndarray) -> None:
     """The oracle's: blocking."""
     MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, array)
+
+
+def portioned(portions: Sequence[Portion], shared: bool) -> oracle.Allreduce:
+    """The oracle's, in the exchange's order of additions: portion by portion, each waited for.
+
+    With three or more ranks the order matters: `shared`, a node's ranks in their order, then all nodes; else as
+    MPI adds up so many elements over so many ranks.
+    """
+    world = MPI.COMM_WORLD
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    owners = world.allreduce(node.size, MPI.MIN)
+    peers = world.Split(min(node.rank, owners), world.rank)
+
+    def over_nodes(array: np.ndarray) -> None:
+        parts = np.empty((node.size, array.size), np.float32)
+        node.Allgather(array, parts)
+        array[:] = parts[0]
+        for part in parts[1:]:
+            array += part
+        for portion in portions:
+            for owner in range(owners):
+                slice_ = array[owned(portion, owner, owners)]
+                if node.rank == owner:
+                    peers.Iallreduce(MPI.IN_PLACE, slice_).Wait()
+                node.Bcast(slice_, owner)
+
+    def add_up(array: np.ndarray) -> None:
+        if array.dtype != np.float32:
+            allreduce(array)
+        elif shared:
+            over_nodes(array)
+        else:
+            for portion in portions:
+                world.Iallreduce(MPI.IN_PLACE, array[portion.start : portion.stop]).Wait()
+
+    return add_up
+
+
+def everyones(values: np.ndarray) -> np.ndarray:
+    """What each rank holds, by rank."""
+    found = np.zeros((MPI.COMM_WORLD.size, *values.shape), values.dtype)
+    MPI.COMM_WORLD.Allgather(values, found)
+    return found
+
+
+def require_equal_bits(parameters: np.ndarray) -> None:
+    """Every rank holds the same weights, to the bit."""
+    digest = np.frombuffer(sha256(parameters.tobytes()).digest(), np.uint8).copy()
+    assert (everyones(digest) == digest).all()
