@@ -74,9 +74,11 @@ class Palette:
 
     def key(self, seen: Collection[tuple[str, str]], *, wire: bool) -> list[tuple[str, list[Swatch]]]:
         """Lines of the key to what was `seen`, as model and phase."""
-        lines = []
+        lines: list[tuple[str, list[Swatch]]] = []
         for model in self.models or [""]:
             phases = {phase for of, phase in seen if of == model or not self.models}
+            if not phases:
+                continue  # it has ended, or not begun
             words = {
                 self.kernel(model, phase): words for phase, (words, _) in PHASES.items() if phase in phases
             }
@@ -91,7 +93,7 @@ class Palette:
             lines.append(("", [Swatch(*PHASES[""])]))
         if wire and not self.models:
             lines.append(("", [Swatch("wire, hidden", WIRE_HIDDEN), Swatch("wire, exposed", WIRE_EXPOSED)]))
-        return lines
+        return lines or [("", [])]
 
 
 def phase_of(span: Span) -> str:

@@ -13,9 +13,11 @@ from .trace import COMPUTE, RankTrace
 def starts(trace: RankTrace, *, backward: bool = False) -> tuple[str, list[tuple[int, int]]]:
     """Each step and when its first kernel starts, or its first of backward, of the model with most kernels.
 
-    The steps of other models have numbers of their own.
+    The steps of other models have numbers of their own. Those during which not all models train show less, and
+    are left out if two remain.
     """
     counted: dict[str, int] = {}
+    last: dict[str, int] = {}
     found: dict[str, dict[int, int]] = {}
     for span in trace.spans:
         phase = span.args.get("phase")
@@ -25,9 +27,14 @@ def starts(trace: RankTrace, *, backward: bool = False) -> tuple[str, list[tuple
         if phase in BACKWARD if backward else phase not in EXCHANGE and phase != "update":
             model = span.args.get("model", "")
             counted[model] = counted.get(model, 0) + 1
+            last[model] = span.start_ns
             found.setdefault(model, {}).setdefault(span.args["step"], span.start_ns)
     main = max(counted, key=lambda model: counted[model], default="")
-    return main, sorted(found.get(main, {}).items())
+    steps = sorted(found.get(main, {}).items())
+    from_ns = max((min(begun.values()) for begun in found.values()), default=0)
+    until_ns = min(last.values(), default=0)
+    together = [(step, at_ns) for step, at_ns in steps if from_ns <= at_ns <= until_ns]
+    return main, together if len(together) > 1 else steps
 
 
 def typical(steps: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
