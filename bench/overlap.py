@@ -37,13 +37,14 @@ Where a step of Weft goes, on rank 0:
     portion_mb, credit      what tuning chose (the rule is told on stderr)
 
 Candidates take turns, and ratios are of one round. A turn in which others used more than 5% of a rank's core
-is repeated; others_share tells what is left of them. With `--skew 0.7` one layer in the middle holds 70% of
-as many weights. A round takes about 13 turns of 8 steps: a minute at 1 Gbit/s, five at 100 Mbit/s.
+is repeated once it is quiet; others_share tells what is left of them. With `--skew 0.7` one layer in the middle
+holds 70% of as many weights. A round takes about 13 turns of 8 steps: a minute at 1 Gbit/s, five at 100 Mbit/s.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
 import statistics
@@ -89,7 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skew", type=float, metavar="SHARE", help="one layer in the middle holds this share of the weights")
     add("--repetitions", type=int, default=5, metavar="N", help="rounds that count (5)")
     add("--steps", type=int, default=6, metavar="N", help="timed steps of a turn (6)")
-    add("--retries", type=int, default=2, metavar="N", help="of a turn that others on a core disturbed (2)")
+    add(
+        "--patience",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="for repeating turns that others disturbed (10)",
+    )
     add("--portion", type=int, metavar="BYTES", help="size of Weft's portions (tuned)")
     add("--credit", type=int, metavar="N", help="Weft's portions in flight (tuned)")
     add("--rule", choices=RULES, help="which of Weft's portions goes first (tuned)")
@@ -177,6 +184,9 @@ class Bench:
     ) -> None:
         self._world, self._model, self._weft, self._peer, self._core = world, model, weft, peer, core
         self._args = args
+        # Ranks that share a core (more hosts than cores) disturb each other in any case.
+        neighbours = world.size if "WEFT_BENCH_HOSTS" in os.environ else world.node_size
+        self._patience_s = args.patience if neighbours <= (os.cpu_count() or 1) else 0.0
         self._pids = (os.getpid(), *([peer.pid] if peer is not None else []))
         self._buckets = [int(mb) for mb in args.buckets.split(",")] if peer is not None else []
         self._expected: list[float] = []
@@ -214,24 +224,37 @@ class Bench:
                 candidates[f"ddp_{what}"] = at_once(partial(self._peer.turn, what, steps, WARM))
             for mb in self._buckets:
                 candidates[f"ddp_{mb}mb"] = at_once(partial(self._peer.turn, "ddp", steps, WARM, mb))
-        for name, counts in interleaved(list(candidates), self._args.repetitions, warmup=0):
-            await self._measure(name, candidates[name], counts)
+        for name, _ in interleaved(list(candidates), self._args.repetitions, warmup=0):
+            await self._measure(name, candidates[name])
         return self._figures()
 
-    async def _measure(self, name: str, candidate: Candidate, counts: bool) -> None:
+    async def _measure(self, name: str, candidate: Candidate) -> None:
         """Let a candidate take its turn, again if others disturbed it, and keep what it gave."""
-        for _ in range(self._args.retries + 1):
+        lost_s = 0.0  # the same on all ranks
+        while True:
             turn, slowest_s, others = await self._turn(name, candidate)
-            if others <= DISTURBED or not counts:
+            if others <= DISTURBED or lost_s >= self._patience_s:
                 break
-        if not counts:
-            return
+            lost_s += slowest_s * (WARM + self._args.steps) + await self._quiet()
         self._samples[name].append(slowest_s)
         self._others.append(others)
         if name == "step" and isinstance(turn, Trained):
             spent = {**_idle.causes(turn.spans, turn.window), "loop_cpu": turn.spent.loop}
             for what, seconds in {**spent, "lane_cpu": turn.spent.lane}.items():
                 self._spent[what].append(seconds / self._args.steps)
+
+    async def _quiet(self) -> float:
+        """Wait until nobody uses the ranks' cores, or for as long as patience lasts; returns the seconds."""
+        waited_s = 0.0
+        while waited_s < self._patience_s:
+            before = use(self._core, self._pids)
+            await asyncio.sleep(JUDGED_S)
+            waited_s += JUDGED_S
+            others = np.array([use(self._core, self._pids).since(before).others / JUDGED_S])
+            await self._world.allreduce(others, "max")
+            if others[0] <= DISTURBED:
+                break
+        return waited_s
 
     async def _turn(self, name: str, candidate: Candidate) -> tuple[Turn, float, float]:
         """One turn, checked: what it gave here, seconds a step on the slowest rank, share of a core lost."""
