@@ -246,14 +246,17 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="[OTHER]", help="Another run, to lay beside it.", show_default=False),
+        typer.Argument(metavar="OTHER", help="Another run, to lay beside it.", show_default=False),
     ] = None,
 ) -> None:
     """Show where a run's time went: tables of its ranks and of its gradient's portions, and pictures.
 
-    Draws loss and accuracy (loss.png) and what every rank did when (timeline.png) into the run's folder, and
-    writes there when each portion of each step was ready, posted, done and used (portions.csv). With two runs
-    it lays one beside the other, and draws a step of each (compare.png, into the first one's folder).
+    Into the run's folder come loss and accuracy (loss.png), what every rank did
+    when (timeline.png), and when each portion was ready, posted, done and used
+    in every step (portions.csv).
+
+    With OTHER the two runs are laid side by side: a table, and a typical step of
+    each (compare.png in RUN).
     """
     if launcher_rank():
         return  # one rank is enough to draw

@@ -13,8 +13,8 @@ from .trace import COMPUTE, RankTrace
 def starts(trace: RankTrace, *, backward: bool = False) -> tuple[str, list[tuple[int, int]]]:
     """Each step and when its first kernel starts, or its first of backward, of the model with most kernels.
 
-    The steps of other models have numbers of their own. Those during which not all models train show less, and
-    are left out if two remain.
+    The steps of other models have numbers of their own. Those during which not all models train show less: if
+    two others remain, they are left out.
     """
     counted: dict[str, int] = {}
     last: dict[str, int] = {}
