@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,22 @@ def examine(job: Job, resume: Path | None) -> Examined:
     return Examined(job, data, graph, folder, (path, snapshot))
 
 
+def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
+    """Let a run that goes on keep the settings of its exchange, if its ranks stand as they stood.
+
+    BLAS rounds blocks of other sizes otherwise: measured anew, settings might not be the same.
+    """
+    if found.resumed is None:
+        return found
+    kept = found.resumed[1].progress.get("exchange", {})
+    if kept.get("ranks_of_nodes") != [len(ranks) for ranks in nodes]:
+        return found
+    exchange = found.job.exchange
+    open_ = {"portion_bytes", "credit", "rule"} - exchange.fixed()
+    exchange = exchange.model_copy(update={name: kept[name] for name in open_})
+    return replace(found, job=found.job.model_copy(update={"exchange": exchange}))
+
+
 async def _replicate(world: World, found: Examined, device: Device) -> tuple[Replica, NodeMemory | None]:
     """The model on every rank, with new weights or those of its checkpoint."""
     job, data = found.job, found.data
@@ -103,6 +119,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             mistakes.append(f"{job.name}: {str(mistake).removeprefix(f'{job.name}: ')}")
     if mistakes:
         raise Mistake("\n".join(mistakes))
+    found = [as_before(one, world.nodes) for one in found]
     device = _device(world, jobs)
     device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
     replicas = [await _replicate(world, one, device) for one in found]
@@ -130,8 +147,11 @@ async def share_memory(world: World, job: Job, graph: Graph, device: Device) -> 
     if not wanted[0]:
         return None
     layout = Layout.of(graph)
-    capacity = len(cut(layout, smallest_portion(job), rows_of(graph)))
-    return await NodeMemory.allocate(world, layout.size, job.train.optimizer.build().slots, capacity)
+    rows = rows_of(graph) if len(world.nodes) > 1 else {}  # as the loop cuts
+    capacity = len(cut(layout, smallest_portion(job), rows))
+    slots = job.train.optimizer.build().slots
+    residual = job.exchange.wire != "float32" and len(world.nodes) > 1
+    return await NodeMemory.allocate(world, layout.size, slots, capacity, residual=residual)
 
 
 def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | None, ranks: int) -> Replica:

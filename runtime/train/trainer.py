@@ -12,7 +12,7 @@ same step, and its last good checkpoint stays the newest.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +227,12 @@ class Trainer:
         if self._world.rank != 0:
             return
         await self._saved()
-        progress = {"lineage": lineage(self._job, self._data), "labels": list(self._data.labels)}
+        nodes = [len(ranks) for ranks in self._world.nodes]
+        progress = {
+            "lineage": lineage(self._job, self._data),
+            "labels": list(self._data.labels),
+            "exchange": {"ranks_of_nodes": nodes, **asdict(self._loop.settings)},
+        }
         snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
