@@ -37,8 +37,9 @@ Where a step of Weft goes, on rank 0:
     portion_mb, credit      what tuning chose (the rule is told on stderr)
 
 Candidates take turns, and ratios are of one round. A turn in which others used more than 5% of a rank's core
-is repeated once it is quiet; others_share tells what is left of them. With `--skew 0.7` one layer in the middle
-holds 70% of as many weights. A round takes about 13 turns of 8 steps: a minute at 1 Gbit/s, five at 100 Mbit/s.
+is repeated once it is quiet; others_share tells what is left of them. With `--skew 0.7` one layer in the
+middle holds 70% of as many weights. A round takes about 13 turns of 8 steps: a minute at 1 Gbit/s, five at
+100 Mbit/s.
 """
 
 from __future__ import annotations
