@@ -91,6 +91,7 @@ class Rank(Generic[T]):
         try:
             self._main = self._loop.create_task(self._run_main(main), name="main")
             await asyncio.wait([self._main])
+            self.world.position("the end of main")
             self._stalls.stop()
             self._orders.stop()
             if await self._all_over() and await self._tidied():

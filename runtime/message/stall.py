@@ -64,6 +64,11 @@ class Question:
     since_s: float
     answers: dict[int, Answer] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> set[int]:
+        """Who is asked."""
+        return {*self.wait.needs.peers, *self.wait.needs.witnesses}
+
 
 def excuses(question: Question) -> dict[int, str]:
     """The ranks that keep a wait waiting, and why."""
@@ -160,7 +165,7 @@ class Stalls:
         self._asked += 1
         self._questions[self._asked] = Question(wait, now - wait.since)
         needs = wait.needs
-        for peer in {*needs.peers, *needs.witnesses}:
+        for peer in self._questions[self._asked].asked:
             self._control.send(peer, "where", self._asked, needs.group, needs.number, wait.what)
         answer_s = min(ANSWER_S, ANSWER_SHARE * self._patience_s(wait))
         self._world.loop.call_later(answer_s, self._tell, self._asked)
@@ -202,7 +207,7 @@ class Stalls:
             longest = tuple((str(what), float(s)) for what, s in waits)
             call = Call(*there) if there else None
             question.answers[source] = Answer(text, since_s, longest, called, call)
-            if question.answers.keys() >= set(question.wait.needs.peers):
+            if question.answers.keys() >= question.asked:
                 self._tell(number)
 
     def _tell(self, number: int) -> None:

@@ -19,7 +19,7 @@ from typing import NoReturn
 import numpy as np
 
 from weft.runtime.errors import JobError, MachineError, PeerFailure
-from weft.runtime.message import World, run
+from weft.runtime.message import World, failure, run, stall
 
 CASE, FOLDER = sys.argv[1], Path(sys.argv[2])
 Case = Callable[[World], Awaitable[None]]
@@ -278,7 +278,58 @@ async def one_is_late(world: World) -> None:
     await world.allreduce(np.zeros(1), what="all-reduce of portion 3")
 
 
+PATIENCE_S = 2.5  # with which a stall is to be named within 5 s
+PORTION = "m: step 3, portion 2 (dense_1 rows 0-255)"
+
+
+@case
+async def one_is_late_for_a_portion(world: World) -> None:
+    gradients = await world.duplicate("m")
+    await gradients.barrier()
+    event("waits", world.rank)
+    if last(world):
+        time.sleep(6)
+    await gradients.allreduce(np.zeros(1), what=PORTION, patience_s=PATIENCE_S)
+
+
+@case
+async def a_portion_never_comes(world: World) -> None:
+    gradients = await world.duplicate("m")
+    for index in (1, 2):
+        event("waits", world.rank)
+        await gradients.allreduce(np.zeros(1), what=PORTION.replace("2", str(index), 1), patience_s=0.5)
+        if last(world):
+            return
+
+
+@case
+async def a_counter_never_comes(world: World) -> None:
+    board = await world.board(1)
+    event("waits", world.rank)
+    if last(world):
+        world.position("step 3: reading data")
+        await asyncio.Event().wait()
+    board.publish(0, 1)
+    await board.reached(0, 1, what=PORTION, patience_s=0.5)
+
+
+@case
+async def the_order_differs(world: World) -> None:
+    gradients = await world.duplicate("m")
+    portions = ["m: step 3, portion 3 (dense_0)", PORTION]
+    if last(world):
+        portions.reverse()
+    event("fails", world.rank)
+    await asyncio.gather(*[gradients.allreduce(np.zeros(9), what=portion) for portion in portions])
+    await asyncio.Event().wait()
+
+
 async def main(world: World) -> None:
+    def tell(text: str) -> None:
+        failure.say(text)
+        event("told", world.rank)
+
+    stall.say = tell
     await world.window(4096)
     maps = Path("/proc/self/maps").read_text()
     names = sorted(set(re.findall(r"(/dev/shm/\S+)$", maps, re.MULTILINE)))

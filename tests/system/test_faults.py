@@ -276,6 +276,52 @@ def test_a_rank_whose_loop_is_blocked_is_named_while_the_others_wait(vendor: str
     assert f"  rank {RANKS - 1} ({HOST}), which does not answer: its event loop is blocked" in late.err
 
 
+PORTION = "m: step 3, portion 2 (dense_1 rows 0-255)"
+
+
+@VENDORS
+def test_a_rank_that_is_late_for_a_portion_is_named_within_five_seconds(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, 2, "one_is_late_for_a_portion", tmp_path) as late:
+        waits = late.wait_for("waits", 2)
+        assert late.wait_for("told", 1) - waits < 5.0
+        assert late.end() == 0
+    assert f"weft: rank 0 ({HOST}) has waited " in late.err
+    assert f's in "{PORTION}" for\n  rank 1 ({HOST}), which does not answer: its event loop' in late.err
+
+
+@VENDORS
+@pytest.mark.parametrize(
+    ("case", "position"),
+    [
+        ("a_portion_never_comes", 'has not called it; it is at "the end of main"'),
+        ("a_counter_never_comes", 'is at "step 3: reading data"'),
+    ],
+    ids=["a portion", "a counter"],
+)
+def test_what_never_comes_is_told_once_with_who_owes_it(
+    vendor: str, case: str, position: str, tmp_path: Path
+) -> None:
+    with job(vendor, RANKS, case, tmp_path) as stalled:
+        stalled.wait_for("told", 1)
+        # The portion is missing for ever: MPICH's ranks are ended by the stop that finds it so.
+        stalled.process.send_signal(signal.SIGTERM)
+        assert stalled.end() == STOPS[vendor, signal.SIGTERM], stalled.err
+    assert stalled.err.count("has waited") == 1
+    assert f's in "{PORTION}" for\n  rank {RANKS - 1} ({HOST}), which {position}' in stalled.err
+
+
+@VENDORS
+def test_an_order_that_differs_ends_the_job_and_names_both_portions(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "the_order_differs", tmp_path) as mixed:
+        failed = mixed.wait_for("fails", RANKS)
+        assert mixed.end() == 2, mixed.err
+        assert time.monotonic() - failed < ENDS_S
+    assert (
+        f"weft: rank {RANKS - 1} ({HOST}) called \"{PORTION}\" as collective 1 on 'world/m', "
+        f'where rank 0 ({HOST}) called "m: step 3, portion 3 (dense_0)": all ranks must call the same'
+    ) in mixed.err
+
+
 @pytest.mark.parametrize(
     ("setting", "nodes"),
     [
