@@ -1,6 +1,7 @@
 """HOW gradients meet: portions of the flat gradient, the plan of their order, wires and shared memory."""
 
 from .exchange import Carrier, Exact, Exchange, Reducer, Round
+from .formats import WireFormat
 from .node import Event, NodeMemory
 from .plan import Plan, Rule, make_plan
 from .portions import Block, Portion, blocks, cut, rows_of
@@ -19,6 +20,7 @@ __all__ = [
     "Reducer",
     "Round",
     "Rule",
+    "WireFormat",
     "blocks",
     "cut",
     "make_plan",

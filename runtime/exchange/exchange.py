@@ -35,6 +35,8 @@ PATIENCE_S = 2.5
 ROUNDS_KEPT = 4  # that a profile is the median of
 
 Wire = Callable[[str, int, int, dict[str, object]], None]
+Buffer = NDArray[np.generic]
+
 """Told of each transfer: name, start and end in nanoseconds of time.monotonic_ns, and its facts."""
 
 
@@ -43,6 +45,7 @@ class Reducer(Protocol):
 
     rank: int
 
+    size: int
     def allreduce(
         self,
         array: NDArray[np.generic],
@@ -59,23 +62,75 @@ class Reducer(Protocol):
         """Start copying `array` of rank `root` to all."""
 
 
+    def alltoall(
+        self, array: Buffer, into: Buffer, *, what: str = "", patience_s: float | None = None
+    ) -> Awaitable[None]:
+        """Start sending the i-th of `size` blocks of `array` to rank i; its block is the i-th of `into`."""
+
+    def allgather(
+        self, share: Buffer, array: Buffer, *, what: str = "", patience_s: float | None = None
+    ) -> Awaitable[None]:
+        """Start copying every rank's `share`, by rank, to everyone's `array`."""
+
+    async def duplicate(self, name: str) -> Reducer:
+        """Another of the same ranks, whose order of operations is its own."""
+
 class Carrier(Protocol):
-    """How portions are added up over ranks: exactly (`Exact`), or in fewer bytes (formats.py)."""
+    """How portions are added up over ranks, in place: exactly (`Exact`), or in fewer bytes (formats.py)."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether `encode` and `decode` do anything."""
+
+    async def open(self) -> None:
+        """Make what it needs; collective, before the first `start`."""
+
+    def cut(self, parts: Sequence[slice]) -> None:
+        """Carry these slices of the gradient, one of every portion, from here on; when all is at rest."""
+
+    def nbytes(self, portion: Portion) -> int:
+        """Of this rank's part of a portion, as it travels."""
+
+    def encode(self, portion: Portion) -> None:
+        """Ready this rank's part of a portion for `start`: on the lane, once it is whole."""
 
     def start(self, portion: Portion, what: str) -> Awaitable[None]:
         """Start the sum of a portion, which is ready; in the plan's order on every rank."""
 
 
-class Exact:
-    """Float32, summed in place where the portion lies. `slices` is what this rank carries, by portion."""
+    def decode(self, portion: Portion) -> None:
+        """Put the sum where the part was: on the lane, once it has arrived."""
 
-    def __init__(self, comm: Reducer, slices: Sequence[NDArray[np.float32]]) -> None:
+class Exact:
+    """Float32, summed by MPI where the portion lies."""
+
+    encodes = False
+
+    def __init__(self, comm: Reducer, gradient: NDArray[np.float32]) -> None:
         self._comm = comm
-        self._slices = slices
+        self._gradient = gradient
+        self._parts: list[NDArray[np.float32]] = []
+
+    async def open(self) -> None:
+        """See `Carrier`."""
+
+    def cut(self, parts: Sequence[slice]) -> None:
+        """See `Carrier`."""
+        self._parts = [self._gradient[part] for part in parts]
+
+    def nbytes(self, portion: Portion) -> int:
+        """See `Carrier`."""
+        return self._parts[portion.index].nbytes
+
+    def encode(self, portion: Portion) -> None:
+        """See `Carrier`."""
 
     def start(self, portion: Portion, what: str) -> Awaitable[None]:
-        """Start the sum of a portion."""
-        return self._comm.allreduce(self._slices[portion.index], what=what, patience_s=PATIENCE_S)
+        """See `Carrier`."""
+        return self._comm.allreduce(self._parts[portion.index], what=what, patience_s=PATIENCE_S)
+
+    def decode(self, portion: Portion) -> None:
+        """See `Carrier`."""
 
 
 class Round:
@@ -188,10 +243,11 @@ class Exchange:
             portion = self._portions[index]
             round_.posted_ns[index] = time.monotonic_ns()
             summed = carrier.start(portion, f"{self._model}: step {round_.step + 1}, {portion.name}")
-            group.create_task(self._land(round_, portion, summed, credit))
+            nbytes = carrier.nbytes(portion)
+            group.create_task(self._land(round_, portion, nbytes, summed, credit))
 
     async def _land(
-        self, round_: Round, portion: Portion, summed: Awaitable[None], credit: asyncio.Semaphore
+        self, round_: Round, portion: Portion, nbytes: int, summed: Awaitable[None], credit: asyncio.Semaphore
     ) -> None:
         await summed
         index = portion.index
@@ -201,7 +257,7 @@ class Exchange:
         if self._wire is not None:
             posted_ns = int(round_.posted_ns[index])
             facts: dict[str, object] = {
-                "bytes": portion.nbytes,
+                "bytes": nbytes,
                 "step": round_.step,
                 "portion": index,
                 "waited_us": (posted_ns - int(round_.ready_ns[index])) / 1e3,

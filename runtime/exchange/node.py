@@ -41,14 +41,16 @@ class NodeMemory:
 
     def __init__(
         self, world: World, windows: tuple[Window, Window], board: Board, peers: Communicator | None,
-        size: int, slots: int, capacity: int,
+        size: int, slots: int, capacity: int, residual: bool,
     ) -> None:  # fmt: skip
         shared, own = windows
-        flats = shared.array(0, "float32", (1 + slots, size))
+        flats = shared.array(0, "float32", (1 + slots + residual, size))
         self._windows = windows
         self._capacity = capacity
         self.parameters: Flat = flats[0]
-        self.states: tuple[Flat, ...] = tuple(flats[1:])
+        self.states: tuple[Flat, ...] = tuple(flats[1 : 1 + slots])
+        #: What wire formats leave out; one a node, since with another cut a slice may have another owner.
+        self.residual: Flat | None = flats[-1] if residual else None
         #: The gradients of the node's ranks; `gradients` are this rank's own.
         self.parts: list[Flat] = [own.array(rank, "float32", size) for rank in range(world.node_size)]
         self.gradients: Flat = self.parts[world.node_rank]
@@ -66,7 +68,9 @@ class NodeMemory:
         self.travels = len(world.nodes) > 1
 
     @classmethod
-    async def allocate(cls, world: World, size: int, slots: int, capacity: int) -> NodeMemory:
+    async def allocate(
+        cls, world: World, size: int, slots: int, capacity: int, *, residual: bool = False
+    ) -> NodeMemory:
         """For `size` float32 parameters with `slots` states, in at most `capacity` portions; collective.
 
         MachineError when the node has too little shared memory.
@@ -74,12 +78,13 @@ class NodeMemory:
         row = -(-size // ALIGNMENT) * ALIGNMENT
         if row != size:
             raise ValueError(f"size is {size}; layouts are multiples of {ALIGNMENT} elements")
-        shared = await world.window((1 + slots) * size * ELEMENT_BYTES if world.node_rank == 0 else 0)
+        rows = 1 + slots + residual
+        shared = await world.window(rows * size * ELEMENT_BYTES if world.node_rank == 0 else 0)
         own = await world.window(size * ELEMENT_BYTES)
         board = await world.board(len(Event) * capacity, capacity)
         mine = world.node_rank if world.node_rank < owners(world.nodes) else None
         peers = await world.split(mine, world.rank, name="peers") if len(world.nodes) > 1 else None
-        return cls(world, (shared, own), board, peers, size, slots, capacity)
+        return cls(world, (shared, own), board, peers, size, slots, capacity, residual)
 
     async def fence(self) -> None:
         """What any rank of the node has written is seen by all; collective over the node."""

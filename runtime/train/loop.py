@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -25,8 +25,9 @@ import numpy as np
 from ...kernels.lane import Task
 from ...kernels.schedule import Schedule
 from ..errors import JobError
-from ..exchange import Carrier, Exact, Exchange, NodeMemory, Profile, Reducer, Round, blocks, cut, rows_of
+from ..exchange import Carrier, Exchange, NodeMemory, Portion, Profile, Reducer, Round, blocks, cut, rows_of
 from ..exchange.exchange import PATIENCE_S, Wire
+from ..exchange.formats import make_carrier
 from ..exchange.tune import Settings, Tuner
 from ..graph.backward import differentiate
 from ..work import Compute
@@ -111,6 +112,9 @@ class TrainingLoop:
         #: Whether a signal ended the run; whether a rank could not go on; and if the losses tell, why.
         self.stopped, self.failed, self.divergence = False, False, ""
         self.settings = job.exchange.settings()
+        #: Whether gradients travel at all.
+        self.travels = team.size > 1 and (memory is None or memory.travels)
+        self._carrier = self._make_carrier()
         self._configure(self.settings)
 
     @property
@@ -122,22 +126,14 @@ class TrainingLoop:
         """Cut and plan anew; only while all is at rest, and alike on all ranks."""
         replica, job, memory = self._replica, self._job, self._memory
         self.settings = settings
-        portions = cut(replica.layout, settings.portion_bytes, rows_of(replica.graph))
-        travels = self._team.size > 1 and (memory is None or memory.travels)
+        # Where nothing travels nobody waits for rows, and whole layers are computed faster than blocks.
+        rows = rows_of(replica.graph) if self.travels else {}
+        portions = cut(replica.layout, settings.portion_bytes, rows)
         pieces = blocks(differentiate(replica.graph).backward, portions, replica.memory.movable)
-        updates: Updates
-        carrier: Carrier | None
-        if memory is None:
-            carrier = Exact(self._comm, [replica.travelling[p.start : p.stop] for p in portions])
-            updates = FlatUpdates(
-                replica, portions, self._compute, clip_norm=job.train.clip_norm, model=job.name
-            )
-        else:
-            own = [memory.gradients[part] for part in memory.slices(portions)]
-            carrier = Exact(memory.peers, own) if memory.peers is not None else None
-            updates = NodeUpdates(
-                replica, memory, portions, self._compute, clip_norm=job.train.clip_norm, model=job.name
-            )
+        carrier, updates = self._carrier, self._updates(portions)
+        if carrier is not None:
+            whole = [slice(portion.start, portion.stop) for portion in portions]
+            carrier.cut(whole if memory is None else memory.slices(portions))
         self._exchange = Exchange(
             self._comm,
             carrier,
@@ -147,20 +143,50 @@ class TrainingLoop:
             rule=settings.rule,
             credit=settings.credit,
             model=job.name,
-            replan=travels,
+            replan=self.travels,
             wire=self._wire,
         )
         self._maker = StepMaker(
             replica, portions, pieces, updates, self._compute, self._data.train, seed=job.seed, model=job.name
         )
-        self._travels = travels
         self._portions = len(portions)
+
+    def _updates(self, portions: Sequence[Portion]) -> Updates:
+        replica, memory, carrier = self._replica, self._memory, self._carrier
+        clip_norm, model = self._job.train.clip_norm, self._job.name
+        if memory is not None:
+            return NodeUpdates(
+                replica, memory, portions, self._compute, carrier, clip_norm=clip_norm, model=model
+            )
+        assert carrier is not None
+        return FlatUpdates(replica, portions, self._compute, carrier, clip_norm=clip_norm, model=model)
+
+    def _make_carrier(self) -> Carrier | None:
+        """What takes this rank's part of the gradient to others: to all, or from node to node."""
+        replica, memory, exchange = self._replica, self._memory, self._job.exchange
+        wire = exchange.wire if self.travels else "float32"
+        if memory is None:
+            residual = None if wire == "float32" else np.zeros_like(replica.travelling)
+            return make_carrier(
+                wire, self._comm, replica.travelling, residual, replica.layout, keep=exchange.keep
+            )
+        if memory.peers is None:
+            return None
+        return make_carrier(
+            wire, memory.peers, memory.gradients, memory.residual, replica.layout, keep=exchange.keep
+        )
+
+    async def open(self) -> None:
+        """Make what the wire's format needs; collective. Where several models train, one after the other."""
+        if self._carrier is not None:
+            await self._carrier.open()
 
     async def run(self, first_step: int, boundary: Callable[[int], Awaitable[bool]], pause: set[int]) -> int:
         """Train from `first_step` (steps done so far); returns the number of steps done at the end.
 
         After each number of steps in `pause` all comes to rest and `boundary` is awaited; True ends the run.
         """
+        await self.open()
         async with self._communicating() as group:
             done = await self._tune(first_step, pause, group)
             while done < self.total_steps and not (self.stopped or self.failed):
@@ -185,7 +211,7 @@ class TrainingLoop:
         """Find what the job file leaves open by measuring the first steps; returns the steps done."""
         tuner = Tuner(self.settings, self._job.exchange.fixed())
         # Beside others a step's time says little about its settings.
-        if not self._travels or self._turns is not None or self.total_steps - done < TUNED_STEPS:
+        if not self.travels or self._turns is not None or self.total_steps - done < TUNED_STEPS:
             return done
         while (settings := tuner.next()) is not None:
             if self.stopped or self.failed or pause & {done + 1, done + 2}:

@@ -10,15 +10,15 @@ weights are released. Events are counters in shared memory (NodeMemory); no mess
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from ...kernels.lane import Task, gate
-from ..exchange import Event, NodeMemory, Portion, Round
+from ..exchange import Carrier, Event, NodeMemory, Portion, Round
 from ..exchange.exchange import PATIENCE_S
 from ..work import Compute
 from .replica import Replica
-from .updates import Step, clip_scale, task
+from .updates import Step, clip_scale, coding, task
 
 WORDS = {
     Event.READY: "gradient of",
@@ -29,7 +29,12 @@ WORDS = {
 
 
 class NodeUpdates:
-    """Every owner sums and updates its slices. See `Updates`."""
+    """Every owner sums and updates its slices. See `Updates`.
+
+    `carrier` takes the sums of this rank's slices to other nodes; None without any, and where it owns none.
+    """
+
+    encode: Callable[[Portion], None] | None = None  # only a sum over the node is, by its owner
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class NodeUpdates:
         memory: NodeMemory,
         portions: Sequence[Portion],
         compute: Compute,
+        carrier: Carrier | None,
         *,
         clip_norm: float | None,
         model: str,
@@ -46,6 +52,7 @@ class NodeUpdates:
         self._portions = portions
         self._slices = memory.slices(portions)
         self._compute = compute
+        self._carrier = carrier
         self._clip_norm = clip_norm
         self._model = model
         self._early = memory.travels or clip_norm is not None
@@ -90,14 +97,20 @@ class NodeUpdates:
             reduce = task(share, f"{p.name}.reduce", run, needs, p, turn, self._model, "reduce")
             tasks.append(reduce)
             sums.append(reduce)
-            if self._memory.travels:
-                reduce.notify = self._compute.tell(partial(round_.mark_ready, p.index))
-        if not self._memory.travels:
+        if self._carrier is None:
             return sums
-        arrived = [gate(f"{portion.name} has arrived") for portion in self._portions]
+        carrier = self._carrier
+        ready = sums
+        whole = arrived = [gate(f"{portion.name} has arrived") for portion in self._portions]
         round_.arrived = lambda index: self._compute.finish(arrived[index])
         tasks += arrived
-        return arrived
+        if carrier.encodes:
+            ready = coding("encode", carrier.encode, sums, share, self._portions, turn, self._model)
+            whole = coding("decode", carrier.decode, arrived, share, self._portions, turn, self._model)
+            tasks += [*ready, *whole]
+        for p, last in zip(self._portions, ready, strict=True):
+            last.notify = self._compute.tell(partial(round_.mark_ready, p.index))
+        return whole
 
     def _norms(
         self, share: Step, round_: Round, sums: Sequence[Task], turn: int, tasks: list[Task]

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ...kernels.registry import KERNELS, kernel
-from ..exchange import Rule
+from ..exchange import Rule, WireFormat
+from ..exchange.formats import KEEP
 from ..exchange.tune import DEFAULT, Settings
 from . import order
 from .data.section import DataSection, TextData
@@ -167,6 +168,17 @@ class Exchange(Section):
     portion_bytes: Annotated[int, Field(ge=1024)] | None = None
     credit: Count | None = None  # portions in flight
     rule: Rule | None = None
+    wire: WireFormat = "float32"  # what travels: exact, or fewer bytes with error feedback
+    keep: Annotated[float, Field(gt=0, le=1)] | None = Field(  # fraction of a portion that top_k sends
+        default_factory=lambda data: KEEP if data.get("wire") == "top_k" else None
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _is_used(cls, keep: float | None, info: ValidationInfo) -> float | None:
+        if keep is not None and info.data.get("wire", "top_k") != "top_k":
+            raise problem('is for wire = "top_k"')
+        return keep
 
     def settings(self) -> Settings:
         """What a run starts with."""

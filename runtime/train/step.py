@@ -190,12 +190,19 @@ class StepMaker:
             task = self._append(share, step.name + rows, step.phase.value, timed, index)
             if not (step.phase is Phase.WEIGHT_GRADIENT and block.movable):  # (these read no weights)
                 self._reading[step.node] = task
-            completing.update(dict.fromkeys(block.completes, task))
+            for portion in portions:
+                completing[portion.index] = self._encode(share, index, portion, task)
         return completing
 
     def _time(self, run: Callable[[], None], round_: Round, number: int, portions: Sequence[Portion]) -> None:
         start = time.perf_counter()
         run()
+    def _encode(self, share: Share, index: int, portion: Portion, computed: Task) -> Task:
+        """What has a portion ready for the wire, if there is anything to do; else what has computed it."""
+        if (encode := self._maker.encode) is None:
+            return computed
+        return self._append(share, f"{portion.name}.encode", "encode", partial(encode, portion), index)
+
         round_.spent_s[number] = time.perf_counter() - start
         for portion in portions:
             self._replica.fetch(portion.start, portion.stop)
@@ -210,6 +217,8 @@ class StepMaker:
 
         task = self._append(share, "nothing to compute", "load", clear, needs=self.updated)
         self._then[task].append(round_.counted.set)
+                if self._maker.encode is not None:
+                    self._maker.encode(portion)
         return dict.fromkeys(range(len(self._portions)), task)
 
     def _readers(self, portion: Portion) -> list[Task]:

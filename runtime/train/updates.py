@@ -19,7 +19,7 @@ from math import sqrt
 from typing import Protocol
 
 from ...kernels.lane import Task, gate
-from ..exchange import Portion, Round
+from ..exchange import Carrier, Portion, Round
 from ..work import Compute
 from .replica import Replica
 
@@ -50,6 +50,9 @@ class Step(Protocol):
 class Updates(Protocol):
     """One of the two ways. All are called on the loop; `make` first."""
 
+    #: To be run on the lane once this rank's gradient of a portion is computed; None: nothing.
+    encode: Callable[[Portion], None] | None
+
     def make(
         self, share: Step, round_: Round, readers: Mapping[int, Sequence[Task]], turn: int
     ) -> tuple[list[Task], list[Task]]:
@@ -69,12 +72,17 @@ class FlatUpdates:
     """Every rank updates everything."""
 
     def __init__(
-        self, replica: Replica, portions: Sequence[Portion], compute: Compute, *, clip_norm: float | None,
-        model: str,
+        self, replica: Replica, portions: Sequence[Portion], compute: Compute, carrier: Carrier, *,
+        clip_norm: float | None, model: str,
     ) -> None:  # fmt: skip
         self._replica = replica
         self._portions = portions
         self._compute = compute
+        self._carrier = carrier
+        # What leaves a GPU is in host memory only when `computed` is called.
+        self._late = carrier.encodes and replica.device.asynchronous
+        at_once = carrier.encodes and not self._late
+        self.encode: Callable[[Portion], None] | None = carrier.encode if at_once else None
         self._clip_norm = clip_norm
         self._model = model
 
@@ -84,23 +92,31 @@ class FlatUpdates:
         """See `Updates`."""
         arrived = [gate(f"{portion.name} has arrived") for portion in self._portions]
         round_.arrived = lambda index: self._compute.finish(arrived[index])
+        decoding: list[Task] = []
+        if self._carrier.encodes:
+            decoding = coding(
+                "decode", self._carrier.decode, arrived, share, self._portions, turn, self._model
+            )
+        whole = decoding or arrived
         squares = [0.0] * len(self._portions)
         norms = []
         if self._clip_norm is not None:
             norms = [
-                task(share, f"{p.name}.norm", partial(self._square, squares, p), [arrived[p.index]], p, turn,
+                task(share, f"{p.name}.norm", partial(self._square, squares, p), [whole[p.index]], p, turn,
                      self._model)
                 for p in self._portions
             ]  # fmt: skip
         updates = [
             task(share, f"{p.name}.update", partial(self._apply, p, share, squares),
-                 [arrived[p.index], *norms, *readers[p.index]], p, turn, self._model)
+                 [whole[p.index], *norms, *readers[p.index]], p, turn, self._model)
             for p in self._portions
         ]  # fmt: skip
-        return [*arrived, *norms, *updates], updates
+        return [*arrived, *decoding, *norms, *updates], updates
 
     def computed(self, round_: Round, portion: Portion) -> None:
         """See `Updates`."""
+        if self._late:
+            self._carrier.encode(portion)
         round_.mark_ready(portion.index)
 
     def released(self, round_: Round, portion: Portion) -> None:
@@ -125,9 +141,25 @@ def task(
     phase: str = "update",
 ) -> Task:
     """A task for one portion, at the priority of its phase and layer."""
-    number = Class.REDUCE if phase == "reduce" else Class.UPDATE + portion.layer
+    number = Class.REDUCE if phase in ("reduce", "encode") else Class.UPDATE + portion.layer
     info = {"phase": phase, "step": share.step, "micro_batch": -1, "portion": portion.index, "model": model}
     return Task(name, run, needs, priority=turn * CLASSES + number, info=info)
+
+
+def coding(
+    phase: str,
+    run: Callable[[Portion], None],
+    behind: Sequence[Task],
+    share: Step,
+    portions: Sequence[Portion],
+    turn: int,
+    model: str,
+) -> list[Task]:
+    """Tasks that bring portions into the wire's format, or back, each when one of `behind` has ended."""
+    return [
+        task(share, f"{p.name}.{phase}", partial(run, p), [need], p, turn, model, phase)
+        for p, need in zip(portions, behind, strict=True)
+    ]
 
 
 def clip_scale(squares: Iterable[float], limit: float | None) -> float:

@@ -62,7 +62,7 @@ class Held:
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
-        self.rank = comm.rank
+        self.rank, self.size = comm.rank, comm.size
         self.until: Callable[[str], tuple[str, int] | None] = lambda what: None
         self._ran: dict[tuple[str, int], asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -76,13 +76,24 @@ class Held:
         return self.comm.broadcast(array, root, what=what, patience_s=patience_s)
 
     def allreduce(self, array, op="sum", *, what="", patience_s=None):
-        reduced = self.comm.allreduce(array, op, what=what)
+        return self._held(self.comm.allreduce(array, op, what=what), what)
+
+    def alltoall(self, array, into, *, what="", patience_s=None):
+        return self._held(self.comm.alltoall(array, into, what=what), what)
+
+    def allgather(self, share, array, *, what="", patience_s=None):
+        return self._held(self.comm.allgather(share, array, what=what), what)
+
+    async def duplicate(self, name):
+        return await self.comm.duplicate(name)
+
+    def _held(self, operation, what: str):
         if "portion 0" in what:
             self.started.set()
-        return asyncio.ensure_future(self._hold(reduced, what))
+        return asyncio.ensure_future(self._hold(operation, what))
 
-    async def _hold(self, reduced, what: str) -> None:
-        await reduced
+    async def _hold(self, operation, what: str) -> None:
+        await operation
         if (kernel := self.until(what)) is not None:
             await self._ran[kernel].wait()
 

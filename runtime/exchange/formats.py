@@ -1,0 +1,305 @@
+"""Wire formats: portions in fewer bytes than float32, with error feedback; all ranks end with the same bits.
+
+    float16, bfloat16   encode ─ all-to-all ─ add up own slice, encode ─ all-gather ─ decode
+    top_k               encode ─ all-gather of the largest, and where they stand ─── decode
+
+MPI can add up neither. So ranks add up decoded numbers themselves, in float32, in the order of the ranks: in
+the 16-bit formats each a slice of the portion for all, who then decode the same code; in top_k all of it.
+
+**Error feedback.** What a code leaves out stays in the sender's *residual* and is added to what it sends
+next, so that over steps nothing is lost. There is one residual for each element of the flat gradient:
+another cut into portions finds it where it was. The sum of a slice is rounded too, with the residual of the
+rank that adds it up. That puts right, within the step, that rank's own first rounding, and a second residual
+is not needed. Residuals are zero at the start of a run, a resumed one included.
+
+**Statistics** (of batch norms) are no gradients, and no later step could put right what one left out of a
+variance: they travel beside the code as they are, in float32.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from itertools import pairwise
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.precision import add_up_bfloat16, add_up_float16, encode_bfloat16, encode_float16
+from ...kernels.sparsity import add_up_largest, encode_largest
+from ..graph import Layout
+from .exchange import PATIENCE_S, Carrier, Exact, Reducer
+from .portions import Portion
+
+WireFormat = Literal["float32", "float16", "bfloat16", "top_k"]
+
+KEEP = 0.01
+"""Fraction of a portion that top_k sends where nothing is said."""
+
+Flat = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+LINE_BYTES = 64
+CODES = {
+    "float16": (encode_float16, add_up_float16),
+    "bfloat16": (encode_bfloat16, add_up_bfloat16),
+}
+
+
+def make_carrier(
+    wire: WireFormat,
+    comm: Reducer,
+    gradient: Flat,
+    residual: Flat | None,
+    layout: Layout,
+    *,
+    keep: float | None = None,
+) -> Carrier:
+    """What carries portions of `gradient` in a format; in top_k the fraction `keep` of each.
+
+    `residual` is zeros, as long as the gradient; only float32 needs none.
+    """
+    if wire == "float32":
+        return Exact(comm, gradient)
+    if residual is None:
+        raise ValueError(f"{wire} leaves something out: give a residual, zeros as long as the gradient")
+    if wire == "top_k":
+        return Sparse(comm, gradient, residual, layout, KEEP if keep is None else keep)
+    return Half(comm, gradient, residual, layout, wire)
+
+
+class _Part:
+    """This rank's part of a portion: its gradient, its residual, and the statistics among it."""
+
+    def __init__(self, gradient: Flat, residual: Flat, span: slice, layout: Layout) -> None:
+        self.values = gradient[span]
+        self.residual = residual[span]
+        self._statistics = [
+            gradient[run.start : run.stop]
+            for run in layout.runs(span.start, span.stop)
+            if run.role == "statistic"
+        ]
+        #: Of the statistics, in whole lines, so that what is behind them is aligned.
+        self.exact_bytes = _lines(4 * sum(statistic.size for statistic in self._statistics))
+
+    def take_out(self, into: Bytes) -> None:
+        """Copy the statistics to `into`; the zeros in their place leave no residual."""
+        at, copy = 0, into.view(np.float32)
+        for statistic in self._statistics:
+            copy[at : at + statistic.size] = statistic
+            statistic[...] = 0.0
+            at += statistic.size
+
+    def put_back(self, ranks: Sequence[Bytes]) -> None:
+        """Put the sum of what the ranks have taken out, in their order, where it belongs."""
+        at = 0
+        for statistic in self._statistics:
+            statistic[...] = 0.0
+            for taken in ranks:
+                statistic += taken.view(np.float32)[at : at + statistic.size]
+            at += statistic.size
+
+
+class _HalfPart(_Part):
+    """A part in 16-bit codes: slices of one length, one a rank, the last of them shorter.
+
+    `sent` goes to the ranks slice by slice and `parts` comes from them; `own`, the code of this rank's slice
+    of the sum with its statistics behind it, goes to all, and `sums` comes from them.
+    """
+
+    def __init__(
+        self, gradient: Flat, residual: Flat, span: slice, layout: Layout, wire: str, rank: int, size: int
+    ) -> None:
+        super().__init__(gradient, residual, span, layout)
+        self._encode, self._add_up = CODES[wire]
+        count = self.values.size
+        each_bytes = _lines(2 * -(-count // size))
+        own_bytes = each_bytes + self.exact_bytes
+        self.own = np.zeros(own_bytes, np.uint8)
+        self.parts = np.zeros(size * each_bytes, np.uint8)
+        self.sums = np.zeros(size * own_bytes, np.uint8)
+        self.sent = self.sums[: size * each_bytes]  # sent before the sums come
+        self._code = self.sent.view(np.uint16)[:count]
+        edges = [min(number * each_bytes // 2, count) for number in range(size + 1)]
+        slices = [slice(start, stop) for start, stop in pairwise(edges)]
+        mine = slices[rank]
+        self._mine = self.values[mine], self.residual[mine]
+        own_code = self.own.view(np.uint16)
+        self._own_code, self._own_exact = own_code[: mine.stop - mine.start], self.own[each_bytes:]
+        parts = self.parts.reshape(size, each_bytes).view(np.uint16)
+        self._parts = list(parts[:, : mine.stop - mine.start])
+        sums = self.sums.reshape(size, own_bytes)
+        codes = sums.view(np.uint16)
+        self._sums = [
+            (self.values[part], code[: part.stop - part.start])
+            for part, code in zip(slices, codes, strict=True)
+        ]
+        self._exact = list(sums[:, each_bytes:])
+
+    @property
+    def nbytes(self) -> int:
+        return self._code.nbytes + self.exact_bytes
+
+    def encode(self) -> None:
+        self.take_out(self._own_exact)
+        self._encode(self.values, self.residual, self._code)
+
+    def add_up(self) -> None:
+        values, residual = self._mine
+        self._add_up(values, self._parts)
+        self._encode(values, residual, self._own_code)
+
+    def decode(self) -> None:
+        for values, code in self._sums:
+            self._add_up(values, [code])
+        self.put_back(self._exact)
+
+
+class Half:
+    """Portions as float16 or bfloat16: half the bytes of an all-reduce at any number of ranks.
+
+    A portion takes two collectives, on two communicators, and each of these sees the portions in the plan's
+    order on every rank: the second of a portion is posted behind the second of the portion before, however
+    early its own slice is summed. So nothing deadlocks: the first of those under way never waits for another.
+
+    A slice is summed on the loop's thread, as MPI's own all-reduce does it.
+    """
+
+    encodes = True
+
+    def __init__(self, comm: Reducer, gradient: Flat, residual: Flat, layout: Layout, wire: str) -> None:
+        self._comm = comm
+        self._flats = gradient, residual
+        self._layout = layout
+        self._wire = wire
+        self._parts: list[_HalfPart] = []
+        self._second: Reducer | None = None
+        self._posted: asyncio.Future[None] | None = None  # the second collective of the portion before
+
+    async def open(self) -> None:
+        """See `Carrier`."""
+        if self._second is None:
+            self._second = await self._comm.duplicate("sums of portions")
+
+    def cut(self, parts: Sequence[slice]) -> None:
+        """See `Carrier`."""
+        rank, size = self._comm.rank, self._comm.size
+        self._parts = [_HalfPart(*self._flats, part, self._layout, self._wire, rank, size) for part in parts]
+
+    def nbytes(self, portion: Portion) -> int:
+        """See `Carrier`."""
+        return self._parts[portion.index].nbytes
+
+    def encode(self, portion: Portion) -> None:
+        """See `Carrier`."""
+        self._parts[portion.index].encode()
+
+    def start(self, portion: Portion, what: str) -> Awaitable[None]:
+        """See `Carrier`."""
+        part, before = self._parts[portion.index], self._posted
+        came = self._comm.alltoall(part.sent, part.parts, what=what, patience_s=PATIENCE_S)
+        posted = self._posted = asyncio.get_running_loop().create_future()
+        return asyncio.ensure_future(self._finish(part, came, before, posted, what))
+
+    async def _finish(
+        self,
+        part: _HalfPart,
+        came: Awaitable[Any],
+        before: asyncio.Future[None] | None,
+        posted: asyncio.Future[None],
+        what: str,
+    ) -> None:
+        assert self._second is not None, "open comes before start"
+        await came
+        part.add_up()
+        if before is not None:
+            await before
+        gathered = self._second.allgather(part.own, part.sums, what=f"{what}, sums", patience_s=PATIENCE_S)
+        posted.set_result(None)
+        await gathered
+
+    def decode(self, portion: Portion) -> None:
+        """See `Carrier`."""
+        self._parts[portion.index].decode()
+
+
+class _SparsePart(_Part):
+    """A part and its largest elements: `own` goes to all, `others` comes from all."""
+
+    def __init__(
+        self, gradient: Flat, residual: Flat, span: slice, layout: Layout, keep: float, size: int
+    ) -> None:
+        super().__init__(gradient, residual, span, layout)
+        count = ceil(keep * self.values.size)
+        self.own = np.zeros(self.exact_bytes + 8 * count, np.uint8)
+        self.others = np.zeros((size, self.own.size), np.uint8)
+        self._own_exact, self._own = self._read(self.own)
+        read = [self._read(message) for message in self.others]
+        self._exact, self._parts = [exact for exact, _ in read], [part for _, part in read]
+
+    @property
+    def nbytes(self) -> int:
+        return self.own.nbytes
+
+    def encode(self) -> None:
+        self.take_out(self._own_exact)
+        if self.values.size:
+            encode_largest(self.values, self.residual, *self._own)
+
+    def decode(self) -> None:
+        add_up_largest(self.values, self._parts)
+        self.put_back(self._exact)
+
+    def _read(self, message: Bytes) -> tuple[Bytes, tuple[NDArray[np.uint32], Flat]]:
+        """A message's statistics; indices and values of its elements."""
+        indices, values = np.split(message[self.exact_bytes :], 2)
+        return message[: self.exact_bytes], (indices.view(np.uint32), values.view(np.float32))
+
+
+class Sparse:
+    """Portions as their largest elements, a fraction `keep` of them from each rank.
+
+    Every rank hears of all ranks' elements, so the bytes grow with their number: beyond 1 / keep ranks
+    float32 takes fewer.
+    """
+
+    encodes = True
+
+    def __init__(self, comm: Reducer, gradient: Flat, residual: Flat, layout: Layout, keep: float) -> None:
+        self._comm = comm
+        self._flats = gradient, residual
+        self._layout = layout
+        self._keep = keep
+        self._parts: list[_SparsePart] = []
+
+    async def open(self) -> None:
+        """See `Carrier`."""
+
+    def cut(self, parts: Sequence[slice]) -> None:
+        """See `Carrier`."""
+        layout, keep, size = self._layout, self._keep, self._comm.size
+        self._parts = [_SparsePart(*self._flats, part, layout, keep, size) for part in parts]
+
+    def nbytes(self, portion: Portion) -> int:
+        """See `Carrier`."""
+        return self._parts[portion.index].nbytes
+
+    def encode(self, portion: Portion) -> None:
+        """See `Carrier`."""
+        self._parts[portion.index].encode()
+
+    def start(self, portion: Portion, what: str) -> Awaitable[None]:
+        """See `Carrier`."""
+        part = self._parts[portion.index]
+        return self._comm.allgather(part.own, part.others, what=what, patience_s=PATIENCE_S)
+
+    def decode(self, portion: Portion) -> None:
+        """See `Carrier`."""
+        self._parts[portion.index].decode()
+
+
+def _lines(nbytes: int) -> int:
+    """Rounded up to whole lines."""
+    return -(-nbytes // LINE_BYTES) * LINE_BYTES
