@@ -60,6 +60,7 @@ class Progress:
         self._named = named
         self._own = screen is None
         self._screen = Screen(stream, find) if screen is None else screen
+        self._screen.add(name, first_step, total_steps)
 
     def step(self, step: int, loss: float, samples_per_s: float, epoch: int | None = None) -> None:
         """Step `step` (counted from 1) is done; shown a few times a second at most."""
@@ -95,10 +96,13 @@ class Progress:
             self._catch_up()
         self._screen.note(text)
 
-    def close(self) -> None:
-        """Show the last step and leave the cursor on a line of its own; a second time does nothing."""
+    def close(self, how: str = "in") -> None:
+        """Show the last step, and the time until then; a second time does nothing.
+
+        Leaves the cursor on a line of its own, if the screen is this model's alone.
+        """
         if self._screen.bars and not self._closed:
-            self._fields["left"] = f"in {duration(self._clock() - self._began_s)}"
+            self._fields["left"] = f"{how} {duration(self._clock() - self._began_s)}"
             self._draw()
         if not self._screen.bars:
             self._catch_up()

@@ -38,8 +38,13 @@ class Screen:
 
     @property
     def bars(self) -> int:
-        """How many bars there are, or would be if one were drawn; 0 where only lines can be printed."""
-        return max(1, self._bars.count) if self._bars else 0
+        """How many bars there are; 0 where only lines can be printed."""
+        return len(self._bars.rows) if self._bars else 0
+
+    def add(self, name: str, step: int, total: int) -> None:
+        """Make room for the bar of a model, below those that were added before."""
+        if self._bars:
+            self._bars.rows[name] = step, total, {}
 
     def draw(self, name: str, step: int, total: int, fields: dict[str, str]) -> None:
         """Draw the bar of a model anew, if there are bars."""
@@ -79,16 +84,14 @@ class _Bars:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._console = _SteadyConsole(file=terminal.stream, width=terminal.columns())
-        self._rows: dict[str, tuple[int, int, dict[str, str]]] = {}
+        self.rows: dict[str, tuple[int, int, dict[str, str]]] = {}
         self.status = ""
+        self._drawn = False
         self._start()
 
-    @property
-    def count(self) -> int:
-        return len(self._rows)
-
     def draw(self, name: str, step: int, total: int, fields: dict[str, str]) -> None:
-        self._rows[name] = step, total, dict(fields)
+        self.rows[name] = step, total, dict(fields)
+        self._drawn = True
         self._console.width = self._terminal.columns()
         self._live.update(self._picture(), refresh=True)
 
@@ -102,7 +105,7 @@ class _Bars:
         self._start()
 
     def close(self) -> None:
-        if self._rows:
+        if self._drawn:
             self._live.update(self._picture())
         self._live.stop()
         if self._terminal.stream is not sys.stdout:
@@ -115,14 +118,14 @@ class _Bars:
         self._live.start()
 
     def _picture(self) -> Table | Group:
-        longest = max(map(cell_len, self._rows))
-        counts = {name: f"{step:,}/{total:,}" for name, (step, total, _) in self._rows.items()}
+        longest = max(map(cell_len, self.rows))
+        counts = {name: f"{step:,}/{total:,}" for name, (step, total, _) in self.rows.items()}
         room = self._console.width - longest - 1 - self.NARROWEST - 1 - max(map(cell_len, counts.values()))
         grid = Table.grid(expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)
-        for name, (step, total, fields) in self._rows.items():
+        for name, (step, total, fields) in self.rows.items():
             bar = ProgressBar(
                 total=max(total, 1),
                 completed=step,

@@ -71,11 +71,11 @@ class Log:
             self._progress.evaluation(split, score.loss, score.accuracy)
         self._last = time.monotonic()
 
-    def end(self, step: int, reason: str) -> None:
+    def end(self, step: int, reason: str, *, failed: bool = False) -> None:
         """The run ends after `step` steps."""
         if self._metrics is not None and self._progress is not None:
             self._metrics.write(kind="end", step=step, reason=reason)
-            self._progress.close()
+            self._progress.close("failed after" if failed else "in")
 
     def __enter__(self) -> Self:
         return self

@@ -119,7 +119,7 @@ class Trainer:
                 score = await self._evaluate(self._data.test, "test", done)
         failure = await self._explain() if await self._ill() else None
         reason = f"failed: {failure}" if failure else self._reason()
-        self._log.end(done, reason)
+        self._log.end(done, reason, failed=failure is not None)
         return Result(self._job.name, done, loop.stopped, score, self._folder.path, failure)
 
     async def finish(self, result: Result) -> None:

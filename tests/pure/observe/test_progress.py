@@ -183,14 +183,14 @@ def test_several_models_have_a_bar_each_and_a_line_below(
     other = Progress(8, "mlp", screen=shared, clock=clock)
     for step in (1, 2, 3, 4):
         clock.now_s += 1.0
-        one.step(step, 0.5, 100.0)
         other.step(step, 0.25, 50.0)
+        one.step(step, 0.5, 100.0)
         if step == 2:
             shared.note("a note that stays")
             shared.error("an error that stays")
     one.close()
     shared.status("")
-    other.close()
+    other.close("failed after")
     shared.close()
     content = bytearray()
     with suppress(OSError):
@@ -200,7 +200,7 @@ def test_several_models_have_a_bar_each_and_a_line_below(
     rows = on_screen(content.decode())
     assert rows[0] == "a note that stays"
     assert re.fullmatch(r"digits [━╸╺]+ 4/4  loss 0\.5000  100 samples/s  in 4 s", rows[1])
-    assert re.fullmatch(r"mlp    [━╸╺]+ 4/8  loss 0\.2500  50\.0 samples/s  in 4 s", rows[2])
+    assert re.fullmatch(r"mlp    [━╸╺]+ 4/8  loss 0\.2500  50\.0 samples/s  failed after 4 s", rows[2])
     assert "".join(rows[3:]) == ""
 
 
