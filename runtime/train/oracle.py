@@ -3,8 +3,8 @@
 No lane, no portions, no overlap. The tests hold the real trainer against it; it is never used by a run.
 
 Where the trainer cuts a layer by rows, `rows` has the oracle compute the same blocks: where a block ends,
-OpenBLAS adds up in another order than in the whole product (of 512 outputs in blocks of 48 a tenth differed in
-the last bit). Blocks of a weight gradient in multiples of 48 rows were those of the whole to the bit.
+OpenBLAS adds up in another order than in the whole product (of 512 outputs in blocks of 48 a tenth differed
+in the last bit). Blocks of a weight gradient in multiples of 48 rows were those of the whole to the bit.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from weft.kernels.device import Device
 from weft.kernels.lane import Task
-from weft.runtime.exchange import NodeMemory, Portion, cut, rows_of
+from weft.runtime.exchange import NodeMemory, Portion
 from weft.runtime.exchange.node import owned
 from weft.runtime.graph.backward import Phase
 from weft.runtime.graph.program import Program, Step
@@ -133,13 +133,15 @@ class Bench:
         assert trained is not None
         return trained
 
-    def oracle(self, trained: Trained) -> tuple[list[float], np.ndarray]:
-        """Losses and weights of the oracle, which adds up what `trained` did, in its order and its blocks."""
+    def oracle(
+        self, trained: Trained, add_up: oracle.Allreduce | None = None
+    ) -> tuple[list[float], np.ndarray]:
+        """Losses and weights of the oracle, by the blocks of rows of `trained` and adding up in its order."""
         replica, rows = self.replica(), defaultdict(list)
         for portion in trained.portions:
             if portion.rows is not None:
                 rows[portion.nodes[0]].append(portion.rows)
-        add_up = portioned(trained.portions, trained.shared)
+        add_up = add_up or portioned(trained.portions, trained.shared)
         losses = oracle.train(
             self.job, self.data, replica, trained.steps, add_up, self.rank, self.size, rows=rows
         )
@@ -192,7 +194,7 @@ class Bench:
                 world.selector.computing = lambda: False
         result.parameters = replica.parameters.copy()
         result.plan = training.exchange.plan.order
-        result.portions = cut(replica.layout, training.settings.portion_bytes, rows_of(self.graph))
+        result.portions = tuple(training.exchange._portions)
         return result
 
 
@@ -234,8 +236,8 @@ def allreduce(array: np.ndarray) -> None:
 def portioned(portions: Sequence[Portion], shared: bool) -> oracle.Allreduce:
     """The oracle's, in the exchange's order of additions: portion by portion, each waited for.
 
-    With three or more ranks the order matters: `shared`, a node's ranks in their order, then all nodes; else as
-    MPI adds up so many elements over so many ranks.
+    With three or more ranks the order matters: `shared`, a node's ranks in their order, then all nodes; else
+    as MPI adds up so many elements over so many ranks.
     """
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
