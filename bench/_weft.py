@@ -147,10 +147,10 @@ class Model:
 class Training:
     """A training loop that makes its steps in turns. Use as an async context manager."""
 
-    def __init__(self, model: Model, comm: Communicator, fixed: Fixed, steps: int) -> None:
+    def __init__(self, model: Model, comm: Communicator, fixed: Fixed) -> None:
         self._model = model
-        self._steps = steps
-        self._tuned = fixed.everything
+        self._done = 0
+        self._pauses = {PLANNED if fixed.everything else FIRST_TURN}  # the loop looks at it behind each step
         self._go: asyncio.Future[bool] | None = None  # True: it is to end
         self._rests = asyncio.Event()
         self._turn = Trained(0.0)
@@ -171,9 +171,9 @@ class Training:
         self._running: asyncio.Task[int] | None = None
 
     @classmethod
-    async def open(cls, model: Model, fixed: Fixed, steps: int) -> Training:
-        """With a communicator of its own: behind a turn's end ranks may still agree on a plan."""
-        return cls(model, await model.world.duplicate("training"), fixed, steps)
+    async def open(cls, model: Model, fixed: Fixed) -> Training:
+        """With a communicator of its own, as a model has that trains beside others."""
+        return cls(model, await model.world.duplicate("training"), fixed)
 
     @property
     def settings(self) -> Settings:
@@ -181,19 +181,20 @@ class Training:
         return self._loop.settings
 
     async def first_turn(self) -> Trained:
-        """The steps in which the loop finds its settings."""
-        first = PLANNED if self._tuned else FIRST_TURN
-        pauses = set(range(first, ENDLESS, self._steps))
-        return await self._take(lambda: self._start(pauses))
+        """The steps in which the loop finds its settings; `seconds` are those of the last two."""
+        turn = await self._take(self._start)
+        turn.seconds = self._marks[-1].since(self._marks[-3]).time / 2
+        return turn
 
-    async def turn(self, warm: int) -> Trained:
-        """Some more steps, from the first weights; those after `warm` of them are timed."""
+    async def turn(self, steps: int, warm: int) -> Trained:
+        """So many more steps, from the first weights; those after `warm` of them are timed."""
+        self._pauses.add(self._done + steps)
         turn = await self._take(self._wake)
         turn.spent = self._marks[-1].since(self._marks[warm - 1])
         turn.window = (int(self._marks[warm - 1].time * 1e9), int(self._marks[-1].time * 1e9))
         # From one step's losses to another's, equally far behind their steps' starts: what comes before and
         # behind the steady state does not count.
-        turn.seconds = turn.spent.time / (self._steps - warm)
+        turn.seconds = turn.spent.time / (steps - warm)
         turn.digest = digest(self._model.replica)
         return turn
 
@@ -211,14 +212,15 @@ class Training:
             self._running.result()
         return self._turn
 
-    def _start(self, pauses: set[int]) -> None:
-        self._running = asyncio.create_task(self._loop.run(0, self._boundary, pauses))
+    def _start(self) -> None:
+        self._running = asyncio.create_task(self._loop.run(0, self._boundary, self._pauses))
 
     def _wake(self) -> None:
         assert self._go is not None
         self._go.set_result(False)
 
     async def _boundary(self, done: int) -> bool:
+        self._done = done
         self._go = asyncio.get_running_loop().create_future()
         self._rests.set()
         return await self._go

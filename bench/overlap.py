@@ -38,7 +38,7 @@ Where a step of Weft goes, on rank 0:
 
 Candidates take turns, and ratios are of one round. A turn in which others used more than 5% of a rank's core
 is repeated once it is quiet; others_share tells what is left of them. With `--skew 0.7` one layer in the
-middle holds 70% of as many weights. A round takes about 13 turns of 8 steps: a minute at 1 Gbit/s, five at
+middle holds 70% of as many weights. A round takes 13 turns: a minute at 1 Gbit/s, three at
 100 Mbit/s.
 """
 
@@ -74,6 +74,7 @@ from weft.runtime.exchange.plan import RULES
 from weft.runtime.message import World, run
 
 WARM = 2  # steps before the clock starts
+TURN_S, LEAST, MOST = 2.5, 3, 8  # of a turn: seconds that it is to take, timed steps that it has
 DISTURBED = 0.05  # of a core, used by others: such a turn is repeated
 JUDGED_S = 0.5  # use of a core is counted in ticks of 10 ms: of shorter turns it tells nothing
 
@@ -90,24 +91,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--width", type=int, default=1024, metavar="N", help="features of each (1024)")
     add("--skew", type=float, metavar="SHARE", help="one layer in the middle holds this share of the weights")
     add("--repetitions", type=int, default=5, metavar="N", help="rounds that count (5)")
-    add("--steps", type=int, default=6, metavar="N", help="timed steps of a turn (6)")
-    add(
-        "--patience",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="for repeating turns that others disturbed (10)",
-    )
+    allowed = f"what {TURN_S:g} s allow, {LEAST} to {MOST}"
+    add("--steps", type=int, metavar="N", help=f"timed steps of a turn ({allowed})")
+    add("--patience", type=float, default=5.0, metavar="S", help="to repeat a turn that others disturbed (5)")
     add("--portion", type=int, metavar="BYTES", help="size of Weft's portions (tuned)")
     add("--credit", type=int, metavar="N", help="Weft's portions in flight (tuned)")
     add("--rule", choices=RULES, help="which of Weft's portions goes first (tuned)")
     add("--buckets", default="1,2,4,8,25", metavar="MB[,MB...]", help="DDP's bucket sizes")
     add("--no-ddp", action="store_true", help="leave PyTorch out, as where it is not installed")
-    add(
-        "--no-rig",
-        action="store_true",
-        help="on the ranks of the launcher that runs this",
-    )
+    add("--no-rig", action="store_true", help="on the ranks of the launcher that runs this")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -149,12 +141,11 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
         fixed = Fixed(args.portion, args.credit, args.rule)
         model = Model(world, sizes, fixed)
         await model.open()
-        weft = await stack.enter_async_context(await Training.open(model, fixed, WARM + args.steps))
+        weft = await stack.enter_async_context(await Training.open(model, fixed))
         bench = Bench(world, model, weft, peer, core, args)
         await bench.prepare()
         by_rule = Fixed.by(replace(weft.settings, rule="first_come"))
-        first_come = await Training.open(model, by_rule, WARM + args.steps)
-        await stack.enter_async_context(first_come)
+        first_come = await stack.enter_async_context(await Training.open(model, by_rule))
         return await bench.run(first_come)
 
 
@@ -191,6 +182,7 @@ class Bench:
         self._pids = (os.getpid(), *([peer.pid] if peer is not None else []))
         self._buckets = [int(mb) for mb in args.buckets.split(",")] if peer is not None else []
         self._expected: list[float] = []
+        self._steps = LEAST
         self._samples: dict[str, list[float]] = defaultdict(list)
         self._others: list[float] = []
         self._spent: dict[str, list[float]] = defaultdict(list)
@@ -204,20 +196,24 @@ class Bench:
         self._expected = list(expected)
         if self._peer is not None:
             self._peer.ready()
-        check_losses("the first steps", (await self._weft.first_turn()).losses, self._expected)
+        first = await self._weft.first_turn()
+        check_losses("the first steps", first.losses, self._expected)
+        step_s = np.array([first.seconds])
+        await self._world.allreduce(step_s, "max")
+        self._steps = self._args.steps or min(max(round(TURN_S / float(step_s[0])), LEAST), MOST)
         if self._world.rank == 0:
             print(f"overlap: {self._weft.settings}", file=sys.stderr)
 
     async def run(self, first_come: Training) -> dict[str, Figure]:
         """All rounds."""
         check_losses("the first steps", (await first_come.first_turn()).losses, self._expected)
-        model, settings, steps = self._model, self._weft.settings, WARM + self._args.steps
+        model, settings, steps = self._model, self._weft.settings, WARM + self._steps
         candidates: dict[str, Candidate] = {
-            "step": partial(self._weft.turn, WARM),
+            "step": partial(self._weft.turn, steps, WARM),
             "compute": at_once(partial(_weft.compute, model, steps, WARM)),
             "wire": partial(_weft.wire, model, settings, steps, WARM),
             "wire_blocking": at_once(partial(_weft.wire_blocking, model, settings, steps, WARM)),
-            "first_come": partial(first_come.turn, WARM),
+            "first_come": partial(first_come.turn, steps, WARM),
             "blocking": at_once(partial(_weft.blocking, model, steps, WARM)),
         }
         if self._peer is not None:
@@ -236,13 +232,13 @@ class Bench:
             turn, slowest_s, others = await self._turn(name, candidate)
             if others <= DISTURBED or lost_s >= self._patience_s:
                 break
-            lost_s += slowest_s * (WARM + self._args.steps) + await self._quiet()
+            lost_s += slowest_s * (WARM + self._steps) + await self._quiet()
         self._samples[name].append(slowest_s)
         self._others.append(others)
         if name == "step" and isinstance(turn, Trained):
             spent = {**_idle.causes(turn.spans, turn.window), "loop_cpu": turn.spent.loop}
             for what, seconds in {**spent, "lane_cpu": turn.spent.lane}.items():
-                self._spent[what].append(seconds / self._args.steps)
+                self._spent[what].append(seconds / self._steps)
 
     async def _quiet(self) -> float:
         """Wait until nobody uses the ranks' cores, or for as long as patience lasts; returns the seconds."""
@@ -267,7 +263,7 @@ class Bench:
         moved, spent = link_bytes() - link, use(self._core, self._pids).since(before)
         alone = name in ("compute", "ddp_compute")
         if len(self._world.nodes) > 1 and not alone:
-            least = self._model.sizes.nbytes * self._args.steps
+            least = self._model.sizes.nbytes * self._steps
             check(moved >= least, f"{name}: {moved} bytes went over this host's link, {least} or more should")
         losses = np.array(turn.losses)
         if name.startswith("ddp") or alone:  # each rank knows those of its own samples
