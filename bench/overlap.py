@@ -93,7 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repetitions", type=int, default=5, metavar="N", help="rounds that count (5)")
     allowed = f"what {TURN_S:g} s allow, {LEAST} to {MOST}"
     add("--steps", type=int, metavar="N", help=f"timed steps of a turn ({allowed})")
-    add("--patience", type=float, default=5.0, metavar="S", help="to repeat a turn that others disturbed (5)")
+    add(
+        "--patience", type=float, default=60.0, metavar="S", help="to repeat turns that others disturbed (60)"
+    )
     add("--portion", type=int, metavar="BYTES", help="size of Weft's portions (tuned)")
     add("--credit", type=int, metavar="N", help="Weft's portions in flight (tuned)")
     add("--rule", choices=RULES, help="which of Weft's portions goes first (tuned)")
@@ -176,7 +178,7 @@ class Bench:
     ) -> None:
         self._world, self._model, self._weft, self._peer, self._core = world, model, weft, peer, core
         self._args = args
-        # Ranks that share a core (more hosts than cores) disturb each other in any case.
+        # What is left of it, the same on all ranks. Ranks that share a core disturb each other in any case.
         neighbours = world.size if "WEFT_BENCH_HOSTS" in os.environ else world.node_size
         self._patience_s = args.patience if neighbours <= (os.cpu_count() or 1) else 0.0
         self._pids = (os.getpid(), *([peer.pid] if peer is not None else []))
@@ -227,12 +229,12 @@ class Bench:
 
     async def _measure(self, name: str, candidate: Candidate) -> None:
         """Let a candidate take its turn, again if others disturbed it, and keep what it gave."""
-        lost_s = 0.0  # the same on all ranks
         while True:
             turn, slowest_s, others = await self._turn(name, candidate)
-            if others <= DISTURBED or lost_s >= self._patience_s:
+            if others <= DISTURBED or self._patience_s <= 0.0:
                 break
-            lost_s += slowest_s * (WARM + self._steps) + await self._quiet()
+            self._patience_s -= slowest_s * (WARM + self._steps)
+            await self._quiet()
         self._samples[name].append(slowest_s)
         self._others.append(others)
         if name == "step" and isinstance(turn, Trained):
@@ -240,18 +242,16 @@ class Bench:
             for what, seconds in {**spent, "lane_cpu": turn.spent.lane}.items():
                 self._spent[what].append(seconds / self._steps)
 
-    async def _quiet(self) -> float:
-        """Wait until nobody uses the ranks' cores, or for as long as patience lasts; returns the seconds."""
-        waited_s = 0.0
-        while waited_s < self._patience_s:
+    async def _quiet(self) -> None:
+        """Wait until nobody else uses the ranks' cores, or for as long as patience lasts."""
+        while self._patience_s > 0.0:
             before = use(self._core, self._pids)
             await asyncio.sleep(JUDGED_S)
-            waited_s += JUDGED_S
+            self._patience_s -= JUDGED_S
             others = np.array([use(self._core, self._pids).since(before).others / JUDGED_S])
             await self._world.allreduce(others, "max")
             if others[0] <= DISTURBED:
                 break
-        return waited_s
 
     async def _turn(self, name: str, candidate: Candidate) -> tuple[Turn, float, float]:
         """One turn, checked: what it gave here, seconds a step on the slowest rank, share of a core lost."""
