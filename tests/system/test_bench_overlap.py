@@ -11,7 +11,20 @@ import pytest
 from bench.network import missing
 from tests.launch import ROOT, environment, installed_vendor, mpiexec, requires, run
 
-SMALL = ["--batch", "8", "--layers", "4", "--width", "32", "--repetitions", "1", "--steps", "2"]
+SMALL = [
+    "--batch",
+    "8",
+    "--layers",
+    "4",
+    "--width",
+    "32",
+    "--repetitions",
+    "1",
+    "--steps",
+    "2",
+    "--patience",
+    "0",
+]
 
 # The real bench with an optimizer that forgets some of the first layer's weights.
 BROKEN = """
