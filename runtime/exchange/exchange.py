@@ -25,7 +25,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Plan, Rule, drifted, make_plan
+from .held import best_plan
+from .plan import Plan, Rule, drifted
 from .portions import Block, Portion
 from .profile import Profile
 
@@ -34,9 +35,9 @@ PATIENCE_S = 2.5
 
 ROUNDS_KEPT = 4  # that a profile is the median of
 
-Wire = Callable[[str, int, int, dict[str, object]], None]
 Buffer = NDArray[np.generic]
 
+Wire = Callable[[str, int, int, dict[str, object]], None]
 """Told of each transfer: name, start and end in nanoseconds of time.monotonic_ns, and its facts."""
 
 
@@ -44,8 +45,8 @@ class Reducer(Protocol):
     """The part of a communicator that the exchange needs."""
 
     rank: int
-
     size: int
+
     def allreduce(
         self,
         array: NDArray[np.generic],
@@ -61,7 +62,6 @@ class Reducer(Protocol):
     ) -> Awaitable[None]:
         """Start copying `array` of rank `root` to all."""
 
-
     def alltoall(
         self, array: Buffer, into: Buffer, *, what: str = "", patience_s: float | None = None
     ) -> Awaitable[None]:
@@ -74,6 +74,7 @@ class Reducer(Protocol):
 
     async def duplicate(self, name: str) -> Reducer:
         """Another of the same ranks, whose order of operations is its own."""
+
 
 class Carrier(Protocol):
     """How portions are added up over ranks, in place: exactly (`Exact`), or in fewer bytes (formats.py)."""
@@ -97,9 +98,9 @@ class Carrier(Protocol):
     def start(self, portion: Portion, what: str) -> Awaitable[None]:
         """Start the sum of a portion, which is ready; in the plan's order on every rank."""
 
-
     def decode(self, portion: Portion) -> None:
         """Put the sum where the part was: on the lane, once it has arrived."""
+
 
 class Exact:
     """Float32, summed by MPI where the portion lies."""
@@ -193,7 +194,7 @@ class Exchange:
         self._worked_off = 0
         self._guessed = True  # the plan comes from costs, or from another cut
         self.profile = profile
-        self.plan: Plan = make_plan(self._timings, rule, credit)
+        self.plan: Plan = best_plan(self._timings, rule, credit)
 
     def begin(self, round_: Round) -> None:
         """Queue a step's exchange; rounds are worked off in the order of their beginning."""
@@ -294,7 +295,7 @@ class Exchange:
                 self._guessed = False
                 self._timings = timings
                 self.profile = profile
-                plan = make_plan(timings, self._rule, self.plan.credit)
+                plan = best_plan(timings, self._rule, self.plan.credit)
                 told[:] = [1, *plan.order, *plan.backward]
         what = f"{self._model}: the plan that rank 0 makes"
         await self._comm.broadcast(told, 0, what=what, patience_s=PATIENCE_S)

@@ -145,14 +145,14 @@ class StepMaker:
         program = self._replica.training(len(indices))
         seed = micro_batch_seed(self._seed, share.step, index)
         self._append(share, "load", "load", partial(self._load, program, indices, seed, share), index)
-        waiting = first and bool(self.updated)
         for step in program.forward:
-            portions = self._portions_of.get(step.node, []) if waiting else []
+            portions = self._portions_of.get(step.node, []) if first else []
+            # Also where there is nothing to wait for: blocks may round otherwise than the whole, and a run that
+            # resumes is to compute what the other did.
             if step.node in self._by_rows and portions:
                 self._forward_by_rows(share, step, index, portions)
                 continue
-            updated = [self.updated[portion.index] for portion in portions]
-            self._append(share, step.name, step.phase.value, step.run, index, updated)
+            self._append(share, step.name, step.phase.value, step.run, index, self._updates_of(portions))
         self._append(share, "tally", "load", partial(_tally, program, tally, index), index)
         return program
 
@@ -161,7 +161,6 @@ class StepMaker:
 
         The biases came with the layer's first portion. The order is left to the lane: what is ready runs.
         """
-        biases = self.updated[portions[0].index]
         self._tail = [
             self._task(
                 share,
@@ -169,11 +168,15 @@ class StepMaker:
                 step.phase.value,
                 partial(step.run, rows=slice(*portion.rows)),
                 index,
-                (*self._tail, biases, self.updated[portion.index]),
+                (*self._tail, *self._updates_of([portions[0], portion])),
             )
             for portion in portions
             if portion.rows is not None
         ]
+
+    def _updates_of(self, portions: Sequence[Portion]) -> list[Task]:
+        """The step before's updates of portions; none before the first step."""
+        return [self.updated[portion.index] for portion in portions] if self.updated else []
 
     def _last_backward(
         self, share: Share, index: int, steps: Sequence[Step], round_: Round, plan: Plan
@@ -194,15 +197,15 @@ class StepMaker:
                 completing[portion.index] = self._encode(share, index, portion, task)
         return completing
 
-    def _time(self, run: Callable[[], None], round_: Round, number: int, portions: Sequence[Portion]) -> None:
-        start = time.perf_counter()
-        run()
     def _encode(self, share: Share, index: int, portion: Portion, computed: Task) -> Task:
         """What has a portion ready for the wire, if there is anything to do; else what has computed it."""
         if (encode := self._maker.encode) is None:
             return computed
         return self._append(share, f"{portion.name}.encode", "encode", partial(encode, portion), index)
 
+    def _time(self, run: Callable[[], None], round_: Round, number: int, portions: Sequence[Portion]) -> None:
+        start = time.perf_counter()
+        run()
         round_.spent_s[number] = time.perf_counter() - start
         for portion in portions:
             self._replica.fetch(portion.start, portion.stop)
@@ -214,11 +217,11 @@ class StepMaker:
             self._replica.gradients[...] = 0
             for portion in self._portions:
                 self._replica.fetch(portion.start, portion.stop)
+                if self._maker.encode is not None:
+                    self._maker.encode(portion)
 
         task = self._append(share, "nothing to compute", "load", clear, needs=self.updated)
         self._then[task].append(round_.counted.set)
-                if self._maker.encode is not None:
-                    self._maker.encode(portion)
         return dict.fromkeys(range(len(self._portions)), task)
 
     def _readers(self, portion: Portion) -> list[Task]:
