@@ -170,3 +170,52 @@ def test_when_all_have_left_there_is_no_turn():
     assert order.head is None
     with pytest.raises(ValueError, match="every model has left"):
         order.take()
+
+
+def makespan_over_limit(models, lengths, layers=8):
+    """Virtual time until all have ended, over the most that lane or wire must do.
+
+    `models` are seconds of lane and of wire a step: forward a third of the lane's, then backward, a portion a
+    layer, which the next step's forward of the layer waits for. The wire takes portions as they come.
+    """
+    claims = [Claim(lane) for lane, _ in models]
+    order = {step: place for place, step in enumerate(steps(claims, lengths))}
+    turns, priorities = ModelOrder(claims), {}
+    for model, step in order:
+        while turns.head != model:
+            turns.leave()
+        priorities[model, step] = turns.take()
+    place = [(0, 0)] * len(models)  # step, and kernel within it
+    arrived = [[0.0] * layers for _ in models]  # when, by layer, what the next forward waits for
+    now, wire, begun = 0.0, 0.0, 0
+    while waiting := [
+        (max(now, arrived[model][kernel] if kernel < layers else 0.0), priorities[model, step], model)
+        for model, (step, kernel) in enumerate(place)
+        if step < lengths[model] and (kernel > 0 or order[model, step] <= begun)
+    ]:
+        now, _, model = min(waiting)
+        (step, kernel), (lane_s, wire_s) = place[model], models[model]
+        begun = max(begun, order[model, step] + 1)
+        now += lane_s / 3 / layers * (1 if kernel < layers else 2)
+        if kernel >= layers:
+            wire = max(wire, now) + wire_s / layers
+            arrived[model][2 * layers - 1 - kernel] = wire
+        place[model] = (step, kernel + 1) if kernel + 1 < 2 * layers else (step + 1, 0)
+    sums = (sum(m[part] * n for m, n in zip(models, lengths, strict=True)) for part in (0, 1))
+    return max(now, wire) / max(sums)
+
+
+MAKESPANS = {
+    "one model alone waits for its own wire": ([(1, 1)], [60], 1.35, 1.45),
+    "of two equal ones each hides the other's wire": ([(1, 1), (1, 1)], [60, 60], 1.0, 1.01),
+    "five": ([(1, 1)] * 5, [20] * 5, 1.0, 1.01),
+    "a small one goes ahead while a large one computes": ([(3, 2), (1, 1)], [30, 90], 1.0, 1.01),
+    "one of much wire and one of little": ([(1, 2), (2, 1)], [60, 30], 1.0, 1.02),
+    "one ten times the other": ([(10, 5), (1, 0.5)], [20, 200], 1.0, 1.01),
+    "wire is all, and one ten times the other": ([(10, 10), (1, 1)], [20, 200], 1.0, 1.25),
+}
+
+
+@pytest.mark.parametrize(("models", "lengths", "least", "most"), MAKESPANS.values(), ids=MAKESPANS)
+def test_s2_2_in_virtual_time(models, lengths, least, most):
+    assert least <= makespan_over_limit(models, lengths) <= most
