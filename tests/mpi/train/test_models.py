@@ -300,7 +300,7 @@ def test_s2_2_one_model_computes_while_the_others_gradients_travel(folder):
 
 @pytest.mark.mpi
 def test_s2_3_synchronisation_starts_before_all_gradients_exist(folder):
-    """The last weight gradient of each model's first step waits, on the lane, for its own portion to leave."""
+    """The last weight gradient of each model's first step waits, on the lane, until a portion has left."""
     jobs = [changed(dense(folder, name), "exchange", inside="flat") for name in "ab"]
     posted = Posted()
 
