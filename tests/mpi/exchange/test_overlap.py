@@ -98,7 +98,7 @@ def two_layers(**exchange: object) -> Job:
             "train": {
                 "batch": 16 * MPI.COMM_WORLD.Get_size(),
                 "micro_batch": 16,
-                "steps": 6,
+                "steps": 3,  # no more: behind the third a plan is made from what this machine measures
                 "optimizer": {"name": "sgd", "rate": 0.01, "momentum": 0.9},
             },
             "exchange": {
@@ -141,17 +141,17 @@ def test_s3_2_portions_of_lower_layers_overtake_on_live_ranks(rule, order):
         return ("one.weight_gradient rows 0-47", step_of(what)) if "portion 0" in what else None
 
     trained = Bench(two_layers(rule=rule)).train(hold=hold)
-    assert posted(trained) == [[PORTIONS[name] for name in order]] * 6
+    assert posted(trained) == [[PORTIONS[name] for name in order]] * 3
 
 
 @pytest.mark.mpi(min_size=2)
 def test_s3_5_an_updated_block_computes_forward_while_the_layers_other_portions_travel():
     def hold(what):
-        if "two rows 0-47" not in what or step_of(what) == 5:
+        if "two rows 0-47" not in what or step_of(what) == 2:
             return None
         return "two.forward rows 96-143", step_of(what) + 1
 
-    assert Bench(two_layers(credit=5)).train(hold=hold).steps == 6
+    assert Bench(two_layers(credit=5)).train(hold=hold).steps == 3
 
 
 def step_of(what: str) -> int:
