@@ -209,20 +209,31 @@ def hold_peers(memory: NodeMemory, held: Held) -> None:
 
 def hold_lane(replica: Replica, started: threading.Event, node: str) -> None:
     """Have the weight gradient of `node` wait, on the lane, until `started`."""
-    make = replica.training
+
+    def before(step: Step, rows: slice | None) -> None:
+        if step.node == node and step.phase is Phase.WEIGHT_GRADIENT:
+            assert started.wait(30), "the first portion did not leave while backward went on"
+
+    disturb(replica, before)
+
+
+def disturb(replica: Replica, before: Callable[[Step, slice | None], None]) -> None:
+    """Have `before` run on the lane ahead of every kernel of training, told its rows where it is a block."""
+    make, seen = replica.training, set()
+
+    def disturbed(step: Step) -> Step:
+        def run(**rows: slice) -> None:
+            before(step, rows.get("rows"))
+            step.run(**rows)
+
+        return replace(step, run=run)
 
     def training(batch: int) -> Program:
         program = make(batch)
-
-        def waiting(step: Step) -> Step:
-            def run() -> None:
-                assert started.wait(30), "the first portion did not leave while backward went on"
-                step.run()
-
-            mine = step.node == node and step.phase is Phase.WEIGHT_GRADIENT
-            return replace(step, run=run) if mine else step
-
-        program.backward = tuple(waiting(step) for step in program.backward)
+        if batch not in seen:
+            seen.add(batch)
+            for part in ("forward", "backward", "backward_more"):
+                setattr(program, part, tuple(map(disturbed, getattr(program, part))))
         return program
 
     replica.training = training  # type: ignore[method-assign]
