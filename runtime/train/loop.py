@@ -24,7 +24,7 @@ import numpy as np
 
 from ...kernels.lane import Task
 from ...kernels.schedule import Schedule
-from ..errors import JobError
+from ..errors import JobError, WeftError
 from ..exchange import Carrier, Exchange, NodeMemory, Portion, Profile, Reducer, Round, blocks, cut, rows_of
 from ..exchange.exchange import PATIENCE_S, Wire
 from ..exchange.formats import make_carrier
@@ -43,6 +43,11 @@ from .updates import FlatUpdates, Updates
 
 TUNED_STEPS = 100
 """A run with fewer steps left is over before tuning has paid."""
+
+
+STOP_S = 30.0
+"""How long a stop waits for the end of a step, if steps do not take a third of that anyway: as long as Slurm
+leaves between SIGTERM and SIGKILL."""
 
 
 class Team(Protocol):
@@ -105,6 +110,8 @@ class TrainingLoop:
         self._schedule = schedule(job, len(data.train))
         self._answers = prod(data.target_spec.shape)
         self._in_flight: InFlight | None = None
+        self._step_began: float | None = None  # the step under way; None while the loop is at rest
+        self._longest_s = 0.0
         self._profile = Profile.guess(
             replica.graph, differentiate(replica.graph).backward, job.train.micro_batch
         )
@@ -194,8 +201,10 @@ class TrainingLoop:
                 done += 1
                 if done in pause:
                     await self.rest()
+                    self._step_began = None
                     if self.failed or await boundary(done):
                         break
+                    self._step_began = time.monotonic()
             if self._turns is not None:
                 self._turns.leave(self._model)
             await self.rest()
@@ -282,6 +291,10 @@ class TrainingLoop:
             return
         step, self._in_flight = self._in_flight, None
         await step.round.totals
+        now = time.monotonic()
+        if self._step_began is not None:
+            self._longest_s = max(self._longest_s, now - self._step_began)
+        self._step_began = now
         self.stopped = self.stopped or step.tally.stop
         if not (self.failed or step.tally.failed or isfinite(step.tally.loss)):
             self.divergence = (
@@ -298,9 +311,14 @@ class TrainingLoop:
         try:
             async with asyncio.TaskGroup() as group:
                 self._start_communication(group)
-                failures = group.create_task(self._failures(), name="failures of the lane")
+                beside = [
+                    group.create_task(self._failures(), name="failures of the lane"),
+                    group.create_task(self._stuck(), name="watch on a stop"),
+                ]
+                self._step_began = time.monotonic()
                 yield group
-                failures.cancel()
+                for task in beside:
+                    task.cancel()
                 await self._end_communication()
         except BaseExceptionGroup as errors:
             raise first_of(errors) from None
@@ -316,6 +334,19 @@ class TrainingLoop:
 
     async def _failures(self) -> None:
         await asyncio.shield(self._compute.failure)
+
+    async def _stuck(self) -> None:
+        """A stop is obeyed behind a step: end the job if that step never comes."""
+        while True:
+            await asyncio.sleep(1.0)
+            if not self._team.stopping or self._step_began is None:
+                continue
+            limit_s = max(STOP_S, 3 * self._longest_s)
+            if time.monotonic() - self._step_began > limit_s:
+                raise WeftError(
+                    f"{self._job.name}: a stop was asked for, and no step has ended for {limit_s:.0f} s:"
+                    " ended without a checkpoint. The last one that was written is kept"
+                )
 
 
 def first_of(error: BaseException) -> BaseException:
