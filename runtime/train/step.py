@@ -147,8 +147,8 @@ class StepMaker:
         self._append(share, "load", "load", partial(self._load, program, indices, seed, share), index)
         for step in program.forward:
             portions = self._portions_of.get(step.node, []) if first else []
-            # Also where there is nothing to wait for: blocks may round otherwise than the whole, and a run that
-            # resumes is to compute what the other did.
+            # Also where there is nothing to wait for: blocks may round otherwise than the whole, and a run
+            # that resumes is to compute what the other did.
             if step.node in self._by_rows and portions:
                 self._forward_by_rows(share, step, index, portions)
                 continue
