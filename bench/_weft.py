@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bench._steps import RATE, Sizes, Turn
@@ -25,6 +24,7 @@ from weft.kernels.lane import Task
 from weft.runtime.exchange import cut, rows_of
 from weft.runtime.exchange.tune import STEPS, Settings
 from weft.runtime.message import Communicator, World
+from weft.runtime.message.mpi import MPI  # not mpi4py's before: Weft has settings for it
 from weft.runtime.observe.trace import COMPUTE, WIRE, Span
 from weft.runtime.train.data import Affine, Data
 from weft.runtime.train.data.samples import Rows

