@@ -39,7 +39,7 @@ def made(layers: Sequence[dict[str, object]] = (), **changes: object) -> Job:
         "steps": STEPS,
         "optimizer": {"name": "sgd", "rate": 0.05, "momentum": 0.9},
     }
-    of_exchange = {"inside", "portion_bytes", "credit", "rule"} & changes.keys()
+    of_exchange = {"inside", "portion_bytes", "credit", "rule", "wire", "keep"} & changes.keys()
     exchange = {"portion_bytes": 1024, "credit": 2, **{name: changes.pop(name) for name in of_exchange}}
     job = {
         "name": "made",

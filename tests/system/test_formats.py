@@ -1,0 +1,45 @@
+"""Wire formats between nodes: tests/mpi's tests on two of two ranks, and bytes counted on emulated hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.hosts import Hosts
+from bench.network import missing
+from tests.launch import ROOT, environment, mpiexec, python, requires
+
+TESTS = ROOT / "tests" / "mpi"
+
+
+def test_formats_pass_their_tests_on_two_nodes_of_two() -> None:
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "train" / "test_formats.py"]
+    env = {"MPIR_CVAR_NUM_CLIQUES": "2"}
+    result = mpiexec(4, arguments, vendor="mpich", env=env, cwd=ROOT, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    lacking = missing()
+    requires(lacking is None, str(lacking))
+    with Hosts(2, rate="1gbit") as made:
+        yield made
+
+
+def test_half_the_bytes_go_over_the_link(hosts: Hosts, tmp_path: Path) -> None:
+    """400 KB of gradient a step on two hosts, 30 steps; what else is said is little."""
+
+    def moved(wire: str) -> float:
+        job = ["train", "digits", "--set", "train.steps=30", "--set", f"exchange.wire={wire}"]
+        quiet = ["--set", "run.trace=false", "--set", f"run.folder={tmp_path}"]
+        command = [python("mpich"), "-m", "weft.runtime.cli", *job, *quiet]
+        done = hosts.run(command, env=environment("mpich"), capture=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return sum(done.sent)
+
+    exact = moved("float32")
+    assert 0.5 <= moved("float16") / exact < 0.55
+    assert moved("top_k") / exact < 0.1
