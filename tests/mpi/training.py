@@ -36,12 +36,19 @@ Spans = list[tuple[str, str, int, int, dict[str, object]]]
 class Team:
     """The world as the training loop sees it."""
 
-    rank: int
-    size: int
+    world: World
     stopping: bool = False
 
+    @property
+    def rank(self) -> int:
+        return self.world.rank
+
+    @property
+    def size(self) -> int:
+        return self.world.size
+
     def position(self, text: str) -> None:
-        self.at = text
+        self.world.position(text)
 
 
 @dataclass
@@ -72,17 +79,17 @@ class Held:
         """Called on the loop: kernel `name` of step `step` has run."""
         self._ran[name, step].set()
 
-    def broadcast(self, array, root=0, *, what="", patience_s=None):
-        return self.comm.broadcast(array, root, what=what, patience_s=patience_s)
+    def broadcast(self, array, root=0, **telling):
+        return self.comm.broadcast(array, root, **telling)
 
-    def allreduce(self, array, op="sum", *, what="", patience_s=None):
-        return self._held(self.comm.allreduce(array, op, what=what), what)
+    def allreduce(self, array, op="sum", **telling):
+        return self._held(self.comm.allreduce(array, op, **telling), telling["what"])
 
-    def alltoall(self, array, into, *, what="", patience_s=None):
-        return self._held(self.comm.alltoall(array, into, what=what), what)
+    def alltoall(self, array, into, **telling):
+        return self._held(self.comm.alltoall(array, into, **telling), telling["what"])
 
-    def allgather(self, share, array, *, what="", patience_s=None):
-        return self._held(self.comm.allgather(share, array, what=what), what)
+    def allgather(self, share, array, **telling):
+        return self._held(self.comm.allgather(share, array, **telling), telling["what"])
 
     async def duplicate(self, name):
         return await self.comm.duplicate(name)
@@ -162,7 +169,7 @@ class Bench:
         held.until = hold
         device, job = Device(), self.job
         memory = await share_memory(world, job, self.graph, device)
-        team, result = Team(self.rank, self.size), Trained(shared=memory is not None)
+        team, result = Team(world), Trained(shared=memory is not None)
         replica = make_replica(job, self.graph, device, memory, world.size)
         if memory is not None:
             await memory.fence()
