@@ -70,6 +70,20 @@ def make_carrier(
     return Half(comm, gradient, residual, layout, wire)
 
 
+def warm_up(wire: WireFormat) -> None:
+    """Compile a format's kernels."""
+    values, residual, kept = np.zeros((3, 1), np.float32)
+    if wire == "top_k":
+        indices = np.zeros(1, np.uint32)
+        encode_largest(values, residual, indices, kept)
+        add_up_largest(values, [(indices, kept)])
+    elif wire in CODES:
+        encode, add_up = CODES[wire]
+        code = np.zeros(1, np.uint16)
+        encode(values, residual, code)
+        add_up(values, [code, code])
+
+
 class _Part:
     """This rank's part of a portion: its gradient, its residual, and the statistics among it."""
 

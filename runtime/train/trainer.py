@@ -20,6 +20,7 @@ import numpy as np
 from ...kernels.lane import Task
 from ..errors import WeftError
 from ..exchange.exchange import Wire
+from ..exchange.formats import warm_up
 from ..message import Communicator, World
 from ..message.failure import render, report_of
 from ..work import Compute
@@ -93,6 +94,7 @@ class Trainer:
         """Say what is trained, and compile; one model after the other."""
         self._log.note(self._headline())
         await self._warm_up()
+        await self._loop.open()
 
     async def run(self) -> Result:
         """Train to the end."""
@@ -146,9 +148,14 @@ class Trainer:
         start = f", from step {self._first_step}" if self._first_step else ""
         parameters = sum(p.spec.size for p in replica.layout.parameters)
         steps = f"{self._loop.total_steps:,} steps of {job.train.batch}{start}"
+        wire = ""
+        if job.exchange.wire != "float32":
+            wire = f"; gradients travel as {job.exchange.wire}"
+            if not self._loop.travels:
+                wire = f'; wire = "{job.exchange.wire}" has no effect, for no gradient travels'
         return (
             f"{job.name}: {parameters:,} parameters, {len(self._data.train):,} training samples,"
-            f" {steps} on {ranks} ({replica.device.name})"
+            f" {steps} on {ranks} ({replica.device.name}){wire}"
         )
 
     def _reason(self) -> str:
@@ -188,7 +195,12 @@ class Trainer:
         size = min(self._job.train.micro_batch, len(self._data.train))
 
         async def compiled() -> None:
-            await self._compute.run([Task("compile", lambda: self._replica.warm_up(size))])
+            await self._compute.run(
+                [
+                    Task("compile", lambda: self._replica.warm_up(size)),
+                    Task("compile", lambda: warm_up(self._job.exchange.wire)),
+                ]
+            )
 
         if self._world.node_rank == 0:
             slow = asyncio.get_running_loop().call_later(
