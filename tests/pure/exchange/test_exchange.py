@@ -23,7 +23,7 @@ SIZE = 4  # elements of a portion
 
 
 class Wire:
-    """Matches collectives of all ranks by their order, as MPI does; each ends some turns of the loop later."""
+    """Matches the collectives of all ranks by their order, as MPI does; each ends some turns later."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
