@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,36 @@ def test_a_wait_that_is_cancelled_or_left_keeps_nobody() -> None:
 
     async def waiting(board: Board) -> None:
         await board.reached(0, 1)
+
+    run(main)
+
+
+def test_a_wait_counts_from_when_this_rank_has_done_its_part_and_computes_no_more() -> None:
+    async def main(world: World) -> None:
+        board = await world.board(1)
+        if world.node_size > 1:
+            late = world.node_size - 1
+            waiting = board.reached(0, 1, what="portion 2")
+            waits = [wait for wait in world.selector.pending() if wait.what == "portion 2"]
+            assert waits == []  # it is this rank that is behind
+            if world.node_rank != late:
+                before = time.monotonic()
+                board.publish(0, 1)
+                (first,) = (wait for wait in world.selector.pending() if wait.what == "portion 2")
+                assert first.since >= before
+                assert world.node.ranks[late] in first.needs.peers
+                assert world.rank not in first.needs.peers
+                world.selector.computing = lambda: True
+                (second,) = (wait for wait in world.selector.pending() if wait.what == "portion 2")
+                world.selector.computing = lambda: False
+                (third,) = (wait for wait in world.selector.pending() if wait.what == "portion 2")
+                assert first.since < second.since == third.since
+            await world.barrier()
+            if world.node_rank == late:
+                board.publish(0, 1)
+            await waiting
+        else:
+            await world.barrier()
 
     run(main)
 

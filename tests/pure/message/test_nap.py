@@ -16,12 +16,15 @@ def wait(
     expecting: bool = True,
     computing: bool = False,
     rung: bool = False,
+    watched: bool = False,
 ) -> tuple[float, list[float]]:
     """Look and nap until something ends at `until_s`: when that was noticed, and the naps taken."""
     look_s = 2e-6  # what one look costs
     now, naps = 0.0, []
     while now < until_s:
-        nap = POLICY.nap(now, awaited=awaited, expecting=expecting, computing=computing, rung=rung)
+        nap = POLICY.nap(
+            now, awaited=awaited, expecting=expecting, computing=computing, rung=rung, watched=watched
+        )
         naps.append(nap)
         now += nap + look_s
     return now, naps
@@ -31,6 +34,12 @@ def wait(
 def test_an_answer_of_an_awake_peer_is_noticed_at_once(until_s: float) -> None:
     noticed, naps = wait(until_s)
     assert noticed - until_s <= 2e-6
+    assert not any(naps)
+
+
+@pytest.mark.parametrize("situation", ["awaited", "watched"])
+def test_what_a_lane_waits_for_is_noticed_at_once_for_a_millisecond(situation: str) -> None:
+    _, naps = wait(0.99e-3, **{situation: True})
     assert not any(naps)
 
 
@@ -51,6 +60,7 @@ def test_a_wait_grows_by_a_twentieth_at_most(until_s: float, situation: str) -> 
         pytest.param(4e-3, {"expecting": False, "computing": True}, id="also while a kernel runs"),
         pytest.param(20e-3, {"rung": True}, id="a rank that can be woken sleeps longer"),
         pytest.param(20e-3, {"rung": True, "computing": True}, id="and leaves a kernel alone"),
+        pytest.param(20e-3, {"rung": True, "watched": True}, id="who publishes a counter rings"),
     ],
 )
 def test_no_wait_grows_by_more_than_the_longest_nap(longest_s: float, situation: dict[str, bool]) -> None:
