@@ -1,0 +1,201 @@
+"""Tuning and new plans on live ranks: alike on all of them, and nothing of the result depends on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.mpi.exchange.test_overlap import two_layers
+from tests.mpi.training import Bench, Trained, disturb, require_equal_bits
+from weft.runtime.exchange import Plan
+from weft.runtime.exchange.tune import DEFAULT, STEPS, Settings
+from weft.runtime.graph.backward import Phase
+from weft.runtime.train import loop, oracle
+from weft.runtime.train.schema import Job
+
+LENGTH = 30  # of a run, in steps
+WAYS = pytest.mark.parametrize("inside", ["shared", "flat"])
+
+
+@pytest.fixture(autouse=True)
+def _short_runs_are_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TUNED_STEPS", STEPS)
+
+
+def job(**exchange: object) -> Job:
+    """A layer of 1 MB, to be cut in up to eight."""
+    layers = [
+        {"kernel": "flatten"},
+        {"kernel": "dense", "features": 512},
+        {"kernel": "relu"},
+        {"kernel": "dense", "features": 512},
+        {"kernel": "relu"},
+        {"kernel": "dense", "features": 10},
+    ]
+    size = MPI.COMM_WORLD.Get_size()
+    return Job.model_validate(
+        {
+            "name": "tuned",
+            "data": {"source": "digits"},
+            "model": {"layers": layers},
+            "train": {
+                "batch": 8 * size,
+                "micro_batch": 8,
+                "steps": LENGTH,
+                "optimizer": {"name": "sgd", "rate": 0.01, "momentum": 0.9},
+            },
+            "exchange": exchange,
+        }
+    )
+
+
+@dataclass
+class Tuned:
+    """What was seen of a run: its end, the settings tried, and with which each step was made."""
+
+    trained: Trained
+    tried: list[Settings]
+    by_step: list[Settings] = field(default_factory=list)
+    travels: bool = True
+
+    @property
+    def end(self) -> Settings:
+        return self.by_step[-1]
+
+
+def tune(bench: Bench, *given: Callable, **more: object) -> Tuned:
+    tried: list[Settings] = []
+    by_step: list[Settings] = []
+    travels = []
+
+    def arrange(training, replica, world):
+        configure, step = training._configure, training._step
+        travels.append(training.travels)
+
+        def configured(settings: Settings) -> None:
+            tried.append(settings)
+            configure(settings)
+
+        async def made(number: int) -> None:
+            by_step.append(training.settings)
+            await step(number)
+
+        training._configure, training._step = configured, made
+
+    trained = bench.train(*given, arrange=arrange, **more)
+    require_equal_everywhere([astuple(settings) for settings in by_step])
+    return Tuned(trained, tried[:-1], by_step, travels[0])  # (the last is what was found)
+
+
+def require_equal_everywhere(values: object) -> None:
+    assert all(other == values for other in MPI.COMM_WORLD.allgather(values))
+
+
+@pytest.mark.mpi(min_size=2)
+@WAYS
+def test_s3_4_all_ranks_choose_the_same_settings_and_the_result_does_not_change(inside):
+    bench = Bench(job(inside=inside))
+    tuned = tune(bench)
+    assert tuned.trained.steps == LENGTH
+    if tuned.travels:
+        assert len(set(tuned.tried)) > 2
+        assert tuned.end in tuned.tried
+    else:
+        assert tuned.tried == []
+    on_trial = 2 * len(tuned.tried)
+    assert on_trial <= STEPS
+    assert tuned.by_step[:on_trial] == [settings for settings in tuned.tried for _ in range(2)]
+    assert set(tuned.by_step[on_trial:]) == {tuned.end}
+    require_equal_bits(tuned.trained.parameters)
+    serial = bench.replica()
+    losses = oracle.train(bench.job, bench.data, serial, LENGTH, lambda array: None)
+    np.testing.assert_allclose(tuned.trained.losses, losses, rtol=2e-5)
+    np.testing.assert_allclose(tuned.trained.parameters, serial.parameters, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_s3_4_what_the_job_file_gives_is_left_alone():
+    tuned = tune(Bench(job(inside="flat", credit=3, rule="latest_first")))
+    assert {(settings.credit, settings.rule) for settings in tuned.by_step} == {(3, "latest_first")}
+    assert len({settings.portion_bytes for settings in tuned.tried}) > 1
+    given = Settings(1 << 18, 1, "first_come")
+    tuned = tune(Bench(job(inside="flat", **{name: getattr(given, name) for name in given.__slots__})))
+    assert tuned.tried == []
+    assert set(tuned.by_step) == {given}
+
+
+@pytest.mark.mpi(min_size=2)
+@WAYS
+def test_a_pause_ends_tuning_and_comes_at_its_step(inside):
+    pauses = []
+    tuned = tune(Bench(job(inside=inside)), pause={7, 9}, boundary=lambda done: pauses.append(done))
+    assert pauses == [7, 9]
+    assert tuned.trained.steps == LENGTH
+    assert len(tuned.tried) == (3 if tuned.travels else 0)
+
+
+@pytest.mark.mpi(min_size=2)
+@WAYS
+def test_a_wish_to_stop_while_settings_are_tried_stops_all_behind_the_same_step(inside):
+    def stop_on_the_last_rank(step, team):
+        if team.rank == team.size - 1 and step == 4:
+            team.stopping = True
+
+    trained = tune(Bench(job(inside=inside)), stop_on_the_last_rank).trained
+    assert 4 < trained.steps <= 8
+    require_equal_everywhere(trained.steps)
+    require_equal_bits(trained.parameters)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_short_run_is_not_tuned(monkeypatch):
+    monkeypatch.setattr(loop, "TUNED_STEPS", LENGTH + 1)
+    tuned = tune(Bench(job(inside="flat")))
+    assert set(tuned.by_step) == {DEFAULT}
+
+
+@pytest.mark.mpi(min_size=2)
+@WAYS
+def test_timings_that_drift_give_all_ranks_the_same_new_plan(inside):
+    """Kernels of one rank take 50 ms for three steps, then next to nothing."""
+    long = two_layers(inside=inside, rule="lower_layer_first").model_dump()
+    long["train"]["steps"] = 12
+    bench, steps = Bench(Job.model_validate(long)), 0
+    plans: list[Plan] = []
+    travels = []
+
+    def arrange(training, replica, world):
+        exchange = training.exchange
+        replan = exchange._replan
+        travels.append(training.travels)
+        plans.append(exchange.plan)
+
+        async def replanned() -> None:
+            await replan()
+            plans.append(exchange.plan)
+
+        def before(step, rows):
+            nonlocal steps
+            steps += (step.node, step.phase) == ("two", Phase.FORWARD) and not (rows and rows.start)
+            if step.phase is Phase.WEIGHT_GRADIENT and steps <= 3 and world.rank == world.size - 1:
+                time.sleep(0.05)
+
+        exchange._replan = replanned
+        disturb(replica, before)
+
+    trained = bench.train(arrange=arrange)
+    require_equal_everywhere([(plan.order, plan.backward, plan.credit) for plan in plans])
+    if travels[0]:
+        guessed, slow, fast = plans  # made before the first step and behind the third and the tenth
+        assert slow is not guessed
+        assert fast is not slow
+    else:
+        assert len(plans) == 1
+    losses, weights = bench.oracle(trained)
+    np.testing.assert_array_equal(trained.losses, losses)
+    np.testing.assert_array_equal(trained.parameters, weights)
