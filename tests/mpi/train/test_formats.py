@@ -9,8 +9,10 @@ import pytest
 from mpi4py import MPI
 
 from tests.formats import WIRES, NumpyFormat, in_order
+from tests.mpi import training
 from tests.mpi.train.test_same_answer import ROWS, made
 from tests.mpi.training import Bench, Trained, allreduce, everyones, portioned, require_equal_bits
+from weft.kernels.device import Device, Event
 from weft.runtime.exchange.node import owned
 from weft.runtime.train.job import load_job
 from weft.runtime.train.loop import TUNED_STEPS
@@ -144,3 +146,57 @@ def test_digits_reach_their_accuracy(wire):
     assert trained.steps > TUNED_STEPS
     require_equal_bits(trained.parameters)
     assert accuracy(bench, trained.parameters) >= 0.95
+
+
+class Late(Device):
+    """What leaves it is in host memory only when an event has passed, as with a GPU."""
+
+    asynchronous = True
+
+    def __init__(self) -> None:
+        self.leaving: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def travelling(self, array: np.ndarray) -> np.ndarray:
+        return np.full_like(array, np.nan)
+
+    def copy_out(self, array: np.ndarray, host: np.ndarray) -> None:
+        self.leaving.append((array, host))
+
+    def copy_in(self, host: np.ndarray, array: np.ndarray) -> None:
+        array[...] = host
+
+    def record(self) -> Passing:
+        return Passing(self)
+
+
+class Passing(Event):
+    """The copies before it are made when it is asked for the third time whether they are."""
+
+    def __init__(self, device: Late) -> None:
+        self.left = 3
+        self.copies, device.leaving = device.leaving, []
+
+    @property
+    def done(self) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            for array, host in self.copies:
+                host[...] = array
+        return self.left <= 0
+
+    def wait(self) -> None:
+        while not self.done:
+            pass
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("wire", WIRES)
+def test_what_leaves_a_device_late_is_encoded_when_it_is_there(wire, monkeypatch):
+    monkeypatch.setattr(training, "Device", Late)
+    bench = Bench(made(wire=wire))
+    trained = bench.train()
+    assert not trained.shared
+    monkeypatch.undo()
+    losses, weights = bench.oracle(trained, summing(bench.job, bench.replica(), trained))
+    np.testing.assert_array_equal(trained.losses, losses)
+    np.testing.assert_array_equal(trained.parameters, weights)
