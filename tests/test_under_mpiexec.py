@@ -1,12 +1,14 @@
 """Runs tests/mpi under the launcher: 1 to 4 ranks with MPICH, and what talks to MPI under Open MPI too.
 
 pytest tests/test_under_mpiexec.py -k "mpich-3"                  # one of them
+pytest tests/test_under_mpiexec.py -k "2+1"                      # on emulated nodes of 2 ranks and 1
 mpiexec -n 3 python -m pytest tests/mpi/message -k channel       # or by hand
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,15 @@ FOLDERS = {
 }
 RANKS = {"mpich": (1, 2, 3, 4), "openmpi": (1, 2, 3, 4)}
 
+# MPICH can take the ranks of one host for those of several nodes: how many ranks each has, and how to ask for
+# it. A node of three beside one of one is in system/test_exchange_nodes.py.
+NODES = {
+    "2+1": {"MPIR_CVAR_NUM_CLIQUES": "2"},  # dealt in turn: ranks 0 and 2, rank 1
+    "2+2": {"MPIR_CVAR_NUM_CLIQUES": "2", "MPIR_CVAR_CLIQUES_BY_BLOCK": "1"},
+    "2+1+1": {"MPIR_CVAR_NUM_CLIQUES": "3"},  # ranks 0 and 3, rank 1, rank 2
+}
+ON_NODES = ["exchange", "train"]
+
 JOB_LIMIT_S = 420.0
 
 
@@ -32,7 +43,18 @@ JOB_LIMIT_S = 420.0
     ids=lambda value: str(value),
 )
 def test_every_rank_passes(vendor: str, ranks: int, tmp_path: Path) -> None:
-    folders = [MPI / name for name in FOLDERS[vendor] if (MPI / name).exists()]
+    passes(vendor, ranks, [MPI / name for name in FOLDERS[vendor] if (MPI / name).exists()], {}, tmp_path)
+
+
+@pytest.mark.parametrize("nodes", NODES)
+def test_every_rank_of_several_nodes_passes(nodes: str, tmp_path: Path) -> None:
+    ranks = sum(map(int, nodes.split("+")))
+    env = {**NODES[nodes], "WEFT_NODES": nodes}  # test_nodes.py makes sure that it is so
+    passes("mpich", ranks, [MPI / name for name in ON_NODES], env, tmp_path)
+
+
+def passes(vendor: str, ranks: int, folders: Sequence[Path], env: Mapping[str, str], tmp_path: Path) -> None:
+    """Run the tests in `folders` on so many ranks; fails with what the ranks reported."""
     arguments = ["-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", *folders]
     reports = tmp_path / "reports"
     reports.mkdir()
@@ -41,7 +63,7 @@ def test_every_rank_passes(vendor: str, ranks: int, tmp_path: Path) -> None:
         arguments,
         vendor=vendor,
         timeout=JOB_LIMIT_S,
-        env={"WEFT_RANK_REPORTS": str(reports)},
+        env={"WEFT_RANK_REPORTS": str(reports), **env},
         cwd=ROOT,
         tell=lambda: told(reports),
     )

@@ -34,7 +34,7 @@ def tiny(steps: int, clip_norm: float | None = None, **exchange: object) -> Job:
     """Next to no arithmetic; four ranks have three micro-batches a step, at the end of an epoch one."""
     layers = [
         {"kernel": "flatten"},
-        {"kernel": "dense", "features": 96, "name": "one"},
+        {"kernel": "dense", "features": 96, "bias": False, "name": "one"},
         {"kernel": "relu"},
         {"kernel": "dense", "features": 10, "name": "two"},
     ]
