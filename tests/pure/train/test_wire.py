@@ -29,9 +29,7 @@ def test_a_stored_job_says_what_was_trained(wire, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        pytest.param(
-            ["wire=float8"], "must be one of float32, float16, bfloat16", id="unknown format"
-        ),
+        pytest.param(["wire=float8"], "must be one of float32, float16, bfloat16", id="unknown format"),
         pytest.param(["keep=0.1"], 'keep = 0.1: is for wire = "top_k"', id="nothing is left out"),
         pytest.param(["wire=bfloat16", "keep=0.1"], 'is for wire = "top_k"', id="another format"),
         pytest.param(["wire=top_k", "keep=0"], "must be more than 0", id="none is kept"),
