@@ -19,10 +19,11 @@ variance: they travel beside the code as they are, in float32.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +67,9 @@ def make_carrier(
     if residual is None:
         raise ValueError(f"{wire} leaves something out: give a residual, zeros as long as the gradient")
     if wire == "top_k":
-        return Sparse(comm, gradient, residual, layout, KEEP if keep is None else keep)
-    return Half(comm, gradient, residual, layout, wire)
+        fraction = KEEP if keep is None else keep
+        return Sparse(comm, lambda span: _SparsePart(gradient, residual, span, layout, fraction, comm.size))
+    return Half(comm, lambda span: _HalfPart(gradient, residual, span, layout, wire, comm.rank, comm.size))
 
 
 def warm_up(wire: WireFormat) -> None:
@@ -84,7 +86,7 @@ def warm_up(wire: WireFormat) -> None:
         add_up(values, [code, code])
 
 
-class _Part:
+class _Part(ABC):
     """This rank's part of a portion: its gradient, its residual, and the statistics among it."""
 
     def __init__(self, gradient: Flat, residual: Flat, span: slice, layout: Layout) -> None:
@@ -97,6 +99,19 @@ class _Part:
         ]
         #: Of the statistics, in whole lines, so that what is behind them is aligned.
         self.exact_bytes = _lines(4 * sum(statistic.size for statistic in self._statistics))
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """As it travels."""
+
+    @abstractmethod
+    def encode(self) -> None:
+        """Make what is sent."""
+
+    @abstractmethod
+    def decode(self) -> None:
+        """Put the sum of what came where the gradient was."""
 
     def take_out(self, into: Bytes) -> None:
         """Copy the statistics to `into`; the zeros in their place leave no residual."""
@@ -171,74 +186,6 @@ class _HalfPart(_Part):
         self.put_back(self._exact)
 
 
-class Half:
-    """Portions as float16 or bfloat16: half the bytes of an all-reduce at any number of ranks.
-
-    A portion takes two collectives, on two communicators, and each of these sees the portions in the plan's
-    order on every rank: the second of a portion is posted behind the second of the portion before, however
-    early its own slice is summed. So nothing deadlocks: the first of those under way never waits for another.
-
-    A slice is summed on the loop's thread, as MPI's own all-reduce does it.
-    """
-
-    encodes = True
-
-    def __init__(self, comm: Reducer, gradient: Flat, residual: Flat, layout: Layout, wire: str) -> None:
-        self._comm = comm
-        self._flats = gradient, residual
-        self._layout = layout
-        self._wire = wire
-        self._parts: list[_HalfPart] = []
-        self._second: Reducer | None = None
-        self._posted: asyncio.Future[None] | None = None  # the second collective of the portion before
-
-    async def open(self) -> None:
-        """See `Carrier`."""
-        if self._second is None:
-            self._second = await self._comm.duplicate("sums of portions")
-
-    def cut(self, parts: Sequence[slice]) -> None:
-        """See `Carrier`."""
-        rank, size = self._comm.rank, self._comm.size
-        self._parts = [_HalfPart(*self._flats, part, self._layout, self._wire, rank, size) for part in parts]
-
-    def nbytes(self, portion: Portion) -> int:
-        """See `Carrier`."""
-        return self._parts[portion.index].nbytes
-
-    def encode(self, portion: Portion) -> None:
-        """See `Carrier`."""
-        self._parts[portion.index].encode()
-
-    def start(self, portion: Portion, what: str) -> Awaitable[None]:
-        """See `Carrier`."""
-        part, before = self._parts[portion.index], self._posted
-        came = self._comm.alltoall(part.sent, part.parts, what=what, patience_s=PATIENCE_S)
-        posted = self._posted = asyncio.get_running_loop().create_future()
-        return asyncio.ensure_future(self._finish(part, came, before, posted, what))
-
-    async def _finish(
-        self,
-        part: _HalfPart,
-        came: Awaitable[Any],
-        before: asyncio.Future[None] | None,
-        posted: asyncio.Future[None],
-        what: str,
-    ) -> None:
-        assert self._second is not None, "open comes before start"
-        await came
-        part.add_up()
-        if before is not None:
-            await before
-        gathered = self._second.allgather(part.own, part.sums, what=f"{what}, sums", patience_s=PATIENCE_S)
-        posted.set_result(None)
-        await gathered
-
-    def decode(self, portion: Portion) -> None:
-        """See `Carrier`."""
-        self._parts[portion.index].decode()
-
-
 class _SparsePart(_Part):
     """A part and its largest elements: `own` goes to all, `others` comes from all."""
 
@@ -272,29 +219,25 @@ class _SparsePart(_Part):
         return message[: self.exact_bytes], (indices.view(np.uint32), values.view(np.float32))
 
 
-class Sparse:
-    """Portions as their largest elements, a fraction `keep` of them from each rank.
+P = TypeVar("P", bound=_Part)
 
-    Every rank hears of all ranks' elements, so the bytes grow with their number: beyond 1 / keep ranks
-    float32 takes fewer.
-    """
+
+class _Coded(Generic[P]):
+    """A carrier whose parts know how they are encoded and decoded."""
 
     encodes = True
 
-    def __init__(self, comm: Reducer, gradient: Flat, residual: Flat, layout: Layout, keep: float) -> None:
+    def __init__(self, comm: Reducer, part_of: Callable[[slice], P]) -> None:
         self._comm = comm
-        self._flats = gradient, residual
-        self._layout = layout
-        self._keep = keep
-        self._parts: list[_SparsePart] = []
+        self._part_of = part_of
+        self._parts: list[P] = []
 
     async def open(self) -> None:
         """See `Carrier`."""
 
     def cut(self, parts: Sequence[slice]) -> None:
         """See `Carrier`."""
-        layout, keep, size = self._layout, self._keep, self._comm.size
-        self._parts = [_SparsePart(*self._flats, part, layout, keep, size) for part in parts]
+        self._parts = [self._part_of(part) for part in parts]
 
     def nbytes(self, portion: Portion) -> int:
         """See `Carrier`."""
@@ -304,14 +247,67 @@ class Sparse:
         """See `Carrier`."""
         self._parts[portion.index].encode()
 
+    def decode(self, portion: Portion) -> None:
+        """See `Carrier`."""
+        self._parts[portion.index].decode()
+
+
+class Half(_Coded[_HalfPart]):
+    """Portions as float16 or bfloat16: half the bytes of an all-reduce at any number of ranks.
+
+    A portion takes two collectives, on two communicators, and each of these sees the portions in the plan's
+    order on every rank: the second of a portion is posted behind the second of the portion before, however
+    early its own slice is summed. So nothing deadlocks: the first of those under way never waits for another.
+
+    A slice is summed on the loop's thread, as MPI's own all-reduce does it.
+    """
+
+    def __init__(self, comm: Reducer, part_of: Callable[[slice], _HalfPart]) -> None:
+        super().__init__(comm, part_of)
+        self._second: Reducer | None = None
+        self._posted: asyncio.Future[None] | None = None  # the second collective of the portion before
+
+    async def open(self) -> None:
+        """See `Carrier`."""
+        if self._second is None:
+            self._second = await self._comm.duplicate("sums of portions")
+
+    def start(self, portion: Portion, what: str) -> Awaitable[None]:
+        """See `Carrier`."""
+        part, before = self._parts[portion.index], self._posted
+        came = self._comm.alltoall(part.sent, part.parts, what=what, patience_s=PATIENCE_S)
+        posted = self._posted = asyncio.get_running_loop().create_future()
+        return asyncio.ensure_future(self._finish(part, came, before, posted, what))
+
+    async def _finish(
+        self,
+        part: _HalfPart,
+        came: Awaitable[Any],
+        before: asyncio.Future[None] | None,
+        posted: asyncio.Future[None],
+        what: str,
+    ) -> None:
+        assert self._second is not None, "open comes before start"
+        await came
+        part.add_up()
+        if before is not None:
+            await before
+        gathered = self._second.allgather(part.own, part.sums, what=f"{what}, sums", patience_s=PATIENCE_S)
+        posted.set_result(None)
+        await gathered
+
+
+class Sparse(_Coded[_SparsePart]):
+    """Portions as their largest elements, a fraction `keep` of them from each rank.
+
+    Every rank hears of all ranks' elements, so the bytes grow with their number: beyond 1 / keep ranks
+    float32 takes fewer.
+    """
+
     def start(self, portion: Portion, what: str) -> Awaitable[None]:
         """See `Carrier`."""
         part = self._parts[portion.index]
         return self._comm.allgather(part.own, part.others, what=what, patience_s=PATIENCE_S)
-
-    def decode(self, portion: Portion) -> None:
-        """See `Carrier`."""
-        self._parts[portion.index].decode()
 
 
 def _lines(nbytes: int) -> int:
