@@ -2,18 +2,22 @@
 
     board = await world.board(64)                     # every rank of the node: a row of 64 counters
     board.when(3, step, reduce, what="gradients of portion 3")   # all ranks' counter 3 has come to `step`
+    board.each(range(8, 16), step, update)            # the same for many: update([2, 5]) when 10 and 13 have
     ...
     board.publish(3, step)                            # this rank's part of it is written
+    board.publish([10, 13], step)
 
-    version words   a line of 64 bytes for each rank, in one segment: one look reads them all
-    counters        a row for each rank, in its own segment from a line of its own on
+    version words   one for each rank            ┐ in one segment, where a rank's row is lines of its own
+    counters        a row for each rank behind   ┘ of 64 bytes
     numbers         a row of float64 for each rank: small results, written before a counter, read after it
 
 Every word has one writer, its rank, and counters only grow. `publish` makes all that the rank wrote before
-visible, then the counter, then bumps the rank's version word and rings whoever naps. The selector compares
+visible, then the counters, then bumps the rank's version word and rings whoever naps. The selector compares
 the version words in its every test (55 ns for 4 ranks, 270 ns for 64, however many waits there are) and
-looks at a rank's counters only when its version has changed: one comparison of the row with what is waited
-for (0.5 us for 320 counters).
+looks at the counters only when one has changed: a comparison for each wait (4 us for 64 counters of 4 ranks).
+
+A hand-off costs little by itself; what it costs is the wake-up of those it is for, 0.1 to 0.2 ms of a core
+whose caches hold gradients. Hence several counters at a time, and `among`.
 
 Only the loop's thread calls any of this.
 """
@@ -34,21 +38,47 @@ from .communicator import Communicator
 from .selector import Needs, Waiting
 from .window import LINE_BYTES, Window, rounded_up
 
-NEVER = np.iinfo(np.int64).max  # what no counter comes to: nobody waits for it
 WORD_BYTES = 8
 
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """A callback that waits until counter `index` of the ranks still `behind` has come to `value`."""
+    """A callback that waits for some counters, from `first` on, to come to `value` on all of `ranks`.
 
-    index: int
+    `rows` are these counters of these ranks. Of those that are not `missing` any more the callback was told.
+    """
+
+    first: int
     value: int
-    callback: Callable[[], object]
-    what: str
+    callback: Callable[[list[int]], object]
+    ranks: range
+    rows: NDArray[np.int64]
+    missing: NDArray[np.bool_]
+    what: Callable[[int], str]
     patience_s: float | None
     started: float
-    behind: list[int]
+
+    def look(self) -> list[int]:
+        """Which have come there since the last look, counted from `first`."""
+        there = (self.rows >= self.value).all(0)
+        there &= self.missing
+        places: list[int] = there.nonzero()[0].tolist()
+        if places:
+            self.missing ^= there
+        return places
+
+    def overdue(self, rank: int, told: NDArray[np.float64]) -> list[tuple[float, int, list[int]]]:
+        """What `rank` waits for, the oldest first: since when, which counter from `first`, ranks behind.
+
+        A wait begins when its own part is done: `told` is when `rank` last published each of its counters.
+        """
+        found = []
+        for place in self.missing.nonzero()[0].tolist():
+            behind = [r for r, row in zip(self.ranks, self.rows, strict=True) if row[place] < self.value]
+            if behind and rank not in behind:
+                mine = float(told[self.first + place]) if rank in self.ranks else 0.0
+                found.append((max(self.started, mine), place, behind))
+        return sorted(found)
 
 
 class Reached(asyncio.Future[None]):
@@ -86,19 +116,15 @@ class Board:
         self._window = window
         self._ranks = node.ranks  # of the world
         self._others = tuple(rank for rank in node.ranks if rank != node.ranks[node.rank])
-        lines = node.size * LINE_BYTES
-        words = window.array(0, np.int64, (node.size, LINE_BYTES // WORD_BYTES))[:, 0]
-        # Memoryviews: an element read or written in 30 ns, half of what NumPy takes, each in one move.
-        self._versions = words.data
+        table = window.array(0, np.int64, (node.size, row_bytes(counters) // WORD_BYTES))
+        # A memoryview: an element read or written in 30 ns, half of what NumPy takes, each in one move.
+        self._versions = table[:, 0].data
         self._seen: list[int] = self._versions.tolist()
-        self._rows = [window.array(rank, np.int64, counters, lines) for rank in range(node.size)]
-        self._counters = [row.data for row in self._rows]
-        start = lines + rounded_up(counters * WORD_BYTES)
-        self._numbers = [window.array(rank, np.float64, numbers, start) for rank in range(node.size)]
-        #: By rank: the lowest value waited for of each counter, and who waits for what.
-        self._wanted = [np.full(counters, NEVER, np.int64) for _ in range(node.size)]
-        self._lowest = [wanted.data for wanted in self._wanted]
-        self._waiting: list[dict[int, list[Wait]]] = [{} for _ in range(node.size)]
+        self._table = table[:, LINE_BYTES // WORD_BYTES :][:, :counters]
+        starts = [table.nbytes, *[0] * (node.size - 1)]
+        self._numbers = [window.array(rank, np.float64, numbers, start) for rank, start in enumerate(starts)]
+        #: When this rank last published each of its counters.
+        self._told = np.zeros(counters)
         self._waits: dict[Wait, None] = {}
         self._computed = 0.0  # when the lane was last seen computing
         self.selector.reporters.append(self._report)
@@ -110,10 +136,10 @@ class Board:
         """A board of that many counters and numbers a rank, all 0; collective over the node communicator."""
         if counters < 1:
             raise Mistake(f"a board of {counters} counters was asked for; it needs 1 or more")
-        nbytes = node.size * LINE_BYTES + rounded_up(counters * WORD_BYTES) + numbers * WORD_BYTES
-        window = await Window.allocate(node, nbytes)
+        table_bytes = node.size * row_bytes(counters) if node.rank == 0 else 0
+        window = await Window.allocate(node, table_bytes + numbers * WORD_BYTES)
         board = cls(node, window, counters, numbers, name)
-        await window.fence()  # the version words lie in another rank's segment, which that rank has zeroed
+        await window.fence()  # the table lies in another rank's segment, which that rank has zeroed
         return board
 
     def numbers(self, rank: int) -> NDArray[np.float64]:
@@ -122,29 +148,35 @@ class Board:
 
     def value(self, index: int, rank: int) -> int:
         """Counter `index` of the node's rank `rank`, as far as this rank can see by now."""
-        return int(self._counters[rank][index])
+        return int(self._table[rank, index])
 
-    def publish(self, index: int, value: int) -> None:
-        """Set this rank's counter `index`, for all to see what it has written before. It must grow."""
-        mine = self._counters[self.rank]
-        if value <= mine[index]:
+    def publish(self, index: int | Sequence[int], value: int, *, among: range | None = None) -> None:
+        """Set this rank's counter `index`, or several, for all to see what was written before. It must grow.
+
+        With `among` nobody is woken unless one of the counters has now come to `value` on all of
+        these ranks: for what is awaited of all of them, the last to come wakes who waits.
+        """
+        some = [index] if isinstance(index, int) else index
+        mine = self._table[self.rank]
+        if (mine[some] >= value).any():
+            at = next(i for i in some if mine[i] >= value)
             raise Mistake(
-                f"counter {index} of {self.name!r} stands at {mine[index]} and was to be set to {value}: "
+                f"counter {at} of {self.name!r} stands at {mine[at]} and was to be set to {value}: "
                 "counters only grow"
             )
         window = self._window
         window.sync()
-        mine[index] = value
+        mine[some] = value
         window.sync()
-        self._seen[self.rank] += 1
-        self._versions[self.rank] = self._seen[self.rank]
+        self._versions[self.rank] += 1
+        self._told[some] = time.monotonic()
         bells = self.selector.bells
-        if bells is not None:
-            window.sync()  # the version is out before anybody's "I nap" is looked at: no ring is missed
+        if bells is None:
+            return
+        window.sync()  # all that is out before anybody's "I nap", or part, is looked at: no ring is missed
+        if among is None or (self._table[among.start : among.stop, some] >= value).all(0).any():
             for rank in self._others:
                 bells.ring(rank)
-        if value >= self._lowest[self.rank][index]:
-            self._advance(self.rank, index)
 
     def when(
         self,
@@ -152,32 +184,45 @@ class Board:
         value: int,
         callback: Callable[[], object],
         *,
-        ranks: Sequence[int] | None = None,
+        ranks: range | None = None,
         what: str = "",
         patience_s: float | None = None,
     ) -> Wait:
-        """Call `callback()` once counter `index` of all `ranks` of the node (None: all) is `value` or more.
+        """Call `callback()` once counter `index` of these `ranks` of the node (None: all) is `value` or more.
 
         Always by `loop.call_soon`, also where they are there already: never from within this call. `what`
         names it in a stall report, which comes after `patience_s` (None: as for all other waits).
         """
-        what = what or f"counter {index} of {self.name!r}"
-        wait = Wait(index, value, callback, what, patience_s, time.monotonic(), [])
-        counters, lowest = self._counters, self._lowest
-        for rank in range(self.size) if ranks is None else ranks:
-            if counters[rank][index] < value:
-                wait.behind.append(rank)
-                self._waiting[rank].setdefault(index, []).append(wait)
-                if value < lowest[rank][index]:
-                    lowest[rank][index] = value
-        if not wait.behind:
-            self._window.sync()
-            self.selector.loop.call_soon(callback)
-            return wait
+        one = range(index, index + 1)
+        return self.each(
+            one, value, lambda _: callback(), ranks=ranks, what=lambda _: what, patience_s=patience_s
+        )
+
+    def each(
+        self,
+        indices: range,
+        value: int,
+        callback: Callable[[list[int]], object],
+        *,
+        ranks: range | None = None,
+        what: Callable[[int], str] = lambda place: "",
+        patience_s: float | None = None,
+    ) -> Wait:
+        """`when` for many counters: `callback` is told which of them, as places in `indices`, are there.
+
+        It is called as often as some come there, until each was told once. `what` is told a place, too.
+        """
+        if ranks is None:
+            ranks = range(self.size)
+        rows = self._table[ranks.start : ranks.stop, indices.start : indices.stop]
+        missing = np.ones(len(indices), np.bool_)
+        now = time.monotonic()
+        wait = Wait(indices.start, value, callback, ranks, rows, missing, what, patience_s, now)
         if not self._waits:
             self.selector.watch(self)
         self._waits[wait] = None
-        self.selector.last_activity = wait.started
+        self.selector.last_activity = now
+        self._tell(wait)
         return wait
 
     def reached(
@@ -185,7 +230,7 @@ class Board:
         index: int,
         value: int,
         *,
-        ranks: Sequence[int] | None = None,
+        ranks: range | None = None,
         what: str = "",
         patience_s: float | None = None,
     ) -> Reached:
@@ -197,9 +242,9 @@ class Board:
     def forget(self, wait: Wait) -> None:
         """Do not call back, unless the callback is scheduled already."""
         if wait in self._waits:
-            for rank in wait.behind:
-                self._waiting[rank][wait.index].remove(wait)
-            self._over(wait)
+            del self._waits[wait]
+            if not self._waits:
+                self.selector.unwatch(self)
 
     async def close(self) -> None:
         """Give the memory back, when every rank of the node has called it; waits that are left never end."""
@@ -208,7 +253,7 @@ class Board:
             self.selector.unwatch(self)
             self.selector.reporters.remove(self._report)
             await self._window.close()
-            self._counters, self._rows, self._numbers = [], [], []
+            self._numbers = []
 
     # -- called by the selector -----------------------------------------------------------------------
 
@@ -217,37 +262,21 @@ class Board:
         seen = self._versions.tolist()
         if seen == self._seen:
             return False
-        before, self._seen = self._seen, seen
+        self._seen = seen
         self._window.sync()  # what was written before the version is seen by the reads that follow
         happened = False
-        for rank, waiting in enumerate(self._waiting):
-            if waiting and seen[rank] != before[rank]:
-                for index in (self._rows[rank] >= self._wanted[rank]).nonzero()[0].tolist():
-                    self._advance(rank, index)
-                    happened = True
+        for wait in tuple(self._waits):
+            happened = self._tell(wait) or happened
         return happened
 
-    def _advance(self, rank: int, index: int) -> None:
-        """Counter `index` of `rank` has come to the lowest value that is waited for, or beyond."""
-        value = self._counters[rank][index]
-        waits = self._waiting[rank].pop(index)
-        still = [wait for wait in waits if wait.value > value]
-        if still:
-            self._waiting[rank][index] = still
-        self._lowest[rank][index] = min((wait.value for wait in still), default=NEVER)
-        for wait in waits:
-            if wait.value <= value:
-                wait.behind.remove(rank)
-                if not wait.behind:
-                    self.selector.loop.call_soon(wait.callback)
-                    self._over(wait)
-                elif rank == self.rank:
-                    wait.started = time.monotonic()  # its part is done: from now on it waits for others
-
-    def _over(self, wait: Wait) -> None:
-        del self._waits[wait]
-        if not self._waits:
-            self.selector.unwatch(self)
+    def _tell(self, wait: Wait) -> bool:
+        places = wait.look()
+        if places:
+            self._window.sync()  # what was written before the counters is seen by what the callback starts
+            self.selector.loop.call_soon(wait.callback, places)
+            if not wait.missing.any():
+                self.forget(wait)
+        return bool(places)
 
     def _report(self) -> Iterable[Waiting]:
         """For stall reports: the oldest wait for each rank that is behind, of each patience.
@@ -257,11 +286,17 @@ class Board:
         """
         if self.selector.computing():
             self._computed = time.monotonic()
-        told: set[tuple[float | None, int]] = set()
+        reported: set[tuple[float | None, int]] = set()
         for wait in self._waits:
-            new = {(wait.patience_s, rank) for rank in wait.behind} - told
-            if new and self.rank not in wait.behind:
-                told |= new
-                behind = tuple(self._ranks[rank] for rank in wait.behind)
-                needs = Needs(behind, self.name, patience_s=wait.patience_s, witnesses=self._others)
-                yield Waiting(wait.what, max(wait.started, self._computed), needs)
+            for since, place, behind in wait.overdue(self.rank, self._told):
+                if new := {(wait.patience_s, rank) for rank in behind} - reported:
+                    reported |= new
+                    peers = tuple(self._ranks[rank] for rank in behind)
+                    needs = Needs(peers, self.name, patience_s=wait.patience_s, witnesses=self._others)
+                    what = wait.what(place) or f"counter {wait.first + place} of {self.name!r}"
+                    yield Waiting(what, max(since, self._computed), needs)
+
+
+def row_bytes(counters: int) -> int:
+    """Bytes of a rank's row of the table: a line for its version, then its counters."""
+    return LINE_BYTES + rounded_up(counters * WORD_BYTES)

@@ -49,15 +49,38 @@ def test_a_wait_may_be_for_some_ranks_only_and_may_be_over_already() -> None:
         first, last = 0, world.node_size - 1
         if world.node_rank == last:
             board.publish(0, 1)
-        await board.reached(0, 1, ranks=[last])
+        await board.reached(0, 1, ranks=range(last, last + 1))
         called: list[int] = []
-        board.when(0, 1, lambda: called.append(1), ranks=[last])
+        board.when(0, 1, lambda: called.append(1), ranks=range(last, last + 1))
         assert called == []  # never from within
         await asyncio.sleep(0)
         assert called == [1]
         if world.node_rank == first and first != last:
             board.publish(0, 1)
-        await board.reached(0, 1, ranks=[first])
+        await board.reached(0, 1, ranks=range(first, first + 1))
+        await world.barrier()
+
+    run(main)
+
+
+def test_many_counters_are_told_as_they_come_each_once() -> None:
+    async def main(world: World) -> None:
+        board = await world.board(8)
+        told: list[list[int]] = []
+        board.each(range(2, 6), 1, told.append)
+        board.publish([3, 7, 5], 1)
+        for index in (3, 5):
+            await board.reached(index, 1)
+        await asyncio.sleep(0)
+        assert sorted(place for places in told for place in places) == [1, 3]
+        board.publish([4, 2], 2)
+        for index in (2, 4):
+            await board.reached(index, 2)
+        await asyncio.sleep(0)
+        assert sorted(place for places in told for place in places) == [0, 1, 2, 3]
+        with pytest.raises(Mistake, match="counter 4 of 'board' stands at 2 and was to be set to 2"):
+            board.publish([6, 4], 2)
+        assert board.value(6, world.node_rank) == 0
         await world.barrier()
 
     run(main)
@@ -167,8 +190,46 @@ def test_a_publish_wakes_who_naps(computing: bool) -> None:
             if turn % node.size == node.rank:
                 await asyncio.sleep(0.0005 * (turn % 3))  # the others sleep, or are just about to
                 board.publish(0, turn)
-            await board.reached(0, turn, ranks=[turn % node.size])
+            await board.reached(0, turn, ranks=range(turn % node.size, turn % node.size + 1))
         ranks.loop.mpi.policy = NapPolicy()
+        await board.close()
+
+    talk(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_last_of_all_to_publish_wakes_who_waits_for_all() -> None:
+    async def main(ranks: Talk) -> None:
+        node = ranks.comm
+        if ranks.loop.mpi.bells is None or not ranks.loop.mpi.bells.everyone:
+            return
+        mine = random.Random(node.rank)
+        board = await Board.allocate(node, 3)
+        ranks.loop.mpi.policy = RUNG
+        for turn in range(1, 200):
+            await asyncio.sleep(mine.choice([0.0, 0.0003, 0.001]))
+            board.publish([2, 1], turn, among=range(node.size))
+            await board.reached(1, turn)
+        ranks.loop.mpi.policy = NapPolicy()
+        await board.close()
+
+    talk(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_who_is_not_the_last_of_all_wakes_nobody() -> None:
+    async def main(ranks: Talk) -> None:
+        node, bells = ranks.comm, ranks.loop.mpi.bells
+        if bells is None or not bells.everyone:
+            return
+        rung: list[int] = []
+        board = await Board.allocate(node, 1)
+        bells.ring = rung.append  # type: ignore[method-assign]
+        for rank in range(node.size):
+            if rank == node.rank:
+                board.publish(0, 1, among=range(node.size))
+            await node.barrier()
+        assert rung == (list(range(rank)) if rank == node.rank else [])
         await board.close()
 
     talk(main)
@@ -184,7 +245,7 @@ def test_hand_offs_pass_data_from_rank_to_rank_in_order() -> None:
         before = (world.node_rank - 1) % world.node_size
         for turn in range(1, turns + 1):  # round and round; each adds one to what it finds at its left
             if world.node_rank or turn > 1:
-                await board.reached(0, turn - (world.node_rank == 0), ranks=[before])
+                await board.reached(0, turn - (world.node_rank == 0), ranks=range(before, before + 1))
             slots[world.node_rank][:] = slots[before] + 1
             assert (slots[world.node_rank] == (turn - 1) * world.node_size + world.node_rank + 1).all()
             board.publish(0, turn)

@@ -128,7 +128,7 @@ def test_a_counter_that_does_not_come_is_told_once_with_whom_it_needs(said: list
             await board.reached(0, 3)
         elif late > 0:
             waiting = board.reached(0, 3, what=what, patience_s=STALL_S)
-            board.when(1, 8, list, ranks=[late], what="a later one", patience_s=STALL_S)
+            board.when(1, 8, list, ranks=range(late, late + 1), what="a later one", patience_s=STALL_S)
             assert not [wait for wait in world.selector.pending() if wait.what == what]  # its own is missing
             board.publish(0, 3)
             while not said and not waiting.done():
