@@ -63,6 +63,8 @@ class NapPolicy:
             if not awaited:
                 return self.rung_s if rung else self.awaited_s if expecting else self.idle_s
             return min(self.computing_s, max(self.computing_shortest_s, self.computing_share * quiet_s))
+        if watched and not awaited and rung and self.crowded:
+            return self.rung_s  # whoever is to publish needs this core, and rings
         if quiet_s < (self.awaited_spin_s if (awaited or watched) and not self.crowded else self.spin_s):
             return 0.0
         if awaited or (expecting and not rung):

@@ -74,6 +74,14 @@ def test_a_kernel_is_never_disturbed_by_spinning() -> None:
     assert naps[20:] == [POLICY.computing_s] * (len(naps) - 20)
 
 
+def test_ranks_that_share_cores_leave_theirs_to_whoever_is_to_publish() -> None:
+    crowded = NapPolicy(crowded=True)
+    situation = {"expecting": True, "computing": False, "rung": True, "watched": True}
+    assert crowded.nap(0.0, awaited=False, **situation) == crowded.rung_s
+    assert crowded.nap(0.0, awaited=True, **situation) == 0.0
+    assert POLICY.nap(0.0, awaited=False, **situation) == 0.0
+
+
 def test_looks_grow_rare() -> None:
     looks = [len(wait(seconds)[1]) for seconds in (0.01, 0.1, 1.0)]
     assert looks[0] < 150
