@@ -145,6 +145,12 @@ class Lane:
         """Whether a task runs or could run at once."""
         return self.running is not None or bool(self._ready)
 
+    @property
+    def next(self) -> Task | None:
+        """What would run next, as things stand; exact on the lane's own thread only."""
+        ready = self._ready
+        return ready[0][2] if ready else None
+
     def submit(self, tasks: Iterable[Task]) -> None:
         """Hand over tasks; each runs when all it needs has finished. Needs may be of earlier submissions."""
         with self._changed:
@@ -158,10 +164,11 @@ class Lane:
                     self._push(task)
             self._changed.notify()
 
-    def finish(self, event: Task) -> None:
-        """Open a gate. May be called from any thread."""
+    def finish(self, *events: Task) -> None:
+        """Open gates. May be called from any thread."""
         with self._changed:
-            self._release(event)
+            for event in events:
+                self._release(event)
             self._changed.notify()
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class Compute:
         self.failure: asyncio.Future[None] = self._loop.create_future()
         self._lane = Lane(device, spans=spans, failed=self._tell_failure)
         self.submit: Callable[[Iterable[Task]], None] = self._lane.submit
-        self.finish: Callable[[Task], None] = self._lane.finish
+        self.finish: Callable[..., None] = self._lane.finish
 
     def part(self, group: Group) -> Self:
         """The same lane for the tasks of a group: what they raise fails the group, and not the lane."""
@@ -53,6 +53,11 @@ class Compute:
     def busy(self) -> bool:
         """Whether the lane runs a task or has one ready: the selector then naps longer."""
         return self._lane.busy
+
+    @property
+    def next(self) -> Task | None:
+        """What the lane would run next."""
+        return self._lane.next
 
     def tell(self, callback: Callable[[], None]) -> Callable[[Task], None]:
         """A `Task.notify` that calls `callback` on the loop."""
