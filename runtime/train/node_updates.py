@@ -6,10 +6,16 @@
 
 Without other nodes, and no norm to clip, there is one event less: sum and update are one pass, when the
 weights are released. Events are counters in shared memory (NodeMemory); no message travels inside the node.
+
+To tell costs more than to update: a wake-up takes 0.1 to 0.2 ms of a core, SGD on a quarter of 1 MB 0.05 ms.
+So what happens in a row is told together, and of an event only who is the last to tell it wakes the others.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -26,6 +32,12 @@ WORDS = {
     Event.SQUARED: "squared norm of",
     Event.UPDATED: "new weights of",
 }
+
+LONGEST_S = 4e-3
+"""How long the ends of updates in a row are kept back, to be told together. Whoever waits for one has nothing
+else to do; but owners update at the same time, and a wake-up every 4 ms costs a twentieth of the core."""
+
+News = tuple[Event, Portion, Round]
 
 
 class NodeUpdates:
@@ -56,6 +68,10 @@ class NodeUpdates:
         self._clip_norm = clip_norm
         self._model = model
         self._early = memory.travels or clip_norm is not None
+        self._loop = asyncio.get_running_loop()
+        self._news: list[News] = []  # to be told
+        self._ends: list[News] = []  # the lane's, kept back
+        self._ends_since = 0.0
 
     def make(
         self, share: Step, round_: Round, readers: Mapping[int, Sequence[Task]], turn: int
@@ -64,36 +80,37 @@ class NodeUpdates:
         self._memory.rounds += 1
         round_.serial = self._memory.rounds
         tasks: list[Task] = []
-        updated = [self._gate(Event.UPDATED, portion, share, round_, tasks) for portion in self._portions]
+        updated = self._gates(Event.UPDATED, share, round_, tasks)
         if self._memory.rank < self._memory.owners:
             sums = self._sums(share, round_, turn, tasks) if self._early else None
             norms = self._norms(share, round_, sums, turn, tasks) if sums and self._clip_norm else []
+            released = self._gates(Event.READ, share, round_, tasks)
             for p in self._portions:
-                needs = [*norms, self._gate(Event.READ, p, share, round_, tasks)]
+                needs = [*norms, released[p.index]]
                 if sums and not norms:
                     needs.append(sums[p.index])
                 update = task(
                     share, f"{p.name}.update", partial(self._apply, p, share), needs, p, turn, self._model
                 )
-                update.notify = self._compute.tell(partial(self._publish, Event.UPDATED, p, round_))
+                update.notify = partial(self._ended, (Event.UPDATED, p, round_))
                 tasks.append(update)
         return tasks, updated
 
     def computed(self, round_: Round, portion: Portion) -> None:
         """See `Updates`."""
         if self._early:
-            self._publish(Event.READY, portion, round_)
+            self._tell((Event.READY, portion, round_))
 
     def released(self, round_: Round, portion: Portion) -> None:
         """See `Updates`."""
-        self._publish(Event.READ, portion, round_)
+        self._tell((Event.READ, portion, round_))
 
     def _sums(self, share: Step, round_: Round, turn: int, tasks: list[Task]) -> list[Task]:
         """By portion: what ends when the sum of this rank's slice is whole."""
         sums = []
+        computed = self._gates(Event.READY, share, round_, tasks)
         for p in self._portions:
-            run = partial(self._gather, self._slices[p.index])
-            needs = [self._gate(Event.READY, p, share, round_, tasks)]
+            run, needs = partial(self._gather, self._slices[p.index]), [computed[p.index]]
             reduce = task(share, f"{p.name}.reduce", run, needs, p, turn, self._model, "reduce")
             tasks.append(reduce)
             sums.append(reduce)
@@ -120,29 +137,57 @@ class NodeUpdates:
             norm = task(
                 share, f"{p.name}.norm", partial(self._square, p), [sums[p.index]], p, turn, self._model
             )
-            norm.notify = self._compute.tell(partial(self._publish, Event.SQUARED, p, round_))
+            norm.notify = partial(self._ended, (Event.SQUARED, p, round_))
             tasks.append(norm)
-        return [self._gate(Event.SQUARED, p, share, round_, tasks) for p in self._portions]
+        return self._gates(Event.SQUARED, share, round_, tasks)
 
-    def _gate(self, event: Event, portion: Portion, share: Step, round_: Round, tasks: list[Task]) -> Task:
-        """A gate that opens when all ranks of the node (all owners) have told of `event`."""
-        closed = gate(f"{WORDS[event]} {portion.name}")
+    def _gates(self, event: Event, share: Step, round_: Round, tasks: list[Task]) -> list[Task]:
+        """By portion: a gate that opens when all ranks of the node (all owners) have told of `event`."""
+        gates = [gate(f"{WORDS[event]} {portion.name}") for portion in self._portions]
+        first = self._memory.counter(event, 0)
         owners = event in (Event.SQUARED, Event.UPDATED)
-        self._memory.board.when(
-            self._memory.counter(event, portion.index),
+        self._memory.board.each(
+            range(first, first + len(gates)),
             round_.serial,
-            partial(self._compute.finish, closed),
+            lambda places: self._compute.finish(*[gates[place] for place in places]),
             ranks=range(self._memory.owners) if owners else None,
-            what=f"{self._model}: step {share.step + 1}, {closed.name}",
+            what=lambda place: f"{self._model}: step {share.step + 1}, {gates[place].name}",
             patience_s=PATIENCE_S,
         )
-        tasks.append(closed)
-        return closed
+        tasks += gates
+        return gates
 
-    def _publish(self, event: Event, portion: Portion, round_: Round) -> None:
-        self._memory.board.publish(self._memory.counter(event, portion.index), round_.serial)
+    def _tell(self, news: News) -> None:
+        """Tell it with what else the loop's callbacks that run now have to tell."""
+        if not self._news:
+            self._loop.call_soon(self._publish_news)
+        self._news.append(news)
+
+    def _publish_news(self) -> None:
+        news, self._news = self._news, []
+        self._publish(news)
+
+    def _publish(self, news: Sequence[News]) -> None:
+        by_round: dict[int, list[int]] = defaultdict(list)
+        for event, portion, round_ in news:
+            by_round[round_.serial].append(self._memory.counter(event, portion.index))
+        for serial, counters in by_round.items():
+            # Every event is awaited of all owners at least.
+            self._memory.board.publish(counters, serial, among=range(self._memory.owners))
 
     # On the lane
+
+    def _ended(self, news: News, _: Task) -> None:
+        """Have it told, together with the end of what runs next if that is of this kind, too."""
+        now = time.monotonic()
+        if not self._ends:
+            self._ends_since = now
+        self._ends.append(news)
+        following = self._compute.next
+        more = following is not None and getattr(following.notify, "func", None) == self._ended
+        if not more or now - self._ends_since > LONGEST_S:
+            ends, self._ends = self._ends, []
+            self._loop.call_soon_threadsafe(self._publish, ends)
 
     def _gather(self, own: slice) -> None:
         self._replica.gather(own.start, own.stop)
