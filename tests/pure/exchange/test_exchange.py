@@ -66,7 +66,8 @@ class Comm:
     def broadcast(
         self, array: NDArray[Any], root: int = 0, *, what: str = "", patience_s: float | None = None
     ) -> Awaitable[None]:
-        return self._call(what, array, lambda parts, axis: next(part.copy() for part in parts if part.any()))
+        # Only the root's may hold anything; it says nothing where the plan stays.
+        return self._call(what, array, lambda parts, axis: np.max(parts, axis=0))
 
     def _call(self, what: str, array: NDArray[Any], combine: Callable[..., Any]) -> Awaitable[None]:
         number, self._called = self._called, self._called + 1
