@@ -1,4 +1,4 @@
-"""The network that bench overlap trains, the same to the bit for every candidate.
+"""The networks that benches of training train, the same to the bit for every candidate.
 
     x ── dense ── ReLU ── dense ── ReLU ── … ── dense ── mean squared error        no biases, float32, SGD
 
@@ -94,9 +94,15 @@ def widths(layers: int, width: int, skew: float | None = None) -> tuple[int, ...
     return tuple(found)
 
 
-def reference(sizes: Sizes, steps: int) -> list[float]:
+def rate(momentum: float) -> float:
+    """So that steps are about as long with momentum as without."""
+    return RATE * (1 - momentum)
+
+
+def reference(sizes: Sizes, steps: int, momentum: float = 0.0) -> list[float]:
     """The losses of the first steps, as plain NumPy has them."""
     weights, (inputs, targets) = sizes.weights(), sizes.samples()
+    gathered = [np.zeros_like(w) for w in weights]
     losses = []
     for _ in range(steps):
         values = [inputs]
@@ -110,7 +116,9 @@ def reference(sizes: Sizes, steps: int) -> list[float]:
             wanted = gradient.T @ values[layer]
             if layer:
                 gradient = (gradient @ weights[layer]) * (values[layer] > 0)
-            weights[layer] -= np.float32(RATE) * wanted
+            gathered[layer] *= np.float32(momentum)
+            gathered[layer] += wanted
+            weights[layer] -= np.float32(rate(momentum)) * gathered[layer]
     return losses
 
 

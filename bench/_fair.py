@@ -1,0 +1,119 @@
+"""Turns of candidates on all ranks: what each gave is checked, and it is repeated where others disturbed it.
+
+barrier ─ turn ─ barrier       the slowest rank's time; bytes over the link; losses; weights as on all ranks
+  └─ others used more than 5% of some rank's core: wait until nobody does, and again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench._core import take_core, use
+from bench._steps import Turn, check_losses
+from bench.harness import check
+from weft.runtime.message import World
+
+DISTURBED = 0.05  # of a core, used by others: such a turn is repeated
+JUDGED_S = 0.5  # use of a core is counted in ticks of 10 ms: of shorter turns it tells nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What takes a turn, and what it is held to.
+
+    `losses` are those its first steps should have, `apart` whether each rank knows those of its own samples
+    alone. At least `nbytes` go over every host's link; with none, ranks do not exchange gradients, and only
+    the first loss and no weights are the same as with.
+    """
+
+    take: Callable[[], Awaitable[Turn]]
+    nbytes: int = 0
+    losses: Sequence[float] = ()
+    apart: bool = False
+
+
+class Judge:
+    """Lets candidates take their turns; on one core a rank, which this takes. All ranks call it alike.
+
+    `patience_s` is what all repetitions together may take.
+    """
+
+    def __init__(self, world: World, patience_s: float, pids: Sequence[int] = ()) -> None:
+        self._world = world
+        self._core = take_core(world.node_rank)
+        self._pids = (os.getpid(), *pids)
+        # Ranks that share a core disturb each other in any case.
+        neighbours = world.size if "WEFT_BENCH_HOSTS" in os.environ else world.node_size
+        self._patience_s = patience_s if neighbours <= (os.cpu_count() or 1) else 0.0
+        #: What others used of a core, turn by turn.
+        self.others: list[float] = []
+
+    async def turn(self, name: str, candidate: Candidate) -> tuple[Turn, float]:
+        """What a turn gave here, and its `seconds` on the slowest rank."""
+        while True:
+            turn, seconds, others, whole_s = await self._once(name, candidate)
+            if others <= DISTURBED or self._patience_s <= 0.0:
+                break
+            self._patience_s -= whole_s
+            await self._quiet()
+        self.others.append(others)
+        return turn, seconds
+
+    async def _quiet(self) -> None:
+        """Wait until nobody else uses the ranks' cores, or for as long as patience lasts."""
+        while self._patience_s > 0.0:
+            before = use(self._core, self._pids)
+            await asyncio.sleep(JUDGED_S)
+            self._patience_s -= JUDGED_S
+            others = np.array([use(self._core, self._pids).since(before).others / JUDGED_S])
+            await self._world.allreduce(others, "max")
+            if others[0] <= DISTURBED:
+                break
+
+    async def _once(self, name: str, candidate: Candidate) -> tuple[Turn, float, float, float]:
+        await self._world.barrier()
+        before, link, start = use(self._core, self._pids), link_bytes(), time.monotonic()
+        turn = await candidate.take()
+        whole_s = time.monotonic() - start
+        await self._world.barrier()  # another rank of this host may still be sending
+        moved, spent = link_bytes() - link, use(self._core, self._pids).since(before)
+        if len(self._world.nodes) > 1:
+            least = candidate.nbytes
+            check(moved >= least, f"{name}: {moved} bytes went over this host's link, {least} or more should")
+        losses = np.array(turn.losses)
+        if candidate.apart:
+            await self._world.allreduce(losses)
+        if candidate.losses:
+            steps = None if candidate.nbytes else 1
+            check_losses(name, list(losses)[:steps], candidate.losses)
+        if turn.digest and candidate.nbytes:
+            await self._world.agree(f"weights after a turn of {name}", turn.digest)
+        slowest = np.array([turn.seconds, spent.others / whole_s if whole_s > JUDGED_S else 0.0, whole_s])
+        await self._world.allreduce(slowest, "max")
+        return turn, float(slowest[0]), float(slowest[1]), float(slowest[2])
+
+
+def at_once(make: Callable[[], Turn]) -> Callable[[], Awaitable[Turn]]:
+    """A turn that blocks, the loop with it: nothing may look at MPI meanwhile."""
+
+    async def take() -> Turn:
+        return make()
+
+    return take
+
+
+def link_bytes() -> int:
+    """Sent and received by this host's interface on the rig so far."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == "eth0":
+            numbers = counts.split()
+            return int(numbers[0]) + int(numbers[8])
+    return 0

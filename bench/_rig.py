@@ -1,0 +1,36 @@
+"""Running a bench of training on emulated hosts: its options, and the job whose first rank reports."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.hosts import Hosts
+from bench.network import HostsError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say where a bench runs."""
+    add = parser.add_argument
+    add("--rate", default="1gbit", help="of every link, each way: 100mbit, 2.5gbit, unlimited (1gbit)")
+    add("--hosts", type=int, default=2, metavar="N", help="how many (2)")
+    add("--ranks-per-host", default="1", metavar="N[,N...]", help="on every host, or on each (1)")
+    add("--no-rig", action="store_true", help="on the ranks of the launcher that runs this")
+
+
+def again(args: argparse.Namespace, expect_bytes: int) -> int:
+    """Run this bench with --no-rig on hosts, each of which is to move so many bytes; returns its status."""
+    ppn = [int(number) for number in args.ranks_per_host.split(",")]
+    rate = None if args.rate == "unlimited" else args.rate
+    command = [sys.executable, "-m", "bench", *sys.argv[1:], "--no-rig"]
+    try:
+        with Hosts(args.hosts, rate) as hosts:
+            job = hosts.run(command, ppn=ppn[0] if len(ppn) == 1 else ppn, expect_bytes=expect_bytes)
+    except HostsError as error:
+        print(
+            f"{args.name}: {error}\n(mpirun -n 2 python -m bench {args.name} --no-rig needs no hosts)",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{args.name}: {job.moved()} (link {args.rate})", file=sys.stderr)
+    return job.returncode
