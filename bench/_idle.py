@@ -33,12 +33,12 @@ def causes(spans: Sequence[Span], window: tuple[int, int]) -> dict[str, float]:
     found = {"lane_busy": length(busy), **dict.fromkeys(LANE, 0), "wire_busy": length(moving)}
     found |= dict.fromkeys(WIRES, 0)
 
-    arrived = {(s.args["step"], s.args["portion"]): s.end_ns for s in wire}
+    arrived = {(s.args.get("model"), s.args["step"], s.args["portion"]): s.end_ns for s in wire}
     starts = [span.start_ns for span in lane]
     for first, last in complement(busy, whole).tolist():
         place = bisect_left(starts, last)
         args = lane[place].args if place < len(lane) else {}
-        there = arrived.get((args.get("step"), args.get("portion")))
+        there = arrived.get((args.get("model"), args.get("step"), args.get("portion")))
         if last - first < SHORT_NS:
             found["lane_between"] += last - first
         elif there is None:

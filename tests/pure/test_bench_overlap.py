@@ -95,6 +95,14 @@ def test_the_serial_losses_fall_and_do_not_depend_on_how_many_ranks_share_the_sa
     assert two == reference(Sizes((16, 16, 16), batch=4, ranks=4), 5)
 
 
+def test_with_momentum_the_first_step_is_shorter_and_later_ones_gather():
+    sizes = Sizes((16, 16, 16), batch=8, ranks=2)
+    plain, gathered = reference(sizes, 12), reference(sizes, 12, momentum=0.9)
+    assert gathered[0] == plain[0]
+    assert plain[1] < gathered[1] < gathered[0]
+    assert gathered[-1] - gathered[-2] < gathered[1] - gathered[0]
+
+
 def test_a_loss_that_is_off_is_a_wrong_result():
     check_losses("weft", [2.0, 1.00001, 0.5], [2.0, 1.0])
     with pytest.raises(WrongResultError, match="weft: losses"):
