@@ -86,8 +86,19 @@ class Layout:
             flat[p.start - origin : p.stop - origin].reshape(p.spec.shape) for p in self.nodes.get(node, ())
         )
 
-    def runs(self, start: int, stop: int) -> Iterator[Run]:
+    def runs(self, start: int, stop: int) -> tuple[Run, ...]:
         """The slice `start` to `stop`, cut where the optimizer's treatment changes."""
+        # The same in every step: among 100 parameters finding takes 7 us, looking up 0.1.
+        found = self._runs.get((start, stop))
+        if found is None:
+            found = self._runs[start, stop] = tuple(self._find_runs(start, stop))
+        return found
+
+    @cached_property
+    def _runs(self) -> dict[tuple[int, int], tuple[Run, ...]]:
+        return {}
+
+    def _find_runs(self, start: int, stop: int) -> Iterator[Run]:
         inside = [p for p in self.parameters if p.start < stop and p.stop > start]
         treatment = [(p.spec.role, p.spec.decay, p.spec.momentum) for p in inside]
         for (role, decay, momentum), group in groupby(
