@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -422,6 +423,8 @@ BROKEN = {
 @pytest.mark.mpi
 @pytest.mark.parametrize(("broken", "inside"), BROKEN.values(), ids=BROKEN)
 def test_a_model_fails_alone(broken, inside, folder, capfd):
+    if broken is BROKEN["in an update of the node's weights"][0] and "+1" in os.environ.get("WEFT_NODES", ""):
+        pytest.skip("the last rank, on a node larger than others, owns no weights to update")
     jobs = [changed(dense(folder, name), "exchange", inside=inside) for name in ("ill", "well")]
     jobs = [changed(job, "checkpoint", every=2) for job in jobs]
 
