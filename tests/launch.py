@@ -46,6 +46,7 @@ RANK_SETTINGS = {
         "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
         # What Weft sets when it starts MPI (message/mpi.py says why); in tests pytest-mpi starts it.
         "MPIR_CVAR_CH4_NETMOD": "ofi",
+        "FI_PROVIDER": "^sockets",
     },
     "openmpi": {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",

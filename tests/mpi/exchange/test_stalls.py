@@ -76,8 +76,8 @@ def test_a_rank_whose_lane_is_late_is_named_with_the_portion_that_it_owes(said, 
 
     told = train(bench, said, arrange, let_go)
     portion = r"portion 3 \(one rows 48-95\)"
-    if inside == "shared":  # what a rank owes first: a gradient, the release of weights, or new ones
-        portion = r"\w[\w ]+ of portion \d \((one|two)[^)]*\)"
+    if inside == "shared":  # what a rank owes first: a gradient, the release of weights, new ones, or a sum
+        portion = r"(\w[\w ]+ of )?portion \d \((one|two)[^)]*\)"
     late = [text for text in told if f"\n  rank {LATE} (" in text]
     assert late
     for text in late:
