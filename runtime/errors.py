@@ -73,3 +73,10 @@ class MachineError(WeftError):
     """The machine lacks something: MPI, shared memory, a GPU, disk space."""
 
     exit_status = 3
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first exception of a group, however deep: the cause, and it alone is what a reader wants."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

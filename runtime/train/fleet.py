@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ...kernels.lane import Group, Task
+from ..errors import first_of
 from ..graph import Graph
 from ..message import World
 from ..observe import Screen, Trace, write_chrome
@@ -25,7 +26,6 @@ from ..observe.trace import COMPUTE, WIRE, decode
 from ..work import Compute
 from .interleave import Claim, ModelOrder, preview, step_cost, weights
 from .log import Log
-from .loop import first_of
 from .prepare import Prepared, prepare
 from .schema import Job
 from .trainer import Result, Trainer

@@ -23,17 +23,17 @@ from typing import Protocol
 import numpy as np
 
 from ...kernels.lane import Task
-from ...kernels.schedule import Schedule
-from ..errors import JobError, WeftError
+from ..errors import WeftError, first_of
 from ..exchange import Carrier, Exchange, NodeMemory, Portion, Profile, Reducer, Round, blocks, cut, rows_of
 from ..exchange.exchange import PATIENCE_S, Wire
 from ..exchange.formats import make_carrier
 from ..exchange.tune import Settings, Tuner
 from ..graph.backward import differentiate
 from ..work import Compute
+from .course import schedule
 from .data import Data
 from .node_updates import NodeUpdates
-from .order import batch_indices, micro_batches, owned, steps_per_epoch
+from .order import batch_indices, micro_batches, owned
 from .replica import Replica
 from .schema import Job
 from .step import Share, StepMaker
@@ -347,33 +347,3 @@ class TrainingLoop:
                     f"{self._job.name}: a stop was asked for, and no step has ended for {limit_s:.0f} s:"
                     " ended without a checkpoint. The last one that was written is kept"
                 )
-
-
-def first_of(error: BaseException) -> BaseException:
-    """The first exception of a group, however deep: the cause, and it alone is what a reader wants."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def schedule(job: Job, samples: int) -> Schedule:
-    """The learning rate of a run; JobError where the schedule does not fit the run's length."""
-    steps = job.train.total_steps(samples)
-    try:
-        return job.train.schedule.build(job.train.optimizer.rate, steps)
-    except ValueError as error:
-        raise JobError(
-            f"{job.name}: [train] schedule does not fit a run of {steps} steps: {error}"
-        ) from error
-
-
-def pauses(job: Job, samples: int, first_step: int) -> tuple[set[int], set[int]]:
-    """After how many steps a run evaluates, and after how many it writes a checkpoint."""
-    total = job.train.total_steps(samples)
-    unit = 1 if job.train.steps else steps_per_epoch(samples, job.train.batch)
-    every = job.train.evaluate_every * unit
-    evaluations = set(range(every, total + 1, every)) | {total}
-    checkpoints = (
-        set(range(job.checkpoint.every, total, job.checkpoint.every)) if job.checkpoint.every else set()
-    )
-    return {n for n in evaluations if n > first_step}, {n for n in checkpoints if n > first_step}

@@ -24,8 +24,8 @@ from ..graph import Graph, Layout
 from ..message import World
 from ..observe import RunFolder
 from . import checkpoint
+from .course import schedule
 from .data import Data, load_data
-from .loop import schedule
 from .model import build
 from .replica import Flats, Replica
 from .schema import Job

@@ -25,10 +25,11 @@ from ..message import Communicator, World
 from ..message.failure import render, report_of
 from ..work import Compute
 from . import checkpoint
+from .course import pauses
 from .data import Samples
 from .evaluate import Score, evaluate
 from .log import Log
-from .loop import TrainingLoop, pauses
+from .loop import TrainingLoop
 from .order import steps_per_epoch
 from .prepare import Prepared, lineage
 from .sample import write_text
