@@ -31,8 +31,9 @@ class NapPolicy:
     crowded: bool = False
     # A kernel runs on the same core: naps of 0.1 ms made a training step 20% slower than 1 ms,
     # 4 ms starved a 1 Gbit/s link (portions of 1 MB, 4 in flight, take 33 ms together). What was just
-    # posted is most often small and soon done, hence shorter naps at first: they took the digits on 2
-    # ranks from 19,000 to 28,000 samples a second.
+    # posted is often small and soon done, hence shorter naps at first: they took the digits on 2 ranks from
+    # 19,000 to 28,000 samples a second. Not where operations take long anyway: over a 1 Gbit/s link portions
+    # of 1 MB end every 9 ms, and 18 naps between two of them took 39 ms of CPU a step, 9 of them 35.
     computing_s: float = 1e-3
     computing_shortest_s: float = 200e-6
     computing_share: float = 0.25
@@ -50,6 +51,7 @@ class NapPolicy:
         computing: bool,
         rung: bool,
         watched: bool = False,
+        pace_s: float = 0.0,
     ) -> float:
         """Seconds to sleep before the next look; 0 means look again at once.
 
@@ -57,12 +59,13 @@ class NapPolicy:
         other than standing receives are outstanding, `expecting` whether somebody waits for what a
         standing receive brings, `computing` whether a kernel runs on this rank now, `rung` whether
         whoever sends to a standing receive rings this rank's doorbell, `watched` whether counters in
-        shared memory are awaited, whose writers ring it too.
+        shared memory are awaited, whose writers ring it too, `pace_s` how long operations took lately.
         """
         if computing:
             if not awaited:
                 return self.rung_s if rung else self.awaited_s if expecting else self.idle_s
-            return min(self.computing_s, max(self.computing_shortest_s, self.computing_share * quiet_s))
+            due_s = self.computing_share * max(quiet_s, pace_s)
+            return min(self.computing_s, max(self.computing_shortest_s, due_s))
         if watched and not awaited and rung and self.crowded:
             return self.rung_s  # whoever is to publish needs this core, and rings
         if quiet_s < (self.awaited_spin_s if (awaited or watched) and not self.crowded else self.spin_s):

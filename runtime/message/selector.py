@@ -125,6 +125,8 @@ class MpiSelector(selectors.BaseSelector):
         self.last_activity = 0.0
         #: When sockets and timers were last looked at.
         self.last_look = 0.0
+        #: How long awaited operations took lately, in seconds; each counts for an eighth.
+        self.pace_s = 0.0
         self.loop: MpiLoop
         #: Whether a kernel runs on this rank now; set by the owner of the lane.
         self.computing: Callable[[], bool] = lambda: False
@@ -205,12 +207,13 @@ class MpiSelector(selectors.BaseSelector):
         if not indices:
             return False
         ended = [(self._pendings[i], status) for i, status in zip(indices, self._statuses, strict=False)]
+        now = self.last_activity = time.monotonic()
         for i in sorted(indices, reverse=True):
             if not self._pendings[i].standing:
+                self.pace_s += (now - self._pendings[i].started - self.pace_s) / 8
                 self._remove(i)
         for pending, status in ended:
             self._complete(pending, status)
-        self.last_activity = time.monotonic()
         return True
 
     def _complete(self, pending: Pending, how: MPI.Status | MPI.Exception) -> None:
@@ -301,6 +304,7 @@ class MpiSelector(selectors.BaseSelector):
                 expecting=self.expecting > 0,
                 computing=self.computing(),
                 rung=self.bells is not None and self.bells.everyone,
+                pace_s=self.pace_s,
             )
             if nap > 0:
                 if self._nap(min(nap, remaining)):

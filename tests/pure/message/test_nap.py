@@ -74,6 +74,12 @@ def test_a_kernel_is_never_disturbed_by_spinning() -> None:
     assert naps[20:] == [POLICY.computing_s] * (len(naps) - 20)
 
 
+@pytest.mark.parametrize(("pace_s", "nap_s"), [(0.0, 200e-6), (2e-3, 500e-6), (9e-3, 1e-3)])
+def test_beside_a_kernel_the_first_nap_is_a_quarter_of_what_operations_lately_took(pace_s, nap_s):
+    situation = {"awaited": True, "expecting": False, "computing": True, "rung": False}
+    assert POLICY.nap(0.0, **situation, pace_s=pace_s) == pytest.approx(nap_s)
+
+
 def test_ranks_that_share_cores_leave_theirs_to_whoever_is_to_publish() -> None:
     crowded = NapPolicy(crowded=True)
     situation = {"expecting": True, "computing": False, "rung": True, "watched": True}
