@@ -31,11 +31,12 @@ ENDLESS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """What the exchange is told; None is left to its tuning."""
+    """What the exchange is told; None is left to its tuning. `clip_norm` is the job's: None does not clip."""
 
     portion_bytes: int | None = None
     credit: int | None = None
     rule: str | None = None
+    clip_norm: float | None = None
 
     @property
     def everything(self) -> bool:
@@ -43,9 +44,9 @@ class Fixed:
         return None not in (self.portion_bytes, self.credit, self.rule)
 
     @classmethod
-    def by(cls, settings: Settings) -> Fixed:
+    def by(cls, settings: Settings, clip_norm: float | None = None) -> Fixed:
         """Everything."""
-        return cls(settings.portion_bytes, settings.credit, settings.rule)
+        return cls(settings.portion_bytes, settings.credit, settings.rule, clip_norm)
 
 
 class Standing(Rows):
@@ -117,6 +118,7 @@ class Model:
                     "micro_batch": self.sizes.batch,
                     "steps": ENDLESS,
                     "optimizer": {"name": "sgd", "rate": self.rate, "momentum": self.momentum},
+                    "clip_norm": fixed.clip_norm,
                 },
                 "exchange": {name: value for name, value in given.items() if value is not None},
             }

@@ -14,6 +14,7 @@ Over the limit, the longer of compute_ms and wire_ms of the same round:
     ddp_default_over_limit  DDP with its default buckets, 25 MB
     blocking_over_limit     the same kernels, the whole gradient, one blocking all-reduce, the update
     first_come_over_limit   Weft with portions in the order in which plain backward completes them
+    clipped_over_limit      Weft with the gradient clipped by its global norm, which no update may precede
     ddp_best_over_own_limit DDP over the longer of its own compute and wire
     ddp_best_over_weft      time of a step with DDP's best bucket size over Weft's
 
@@ -21,7 +22,7 @@ Milliseconds a step, on the slowest rank:
     compute_ms              forward, backward and update one after the other, nothing sent
     wire_ms                 the gradient's portions, as many at once as Weft has under way, nothing computed
     wire_blocking_ms        as many bytes in one blocking MPI_Allreduce
-    step_ms, first_come_ms, blocking_ms, ddp_1mb_ms … ddp_25mb_ms
+    step_ms, first_come_ms, clipped_ms, blocking_ms, ddp_1mb_ms … ddp_25mb_ms
     ddp_compute_ms          the same network in PyTorch, nothing sent
     ddp_wire_ms             as many bytes in one all-reduce of gloo
 
@@ -38,7 +39,7 @@ Where a step of Weft goes, on rank 0:
 
 Candidates take turns, and ratios are of one round. A turn in which others used more than 5% of a rank's core
 is repeated once it is quiet; others_share tells what is left of them. With `--skew 0.7` one layer in the
-middle holds 70% of as many weights. A round takes 13 turns: a minute at 1 Gbit/s, three at
+middle holds 70% of as many weights. A round takes 14 turns: a minute at 1 Gbit/s, three at
 100 Mbit/s.
 """
 
@@ -50,7 +51,7 @@ import socket
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -70,6 +71,7 @@ from weft.runtime.exchange.plan import RULES
 from weft.runtime.message import World, run
 
 WARM = 2  # steps before the clock starts
+NEVER = 1e9  # a norm that no gradient reaches: all is done that clipping takes, and the losses stay
 TURN_S, LEAST, MOST = 2.5, 3, 8  # of a turn: seconds that it is to take, timed steps that it has
 
 
@@ -117,9 +119,16 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
         judge = Judge(world, args.patience, () if peer is None else (peer.pid,))
         bench = Bench(world, judge, model, weft, peer, args)
         await bench.prepare()
-        by_rule = Fixed.by(replace(weft.settings, rule="first_come"))
-        first_come = await stack.enter_async_context(await Training.open(model, by_rule))
-        return await bench.run(first_come)
+        others = {
+            "first_come": Fixed.by(replace(weft.settings, rule="first_come")),
+            "clipped": Fixed.by(weft.settings, clip_norm=NEVER),
+        }
+        return await bench.run(
+            {
+                name: await stack.enter_async_context(await Training.open(model, told))
+                for name, told in others.items()
+            }
+        )
 
 
 async def start_peer(world: World, sizes: Sizes) -> _ddp.Peer:
@@ -172,16 +181,17 @@ class Bench:
         if self._world.rank == 0:
             print(f"overlap: {self._weft.settings}", file=sys.stderr)
 
-    async def run(self, first_come: Training) -> dict[str, Figure]:
-        """All rounds."""
-        check_losses("the first steps", (await first_come.first_turn()).losses, self._expected)
+    async def run(self, others: Mapping[str, Training]) -> dict[str, Figure]:
+        """All rounds, with these trainings beside the tuned one."""
+        for name, training in others.items():
+            check_losses(f"the first steps of {name}", (await training.first_turn()).losses, self._expected)
         model, settings, steps = self._model, self._weft.settings, WARM + self._steps
         takes: dict[str, Callable[[], Awaitable[Turn]]] = {
             "step": partial(self._weft.turn, steps, WARM),
             "compute": at_once(partial(_weft.compute, model, steps, WARM)),
             "wire": partial(_weft.wire, model, settings, steps, WARM),
             "wire_blocking": at_once(partial(_weft.wire_blocking, model, settings, steps, WARM)),
-            "first_come": partial(first_come.turn, steps, WARM),
+            **{name: partial(training.turn, steps, WARM) for name, training in others.items()},
             "blocking": at_once(partial(_weft.blocking, model, steps, WARM)),
         }
         if self._peer is not None:
@@ -210,7 +220,7 @@ class Bench:
     def _figures(self) -> dict[str, Figure]:
         samples, settings = self._samples, self._weft.settings
         limit = [max(pair) for pair in zip(samples["compute"], samples["wire"], strict=True)]
-        ours = ("step", "first_come", "blocking")
+        ours = ("step", "first_come", "clipped", "blocking")
         found = {f"{name}_over_limit": ratio(samples[name], limit) for name in ours}
         if self._buckets:
             best = min(

@@ -70,7 +70,7 @@ def test_s3_7_the_bench_gives_its_figures_on_hosts(options, ddp, tmp_path):
     assert found["compute_ms"] > 0
     assert found["wire_ms"] > 0
     limit = max(found["compute_ms"], found["wire_ms"])
-    for name in ("step", "first_come", "blocking"):
+    for name in ("step", "first_come", "clipped", "blocking"):
         assert found[f"{name}_over_limit"] == pytest.approx(found[f"{name}_ms"] / limit)
     assert ("ddp_best_over_weft" in found) == ddp
     if ddp:
