@@ -1,13 +1,16 @@
 """max_pool2d, average_pool2d and global_average_pool2d: windows over images, without weights.
 
 The compiled loops take one output pixel after the other, its window clipped to the image. Max pooling saves
-where each winner stood, so its gradient reads no input.
+where each winner stood, so its gradient reads no input. Outside training nobody asks where: then it takes
+whole rows at a time, the largest of each column first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from .compiled import fast_path, flat, jit, unsigned
 from .device import array_module
@@ -65,8 +68,15 @@ class MaxPool2d(Pool2d):
         # The winner's position within its window: a byte an output where the window has at most 256 elements.
         return (ArraySpec(self.output(*inputs).shape, "uint8" if self.window.size <= 256 else "int32"),)
 
+    def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+        (x,) = inputs
+        return (ArraySpec((x.shape[3] + self.window.padding[1] + self.window.padding[3],), x.dtype),)
+
     def forward(self, b: Buffers, mode: Mode) -> None:
-        _max(b.inputs[0], b.output, b.saved[0], self.window)
+        if mode.training:
+            _max(b.inputs[0], b.output, b.saved[0], self.window)
+        else:
+            _max_alone(b.inputs[0], b.output, b.scratch[0], self.window)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
@@ -181,6 +191,52 @@ def _max_2x2_loop(x: Array, y: Array, winners: Array, sizes: tuple[int, ...]) ->
                         winner = 2 * i + j if better else winner
                 y[unsigned(to + q)] = best
                 winners[unsigned(to + q)] = winner
+
+
+def _max_alone_arrays(x: Array, y: Array, row: Array, window: Window) -> None:
+    y[...] = window.gather(x, outside=-float("inf")).max(axis=(2, 3))
+
+
+@fast_path(oracle=_max_alone_arrays)
+def _max_alone(x: Array, y: Array, row: Array, window: Window) -> None:
+    _max_alone_loop(flat(x), flat(y), row, _sizes(x, y), _moves(window))
+
+
+@jit
+def _max_alone_loop(x: Array, y: Array, row: Array, sizes: tuple[int, ...], moves: tuple[int, ...]) -> None:
+    """`row` (padding and width) holds the largest of every column under a row of windows."""
+    planes, height, width, rows, columns = sizes
+    kh, kw, stride_h, stride_w, top, left = moves
+    row[:] = -np.inf
+    for p in range(planes):
+        for r in range(rows):
+            h = r * stride_h - top
+            first = max(0, -h)
+            at = (p * height + h + first) * width
+            for w in range(width):
+                row[unsigned(left + w)] = x[unsigned(at + w)]
+            for i in range(first + 1, min(kh, height - h)):
+                at = (p * height + h + i) * width
+                for w in range(width):
+                    row[unsigned(left + w)] = _larger(row[unsigned(left + w)], x[unsigned(at + w)])
+            to = (p * rows + r) * columns
+            for q in range(columns):
+                y[unsigned(to + q)] = row[unsigned(q * stride_w)]
+            for j in range(1, kw):
+                if stride_w == 1:  # apart, for contiguous loads
+                    for q in range(columns):
+                        y[unsigned(to + q)] = _larger(y[unsigned(to + q)], row[unsigned(q + j)])
+                elif stride_w == 2:
+                    for q in range(columns):
+                        y[unsigned(to + q)] = _larger(y[unsigned(to + q)], row[unsigned(2 * q + j)])
+                else:
+                    for q in range(columns):
+                        y[unsigned(to + q)] = _larger(y[unsigned(to + q)], row[unsigned(q * stride_w + j)])
+
+
+@jit
+def _larger(best: Any, value: Any) -> Any:
+    return value if (value > best) | (value != value) else best  # NaN wins, so that it shows
 
 
 def _max_gradient_arrays(dx: Array, dy: Array, winners: Array, window: Window) -> None:

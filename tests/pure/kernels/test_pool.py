@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -12,9 +14,10 @@ from tests.pure.kernels.checks import (
     check_oracle,
     distinct,
     normal,
+    oracle_only,
     run,
 )
-from weft.kernels.kernel import ArraySpec
+from weft.kernels.kernel import ArraySpec, Mode
 from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 
 GEOMETRIES = {
@@ -53,6 +56,21 @@ def test_max_equals_pytorch(attributes, shape):
         return torch.nn.functional.max_pool2d(x, kernel.kernel_size, kernel.stride)
 
     check_against(kernel, reference, distinct(*shape))
+
+
+@geometries
+def test_max_outside_training_is_the_same(attributes, shape):
+    kernel = MaxPool2d(**attributes)
+    x = distinct(*shape, dtype="float32")
+    x[0, 0, 2, 2] = np.nan
+    b = allocate(kernel, x)
+    kernel.forward(b, Mode())
+    trained = b.output.copy()
+    for body in (nullcontext(), oracle_only()):
+        b.output[...] = 77
+        with body:
+            kernel.forward(b, Mode(training=False))
+        np.testing.assert_array_equal(b.output, trained)
 
 
 @geometries
