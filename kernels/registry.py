@@ -9,15 +9,22 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from .arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from .attention import Attention
 from .batch_norm import BatchNorm
 from .conv import Conv2d
 from .embedding import Embedding, PositionEmbedding
+from .function import Cast, Erf, Sqrt
 from .kernel import Kernel
 from .layer_norm import LayerNorm
 from .linear import Dense
 from .loss import MeanSquaredError, SoftmaxCrossEntropy
+from .matmul import MatMul
 from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
+from .probability import Softmax
+from .rearrange import Slice, Take, Transpose
+from .reduce import ReduceMean
+from .response_norm import ResponseNorm
 from .shape import Add, Concat, Flatten, Reshape
 
 KERNELS: dict[str, type[Kernel]] = {
@@ -32,13 +39,27 @@ KERNELS: dict[str, type[Kernel]] = {
         GELU,
         Tanh,
         Sigmoid,
+        Sqrt,
+        Erf,
+        Cast,
+        Softmax,
         Dropout,
         Add,
+        Arithmetic,
+        ArithmeticWeight,
+        ArithmeticNumber,
+        Constant,
+        MatMul,
+        ReduceMean,
         Concat,
         Reshape,
         Flatten,
+        Transpose,
+        Slice,
+        Take,
         BatchNorm,
         LayerNorm,
+        ResponseNorm,
         Attention,
         Embedding,
         PositionEmbedding,

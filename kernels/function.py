@@ -1,0 +1,100 @@
+"""sqrt, erf and cast: functions of one element that are no activations, as exported models spell them out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from . import elementary
+from .activation import Elementwise
+from .compiled import compiled, flat
+from .device import array_module, erf
+from .kernel import Array, ArraySpec, Buffers, Cost, Mode
+
+Number = Literal[
+    "float32", "float64", "float16", "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64", "bool",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sqrt(Elementwise):
+    """√x, NaN below 0; its gradient at 0 is infinite."""
+
+    name: ClassVar[str] = "sqrt"
+    flops: ClassVar[tuple[float, float]] = (4.0, 4.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        array_module(b.output).sqrt(b.inputs[0], out=b.output)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            xp = array_module(dx)
+            xp.divide(b.output_gradient, b.output, out=dx)
+            xp.multiply(dx, 0.5, out=dx)
+
+
+def _erf_arrays(x: Array, y: Array) -> None:
+    y[...] = erf(x)
+
+
+@compiled(oracle=_erf_arrays)
+def _erf(x: Array, y: Array) -> None:
+    for i in range(x.size):
+        y[i] = elementary.erf(x[i])
+
+
+_ERF_SLOPE = 2 / math.sqrt(math.pi)  # at 0
+
+
+def _erf_gradient_arrays(x: Array, dy: Array, dx: Array) -> None:
+    dx[...] = dy * (_ERF_SLOPE * array_module(x).exp(-x * x))
+
+
+@compiled(oracle=_erf_gradient_arrays)
+def _erf_gradient(x: Array, dy: Array, dx: Array) -> None:
+    slope = x.dtype.type(_ERF_SLOPE)
+    for i in range(x.size):
+        dx[i] = dy[i] * (slope * elementary.exp(-x[i] * x[i]))
+
+
+@dataclass(frozen=True, slots=True)
+class Erf(Elementwise):
+    """The error function."""
+
+    name: ClassVar[str] = "erf"
+    flops: ClassVar[tuple[float, float]] = (24.0, 22.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        _erf(flat(b.inputs[0]), flat(b.output))
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        if b.input_gradients[0] is not None:
+            _erf_gradient(flat(b.inputs[0]), flat(b.output_gradient), flat(b.input_gradients[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Cast(Elementwise):
+    """The same numbers in another type, fractions cut off on the way to integers, which have no gradient."""
+
+    name: ClassVar[str] = "cast"
+    flops: ClassVar[tuple[float, float]] = (1.0, 1.0)
+
+    dtype: Number
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        return ArraySpec(inputs[0].shape, self.dtype)
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        (x,) = inputs
+        return Cost(float(x.size), float(x.size), 0.0, float(x.nbytes + self.output(x).nbytes))
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        b.output[...] = b.inputs[0]
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            dx[...] = b.output_gradient if self.dtype.startswith("float") else 0

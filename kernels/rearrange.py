@@ -1,0 +1,139 @@
+"""transpose, slice and take: kernels that copy elements to other places, without arithmetic.
+
+No axis that they touch is the batch: a graph is cut into micro-batches along it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .device import array_module
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy(Kernel):
+    """What the three share: no operations, every output element read once and written once."""
+
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return tuple(
+            Split(axis, extent) for axis, extent in enumerate(self.output(*inputs).shape) if axis > 0
+        )
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        return Cost(0.0, 0.0, 0.0, 2.0 * self.output(*inputs).nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose(_Copy):
+    """Axis i + 1 of the output is axis `axes[i]` of the input: (2, 1) swaps the two behind the batch."""
+
+    name: ClassVar[str] = "transpose"
+
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))  # job files give lists
+        if sorted(self.axes) != list(range(1, len(self.axes) + 1)):
+            raise ValueError(
+                f"transpose: axes are {self.axes}; give each of 1 to {len(self.axes)} once: 0 is the batch"
+            )
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        (x,) = inputs
+        if len(x.shape) != len(self.axes) + 1:
+            raise ValueError(f"transpose: axes {self.axes} do not fit an input of shape {x.shape}")
+        return ArraySpec((x.shape[0], *(x.shape[axis] for axis in self.axes)), x.dtype)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        b.output[...] = b.inputs[0].transpose(0, *self.axes)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            dx.transpose(0, *self.axes)[...] = b.output_gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(_Copy):
+    """Elements `start`, start + step, … below `stop` of one axis; 0 <= start < stop <= extent."""
+
+    name: ClassVar[str] = "slice"
+
+    axis: int
+    start: int
+    stop: int
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start < self.stop and self.step > 0):
+            raise ValueError(
+                f"slice: {self.start} to {self.stop} by {self.step} holds nothing; give a start below the "
+                "stop and a positive step"
+            )
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        (x,) = inputs
+        axis = _axis(self.name, self.axis, x.shape)
+        if self.stop > x.shape[axis]:
+            raise ValueError(f"slice: stop is {self.stop}; axis {axis} of {x.shape} ends at {x.shape[axis]}")
+        extent = -((self.start - self.stop) // self.step)
+        return ArraySpec((*x.shape[:axis], extent, *x.shape[axis + 1 :]), x.dtype)
+
+    def _part(self, a: Array) -> Array:
+        axis = self.axis % a.ndim
+        return a[(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        b.output[...] = self._part(b.inputs[0])
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            dx.fill(0)
+            self._part(dx)[...] = b.output_gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Take(_Copy):
+    """The elements of one axis that `indices` name, in their order; one may come several times."""
+
+    name: ClassVar[str] = "take"
+
+    axis: int
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "indices", tuple(self.indices))  # job files give lists
+        if not self.indices or min(self.indices) < 0:
+            raise ValueError(f"take: indices are {self.indices}; give at least one, counted from 0")
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        (x,) = inputs
+        axis = _axis(self.name, self.axis, x.shape)
+        if max(self.indices) >= x.shape[axis]:
+            raise ValueError(
+                f"take: index {max(self.indices)} of axis {axis}, which ends at {x.shape[axis] - 1}"
+            )
+        return ArraySpec((*x.shape[:axis], len(self.indices), *x.shape[axis + 1 :]), x.dtype)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        axis = self.axis % b.output.ndim
+        b.output[...] = array_module(b.output).take(b.inputs[0], list(self.indices), axis=axis)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            dx.fill(0)
+            before = (slice(None),) * (self.axis % dx.ndim)
+            for place, index in enumerate(self.indices):
+                dx[(*before, index)] += b.output_gradient[(*before, place)]
+
+
+def _axis(name: str, axis: int, shape: tuple[int, ...]) -> int:
+    rank = len(shape)
+    counted = axis + rank if axis < 0 else axis
+    if not 0 < counted < rank:
+        raise ValueError(f"{name}: axis {axis} of an input {shape}; give one from 1 to {rank - 1}")
+    return counted

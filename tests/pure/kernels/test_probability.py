@@ -1,0 +1,46 @@
+"""softmax along every axis: finite differences, the array-module body, PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
+from weft.kernels.kernel import ArraySpec
+from weft.kernels.probability import Softmax
+
+axes = pytest.mark.parametrize("axis", [1, 2, 3, -1])
+
+
+@axes
+def test_gradients_equal_finite_differences(axis):
+    check_gradients(Softmax(axis), normal(2, 3, 4, 5))
+
+
+@axes
+def test_equals_its_oracle_and_pytorch(axis):
+    check_oracle(Softmax(axis), normal(3, 6, 7, 40), dtypes=("float32", "float64"))
+    torch = pytest.importorskip("torch")
+    check_against(Softmax(axis), lambda x: torch.softmax(x, axis), normal(3, 4, 5, 6))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_numbers_of_any_size_do_not_overflow(axis):
+    x = np.array([[[1e4, -1e4], [1e4, 1e4]]], "float32")
+    y = run(Softmax(axis), allocate(Softmax(axis), x)).output
+    np.testing.assert_allclose(y.sum(axis=axis), 1)
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_what_is_no_number_shows(axis):
+    x = normal(1, 3, 4, dtype="float32")
+    x[0, 1, 2] = np.nan
+    y = run(Softmax(axis), allocate(Softmax(axis), x)).output
+    assert np.isnan(y).sum() == x.shape[axis]
+
+
+@pytest.mark.parametrize("axis", [0, 3, -3])
+def test_an_axis_that_is_not_there_is_refused(axis):
+    with pytest.raises(ValueError, match=f"softmax: axis is {axis}; an input of 3 axes has 1 to 2"):
+        Softmax(axis).output(ArraySpec((2, 3, 4)))

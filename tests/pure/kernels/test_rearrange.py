@@ -1,0 +1,57 @@
+"""transpose, slice and take, and reduce_mean: against NumPy and finite differences."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from tests.pure.kernels.checks import allocate, check_gradients, normal, run
+from weft.kernels.kernel import ArraySpec
+from weft.kernels.rearrange import Slice, Take, Transpose
+from weft.kernels.reduce import ReduceMean
+
+CASES = {
+    **{
+        f"transpose {axes}": (Transpose(axes), lambda x, a=axes: x.transpose(0, *a))
+        for axes in permutations((1, 2, 3))
+    },
+    "slice a channel": (Slice(1, 1, 2), lambda x: x[:, 1:2]),
+    "slice by steps": (Slice(-1, 0, 5, 2), lambda x: x[..., 0:5:2]),
+    "slice by steps that end early": (Slice(3, 1, 4, 2), lambda x: x[..., 1:4:2]),
+    "take backwards": (Take(2, (3, 2, 0)), lambda x: x[:, :, [3, 2, 0]]),
+    "take one twice": (Take(-1, (1, 1, 4)), lambda x: x[..., [1, 1, 4]]),
+    "mean of pixels": (ReduceMean((2, 3)), lambda x: x.mean(axis=(2, 3), keepdims=True)),
+    "mean that drops its axis": (ReduceMean((-2,), keepdims=False), lambda x: x.mean(axis=2)),
+    "mean of everything": (ReduceMean([1, 2, 3], keepdims=False), lambda x: x.mean(axis=(1, 2, 3))),
+}
+
+
+@pytest.mark.parametrize(("kernel", "wanted"), CASES.values(), ids=CASES)
+def test_values_and_gradients(kernel, wanted):
+    x = normal(2, 3, 4, 5)
+    b = run(kernel, allocate(kernel, x))
+    np.testing.assert_allclose(b.output, wanted(x))
+    check_gradients(kernel, x)
+
+
+WRONG = {
+    "transposing the batch": (lambda: Transpose((0, 1)), "give each of 1 to 2 once"),
+    "a transpose of another rank": (lambda: Transpose((2, 1)).output(ArraySpec((2, 3))), "do not fit"),
+    "an empty slice": (lambda: Slice(1, 2, 2), "holds nothing"),
+    "a slice backwards": (lambda: Slice(1, 0, 2, -1), "holds nothing"),
+    "a slice that ends outside": (lambda: Slice(1, 0, 4).output(ArraySpec((2, 3))), "axis 1 of .* ends at 3"),
+    "a slice of the batch": (lambda: Slice(0, 0, 1).output(ArraySpec((2, 3))), "slice: axis 0"),
+    "taking nothing": (lambda: Take(1, ()), "give at least one"),
+    "taking what is not there": (lambda: Take(1, (0, 3)).output(ArraySpec((2, 3))), "index 3 of axis 1"),
+    "the mean of the batch": (lambda: ReduceMean((0,)).output(ArraySpec((2, 3))), "axes are"),
+    "the mean of an axis twice": (lambda: ReduceMean((1, -1)).output(ArraySpec((2, 3))), "axes are"),
+    "the mean of nothing": (lambda: ReduceMean(()).output(ArraySpec((2, 3))), "axes are"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
