@@ -213,14 +213,38 @@ def train(
 
 @app.command(
     epilog="[bold]Examples[/bold]\n\nweft info\n\n"
-    "mpirun -n 4 weft info   [dim]how the ranks are placed, too[/dim]"
+    "mpirun -n 4 weft info   [dim]how the ranks are placed, too[/dim]\n\n"
+    "weft info model.onnx --batch 8   [dim]what a model consists of[/dim]"
 )
 @command
-def info() -> None:
+def info(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL", help="An .onnx file: show its nodes instead of this machine.", show_default=False
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples that costs are given for.")] = 1,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="Fix an axis that the file leaves open, as sequence=128. May be repeated.",
+        ),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="The file has no batch: its inputs are one sample.")
+    ] = False,
+) -> None:
     """Show what Weft finds: MPI, ranks, cores, BLAS, GPUs, shared memory.
 
     Works without MPI too, and says how to get one.
+
+    With MODEL show its nodes: kernels, shapes, parameters, costs, splits and tags.
     """
+    if model is not None:
+        show_model(model, batch, size or [], whole)
+        return
     from .observe.machine import describe
 
     nodes: list[tuple[str, int]] = []
@@ -235,6 +259,22 @@ def info() -> None:
             return
     for name, value in describe(nodes):
         print(f"{name:<14} {value}")
+
+
+def show_model(path: Path, batch: int, sizes: list[str], whole: bool) -> None:
+    """weft info MODEL"""
+    if launcher_rank():
+        return  # one rank is enough to read
+    from .graph.onnx import read
+    from .observe.model import model_table
+
+    named = {}
+    for text in sizes:
+        name, _, number = text.partition("=")
+        if not (name and number.isdecimal() and int(number)):
+            raise Mistake(f"--size is {text!r}; give a name and a whole number, as sequence=128")
+        named[name] = int(number)
+    print(model_table(read(path, sizes=named, batched=not whole).graph, batch))
 
 
 @app.command(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.launch import VENDORS, environment, mpiexec, run
@@ -42,7 +43,10 @@ def test_version() -> None:
                 "stdlib-gpt",
             ],
         ),
-        (["info"], ["Works without MPI too", "mpirun -n 4 weft info"]),
+        (
+            ["info"],
+            ["Works without MPI too", "mpirun -n 4 weft info", "MODEL", "--batch", "--size", "--whole"],
+        ),
         (["report"], ["RUN", "loss.png", "timeline.png"]),
     ],
     ids=["of weft", "of train", "of info", "of report"],
@@ -169,6 +173,46 @@ def test_without_mpi_train_says_how_to_get_one(tmp_path: Path) -> None:
     result = weft("train", "digits", MPI4PY_LIBMPI=str(tmp_path / "libmpi.so"), cwd=tmp_path)
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("weft: no MPI library was found.")
+    assert "Traceback" not in result.stderr
+
+
+def onnx_file(path: Path, *operators: str) -> Path:
+    """A chain of operators, each node called after its own, on images of an open batch and size."""
+    values = ["image", *(f"value{i}" for i in range(len(operators)))]
+    nodes = [
+        onnx.helper.make_node(operator, [source], [value], name=f"my_{operator}")
+        for operator, source, value in zip(operators, values, values[1:], strict=False)
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3, "pixels", "pixels"])
+    output = onnx.helper.make_empty_tensor_value_info(values[-1])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "chain", [image], [output])), path)
+    return path
+
+
+def test_info_shows_the_nodes_of_an_onnx_file(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "small.onnx", "Relu", "GlobalAveragePool")
+    result = weft("info", path, "--size", "pixels=8", "--batch", "1000")
+    assert result.returncode == 0, result.stderr
+    head, relu, pool, *_ = result.stdout.splitlines()
+    assert head.split()[:4] == ["node", "kernel", "output", "MFLOP"]
+    assert relu.split()[:4] == ["my_Relu", "relu", "3×8×8", "0.19"]
+    assert pool.split()[:3] == ["my_GlobalAveragePool", "global_average_pool2d", "3"]
+    assert "forward for 1,000 samples; from x (3×8×8 float32)" in result.stdout
+
+
+WRONG_MODELS = {
+    "an operator that Weft lacks": (["Relu", "Celu"], "8", "weft: node 'my_Celu': Weft has no kernel for"),
+    "an axis that is open": (["Relu"], None, "weft: axis 2 ('pixels') of the input 'image' is open"),
+    "a size that is none": (["Relu"], "big", "weft: --size is 'pixels=big'; give a name and a whole number"),
+}
+
+
+@pytest.mark.parametrize(("operators", "size", "message"), WRONG_MODELS.values(), ids=WRONG_MODELS.keys())
+def test_info_refuses_a_file(tmp_path: Path, operators: list[str], size: str | None, message: str) -> None:
+    path = onnx_file(tmp_path / "wrong.onnx", *operators)
+    result = weft("info", path, *([] if size is None else ["--size", f"pixels={size}"]))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(message)
     assert "Traceback" not in result.stderr
 
 

@@ -1,0 +1,236 @@
+"""Operators of linear algebra and those that work element by element or along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....kernels.activation import GELU, Dropout
+from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Operator
+from ....kernels.kernel import Kernel
+from ....kernels.layer_norm import LayerNorm
+from ....kernels.linear import Dense
+from ....kernels.matmul import MatMul
+from ....kernels.probability import Softmax
+from ....kernels.rearrange import Transpose
+from ....kernels.reduce import ReduceMean
+from ....kernels.shape import Add
+from .node import At, Dynamic, Operand, Static, show
+
+Reading = Callable[[At], Operand]
+
+
+def layer_normalization(at: At) -> Operand:
+    """LayerNormalization over the last axes, as one."""
+    x = at.value(0)
+    own = at.axis(int(at.attributes.get("axis", -1)), len(x.shape)) - (0 if at.writing.batched else 1)
+    shape = (*x.shape[:own], prod(x.shape[own:]))
+    scale = np.broadcast_to(at.weight(1, "scale"), x.shape[own:]).reshape(-1)
+    shift = np.zeros_like(scale)
+    if at.given(2):
+        shift = np.broadcast_to(at.weight(2, "bias"), x.shape[own:]).reshape(-1)
+    kernel = at.kernel(LayerNorm, epsilon=float(at.attributes.get("epsilon", 1e-5)))
+    y = at.add(kernel, at.reshape(x, shape, part="rows"), weights=(scale, shift))
+    return at.reshape(y, x.shape)
+
+
+def softmax(at: At) -> Operand:
+    """Softmax; before version 13 over all axes from `axis` on, as one."""
+    x = at.value(0)
+    if at.version >= 13:
+        axis = at.axis(int(at.attributes.get("axis", -1)), len(x.shape))
+        return at.add(Softmax(axis), x)
+    axis = at.axis(int(at.attributes.get("axis", 1)), len(x.shape)) - (0 if at.writing.batched else 1)
+    rows = at.reshape(x, (*x.shape[:axis], prod(x.shape[axis:])), part="rows")
+    return at.reshape(at.add(Softmax(), rows), x.shape)
+
+
+def gemm(at: At) -> Operand:
+    """Gemm: a dense layer where the second matrix is stored, else a product of values."""
+    alpha, beta = float(at.attributes.get("alpha", 1.0)), float(at.attributes.get("beta", 1.0))
+    a = at.loose(0)
+    if at.attributes.get("transA", 0):
+        a = _transposed(at, a, "columns")
+    if isinstance(at.operand(1), Dynamic):
+        b = at.value(1)
+        if at.attributes.get("transB", 0):
+            b = _transposed(at, b, "rows")
+        y = at.add(MatMul(), a, b, part="product")
+        if alpha != 1:
+            y = at.add(ArithmeticNumber("mul", alpha), y, part="alpha")
+        return _plus(at, y, beta)
+    weight = at.weight(1, "matrix")
+    if alpha != 1:  # a copy of VGG's 411 MB takes a while
+        weight = weight * np.float32(alpha)
+    features = weight if at.attributes.get("transB", 0) else weight.T
+    if not at.given(2):
+        return _dense(at, a, features, None)
+    c = at.operand(2)
+    if isinstance(c, Static) and c.array.ndim < 3 and prod(c.array.shape[:-1]) == 1:
+        return _dense(at, a, features, at.weight(2, "bias") * np.float32(beta))
+    return _plus(at, _dense(at, a, features, None, part="product"), beta)
+
+
+def _plus(at: At, y: Dynamic, beta: float) -> Dynamic:
+    """y + beta · (the third input of a Gemm)."""
+    if not at.given(2):
+        return y
+    c = at.operand(2)
+    if isinstance(c, Static):
+        return _binary(at, "add", y, Static(c.array * np.float32(beta), c.trained))
+    return _binary(at, "add", y, c if beta == 1 else at.add(ArithmeticNumber("mul", beta), c, part="beta"))
+
+
+def _dense(at: At, x: Dynamic, weight: NDArray[Any], bias: NDArray[Any] | None, part: str = "") -> Dynamic:
+    weights = [weight] if bias is None else [weight, np.broadcast_to(bias.reshape(-1), weight.shape[:1])]
+    if x.spec.shape[-1] != weight.shape[1]:
+        at.refuse(f"{show(x.shape)} has {x.spec.shape[-1]} columns, the stored matrix {weight.shape[1]} rows")
+    kernel = Dense(weight.shape[0], bias=bias is not None)
+    return at.along(x, at.add(kernel, x, weights=weights, part=part))
+
+
+def _transposed(at: At, x: Dynamic, part: str) -> Dynamic:
+    """The value with its last two axes swapped."""
+    rank = len(at.plain(x).spec.shape)
+    at.axis(-2, len(x.shape))
+    return at.add(Transpose((*range(1, rank - 2), rank - 1, rank - 2)), x, part=part)
+
+
+def matmul(at: At) -> Operand:
+    """MatMul: with a stored matrix a dense layer, else a product sample by sample."""
+    first, second = at.operand(0), at.operand(1)
+    if isinstance(first, Dynamic) and isinstance(second, Static) and second.array.ndim <= 2:
+        weight = at.weight(1, "matrix")
+        x = at.loose(0)
+        if weight.ndim == 2:
+            return _dense(at, x, weight.T, None)
+        y = at.plain(_dense(at, x, weight[None], None, part="product"))
+        return at.reshape(y, y.shape[:-1])
+    ranks = [len(each.array.shape if isinstance(each, Static) else each.shape) for each in (first, second)]
+    a, b = (_factor(at, each, max(ranks)) for each in (first, second))
+    if at.writing.batched and (len(a.shape) != len(b.shape) or len(a.shape) < 3):
+        at.refuse(
+            f"{show(a.shape)} times {show(b.shape)} is no product sample by sample; a model without a batch "
+            "axis is read with batched=False"
+        )
+    if ranks[0] == 1:
+        a = at.reshape(a, (1, *a.shape), part="row")
+    if ranks[1] == 1:
+        b = at.reshape(b, (*b.shape, 1), part="column")
+    if 1 not in ranks:
+        return at.add(MatMul(), a, b)
+    y = at.add(MatMul(), a, b, part="product")
+    shape = list(y.shape)
+    if ranks[1] == 1:
+        shape.pop(-1)
+    if ranks[0] == 1:
+        shape.pop(-1 if ranks[1] == 1 else -2)
+    return at.reshape(y, shape)
+
+
+def _factor(at: At, operand: Operand, rank: int) -> Dynamic:
+    value = at.constant(operand, rank) if isinstance(operand, Static) else at.plain(operand)
+    if value.spec.dtype != "float32":
+        at.refuse(f"{value.name!r} is {value.spec.dtype}; Weft computes in float32")
+    return value
+
+
+def _binary(at: At, operator: Operator, first: Operand, second: Operand) -> Dynamic:
+    """Two operands, at least one of them dynamic, element by element."""
+    for each in (first, second):
+        kind = each.spec.dtype if isinstance(each, Dynamic) else each.array.dtype.name
+        exponent = operator == "pow" and each is second and isinstance(each, Static)
+        if kind != "float32" and not exponent:
+            at.refuse(f"an operand is {kind}; Weft computes in float32")
+    if isinstance(first, Dynamic) and isinstance(second, Dynamic):
+        if first.folded or second.folded:
+            if first.shape != second.shape or first.spec != second.spec:
+                at.plain(first if first.folded else second)
+        elif at.writing.batched and len(first.shape) != len(second.shape):
+            at.refuse(
+                f"{show(first.shape)} and {show(second.shape)} are of unequal rank, so the batch of one meets"
+                " another axis of the other"
+            )
+        kernel: Kernel = Arithmetic(operator)
+        if operator == "add" and first.spec == second.spec:
+            kernel = Add()
+        return at.along(first, at.add(kernel, first, second))
+    if isinstance(first, Static):
+        return _with_static(at, operator, second, first, reverse=True)
+    return _with_static(at, operator, first, second, reverse=False)
+
+
+def _with_static(at: At, operator: Operator, x: Operand, static: Operand, *, reverse: bool) -> Dynamic:
+    """x ∘ static, or static ∘ x: a number where it is one, else a parameter."""
+    assert isinstance(x, Dynamic)
+    assert isinstance(static, Static)
+    array = at.per_sample(static, len(x.shape))
+    if array.size == 1 and array.ndim < len(x.spec.shape) and not (static.trained and array.ndim):
+        number = ArithmeticNumber(operator, float(array.reshape(())), reverse)
+        return at.along(x, at.add(number, x))
+    if x.folded and array.ndim >= len(x.shape):
+        at.plain(x)
+    weighted = ArithmeticWeight(operator, array.shape, reverse, static.trained)
+    return at.along(x, at.add(weighted, x, weights=(array,)))
+
+
+def binary(operator: Operator) -> Reading:
+    """Add, Sub, Mul, Div and Pow; the exponent of a power may be of another type."""
+    return lambda at: _binary(at, operator, at.operand(0), at.operand(1))
+
+
+def total(at: At) -> Operand:
+    """Sum of any number of operands."""
+    operands = [at.operand(index) for index in range(len(at.inputs))]
+    values = [each for each in operands if isinstance(each, Dynamic)]
+    if len(values) == len(operands) and all(each.spec == values[0].spec for each in values):
+        for each in values:
+            at.plain(each)
+        return at.add(Add(), *values) if len(values) > 1 else values[0]
+    rest: list[Operand] = [*values[1:], *(each for each in operands if isinstance(each, Static))]
+    result = values[0]
+    for other in rest:
+        result = _binary(at, "add", result, other)
+    return result
+
+
+def reduce_mean(at: At) -> Operand:
+    """ReduceMean; over all axes where none is given."""
+    x = at.value(0)
+    rank = len(x.shape)
+    axes = at.integers(1, "axes")
+    if not axes:
+        if at.attributes.get("noop_with_empty_axes", 0):
+            return x
+        axes = list(range(rank))
+    own = tuple(sorted(at.axis(axis, rank) for axis in axes))
+    return at.add(at.kernel(ReduceMean, own, bool(at.attributes.get("keepdims", 1))), x)
+
+
+def unary(kernel: Kernel) -> Reading:
+    """Operators without attributes that look at each element by itself."""
+    return lambda at: _apply(at, kernel)
+
+
+def _apply(at: At, kernel: Kernel) -> Operand:
+    x = at.loose(0)
+    return at.along(x, at.add(kernel, x))
+
+
+def gelu(at: At) -> Operand:
+    """Gelu."""
+    return _apply(at, at.kernel(GELU, approximate=at.attributes.get("approximate", "none")))
+
+
+def dropout(at: At) -> Operand:
+    """Dropout: as when it is not trained a copy, unless Weft trains the graph."""
+    rate = float(at.attributes.get("ratio", 0.5))
+    if at.given(1):
+        rate = float(at.static(1, "ratio").reshape(()))
+    if at.given(2) and bool(at.static(2, "training_mode").reshape(())):
+        at.refuse("training_mode is on; export the model for inference: Weft trains that, too")
+    return _apply(at, at.kernel(Dropout, rate))

@@ -1,0 +1,126 @@
+"""Operators on images: convolution, pools, and the norms across channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....kernels.batch_norm import BatchNorm
+from ....kernels.conv import Conv2d
+from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
+from ....kernels.response_norm import ResponseNorm
+from .node import At, Dynamic, Operand, show
+
+Sides = tuple[int, int, int, int]
+
+
+def _image(at: At) -> Dynamic:
+    """The input, which must be images in a batch."""
+    x = at.value(0)
+    if not at.writing.batched or len(x.shape) != 4:
+        at.refuse(
+            f"its input has shape {show(x.shape)}; Weft's kernel takes images (N, channels, height, width)"
+        )
+    return x
+
+
+def _padding(
+    at: At, image: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]
+) -> Sides:
+    """(top, left, bottom, right), from `pads` or `auto_pad`."""
+    mode = at.attributes.get("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        top, left, bottom, right = at.attributes.get("pads", [0, 0, 0, 0])
+        return int(top), int(left), int(bottom), int(right)
+    if mode == "VALID":
+        return 0, 0, 0, 0
+    before, after = [], []
+    for extent, size, stride, dilation in zip(image[2:], kernel, strides, dilations, strict=True):
+        total = max(0, (-(-extent // stride) - 1) * stride + (size - 1) * dilation + 1 - extent)
+        less, more = total // 2, total - total // 2
+        before.append(less if mode == "SAME_UPPER" else more)
+        after.append(more if mode == "SAME_UPPER" else less)
+    return before[0], before[1], after[0], after[1]
+
+
+def conv(at: At) -> Operand:
+    """Conv with stored filters."""
+    x, weight = _image(at), at.weight(1, "filters")
+    strides = list(at.attributes.get("strides", [1, 1]))
+    dilations = list(at.attributes.get("dilations", [1, 1]))
+    size = list(weight.shape[2:])
+    weights = (weight, at.weight(2, "bias")) if at.given(2) else (weight,)
+    kernel = at.kernel(
+        Conv2d, channels=weight.shape[0], kernel_size=size, stride=strides, dilation=dilations,
+        padding=_padding(at, x.shape, size, strides, dilations),
+        groups=int(at.attributes.get("group", 1)), bias=at.given(2),
+    )  # fmt: skip
+    return at.add(kernel, x, weights=weights)
+
+
+def _pool(at: At, kind: type[MaxPool2d | AveragePool2d], **attributes: Any) -> Operand:
+    x = _image(at)
+    size = list(at.attributes["kernel_shape"])
+    strides = list(at.attributes.get("strides", [1, 1]))
+    if any(each != 1 for each in at.attributes.get("dilations", [1, 1])):
+        at.refuse(f"dilations are {at.attributes['dilations']}; Weft's pools have none")
+    sides = _padding(at, x.shape, size, strides, [1, 1])
+    if at.attributes.get("ceil_mode", 0):
+        more = [
+            _last_window(*each) for each in zip(x.shape[2:], size, strides, sides[:2], sides[2:], strict=True)
+        ]
+        if any(more) and attributes.get("count_include_pad"):
+            at.refuse("ceil_mode with count_include_pad counts some of the padding and some not")
+        sides = (sides[0], sides[1], sides[2] + more[0], sides[3] + more[1])
+    return at.add(at.kernel(kind, kernel_size=size, stride=strides, padding=sides, **attributes), x)
+
+
+def _last_window(extent: int, size: int, stride: int, before: int, after: int) -> int:
+    """How much more padding `ceil_mode` is: a last window counts that begins inside and ends outside."""
+    room = extent + before + after - size
+    count = -(-room // stride)
+    if count * stride >= extent + before:
+        count -= 1
+    return max(0, count * stride - room)
+
+
+def max_pool(at: At) -> Operand:
+    """MaxPool; the winners' places, its second output, have no reader."""
+    return _pool(at, MaxPool2d)
+
+
+def average_pool(at: At) -> Operand:
+    """AveragePool."""
+    return _pool(at, AveragePool2d, count_include_pad=bool(at.attributes.get("count_include_pad", 0)))
+
+
+def global_average_pool(at: At) -> Operand:
+    """GlobalAveragePool; the axes that Weft drops come back as a view."""
+    x = _image(at)
+    return at.reshape(at.add(GlobalAveragePool2d(), x), (*x.shape[:2], 1, 1))
+
+
+def batch_normalization(at: At) -> Operand:
+    """BatchNormalization; its statistics move when it is trained."""
+    if at.attributes.get("training_mode", 0):
+        at.refuse("training_mode is 1; export the model for inference: Weft trains that, too")
+    if not at.attributes.get("spatial", 1):
+        at.refuse("spatial is 0; Weft normalises channels")
+    if not at.writing.batched:
+        at.refuse("it needs a batch; read the model with batched=True")
+    kernel = at.kernel(
+        BatchNorm,
+        epsilon=float(at.attributes.get("epsilon", 1e-5)),
+        momentum=1 - float(at.attributes.get("momentum", 0.9)),  # ONNX's is what stays
+    )
+    words = ("scale", "bias", "mean", "variance")
+    weights = tuple(at.weight(index + 1, word) for index, word in enumerate(words))
+    return at.add(kernel, at.value(0), weights=weights)
+
+
+def lrn(at: At) -> Operand:
+    """LRN."""
+    kernel = at.kernel(
+        ResponseNorm, int(at.attributes["size"]), float(at.attributes.get("alpha", 1e-4)),
+        float(at.attributes.get("beta", 0.75)), float(at.attributes.get("bias", 1.0)),
+    )  # fmt: skip
+    return at.add(kernel, _image(at))

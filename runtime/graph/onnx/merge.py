@@ -1,0 +1,112 @@
+"""Neighbours that are one kernel in Weft: exporters write apart what training frameworks compute at once.
+
+    dense without bias, + (features)            ->  dense
+    batch_norm or conv2d, · or + (C, 1, 1)      ->  the same
+    conv2d, batch_norm                          ->  conv2d            only for inference
+
+The merged node has the second's name, which the others read, and the first's tags beneath the second's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....kernels.arithmetic import ArithmeticWeight
+from ....kernels.batch_norm import BatchNorm
+from ....kernels.conv import Conv2d
+from ....kernels.kernel import Kernel
+from ....kernels.linear import Dense
+from ..graph import Node
+
+Weights = dict[str, NDArray[np.float32]]
+"""A node's parameters by their names within it."""
+
+Rule = Callable[[Kernel, Weights, Kernel, Weights], tuple[Kernel, Weights] | None]
+
+
+def merge(
+    nodes: Iterable[Node], weights: Mapping[str, NDArray[np.float32]], outputs: set[str], *, inference: bool
+) -> tuple[list[Node], Weights]:
+    """Nodes and weights, merged where a rule applies and nobody else reads what is between."""
+    rules = (_bias, _channels, _fold) if inference else (_bias, _channels)
+    nodes = list(nodes)
+    readers = Counter(value for node in nodes for value in node.inputs)
+    readers.update(outputs)
+    own: dict[str, Weights] = {node.name: {} for node in nodes}
+    for name, array in weights.items():
+        node_name, _, parameter = name.rpartition(".")
+        own[node_name][parameter] = array
+    kept: dict[str, Node] = {}
+    for node in nodes:
+        first = kept.get(node.inputs[0])
+        if first is not None and len(node.inputs) == 1 and readers[first.name] == 1:
+            for rule in rules:
+                merged = rule(first.kernel, own[first.name], node.kernel, own[node.name])
+                if merged is not None:
+                    kernel, own[node.name] = merged
+                    node = Node(node.name, kernel, first.inputs, {**first.tags, **node.tags})
+                    del kept[first.name]
+                    break
+        kept[node.name] = node
+    found = {f"{name}.{parameter}": array for name in kept for parameter, array in own[name].items()}
+    return list(kept.values()), found
+
+
+def _bias(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
+    if not (isinstance(first, Dense) and not first.bias and _adds(second)):
+        return None
+    if more["weight"].shape != (first.features,):
+        return None
+    return replace(first, bias=True), {**weights, "bias": more["weight"]}
+
+
+def _adds(kernel: Kernel) -> bool:
+    return isinstance(kernel, ArithmeticWeight) and kernel.operator == "add" and kernel.trained
+
+
+def _channels(
+    first: Kernel, weights: Weights, second: Kernel, more: Weights
+) -> tuple[Kernel, Weights] | None:
+    """y · s + t after channels that have weights and biases of their own: the same with other ones."""
+    if not (
+        isinstance(first, BatchNorm | Conv2d) and isinstance(second, ArithmeticWeight) and second.trained
+    ):
+        return None
+    channels = len(weights["weight"])
+    if (
+        second.operator not in ("add", "mul")
+        or not second.trained
+        or more["weight"].shape != (channels, 1, 1)
+    ):
+        return None
+    factor = more["weight"].reshape(-1)
+    bias = weights.get("bias", np.zeros_like(factor))
+    if isinstance(first, Conv2d):
+        first = _biased(first)
+    if second.operator == "add":
+        return first, {**weights, "bias": bias + factor}
+    weight = weights["weight"] * factor.reshape(-1, *(1,) * (weights["weight"].ndim - 1))
+    return first, {**weights, "weight": weight, "bias": bias * factor}
+
+
+def _fold(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
+    if not (isinstance(first, Conv2d) and isinstance(second, BatchNorm)):
+        return None
+    factor = more["weight"] / np.sqrt(more["running_variance"] + np.float32(second.epsilon))
+    bias = weights.get("bias", np.zeros_like(factor))
+    shifted = (bias - more["running_mean"]) * factor + more["bias"]
+    return _biased(first), {"weight": weights["weight"] * factor[:, None, None, None], "bias": shifted}
+
+
+def _biased(conv: Conv2d) -> Conv2d:
+    attributes: dict[str, Any] = {
+        name: getattr(conv, name)
+        for name in ("channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    }
+    return Conv2d(**attributes, bias=True)

@@ -1,0 +1,212 @@
+"""Operators that move elements or rename their axes, and those that only matter while a file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from ....kernels.embedding import Embedding
+from ....kernels.function import Cast
+from ....kernels.rearrange import Slice, Take, Transpose
+from ....kernels.shape import Concat
+from .node import At, Dynamic, Operand, Static, show
+from .package import dtype
+
+
+def identity(at: At) -> Operand:
+    """Identity: another name for the same."""
+    return at.operand(0)
+
+
+def shape(at: At) -> Operand:
+    """Shape, known when the file is read."""
+    x = at.moved(0)
+    start, end = int(at.attributes.get("start", 0)), at.attributes.get("end")
+    return Static(np.array(x.shape[start : None if end is None else int(end)], np.int64))
+
+
+def cast(at: At) -> Operand:
+    """Cast."""
+    x = at.moved(0)
+    wanted = dtype(int(at.attributes["to"]))
+    return x if wanted == x.spec.dtype else at.add(_cast(at, wanted), x)
+
+
+def _cast(at: At, wanted: str) -> Cast:
+    allowed = ("float32", "float64", "float16", "int8", "int16", "int32", "int64",
+               "uint8", "uint16", "uint32", "uint64", "bool")  # fmt: skip
+    if wanted not in allowed:
+        at.refuse(f"it converts to {wanted}, which NumPy lacks; Weft has {', '.join(allowed)}")
+    return Cast(wanted)  # type: ignore[arg-type]
+
+
+def reshape(at: At) -> Operand:
+    """Reshape; 0 keeps an extent (unless `allowzero`), one -1 is what is left."""
+    found = at.operand(0)
+    x = found if isinstance(found, Dynamic) else at.moved(0)
+    wanted = at.integers(1, "shape")
+    if wanted is None:
+        at.refuse("it has no shape")
+    if not at.attributes.get("allowzero", 0):
+        if any(extent == 0 and place >= len(x.shape) for place, extent in enumerate(wanted)):
+            at.refuse(f"shape {wanted} keeps an extent that {show(x.shape)} does not have")
+        wanted = [x.shape[place] if extent == 0 else extent for place, extent in enumerate(wanted)]
+    if -1 in wanted:
+        known = -prod(wanted)
+        if known <= 0 or prod(x.shape) % known:
+            at.refuse(f"{show(x.shape)} does not fit into {wanted}")
+        wanted[wanted.index(-1)] = prod(x.shape) // known
+    return at.reshape(x, wanted, part="")
+
+
+def flatten(at: At) -> Operand:
+    """Flatten into two axes."""
+    x = at.moved(0)
+    axis = int(at.attributes.get("axis", 1))
+    axis = axis + len(x.shape) if axis < 0 else axis
+    return at.reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])), part="")
+
+
+def squeeze(at: At) -> Operand:
+    """Squeeze: axes of extent 1 go, all of them where none is given."""
+    x = at.moved(0)
+    rank = len(x.shape)
+    axes = at.integers(1, "axes")
+    if axes is None:
+        axes = [axis for axis, extent in enumerate(x.shape) if extent == 1]
+    gone = {axis % rank for axis in axes}
+    if any(x.shape[axis] != 1 for axis in gone):
+        at.refuse(f"axes {axes} of {show(x.shape)} are not all of extent 1")
+    for axis in gone:
+        at.axis(axis, rank)
+    return at.reshape(x, [extent for axis, extent in enumerate(x.shape) if axis not in gone], part="")
+
+
+def unsqueeze(at: At) -> Operand:
+    """Unsqueeze: new axes of extent 1, numbered as the result has them."""
+    x = at.moved(0)
+    axes = at.integers(1, "axes")
+    if axes is None:
+        at.refuse("it has no axes")
+    rank = len(x.shape) + len(axes)
+    new = {axis % rank for axis in axes}
+    for axis in new:
+        at.axis(axis, rank)
+    extents = iter(x.shape)
+    return at.reshape(x, [1 if axis in new else next(extents) for axis in range(rank)], part="")
+
+
+def transpose(at: At) -> Operand:
+    """Transpose; all axes the other way round where no order is given."""
+    x = at.moved(0)
+    rank = len(x.shape)
+    order = [int(axis) for axis in at.attributes.get("perm", range(rank - 1, -1, -1))]
+    if at.writing.batched:
+        if order[0] != 0:
+            at.refuse(
+                f"perm {order} moves axis 0, the batch; a model without a batch is read with batched=False"
+            )
+        axes = order[1:]
+    else:
+        axes = [axis + 1 for axis in order]
+    if axes == sorted(axes):
+        return x
+    return at.add(at.kernel(Transpose, tuple(axes)), x)
+
+
+def _nothing(shape: Sequence[int]) -> Static:
+    """Weft has no empty arrays in its graphs; what is empty is known when the file is read."""
+    return Static(np.zeros(shape, np.float32))
+
+
+def concat(at: At) -> Operand:
+    """Concat; stored parts become values of their own."""
+    operands = [at.operand(index) for index in range(len(at.inputs))]
+    operands = [each for each in operands if isinstance(each, Dynamic) or each.array.size]
+    rank = next(len(each.shape) for each in operands if isinstance(each, Dynamic))
+    axis = at.axis(int(at.attributes["axis"]), rank)
+    parts = [at.plain(each) if isinstance(each, Dynamic) else at.constant(each, rank) for each in operands]
+    return at.add(Concat(axis), *parts) if len(parts) > 1 else parts[0]
+
+
+def split(at: At) -> tuple[Operand, ...]:
+    """Split: a slice for every part, equal ones where no lengths are given."""
+    x = at.moved(0)
+    given = int(at.attributes.get("axis", 0))
+    axis = at.axis(given, len(x.shape))
+    extent = x.shape[given]
+    lengths = at.integers(1, "split")
+    if lengths is None:
+        each = -(-extent // int(at.attributes.get("num_outputs", at.outputs)))
+        lengths = [min(each, extent - start) for start in range(0, extent, each)]
+    if sum(lengths) != extent:
+        at.refuse(f"its parts {lengths} are not the {extent} of axis {given}")
+    parts: list[Operand] = []
+    start = 0
+    for number, length in enumerate(lengths):
+        if not length:
+            parts.append(_nothing((*x.shape[:given], 0, *x.shape[given:][1:])))
+            continue
+        kernel = at.kernel(Slice, axis, start, start + length)
+        parts.append(at.add(kernel, x, part=str(number)))
+        start += length
+    return tuple(parts)
+
+
+def cut(at: At) -> Operand:
+    """Slice, one axis after the other; backwards it is a choice of indices."""
+    x = at.moved(0)
+    rank = len(x.shape)
+    starts, ends = at.integers(1, "starts"), at.integers(2, "ends")
+    if starts is None or ends is None:
+        at.refuse("it has no starts or no ends")
+    axes, steps = at.integers(3, "axes"), at.integers(4, "steps")
+    chosen = [
+        (axis % rank, range(x.shape[axis])[slice(start, end, step)])
+        for axis, start, end, step in zip(
+            axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
+        )
+    ]
+    chosen = [(axis, places) for axis, places in chosen if places != range(x.shape[axis])]
+    for count, (axis, places) in enumerate(chosen, 1):
+        own = at.axis(axis, rank)
+        if not places:
+            return _nothing([0 if place == axis else extent for place, extent in enumerate(x.shape)])
+        kernel = (
+            at.kernel(Slice, own, places.start, places[-1] + 1, places.step)
+            if places.step > 0
+            else at.kernel(Take, own, tuple(places))
+        )
+        x = at.add(kernel, x, part="" if count == len(chosen) else str(axis))
+    return x
+
+
+def gather(at: At) -> Operand:
+    """Gather: stored rows by computed tokens (an embedding), or computed elements by stored indices."""
+    data, indices = at.operand(0), at.operand(1)
+    axis = int(at.attributes.get("axis", 0))
+    if isinstance(indices, Dynamic):
+        if isinstance(data, Dynamic) or axis % data.array.ndim != 0:
+            at.refuse(
+                "its indices are computed; Weft looks up computed tokens along axis 0 of a stored table"
+            )
+        table = at.weight(0, "table")
+        kernel = at.kernel(Embedding, len(table), prod(table.shape[1:]))
+        y = at.add(kernel, at.plain(indices), weights=(table.reshape(len(table), -1),))
+        return at.reshape(y, (*indices.shape, *table.shape[1:]))
+    assert isinstance(data, Dynamic)
+    x, rank = at.moved(0), len(data.shape)
+    own, axis = at.axis(axis, rank), axis % rank
+    at.check_fixed(indices.array)
+    places = [int(each) + (x.shape[axis] if each < 0 else 0) for each in indices.array.reshape(-1)]
+    whole = (*x.shape[:axis], *indices.array.shape, *x.shape[axis + 1 :])
+    if not places:
+        return _nothing((*x.shape[:axis], *indices.array.shape, *x.shape[axis + 1 :]))
+    straight = places == list(range(places[0], places[0] + len(places)))
+    kernel = (
+        at.kernel(Slice, own, places[0], places[-1] + 1) if straight else at.kernel(Take, own, tuple(places))
+    )
+    renamed = indices.array.ndim != 1
+    return at.reshape(at.add(kernel, x, part="take" if renamed else ""), whole, part="")

@@ -1,0 +1,282 @@
+"""What an operator's reader works with: the operands of one node of the file, and the graph being written.
+
+An operand is *static* (known when the file is read: weights, shapes, what follows from them) or *dynamic* (a
+value of Weft's graph). Two layouts, by how the file is read:
+
+    batched       axis 0 of the file's values is the batch, and of Weft's
+    not batched   the file has no batch: Weft puts its own in front, the file's axis 0 is Weft's axis 1
+
+All shapes are worked out for one nominal batch: the file's, or where that is open UNKNOWN_BATCH.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....kernels.arithmetic import Constant
+from ....kernels.kernel import ArraySpec, Kernel
+from ....kernels.shape import Reshape
+from ...errors import GraphError
+from ..graph import Node
+
+UNKNOWN_BATCH = 8191
+"""Stands for an open batch in shapes. A prime that no model has as an extent, so what is a multiple of it
+depends on the batch: (8191, 12, 64), or (98292, 64) with the batch folded into another axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """A known array; `trained` where it is one of the file's weights or follows from one."""
+
+    array: NDArray[Any]
+    trained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """A value of the graph: its name and spec there, and its shape in the file.
+
+    The file may fold the batch into its next axes, (N, T, C) as (N · T, C), as exporters do around a Gemm.
+    Weft never does: the value keeps its spec, and operators that look at last axes alone do not mind.
+    """
+
+    name: str
+    spec: ArraySpec
+    shape: tuple[int, ...]
+
+    @property
+    def folded(self) -> bool:
+        """Whether the file's shape folds the batch into other axes."""
+        return self.shape not in (self.spec.shape, self.spec.shape[1:])
+
+
+Operand = Static | Dynamic
+
+
+@dataclass(slots=True)
+class Writing:
+    """The graph so far."""
+
+    batched: bool
+    batch: int
+    inputs: dict[str, ArraySpec] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def name(self, wanted: str) -> str:
+        """A name for a value like the file's, new, of letters, digits, "_" and "-"."""
+        plain = re.sub(r"[^\w-]+", "_", wanted).strip("_") or "value"
+        number, name = 1, plain
+        while name in self.names:
+            number += 1
+            name = f"{plain}_{number}"
+        self.names.add(name)
+        return name
+
+    def value(self, name: str, spec: ArraySpec) -> Dynamic:
+        """A value as it stands."""
+        return Dynamic(name, spec, spec.shape if self.batched else spec.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """One node of the file, with its operands; a missing optional one is None."""
+
+    op: str
+    name: str
+    inputs: tuple[Operand | None, ...]
+    attributes: Mapping[str, Any]
+    version: int  # of the operator set
+    outputs: int  # how many are read
+    tags: Mapping[str, Any]
+    writing: Writing
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise what cannot be read, with the operator and the node."""
+        raise GraphError(f"node {self.name!r} ({self.op}): {why}")
+
+    def given(self, index: int) -> bool:
+        """Whether an optional input is there."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def operand(self, index: int) -> Operand:
+        """An input, static or dynamic."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        if found is None:
+            self.refuse(f"input {index} is missing")
+        return found
+
+    def static(self, index: int, what: str) -> NDArray[Any]:
+        """An input that must be known."""
+        found = self.operand(index)
+        if isinstance(found, Dynamic):
+            self.refuse(f"its {what} {found.name!r} is computed; Weft needs it stored in the file")
+        self.check_fixed(found.array)
+        return found.array
+
+    def weight(self, index: int, what: str) -> NDArray[np.float32]:
+        """A stored weight."""
+        return np.ascontiguousarray(self.static(index, what), np.float32)
+
+    def integers(self, index: int, attribute: str) -> list[int] | None:
+        """Whole numbers: an input in newer operator sets, an attribute in older; None if neither."""
+        if self.given(index):
+            found = self.operand(index)
+            if isinstance(found, Dynamic):
+                self.refuse(f"its {attribute} are computed ({found.name!r}); Weft needs them fixed")
+            return [int(each) for each in found.array.reshape(-1)]
+        value = self.attributes.get(attribute)
+        return None if value is None else [int(each) for each in value]
+
+    def loose(self, index: int) -> Dynamic:
+        """A value whose last axes alone matter."""
+        found = self.operand(index)
+        if isinstance(found, Static):
+            found = self.constant(found, found.array.ndim + (1 if self.writing.batched else 0))
+        if found.spec.dtype != "float32":
+            self.refuse(f"{found.name!r} is {found.spec.dtype}; Weft computes in float32")
+        return found
+
+    def value(self, index: int) -> Dynamic:
+        """A value of float32."""
+        return self.plain(self.loose(index))
+
+    def moved(self, index: int) -> Dynamic:
+        """A value of any type, for operators that only move or convert it."""
+        found = self.operand(index)
+        return self.plain(found) if isinstance(found, Dynamic) else self.loose(index)
+
+    def plain(self, value: Dynamic) -> Dynamic:
+        """The value, unless the file folds its batch into other axes."""
+        if value.folded:
+            self.refuse(
+                f"{value.name!r} has shape {show(value.shape)} with the batch folded into its first axis; "
+                "Weft reads that only around Gemm, MatMul and element by element"
+            )
+        return value
+
+    def check_fixed(self, array: NDArray[Any]) -> None:
+        """Refuse numbers that were computed from an open batch size."""
+        if self.writing.batch == UNKNOWN_BATCH and holds_batch(array):
+            self.refuse("it computes with the batch size, which is open: a micro-batch has another")
+
+    def per_sample(self, static: Static, rank: int) -> NDArray[Any]:
+        """A static operand as it meets one sample of a value that has `rank` axes in the file."""
+        array = static.array
+        if self.writing.batched:
+            if array.ndim > rank:
+                self.refuse(f"an operand of shape {show(array.shape)} gives the result axes before the batch")
+            if array.ndim == rank:  # what was expanded to the batch is the same for every sample
+                if not (array == array[:1]).all():
+                    self.refuse(f"an operand of shape {show(array.shape)} differs from sample to sample")
+                array = array[0]
+        self.check_fixed(array)
+        return array
+
+    def constant(self, static: Static, rank: int) -> Dynamic:
+        """A static operand as a value of its own, for operators that have no better way."""
+        array = self.per_sample(static, rank)
+        if array.dtype != np.float32:
+            self.refuse(f"a constant operand is {array.dtype}; Weft computes in float32")
+        name, spec = next(iter(self.writing.inputs.items()))
+        kernel = self.kernel(Constant, array.shape, static.trained)
+        return self.add(kernel, Dynamic(name, spec, ()), part="constant", weights=(array,))
+
+    def axis(self, axis: int, rank: int) -> int:
+        """Weft's number of an axis of a value that has `rank` axes in the file."""
+        if not -rank <= axis < rank:
+            self.refuse(f"axis {axis} of a value with {rank} axes")
+        counted = axis % rank
+        if not self.writing.batched:
+            return counted + 1
+        if counted == 0:
+            self.refuse(
+                "it works along axis 0, the batch, and would mix samples; a model without a batch axis is "
+                "read with batched=False"
+            )
+        return counted
+
+    def add(
+        self,
+        kernel: Kernel,
+        *values: Dynamic,
+        part: str = "",
+        weights: Sequence[NDArray[Any]] = (),
+    ) -> Dynamic:
+        """Append a node; without `part` it has the name of the file's node."""
+        writing = self.writing
+        name = writing.name(f"{self.name}_{part}" if part else self.name)
+        specs = [value.spec for value in values]
+        try:
+            spec = kernel.output(*specs)
+        except ValueError as error:
+            self.refuse(str(error))
+        for parameter, array in zip(kernel.parameters(*specs), weights, strict=True):
+            if parameter.shape != array.shape:
+                self.refuse(f"its {parameter.name} has shape {array.shape}; it takes {parameter.shape} here")
+            writing.weights[f"{name}.{parameter.name}"] = np.ascontiguousarray(array, np.float32)
+        writing.nodes.append(Node(name, kernel, tuple(value.name for value in values), self.tags))
+        return writing.value(name, spec)
+
+    def kernel(self, kind: Any, *arguments: Any, **attributes: Any) -> Kernel:
+        """A kernel, its own complaint about attributes with the node's name."""
+        try:
+            made: Kernel = kind(*arguments, **attributes)
+        except ValueError as error:
+            self.refuse(str(error))
+        return made
+
+    def along(self, value: Dynamic, result: Dynamic) -> Dynamic:
+        """`result`, computed along the last axes of `value`, folded as that is."""
+        if not value.folded:
+            return result
+        shape = (value.shape[0], *result.spec.shape[len(result.spec.shape) - len(value.shape) + 1 :])
+        return Dynamic(result.name, result.spec, shape)
+
+    def reshape(self, value: Dynamic, shape: Sequence[int], part: str = "reshape") -> Dynamic:
+        """The value under another shape of the file; nothing where it has it already."""
+        wanted = tuple(shape)
+        lead = 1 if self.writing.batched else 0
+        if value.spec.shape[1 - lead :] == wanted:
+            return self.writing.value(value.name, value.spec)
+        if self.writing.batched and (not wanted or wanted[0] != self.writing.batch):
+            if self._folds(value, wanted):
+                return Dynamic(value.name, value.spec, wanted)
+            self.refuse(
+                f"{show(value.shape)} becomes {show(wanted)}, which mixes the batch with other axes; a model "
+                "without a batch axis is read with batched=False"
+            )
+        if prod(wanted) != prod(value.shape) or 0 in wanted:
+            self.refuse(f"{show(value.shape)} does not fit into {show(wanted)}")
+        return self.add(self.kernel(Reshape, wanted[lead:]), value, part=part)
+
+    def _folds(self, value: Dynamic, wanted: tuple[int, ...]) -> bool:
+        """Whether `wanted` is the value's spec with the batch folded into the axes after it."""
+        spec = value.spec.shape
+        kept = len(wanted) - 1
+        return 0 < kept < len(spec) - 1 and wanted[1:] == spec[-kept:] and prod(wanted) == prod(spec)
+
+
+def holds_batch(array: NDArray[Any]) -> bool:
+    """Whether an integer in `array` is made of UNKNOWN_BATCH."""
+    return array.dtype.kind in "iu" and bool(((array != 0) & (array % UNKNOWN_BATCH == 0)).any())
+
+
+def show(shape: Sequence[int]) -> str:
+    """A shape for people: N for an open batch."""
+    parts = []
+    for extent in shape:
+        times, rest = divmod(extent, UNKNOWN_BATCH)
+        if rest or not times:
+            parts.append(str(extent))
+        else:
+            parts.append("N" if times == 1 else f"{times} N")
+    return f"({', '.join(parts)})"

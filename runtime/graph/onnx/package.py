@@ -1,0 +1,88 @@
+"""All that Weft uses of the onnx package: files, attributes, tensors, and its evaluator for what is fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import GraphError, MachineError
+
+try:
+    import onnx
+    import onnx.inliner
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+except ImportError as error:
+    raise MachineError(f"ONNX files need the onnx package ({error}): pip install 'weft[onnx]'") from error
+
+Proto = Any
+"""A message of the file format; protobuf makes its classes at run time."""
+
+
+def load(path: Path) -> Proto:
+    """The file's model."""
+    try:
+        proto = onnx.load(path)
+    except FileNotFoundError as error:
+        raise GraphError(f"{error.filename or path} does not exist") from error
+    except OSError as error:
+        raise GraphError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # protobuf has several kinds, none of them public
+        raise GraphError(f"{path} is no ONNX model, or a damaged one: {error}") from error
+    if not proto.graph.node:
+        raise GraphError(f"{path} is no ONNX model: there is no node in it")
+    return proto
+
+
+def inlined(proto: Proto) -> Proto:
+    """The model with functions of its own written out in place."""
+    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+
+
+def tensor(proto: Proto) -> NDArray[Any]:
+    """A stored tensor as an array."""
+    return np.asarray(numpy_helper.to_array(proto))
+
+
+def dtype(element_type: int) -> str:
+    """NumPy's name for the format's element type; what NumPy lacks has one of ml_dtypes' names."""
+    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element_type)).name)
+
+
+def attributes(node: Proto) -> dict[str, Any]:
+    """A node's attributes; texts as str, tensors as arrays, subgraphs as they are."""
+    found = {}
+    for each in node.attribute:
+        value = onnx.helper.get_attribute_value(each)
+        if isinstance(value, bytes):
+            value = value.decode()
+        found[each.name] = tensor(value) if isinstance(value, onnx.TensorProto) else value
+    return found
+
+
+def has_subgraph(node: Proto) -> bool:
+    """Whether the node carries graphs of its own (If, Loop, Scan)."""
+    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    return any(each.type in kinds for each in node.attribute)
+
+
+def evaluate(node: Proto, inputs: Sequence[NDArray[Any] | None], version: int) -> list[NDArray[Any]]:
+    """The outputs of one node whose inputs are known, as the onnx package computes them."""
+    given = {name: array for name, array in zip(node.input, inputs, strict=True) if array is not None}
+    graph = onnx.helper.make_graph(
+        [node],
+        "fold",
+        [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            )
+            for name, array in given.items()
+        ],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+    return [np.asarray(each) for each in ReferenceEvaluator(model).run(None, given)]

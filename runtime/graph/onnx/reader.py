@@ -1,0 +1,222 @@
+"""read(): an ONNX file as a graph of Weft's kernels and the values of its weights.
+
+    file ── fixed? ──yes──> computed now (shapes, constants, what follows from weights alone)
+                └──no───> OPERATORS ──> nodes and weights ──> merge ──> Model
+
+The file's nodes come in order. Axis 0 of its inputs is the batch; an open batch (a name instead of a number)
+and a fixed one both become Weft's, so the graph serves micro-batches of any size. A file whose inputs have no
+batch axis is read with batched=False.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ....kernels.activation import ReLU, Sigmoid, Tanh
+from ....kernels.function import Cast, Erf, Sqrt
+from ....kernels.kernel import ArraySpec
+from ...errors import GraphError
+from ..graph import Graph
+from . import algebra, images, move, package
+from .merge import merge
+from .model import Model
+from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing
+
+Reading = Callable[[At], Operand | tuple[Operand, ...]]
+
+OPERATORS: Mapping[str, Reading] = {
+    "Add": algebra.binary("add"),
+    "AveragePool": images.average_pool,
+    "BatchNormalization": images.batch_normalization,
+    "Cast": move.cast,
+    "Concat": move.concat,
+    "Conv": images.conv,
+    "Div": algebra.binary("div"),
+    "Dropout": algebra.dropout,
+    "Erf": algebra.unary(Erf()),
+    "Flatten": move.flatten,
+    "Gather": move.gather,
+    "Gelu": algebra.gelu,
+    "Gemm": algebra.gemm,
+    "GlobalAveragePool": images.global_average_pool,
+    "Identity": move.identity,
+    "LRN": images.lrn,
+    "LayerNormalization": algebra.layer_normalization,
+    "MatMul": algebra.matmul,
+    "MaxPool": images.max_pool,
+    "Mul": algebra.binary("mul"),
+    "Pow": algebra.binary("pow"),
+    "ReduceMean": algebra.reduce_mean,
+    "Relu": algebra.unary(ReLU()),
+    "Reshape": move.reshape,
+    "Shape": move.shape,
+    "Sigmoid": algebra.unary(Sigmoid()),
+    "Slice": move.cut,
+    "Softmax": algebra.softmax,
+    "Split": move.split,
+    "Sqrt": algebra.unary(Sqrt()),
+    "Squeeze": move.squeeze,
+    "Sub": algebra.binary("sub"),
+    "Sum": algebra.total,
+    "Tanh": algebra.unary(Tanh()),
+    "Transpose": move.transpose,
+    "Unsqueeze": move.unsqueeze,
+}
+"""The operators that Weft computes. Where all inputs are fixed, every operator of ONNX is understood."""
+
+TAG = "weft."
+"""A node's metadata property "weft.cost" (or priority, device, …) in the file is its tag of that name."""
+
+
+def read(
+    source: str | PathLike[str] | package.Proto,
+    *,
+    batched: bool = True,
+    outputs: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
+    inference: bool = False,
+) -> Model:
+    """The model in a file, or in a ModelProto.
+
+    `outputs` names values of the file to compute instead of its outputs (the logits before a softmax, to
+    train with cross-entropy). `sizes` fixes axes that the file leaves open, by their names: {"places": 128}.
+    With `inference` batch norms are folded into the convolutions before them, for good.
+
+    Raises GraphError naming the node for what Weft cannot compute.
+    """
+    proto = package.load(Path(source)) if isinstance(source, str | PathLike) else source
+    proto = package.inlined(proto)
+    file = proto.graph
+    version = max((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=1)
+    stored = {each.name: package.tensor(each) for each in file.initializer}
+    operands: dict[str, Operand] = {name: Static(array, True) for name, array in stored.items()}
+    entries = [each for each in file.input if each.name not in stored]
+    shapes = {each.name: _shape(each, batched, sizes or {}) for each in entries}
+    writing = Writing(batched, _batch(shapes) if batched else 1)
+    inputs = {}
+    for each in entries:
+        name = writing.name("x" if len(entries) == 1 else each.name)
+        kind = package.dtype(each.type.tensor_type.elem_type)
+        own = shapes[each.name][1:] if batched else shapes[each.name]
+        writing.inputs[name] = ArraySpec((writing.batch, *own), kind)
+        operands[each.name] = writing.value(name, writing.inputs[name])
+        inputs[each.name] = name
+
+    wanted = list(outputs) or [each.name for each in file.output]
+    for number, node in _needed(file.node, wanted):
+        title = node.name or next((name for name in node.output if name), f"{node.op_type} {number}")
+        results = _node(node, title, operands, version, writing)
+        operands.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
+
+    return _model(writing, operands, wanted, inputs, inference)
+
+
+def _node(
+    node: package.Proto, title: str, operands: Mapping[str, Operand], version: int, writing: Writing
+) -> Sequence[Operand]:
+    """The outputs of one node: computed now where its inputs are fixed, else what its operator makes."""
+    for name in node.input:
+        if name and name not in operands:
+            raise GraphError(f"node {title!r} ({node.op_type}) reads {name!r}, which nothing before it makes")
+    found = tuple(operands[name] if name else None for name in node.input)
+    known = [each.array if each else None for each in found if not isinstance(each, Dynamic)]
+    standard = node.domain in ("", "ai.onnx")
+    if standard and len(known) == len(found) and not package.has_subgraph(node):
+        try:
+            arrays = package.evaluate(node, known, version)
+        except Exception as error:  # whatever the evaluator raises for what it cannot do
+            raise GraphError(f"node {title!r} ({node.op_type}) cannot be computed: {error}") from error
+        trained = any(isinstance(each, Static) and each.trained for each in found)
+        return [Static(array, trained) for array in arrays]
+    reading = OPERATORS.get(node.op_type) if standard else None
+    if reading is None:
+        op = node.op_type if standard else f"{node.domain}.{node.op_type}"
+        raise GraphError(
+            f"node {title!r}: Weft has no kernel for the operator {op}; it has {', '.join(sorted(OPERATORS))}"
+        )
+    tags = {
+        each.key.removeprefix(TAG): each.value for each in node.metadata_props if each.key.startswith(TAG)
+    }
+    attributes = package.attributes(node)
+    at = At(node.op_type, title, found, attributes, version, len(node.output), tags, writing)
+    try:
+        result = reading(at)
+    except KeyError as error:
+        at.refuse(f"its attribute {error.args[0]!r} is missing")
+    except (ValueError, IndexError, TypeError) as error:  # of attributes and weights that do not fit together
+        at.refuse(str(error))
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple[int, package.Proto]]:
+    """The nodes, numbered, without which `wanted` cannot be computed."""
+    names = set(wanted)
+    found = []
+    for number, node in reversed(list(enumerate(nodes))):
+        if names.intersection(node.output):
+            names.update(node.input)
+            found.append((number, node))
+    return found[::-1]
+
+
+def _shape(entry: Any, batched: bool, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """An input's shape; an open batch is UNKNOWN_BATCH."""
+    shape = []
+    for axis, dimension in enumerate(entry.type.tensor_type.shape.dim):
+        extent = sizes.get(dimension.dim_param, dimension.dim_value)
+        if extent < 1 and (axis or not batched):
+            called = f" ({dimension.dim_param!r})" if dimension.dim_param else ""
+            raise GraphError(
+                f"axis {axis}{called} of the input {entry.name!r} is open; Weft's graphs have fixed shapes "
+                "behind the batch: fix it by its name, as in sizes={'sequence': 128}"
+            )
+        shape.append(extent or UNKNOWN_BATCH)
+    if not shape and batched:
+        raise GraphError(
+            f"the input {entry.name!r} has no axis, so it has no batch; read the file with batched=False"
+        )
+    return tuple(shape)
+
+
+def _batch(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The batch of all inputs."""
+    found = {shape[0] for shape in shapes.values()}
+    if len(found) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise GraphError(
+            f"the inputs have different first axes ({listed}), which cannot all be the batch; a model "
+            "without a batch axis is read with batched=False"
+        )
+    return next(iter(found), 1)
+
+
+def _model(
+    writing: Writing,
+    operands: Mapping[str, Operand],
+    wanted: Sequence[str],
+    inputs: Mapping[str, str],
+    inference: bool,
+) -> Model:
+    names, constants = {}, {}
+    for name in wanted:
+        if name not in operands:
+            raise GraphError(f"the file has no value {name!r} that could be an output")
+        operand = operands[name]
+        if isinstance(operand, Static):
+            constants[name] = operand.array
+            continue
+        at = At("output", name, (), {}, 0, 1, {}, writing)
+        if at.plain(operand).name in writing.inputs:  # a program's outputs are its own arrays
+            operand = at.add(at.kernel(Cast, operand.spec.dtype), operand)
+        names[name] = operand.name
+    nodes, weights = merge(writing.nodes, writing.weights, set(names.values()), inference=inference)
+    used = {value for node in nodes for value in node.inputs}
+    specs = {
+        name: ArraySpec(spec.shape[1:], spec.dtype) for name, spec in writing.inputs.items() if name in used
+    }
+    kept = {name: own for name, own in inputs.items() if own in used}
+    graph = Graph(specs, tuple(nodes), tuple(names.values()))
+    return Model(graph, weights, kept, names, constants)

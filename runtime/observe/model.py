@@ -1,0 +1,86 @@
+"""What `weft info MODEL` says: every node of a model with what its metadata tells a scheduler.
+
+node      kernel                      output      parameters   MFLOP    MB  cost        splits     tags
+conv1     conv2d channels=64 …        64×112×112       9,472  237.63  3.85  determined  64 112     device=cpu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from ...kernels.kernel import ArraySpec, Kernel
+from ..graph import Graph, Metadata, describe
+
+ATTRIBUTES_WIDTH = 48
+"""Characters; a list of a thousand indices would push everything else off the screen."""
+
+EXTENTS = frozenset({"kernel_size", "stride", "dilation", "shape"})
+TITLES = ("node", "kernel", "output", "parameters", "MFLOP", "MB", "cost", "splits", "tags")
+NUMBERS = frozenset({"parameters", "MFLOP", "MB"})
+
+
+def model_table(graph: Graph, batch: int) -> str:
+    """Every node's kernel, output for a sample, parameters, cost of `batch` samples, splits and tags."""
+    found = describe(graph, batch)
+    rows = [_row(node.name, node.kernel, found[node.name]) for node in graph.nodes]
+    inputs = ", ".join(f"{name} ({_show(spec)})" for name, spec in graph.inputs.items())
+    outputs = ", ".join(graph.outputs)
+    samples = "1 sample" if batch == 1 else f"{batch:,} samples"
+    flops = sum(each.cost.forward_flops for each in found.values())
+    parameters = sum(each.parameters for each in found.values())
+    ending = (
+        f"{len(rows):,} nodes, {parameters:,} parameters, {flops / 1e6:,.2f} MFLOP forward for {samples}; "
+        f"from {inputs or 'no input'} to {outputs or 'no output'}"
+    )
+    return f"{align(TITLES, rows)}\n\n{ending}" if rows else ending
+
+
+def align(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need, numbers to the right; empty ones are left out."""
+    columns = [(title, [row[i] for row in rows]) for i, title in enumerate(titles)]
+    padded = []
+    for title, cells in columns:
+        if any(cells):
+            width = max(map(len, (title, *cells)))
+            place = str.rjust if title in NUMBERS else str.ljust
+            padded.append([place(cell, width) for cell in (title, *cells)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+
+
+def _row(name: str, kernel: Kernel, found: Metadata) -> tuple[str, ...]:
+    splits = " ".join(str(split.extent) for split in found.splits if split.extent > 1)
+    return (
+        name,
+        f"{found.kernel} {_attributes(kernel)}".rstrip(),
+        "×".join(map(str, found.shape[1:])) or "1",
+        f"{found.parameters:,}" if found.parameters else "",
+        f"{found.cost.forward_flops / 1e6:,.2f}",
+        f"{found.cost.bytes / 1e6:,.2f}",
+        found.cost_source,
+        splits,
+        " ".join(f"{tag}={value}" for tag, value in found.tags.items()),
+    )
+
+
+def _attributes(kernel: Kernel) -> str:
+    """The attributes that are not as they are by default."""
+    parts = []
+    for field in fields(kernel):
+        value = _short(getattr(kernel, field.name))
+        if field.init and value != field.default:
+            joint = "×" if field.name in EXTENTS else ","
+            shown = joint.join(map(str, value)) if isinstance(value, tuple) else str(value)
+            parts.append(f"{field.name}={shown}")
+    text = " ".join(parts)
+    return text if len(text) <= ATTRIBUTES_WIDTH else f"{text[: ATTRIBUTES_WIDTH - 1]}…"
+
+
+def _short(value: Any) -> Any:
+    """(3, 3) as 3: extents that are equal in all directions."""
+    return value[0] if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1 else value
+
+
+def _show(spec: ArraySpec) -> str:
+    return f"{'×'.join(map(str, spec.shape)) or '1'} {spec.dtype}"

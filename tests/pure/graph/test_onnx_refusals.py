@@ -1,0 +1,220 @@
+"""What the ONNX reader refuses, it names: the file, the operator and the node, and what to do."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.launch import run
+from tests.pure.graph.onnx_files import compute, file, node
+from weft.runtime.errors import GraphError
+from weft.runtime.graph.onnx import read
+
+ONES = np.ones
+
+
+def one(op: str, inputs: str = "x", *, shape=("n", 4), weights=None, version=18, integers=(), **attributes):
+    """A file of one node."""
+    return file([node(op, inputs, "y", **attributes)], {"x": shape}, ["y"], weights or {},
+                version=version, integers=integers)  # fmt: skip
+
+
+def domain():
+    proto = one("Relu")
+    proto.graph.node[0].domain = "com.example"
+    return proto
+
+
+def branches():
+    inner = onnx.helper.make_graph([node("Relu", "x", "z")], "then", [], [onnx.ValueInfoProto(name="z")])
+    return file(
+        [node("If", "yes", "y", then_branch=inner, else_branch=inner)],
+        {"x": ("n", 4)},
+        ["y"],
+        {"yes": np.array(True)},
+    )
+
+
+IMAGE = ("n", 2, 6, 6)
+
+WRONG = {
+    "an operator that Weft lacks": (
+        one("Celu"),
+        {},
+        ["node 'y_node': Weft has no kernel for the operator Celu; it has Add, ", "Unsqueeze"],
+    ),
+    "an operator of another domain": (domain(), {}, ["operator com.example.Relu"]),
+    "a branch": (branches(), {}, ["operator If"]),
+    "filters that are computed": (
+        file([node("Conv", "x w", "y")], {"x": (1, 2, 6, 6), "w": (1, 2, 3, 3)}, ["y"], {}),
+        {},
+        ["node 'y_node' (Conv): its filters 'w' is computed; Weft needs it stored in the file"],
+    ),
+    "a convolution along one axis": (
+        one("Conv", "x w", shape=("n", 2, 6), weights={"w": ONES((3, 2, 3), "f4")}),
+        {},
+        ["(N, 2, 6)", "takes images (N, channels, height, width)"],
+    ),
+    "filters of other channels": (
+        one("Conv", "x w", shape=IMAGE, weights={"w": ONES((4, 3, 3, 3), "f4")}),
+        {},
+        ["(Conv): its weight has shape (4, 3, 3, 3); it takes (4, 2, 3, 3) here"],
+    ),
+    "pads of one axis": (
+        one("Conv", "x w", shape=IMAGE, weights={"w": ONES((4, 2, 3, 3), "f4")}, pads=[1, 1]),
+        {},
+        ["node 'y_node' (Conv): not enough values"],
+    ),
+    "a scale that does not fit": (
+        one("LayerNormalization", "x s", weights={"s": ONES(3, "f4")}), {}, ["(LayerNormalization)", "(3,)"]
+    ),
+    "a dilated pool": (
+        one("MaxPool", shape=IMAGE, kernel_shape=[2, 2], dilations=[2, 2]),
+        {},
+        ["(MaxPool): dilations are [2, 2]"],
+    ),
+    "a missing attribute": (one("MaxPool", shape=IMAGE), {}, ["its attribute 'kernel_shape' is missing"]),
+    "a file exported for training": (
+        one("BatchNormalization", "x s s s s", weights={"s": ONES(4, "f4")}, training_mode=1),
+        {},
+        ["training_mode is 1", "export the model for inference"],
+    ),
+    "a mean over the batch": (one("ReduceMean"), {}, ["axis 0, the batch", "batched=False"]),
+    "a transposed batch": (one("Transpose"), {}, ["perm [1, 0] moves axis 0, the batch"]),
+    "a batch folded away": (
+        one("Reshape", "x s", shape=("n", 4, 6), weights={"s": np.array([4, -1])}),
+        {},
+        ["(N, 4, 6) becomes (4, 6 N), which mixes the batch"],
+    ),
+    "a folded batch where that matters": (
+        file(
+            [node("Reshape", "x s", "flat"), node("Softmax", "flat", "y")],
+            {"x": ("n", 4, 6)}, ["y"], {"s": np.array([-1, 6])},
+        ),
+        {},
+        ["node 'y_node' (Softmax)", "(4 N, 6) with the batch folded into its first axis"],
+    ),
+    "a reshape to more elements": (
+        one("Reshape", "x s", weights={"s": np.array([0, 5])}), {}, ["(N, 4) does not fit into (N, 5)"]
+    ),
+    "the batch size in a sum": (
+        file(
+            [node("Shape", "x", "s"), node("Cast", "s", "f", to=1), node("ReduceMean", "f", "m", keepdims=0),
+             node("Shape", "x", "b", end=1), node("Gather", "x b", "y", axis=1)],
+            {"x": ("n", 4)}, ["y"], {},
+        ),
+        {},
+        ["(Gather): it computes with the batch size, which is open"],
+    ),
+    "an operand that differs from sample to sample": (
+        one("Add", "x w", shape=(2, 3), weights={"w": np.arange(6, dtype="f4").reshape(2, 3)}),
+        {},
+        ["(Add): an operand of shape (2, 3) differs from sample to sample"],
+    ),
+    "values of unequal rank": (
+        file([node("Add", "x z", "y")], {"x": ("n", 3, 4), "z": ("n", 4)}, ["y"], {}),
+        {},
+        ["(N, 3, 4) and (N, 4) are of unequal rank"],
+    ),
+    "a product that mixes samples": (
+        file([node("MatMul", "x z", "y")], {"x": (4, 4), "z": (4, 4)}, ["y"], {}),
+        {},
+        ["(4, 4) times (4, 4) is no product sample by sample"],
+    ),
+    "whole numbers": (
+        one("Add", "x x", integers=["x"]), {}, ["(Add): an operand is int64; Weft computes in float32"]
+    ),
+    "a table that is computed": (
+        file([node("Gather", "z x", "y")], {"x": ("n", 4), "z": ("n", 4)}, ["y"], {}, integers=["x"]),
+        {},
+        ["its indices are computed"],
+    ),
+    "an open axis": (
+        one("Relu", shape=("n", "places")),
+        {},
+        ["axis 1 ('places') of the input 'x' is open", "sizes="],
+    ),
+    "an input without a batch": (one("Relu", shape=()), {}, ["the input 'x' has no axis", "batched=False"]),
+    "inputs with other batches": (
+        file([node("Add", "x z", "y")], {"x": (2, 4), "z": (3, 4)}, ["y"], {}),
+        {},
+        ["x (2, 4), z (3, 4)", "cannot all be the batch"],
+    ),
+    "an output that is not there": (one("Relu"), {"outputs": ["z"]}, ["no value 'z'"]),
+    "an input that nothing makes": (
+        one("Add", "x z"), {}, ["node 'y_node' (Add) reads 'z', which nothing before it makes"]
+    ),
+    "constants that do not fit together": (
+        file([node("Add", "a b", "c"), node("Add", "x c", "y")], {"x": ("n", 4)}, ["y"],
+             {"a": ONES(3, "f4"), "b": ONES(4, "f4")}),
+        {},
+        ["node 'c_node' (Add) cannot be computed"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("proto", "options", "words"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_read_is_named(proto, options, words):
+    with pytest.raises(GraphError) as caught:
+        read(proto, **options)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(GraphError, match=r"none\.onnx does not exist"):
+        read(tmp_path / "none.onnx")
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(one("Relu").SerializeToString()[:-9])
+    with pytest.raises(GraphError, match=r"damaged\.onnx is no ONNX model"):
+        read(damaged)
+    damaged.write_bytes(b"")
+    with pytest.raises(GraphError, match="there is no node in it"):
+        read(damaged)
+    with pytest.raises(GraphError, match="cannot be read"):
+        read(tmp_path)
+
+
+def test_a_file_is_read_as_its_model(tmp_path):
+    onnx.save(one("Relu"), tmp_path / "relu.onnx")
+    x = np.array([[-1.0, 2.0, -3.0, 4.0]], "f4")
+    (y,) = compute(read(tmp_path / "relu.onnx"), {"x": x}).values()
+    np.testing.assert_array_equal(y, [[0, 2, 0, 4]])
+
+
+def test_functions_of_the_file_are_written_out():
+    twice = onnx.helper.make_function(
+        "own", "Twice", ["a"], ["b"], [node("Add", "a a", "b")], [onnx.helper.make_opsetid("", 18)]
+    )
+    proto = one("Relu")
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = "Twice", "own"
+    proto.functions.append(twice)
+    proto.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    (y,) = compute(read(proto), {"x": ONES((2, 4), "f4")}).values()
+    np.testing.assert_array_equal(y, 2)
+
+
+def test_without_a_batch_the_whole_input_is_one_sample():
+    proto = one("Transpose", shape=(3, 4))
+    model = read(proto, batched=False)
+    x = np.random.default_rng(0).standard_normal((2, 3, 4), np.float32)
+    (y,) = compute(model, {"x": x}).values()
+    np.testing.assert_array_equal(y, x.transpose(0, 2, 1))
+
+
+def test_an_output_that_is_an_input_is_a_copy():
+    x = ONES((2, 4), "f4")
+    (y,) = compute(read(one("Identity")), {"x": x}).values()
+    np.testing.assert_array_equal(y, x)
+
+
+def test_without_the_onnx_package_the_message_says_how_to_get_it():
+    code = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "from weft.runtime.errors import MachineError\n"
+        "try: import weft.runtime.graph.onnx\n"
+        "except MachineError as error: print(error)"
+    )
+    assert "pip install 'weft[onnx]'" in run([sys.executable, "-c", code]).stdout

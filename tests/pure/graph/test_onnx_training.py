@@ -1,0 +1,165 @@
+"""What is read from ONNX files is trained: gradients against finite differences and the builder's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.pure.graph.onnx_files import Host, compute, file, node
+from tests.pure.graph.test_onnx_models import transformer
+from weft.kernels.kernel import ArraySpec
+from weft.runtime.graph import Builder, Graph, Layout, Memory, Program, with_loss
+from weft.runtime.graph.onnx import Model, read
+
+BATCH = 4
+
+
+def network():
+    """A small convolutional network: padding, stride, groups, norm, response norm, branches, pools."""
+    random = np.random.default_rng(6)
+
+    def weight(*shape):
+        return (random.standard_normal(shape) * 0.4).astype(np.float32)
+
+    weights = {
+        "w1": weight(4, 2, 3, 3), "b1": weight(4), "w2": weight(4, 2, 3, 3), "w3": weight(2, 4, 1, 1),
+        "scale": 1 + weight(4), "shift": weight(4), "mean": weight(4), "variance": 1 + weight(4) ** 2,
+        "m": 1 + weight(6, 1, 1), "w4": weight(3, 6), "b4": weight(3),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", "x w1 b1", "c1", pads=[1, 1, 0, 0], strides=[1, 1]),
+        node("BatchNormalization", "c1 scale shift mean variance", "n1"),
+        node("Relu", "n1", "r1"),
+        node("LRN", "r1", "l1", size=3, alpha=0.3),
+        node("Conv", "l1 w2", "c2", pads=[2, 2, 2, 2], dilations=[2, 2], group=2),
+        node("Conv", "l1 w3", "c3", auto_pad="SAME_UPPER"),
+        node("MaxPool", "c2", "p2", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        node("AveragePool", "c3", "p3", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Concat", "p2 p3", "both", axis=1),
+        node("Mul", "both m", "scaled"),
+        node("Sigmoid", "scaled", "gate"),
+        node("Mul", "gate scaled", "gated"),
+        node("GlobalAveragePool", "gated", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f w4 b4", "logits", transB=1, alpha=0.5),
+    ]
+    return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
+
+
+class Trained:
+    """A graph with a loss, given weights, and samples."""
+
+    def __init__(self, graph: Graph, weights: dict[str, np.ndarray], samples: dict[str, np.ndarray]) -> None:
+        self.layout = Layout.of(graph)
+        self.flat = Model(graph, weights, {}, {}, {}).parameters(self.layout)
+        self.gradients = np.zeros_like(self.flat)
+        memory = Memory(graph, self.layout, Host(), BATCH, training=True)
+        self.program = Program(graph, self.layout, memory, BATCH, self.flat, self.gradients)
+        self.program.loss_gradient[...] = 1 / BATCH
+        for name, array in samples.items():
+            self.program.inputs[name][...] = array
+
+    def loss(self) -> float:
+        for step in self.program.forward:
+            step.run()
+        return float(self.program.outputs[0].astype(np.float64).mean())
+
+    def gradient(self) -> dict[str, np.ndarray]:
+        self.loss()
+        for step in self.program.backward:
+            step.run()
+        return {
+            p.name: self.gradients[p.start : p.stop].reshape(p.spec.shape).copy()
+            for p in self.layout.parameters
+            if p.spec.role == "weight"
+        }
+
+
+def test_gradients_of_a_convolutional_network_equal_finite_differences():
+    model = read(network())
+    random = np.random.default_rng(3)
+    samples = {"x": random.standard_normal((BATCH, 2, 7, 7)), "target": random.integers(0, 3, BATCH)}
+    graph = with_loss(model.graph, "softmax_cross_entropy", ArraySpec((), "int32"))
+    trained = Trained(graph, dict(model.weights), samples)
+    gradients = trained.gradient()
+    assert {name.rpartition("_node")[0] for name in gradients} == {"c1", "n1", "c2", "c3", "scaled", "logits"}
+    start = trained.flat.copy()
+    for p in trained.layout.parameters:
+        if p.name not in gradients:
+            continue
+        direction = random.standard_normal(p.spec.size)
+        direction /= np.linalg.norm(direction)
+        losses = []
+        for sign in (1, -1):
+            trained.flat[p.start : p.stop] = start[p.start : p.stop] + sign * 4e-3 * direction
+            losses.append(trained.loss())
+        trained.flat[...] = start
+        computed = float(gradients[p.name].reshape(-1) @ direction)
+        assert computed == pytest.approx((losses[0] - losses[1]) / 8e-3, rel=0.03, abs=3e-4), p.name
+
+
+def built(width: int = 8) -> Graph:
+    """The transformer of the file by Weft's own kernels."""
+    b = Builder()
+    tokens = b.input("x", (6,), "int64")
+    h = b("position_embedding", b("embedding", tokens, entries=11, width=width, name="table"), name="places")
+    packed = b("dense", b("layer_norm", h, name="norm"), features=3 * width, name="qkv")
+    attended = b("dense", b("attention", packed, heads=2), features=width, name="out")
+    h = b("add", h, attended)
+    up = b("gelu", b("dense", h, features=4 * width, name="up"))
+    h = b("add", h, b("dense", up, features=width, name="down"))
+    return b.build(b("dense", h, features=11, bias=False, name="head"))
+
+
+SAME = {  # parameters of the builder's model: those of the file, and how they are turned
+    "table.weight": "looked_up_node.weight",
+    "places.weight": "h_node.weight",
+    "norm.weight": "scaled_node.weight",
+    "norm.bias": "normed_node.weight",
+    "qkv.weight": "packed_node.weight",
+    "qkv.bias": "packed_node.bias",
+    "out.weight": "attended_node.weight",
+    "out.bias": "attended_node.bias",
+    "up.weight": "up_node.weight",
+    "up.bias": "up_node.bias",
+    "down.weight": "down_node.weight",
+    "down.bias": "down_node.bias",
+    "head.weight": "logits_node.weight",
+}
+
+
+def test_gradients_of_a_transformer_equal_those_of_the_same_model_by_the_builder():
+    model = read(transformer())
+    random = np.random.default_rng(3)
+    samples = {"x": random.integers(0, 11, (BATCH, 6)), "target": random.integers(0, 11, (BATCH, 6))}
+    target = ArraySpec((6,), "int32")
+    ours = Trained(
+        with_loss(built(), "softmax_cross_entropy", target),
+        {own: model.weights[name] for own, name in SAME.items()},
+        samples,
+    )
+    read_ = Trained(with_loss(model.graph, "softmax_cross_entropy", target), dict(model.weights), samples)
+    assert read_.loss() == pytest.approx(ours.loss(), rel=1e-5)
+    wanted, got = ours.gradient(), read_.gradient()
+    assert set(got) == set(SAME.values())
+    for own, name in SAME.items():
+        np.testing.assert_allclose(got[name], wanted[own], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_constants_of_the_file_are_not_trained():
+    model = read(transformer())
+    graph = with_loss(model.graph, "softmax_cross_entropy", ArraySpec((6,), "int32"))
+    statistics = [p for p in Layout.of(graph).parameters if p.spec.role == "statistic"]
+    assert [(p.name, p.spec.momentum) for p in statistics] == [("masked_node.weight", 0.0)]
+
+
+def test_a_trained_batch_norm_is_not_folded_away():
+    names = [each.kernel.name for each in read(network()).graph.nodes]
+    assert "batch_norm" in names
+    folded = read(network(), inference=True)
+    assert "batch_norm" not in [each.kernel.name for each in folded.graph.nodes]
+    x = np.random.default_rng(3).standard_normal((2, 2, 7, 7), np.float32)
+    for one, other in zip(
+        compute(folded, {"x": x}).values(), compute(read(network()), {"x": x}).values(), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
