@@ -1,0 +1,170 @@
+"""What the onnx package's node tests do not show: older versions, batches, kinds of operands, merging."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.pure.graph.onnx_files import compute, file, node
+from weft.runtime.errors import GraphError
+from weft.runtime.graph import describe
+from weft.runtime.graph.onnx import read
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
+
+
+def softmax(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    powers = np.exp(x)
+    return powers / powers.sum(axis=axis, keepdims=True)
+
+
+W, V, M = normal(4), normal(3, 1), normal(4, 5)
+X, Z = normal(2, 3, 4), normal(2, 1, 4, seed=1)
+
+CASES = {
+    # node, weights, what NumPy computes from x (2, 3, 4) and z (2, 1, 4)
+    "a softmax of old over all later axes": (node("Softmax", "x", "y"), {}, softmax(X, (1, 2)), 9),
+    "a softmax of old over the last axis": (node("Softmax", "x", "y", axis=2), {}, softmax(X, 2), 9),
+    "values of unequal shapes": (node("Add", "x z", "y"), {}, X + Z, 18),
+    "a weight of lower rank": (node("Mul", "x w", "y"), {"w": W}, X * W, 18),
+    "a weight of the same rank": (node("Mul", "x w", "y"), {"w": V[None]}, X * V, 18),
+    "a weight that was expanded to the batch": (
+        node("Sub", "w x", "y"), {"w": np.stack([normal(3, 4, seed=2)] * 2)}, normal(3, 4, seed=2) - X, 18
+    ),
+    "a number first": (node("Div", "w x", "y"), {"w": np.float32(2)}, 2 / X, 18),
+    "a number in axes": (node("Add", "x w", "y"), {"w": np.full((1, 1, 1), 2, "f4")}, X + 2, 18),
+    "a sum of values and weights": (node("Sum", "w x z", "y"), {"w": W}, W + X + Z, 18),
+    "a power of whole numbers": (node("Pow", "x w", "y"), {"w": np.array(2)}, X**2, 18),
+    "a stored matrix on the right": (node("MatMul", "x w", "y"), {"w": M}, X @ M, 18),
+    "a stored vector on the right": (node("MatMul", "x w", "y"), {"w": W}, X @ W, 18),
+    "a stored matrix on the left": (
+        node("MatMul", "w x", "y"), {"w": normal(5, 3)}, normal(5, 3) @ X, 18
+    ),
+    "stored matrices for every sample": (
+        node("MatMul", "x w", "y"), {"w": normal(1, 4, 5)}, X @ normal(1, 4, 5), 18
+    ),
+    "a stored part of a concat": (
+        node("Concat", "x w", "y", axis=1), {"w": normal(1, 2, 4)},
+        np.concatenate([X, np.concatenate([normal(1, 2, 4)] * 2)], axis=1), 18,
+    ),
+    "a slice of old, with attributes": (
+        node("Slice", "x", "y", axes=[1, 2], starts=[0, -3], ends=[2, 9999]), {}, X[:, :2, -3:], 9
+    ),
+    "a slice of the whole batch": (
+        node("Slice", "x a b", "y"), {"a": np.array([0, 1]), "b": np.array([2**62, 2])}, X[:, 1:2], 13
+    ),
+    "one element gathered": (node("Gather", "x w", "y", axis=1), {"w": np.array(-1)}, X[:, -1], 13),
+    "elements gathered in a matrix": (
+        node("Gather", "x w", "y", axis=2), {"w": np.array([[0, 3], [1, 1]])}, X[:, :, [[0, 3], [1, 1]]], 13
+    ),
+    "axes put in": (
+        node("Unsqueeze", "x w", "y"), {"w": np.array([-1, 1])}, X[:, None, ..., None], 13
+    ),
+    "a mean over given axes": (node("ReduceMean", "x", "y", axes=[-1], keepdims=0), {}, X.mean(-1), 13),
+    "a mean over none": (
+        node("ReduceMean", "x w", "y", noop_with_empty_axes=1), {"w": np.zeros(0, int)}, X, 18
+    ),
+    "a norm over two axes": (
+        node("LayerNormalization", "x w", "y", axis=1), {"w": normal(3, 4)},
+        (X - X.mean((1, 2), keepdims=True)) / np.sqrt(X.var((1, 2), keepdims=True) + 1e-5) * normal(3, 4), 17,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "weights", "wanted", "version"), CASES.values(), ids=CASES)
+def test_an_operator_gives_what_numpy_does(given, weights, wanted, version):
+    inputs = {name: shape for name, shape in {"x": X.shape, "z": Z.shape}.items() if name in given.input}
+    for batch in ("n", 2):  # open and fixed
+        shapes = {name: (batch, *shape[1:]) for name, shape in inputs.items()}
+        model = read(file([given], shapes, ["y"], weights, version=version))
+        (y,) = compute(model, {"x": X, "z": Z}).values()
+        assert y.shape == wanted.shape
+        np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_may_be_folded_away_for_a_product_and_come_back():
+    nodes = [
+        node("Reshape", "x rows", "flat"), node("Gemm", "flat m b", "h"), node("Relu", "h", "r"),
+        node("Mul", "r r", "s"), node("Shape", "x", "shape", end=2),
+        node("Concat", "shape wide", "back", axis=0), node("Reshape", "s back", "y"),
+    ]  # fmt: skip
+    weights = {"rows": np.array([-1, 4]), "wide": np.array([5]), "m": M, "b": normal(5)}
+    for batch in ("n", 1, 2):
+        model = read(file(nodes, {"x": (batch, 3, 4)}, ["y"], weights))
+        (y,) = compute(model, {"x": X}).values()
+        np.testing.assert_allclose(y, np.maximum(X @ M + normal(5), 0) ** 2, rtol=1e-5, atol=1e-6)
+        assert [each.kernel.name for each in model.graph.nodes] == ["dense", "relu", "arithmetic"]
+
+
+@pytest.mark.parametrize("shape", [[-1, 6], [-1, 2], [3, -1], [-1]], ids=str)
+def test_a_batch_is_folded_in_no_other_way(shape):
+    nodes = [node("Reshape", "x s", "flat"), node("Relu", "flat", "y")]
+    with pytest.raises(GraphError, match="which mixes the batch with other axes"):
+        read(file(nodes, {"x": ("n", 3, 4)}, ["y"], {"s": np.array(shape)}))
+
+
+def channels(*nodes, outputs=("y",)):
+    """Norm and what follows it on images of 3 channels."""
+    weights = {
+        "s": normal(3, seed=1), "b": normal(3, seed=2), "m": normal(3, seed=3),
+        "v": normal(3, seed=4) ** 2 + 1, "f": normal(3, 1, 1, seed=5), "t": normal(3, 1, 1, seed=6),
+        "number": np.float32(3),
+    }  # fmt: skip
+    proto = file(
+        [node("BatchNormalization", "x s b m v", "n"), *nodes], {"x": ("n", 3, 2, 2)}, outputs, weights
+    )
+    x = normal(2, 3, 2, 2)
+
+    def one(name):
+        return weights[name].reshape(-1, 1, 1)
+
+    n = (x - one("m")) / np.sqrt(one("v") + 1e-5) * one("s") + one("b")
+    return proto, x, n, weights
+
+
+def test_what_scales_and_shifts_a_norm_is_merged_into_it():
+    proto, x, n, weights = channels(node("Mul", "n f", "scaled"), node("Add", "t scaled", "y"))
+    model = read(proto)
+    assert [(each.name, each.kernel.name) for each in model.graph.nodes] == [("y_node", "batch_norm")]
+    (y,) = compute(model, {"x": x}).values()
+    np.testing.assert_allclose(y, n * weights["f"] + weights["t"], rtol=1e-4, atol=1e-5)
+
+
+def test_what_others_read_is_not_merged():
+    proto, x, n, weights = channels(node("Mul", "n f", "scaled"), node("Add", "n scaled", "y"))
+    (y,) = compute(read(proto), {"x": x}).values()
+    np.testing.assert_allclose(y, n * weights["f"] + n, rtol=1e-4, atol=1e-5)
+    proto, x, n, weights = channels(node("Mul", "n f", "y"), outputs=["n", "y"])
+    first, second = compute(read(proto), {"x": x}).values()
+    np.testing.assert_allclose(first, n, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(second, n * weights["f"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_number_is_not_merged():
+    proto, x, n, _ = channels(node("Mul", "n number", "y"))
+    model = read(proto)
+    (y,) = compute(model, {"x": x}).values()
+    np.testing.assert_allclose(y, n * 3, rtol=1e-4, atol=1e-5)
+    assert [each.kernel.name for each in model.graph.nodes] == ["batch_norm", "arithmetic_number"]
+
+
+def test_for_inference_a_convolution_takes_the_norm_and_the_scale_behind_it():
+    weights = {
+        "k": normal(3, 2, 3, 3), "s": normal(3, seed=1), "b": normal(3, seed=2), "m": normal(3, seed=3),
+        "v": normal(3, seed=4) ** 2 + 1, "f": normal(3, 1, 1, seed=5),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", "x k", "c"), node("BatchNormalization", "c s b m v", "n", epsilon=0.1),
+        node("Mul", "n f", "y"),
+    ]  # fmt: skip
+    proto = file(nodes, {"x": ("n", 2, 5, 5)}, ["y"], weights)
+    apart, folded = read(proto), read(proto, inference=True)
+    assert [each.kernel.name for each in apart.graph.nodes] == ["conv2d", "batch_norm"]
+    (only,) = folded.graph.nodes
+    assert (only.name, only.kernel.name) == ("y_node", "conv2d")
+    assert sum(each.parameters for each in describe(folded.graph, 1).values()) == 3 * 2 * 9 + 3
+    x = normal(2, 2, 5, 5)
+    (one,), (other,) = (compute(model, {"x": x}).values() for model in (apart, folded))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
