@@ -8,7 +8,8 @@
     await window.close()
 
 Segments are zeroed and start at multiples of 64 bytes, so that a counter in its own 64-byte line shares
-it with nobody. A counter has one writer; never mix plain stores and MPI atomics on one word.
+it with nobody. A counter has one writer. A word that several write is an `AtomicWord`, and written by nothing
+else: never mix plain stores and MPI atomics on one word.
 
 Both MPIs take the window's name out of /dev/shm as soon as all ranks of the node have attached, so it goes
 with the processes, however they end.
@@ -41,13 +42,15 @@ class Window:
         size = rounded_up(max(nbytes, 1) + LINE_BYTES)
         self._win = MPI.Win.Allocate_shared(size, 1, info=info, comm=node.mpi)
         info.Free()
+        self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
         self._node = node
         self._sizes = np.zeros(node.size, np.int64)
         self._sizes[node.rank] = nbytes
+        self._bases = [0] * node.size
+        self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
+        self._win.Sync()
         node.mpi.Allgather(MPI.IN_PLACE, self._sizes)
         self._segments = [self._segment(rank) for rank in range(node.size)]
-        self._segments[node.rank][:] = 0  # the owner's first touch
-        self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
 
     @classmethod
     async def allocate(cls, node: Communicator, nbytes: int) -> Window:
@@ -66,6 +69,7 @@ class Window:
     def _segment(self, rank: int) -> NDArray[np.uint8]:
         buffer, _ = self._win.Shared_query(rank)
         memory: NDArray[np.uint8] = np.frombuffer(buffer.cast("B"), np.uint8)
+        self._bases[rank] = memory.ctypes.data
         skip = -memory.ctypes.data % LINE_BYTES  # the same in all processes, for pages are aligned
         segment: NDArray[np.uint8] = memory[skip : skip + int(self._sizes[rank])]
         return segment
@@ -87,6 +91,12 @@ class Window:
                 f"the window's segment of rank {rank} has {self.nbytes(rank)} bytes"
             )
         return self._segments[rank][offset_bytes : offset_bytes + nbytes].view(kind).reshape(shape)
+
+    def atomic(self, rank: int, offset_bytes: int) -> AtomicWord:
+        """The 64-bit word at byte `offset_bytes` of the segment of the node's rank `rank`."""
+        word = self.array(rank, np.int64, 1, offset_bytes)
+        skip = word.ctypes.data - self._bases[rank]
+        return AtomicWord(self._win, rank, skip, word)
 
     def sync(self) -> None:
         """A memory barrier: earlier stores of this rank come before its later ones, for everyone."""
@@ -120,6 +130,39 @@ class Window:
         # After an error the others may never come here: their memory goes with their processes.
         if error is None:
             await self.close()
+
+
+class AtomicWord:
+    """A signed 64-bit word in shared memory that several ranks change; made by `Window.atomic`.
+
+    Any thread may use it where MPI gives MPI_THREAD_MULTIPLE, one thread at a time an object of its own.
+    """
+
+    __slots__ = ("_offset", "_old", "_rank", "_value", "_win", "_word")
+
+    def __init__(self, win: MPI.Win, rank: int, offset: int, word: NDArray[np.int64]) -> None:
+        self._win, self._rank, self._offset = win, rank, offset
+        self._word = word.data
+        self._value, self._old = np.zeros(1, np.int64), np.zeros(1, np.int64)
+
+    def peek(self) -> int:
+        """The word as this rank sees it now, at the cost of a load: a hint, soon out of date."""
+        value: int = self._word[0]
+        return value
+
+    def add(self, value: int) -> int:
+        """Add `value`; returns the word before it. Overflow wraps."""
+        return self._apply(MPI.SUM, value)
+
+    def swap(self, value: int) -> int:
+        """Put `value` in its place; returns the word before it."""
+        return self._apply(MPI.REPLACE, value)
+
+    def _apply(self, operation: MPI.Op, value: int) -> int:
+        self._value[0] = value
+        self._win.Fetch_and_op(self._value, self._old, self._rank, self._offset, operation)
+        self._win.Flush(self._rank)
+        return int(self._old[0])
 
 
 def rounded_up(nbytes: int) -> int:

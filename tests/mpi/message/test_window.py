@@ -93,3 +93,27 @@ def test_too_little_shared_memory_is_said_before_it_is_touched(monkeypatch: pyte
             await world.window(100 * 2**20)
 
     run(main)
+
+
+def test_an_atomic_word_loses_no_addition_and_gives_each_rank_another_value() -> None:
+    additions = 2000
+
+    async def main(world: World) -> None:
+        async with await Window.allocate(world.node, 256) as window:
+            word = window.atomic(world.node_size - 1, 128)
+            found = [word.add(3) for _ in range(additions)]
+            assert found == sorted(set(found))
+            await window.fence()
+            assert word.peek() == 3 * additions * world.node_size
+            total = np.array([sum(found)], np.int64)
+            await world.node.allreduce(total)
+            count = additions * world.node_size
+            assert total[0] == 3 * count * (count - 1) // 2
+            await window.fence()
+            if world.node_rank == 0:
+                assert word.swap(-5) == 3 * count
+                assert word.add(1) == -5
+            await window.fence()
+            assert window.array(world.node_size - 1, "int64", 1, 128)[0] == -4
+
+    run(main)
