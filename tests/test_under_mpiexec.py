@@ -21,7 +21,7 @@ MPI = ROOT / "tests" / "mpi"
 # calls MPI runs twice.
 FOLDERS = {
     "mpich": ["."],
-    "openmpi": ["message", "exchange"],
+    "openmpi": ["message", "exchange", "work"],
 }
 RANKS = {"mpich": (1, 2, 3, 4), "openmpi": (1, 2, 3, 4)}
 
