@@ -71,7 +71,7 @@ def _attributes(kernel: Kernel) -> str:
         value = _short(getattr(kernel, field.name))
         if field.init and value != field.default:
             joint = "×" if field.name in EXTENTS else ","
-            shown = joint.join(map(str, value)) if isinstance(value, tuple) else str(value)
+            shown = joint.join(map(_word, value)) if isinstance(value, tuple) else _word(value)
             parts.append(f"{field.name}={shown}")
     text = " ".join(parts)
     return text if len(text) <= ATTRIBUTES_WIDTH else f"{text[: ATTRIBUTES_WIDTH - 1]}…"
@@ -80,6 +80,10 @@ def _attributes(kernel: Kernel) -> str:
 def _short(value: Any) -> Any:
     """(3, 3) as 3: extents that are equal in all directions."""
     return value[0] if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1 else value
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _show(spec: ArraySpec) -> str:
