@@ -1,0 +1,41 @@
+"""The tree search of the pool: its counts are those of a plain walk, and a wrong one gives no figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.launch import ROOT, VENDORS, mpiexec
+
+TREES = {
+    # T1 and T3 with a smaller depth and fewer children of the root; counted by the plain loop in the bench.
+    "geometric": ["--geometric", "19,4,6"],
+    "binomial": ["--binomial", "42,200,0.12,8"],
+}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
+def test_r3_three_ranks_count_the_tree_that_a_plain_loop_counts(tree, vendor, tmp_path):
+    path = tmp_path / "uts.json"
+    command = ["-m", "bench", "uts", *tree, "--grain", "50", "--repetitions", "2", "--json", path]
+    result = mpiexec(3, command, vendor=vendor, cwd=ROOT)
+    assert result.returncode == 0, result
+    found = {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
+    assert found["nodes"] > found["leaves"] > 1000
+    assert found["tasks"] >= found["nodes"] / 50
+    assert 0 < found["busiest_share"] <= 1
+
+
+def test_a_wrong_count_gives_no_figures(tmp_path):
+    path = tmp_path / "uts.json"
+    code = (
+        "import sys, bench.uts as uts; from bench.__main__ import main;"
+        "uts.TREES['T1'] = uts.Tree(19, 4, depth=5, counts=(4_130_071, 3_305_118, 10));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    result = mpiexec(2, ["-c", code, "uts", "--repetitions", "1", "--json", path], cwd=ROOT)
+    assert result.returncode != 0
+    assert "not (4130071, 3305118, 10)" in result.stderr
+    assert not path.exists()

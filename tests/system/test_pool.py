@@ -1,0 +1,36 @@
+"""A pool of tasks that goes wrong: the job ends, soon and with the traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launch import ROOT, VENDORS, mpiexec
+
+PROGRAM = """
+import time
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+def work(pool, number):
+    if number == 7:
+        raise ArithmeticError("the task's own words")
+    time.sleep(0.01)
+
+async def main(world: World) -> None:
+    async with await Pool.open(world, {"work": work}) as pool:
+        if world.rank == 0:
+            for number in range(60):
+                pool.spawn("work", number)
+        await pool.run()
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_task_that_raises_ends_the_job_with_its_traceback(ranks, vendor):
+    result = mpiexec(ranks, ["-c", PROGRAM], vendor=vendor, cwd=ROOT, timeout=30)
+    assert result.returncode != 0
+    assert result.stderr.count("ArithmeticError: the task's own words") == 1, result.stderr
+    assert ", in work\n" in result.stderr
