@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.launch import ROOT, VENDORS, mpiexec
@@ -34,3 +36,16 @@ def test_a_task_that_raises_ends_the_job_with_its_traceback(ranks, vendor):
     assert result.returncode != 0
     assert result.stderr.count("ArithmeticError: the task's own words") == 1, result.stderr
     assert ", in work\n" in result.stderr
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_readmes_program_finds_all_primes(vendor, tmp_path):
+    block = re.search(
+        r"<!-- file: primes.py -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert block is not None
+    path = tmp_path / "primes.py"
+    path.write_text(block[1])
+    result = mpiexec(3, [path], vendor=vendor, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "17,984 primes below 200,000\n"
