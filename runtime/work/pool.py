@@ -6,9 +6,9 @@
         await pool.run()                               # every rank: until no task is left on any
 
 A task is the name of a function, a body of what msgpack knows, and arrays; the function is called as
-`halve(pool, body, *arrays)` on the lane's thread of whichever rank has it then, and may spawn others. A rank
-runs its newest tasks first (the rest of what it was at), and puts the oldest half out (the largest parts of a
-tree) whenever its shelf is empty; an idle one takes half of somebody's (victims.py).
+`halve(pool, body, *arrays)` on one thread, beside the loop's, of whichever rank has it then, and may spawn
+others. A rank runs its newest tasks first (the rest of what it was at), and puts the oldest half out (the
+largest parts of a tree) whenever its shelf is empty; an idle one takes half of somebody's (victims.py).
 
 The end is detected, not announced: every rank counts in shared memory the tasks it spawned and those it
 ended. Who reads all ended ones first and all spawned ones then, and finds as many, knows that nothing was
