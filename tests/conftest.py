@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,14 @@ CI = os.environ.get("CI") == "true"
 
 # Compiled kernels outlive the run and are shared by all ranks and processes. numba reads this at its import.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / "build" / "numba"))
+
+# pytest numbers its temporary folders and removes old ones; ranks that did so in one place at once came upon
+# what another had just removed (a ResourceWarning at the end of a run that had passed).
+if LAUNCHED:
+    place = os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMIX_RANK"]
+    own = Path(tempfile.gettempdir()) / f"pytest-rank-{place}"
+    own.mkdir(exist_ok=True)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(own)
 
 # Ranks must draw the same examples, or their collectives do not match; the machine is shared, so an
 # example's time says nothing.
