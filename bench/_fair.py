@@ -11,11 +11,11 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bench._core import take_core, use
+from bench._rig import link_bytes
 from bench._steps import Turn, check_losses
 from bench.harness import check
 from weft.runtime.message import World
@@ -107,13 +107,3 @@ def at_once(make: Callable[[], Turn]) -> Callable[[], Awaitable[Turn]]:
         return make()
 
     return take
-
-
-def link_bytes() -> int:
-    """Sent and received by this host's interface on the rig so far."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == "eth0":
-            numbers = counts.split()
-            return int(numbers[0]) + int(numbers[8])
-    return 0

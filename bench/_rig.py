@@ -1,9 +1,10 @@
-"""Running a bench of training on emulated hosts: its options, and the job whose first rank reports."""
+"""Running a bench on emulated hosts: its options, the job whose first rank reports, and its link's bytes."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from bench.hosts import Hosts
 from bench.network import HostsError
@@ -34,3 +35,13 @@ def again(args: argparse.Namespace, expect_bytes: int) -> int:
         return 1
     print(f"{args.name}: {job.moved()} (link {args.rate})", file=sys.stderr)
     return job.returncode
+
+
+def link_bytes() -> int:
+    """What this host has sent and received over the link so far; 0 where there is no rig."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == "eth0":
+            numbers = counts.split()
+            return int(numbers[0]) + int(numbers[8])
+    return 0

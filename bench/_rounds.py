@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,13 +89,3 @@ def total(ranks: int, size: int) -> Floats:
 def difference(got: Floats, expected: Floats) -> float:
     """The largest, relative to the expected value (to 1 where that is smaller)."""
     return float((np.abs(got - expected) / np.maximum(1, np.abs(expected))).max())
-
-
-def moved() -> int:
-    """Bytes that this host's eth0 has sent and received; 0 without one."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == "eth0":
-            fields = counts.split()
-            return int(fields[0]) + int(fields[8])
-    return 0

@@ -1,4 +1,4 @@
-"""The stealing policy in virtual time, from 16 to 4,096 ranks: the same functions that choose victims live.
+"""The stealing policy in virtual time, from 16 to 4,096 ranks.
 
 python -m bench policy
 python -m bench policy --ranks 64,1024 --node 32 --task-bytes 100000
@@ -9,10 +9,11 @@ steals, asked        at the largest R, of the shape that steals most: thefts, an
 
 Shapes of the work that ranks begin with, `--tasks` of some milliseconds for each:
     one       rank 0 has all of it
-    uneven    shares drawn from a lognormal distribution: the largest of 4,096 ranks has thirty times the mean
+    uneven    shares drawn from a lognormal distribution: the largest of 4,096 has some twenty times the mean
     slow      equal shares, every eighth rank works at half speed
 
-An emulation: ranks, network and time are simulated, tasks are numbers. Every task has run once, or there are
+An emulation: ranks, network and time are simulated, tasks are numbers. Victims in a node are chosen by the
+function that the pool uses; between nodes nothing steals yet but here. Every task has run once, or there are
 no figures.
 """
 

@@ -18,7 +18,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from bench._rounds import MB, Floats, Network, communicating, gradient, moved, total
+from bench._rig import link_bytes
+from bench._rounds import MB, Floats, Network, communicating, gradient, total
 from bench.harness import Figure, check, interleaved, ratio
 from bench.hosts import Hosts
 from weft.kernels.blas import limit_threads
@@ -68,7 +69,7 @@ async def figures(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     samples: dict[str, list[float]] = defaultdict(list)
     for name, counts in interleaved(["blocking", "default", credit, "overtake", "fifo"], args.repetitions):
         await world.barrier()
-        before = moved()
+        before = link_bytes()
         match name:
             case "blocking":
                 seconds = bench.block()
@@ -81,7 +82,10 @@ async def figures(world: World, args: argparse.Namespace) -> dict[str, Figure]:
             case _:
                 seconds = await bench.portions(CREDIT)
         if len(world.nodes) > 1:
-            check(moved() - before > nbytes, f"{name}: only {moved() - before} bytes went over the link")
+            check(
+                link_bytes() - before > nbytes,
+                f"{name}: only {link_bytes() - before} bytes went over the link",
+            )
         slowest = np.array([seconds])
         await world.allreduce(slowest, "max")
         if counts:

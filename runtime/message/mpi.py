@@ -38,7 +38,7 @@ SETTINGS = (
     # and 20 us.
     ("Open MPI", "OMPI_MCA_coll_libnbc_iallreduce_algorithm", "3"),
     # MPICH 5.0.2 takes libfabric's old provider `sockets` where there is nothing but Ethernet. With it one
-    # start in six hung in MPI_Init where another job started at the same time; with `tcp`, its successor and
+    # start in eight hung in MPI_Init where another job started at the same time; with its successor `tcp`,
     # the next in the list, none of 84.
     ("MPICH", "FI_PROVIDER", "^sockets"),
     # MPICH 5.0.2 over UCX loses messages between nodes: a receive from MPI_ANY_SOURCE does not get one that
