@@ -363,8 +363,9 @@ def test_importing_weft_does_not_start_mpi() -> None:
 
 
 def test_a_program_that_starts_mpi_first_is_told_where_that_loses_messages() -> None:
-    code = "from mpi4py import MPI\nfrom weft.runtime.message import run\n"
-    code += "async def main(world): print('ran')\nrun(main)"
+    code = "import sys\nfrom mpi4py import MPI\nfrom weft.runtime.message import run\n"
+    # In one write: print() makes two when unbuffered, between which the launcher may pass on another rank's.
+    code += "async def main(world): sys.stdout.write('ran\\n')\nrun(main)"
     env = {"MPIR_CVAR_NUM_CLIQUES": "2"}
     result = launch.mpiexec(2, ["-c", code], vendor="mpich", env={**env, "MPIR_CVAR_CH4_NETMOD": "ofi"})
     assert (result.returncode, result.stdout) == (0, "ran\nran\n"), result.stderr
