@@ -15,7 +15,8 @@ import numpy as np
 from . import elementary
 from .compiled import compiled, flat
 from .device import array_module, erf
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import on_copies, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,12 @@ class Elementwise(Kernel):
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return tuple(Split(axis, extent) for axis, extent in enumerate(inputs[0].shape) if axis > 0)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region,)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_copies(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs
@@ -67,6 +74,9 @@ class ReLU(Elementwise):
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         _relu(flat(b.inputs[0]), flat(b.output))
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        _relu_arrays(part(b.inputs[0], region), part(b.output, region))
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
@@ -293,6 +303,9 @@ class Dropout(Elementwise):
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         self._apply(b.inputs[0], b.output, b, mode)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        self._apply(part(b.inputs[0], region), part(b.output, region), b, mode)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:

@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .region import broadcast_part, on_views
 
 Operator = Literal["add", "sub", "mul", "div", "pow"]
 
@@ -98,6 +99,12 @@ class _Broadcasting(Kernel):
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         shape = self.output(*inputs).shape
         return tuple(Split(axis, extent) for axis, extent in enumerate(shape) if axis > 0)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return tuple(broadcast_part(region, x.shape[1:]) for x in inputs)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region, lambda weight: weight[broadcast_part(region, weight.shape)])
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         y = self.output(*inputs)

@@ -22,16 +22,20 @@ import numpy as np
 from . import elementary
 from .compiled import fast_path, flat, jit
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
 from .softmax import largest
 
 
 @jit
-def _softmax(scores: Array, places: int, scale: float, causal: bool) -> None:
-    """Softmax of every row of `scale` times the scores (heads · places, places), in place; 0 where masked."""
+def _softmax(scores: Array, first: int, count: int, scale: float, causal: bool) -> None:
+    """Softmax of every row of `scale` times the scores (heads · count, keys), in place; 0 where masked.
+
+    A head's `count` rows are the queries of the places from `first` on.
+    """
     factor, one = scores.dtype.type(scale), scores.dtype.type(1)
+    keys = scores.shape[1]
     for row in range(scores.shape[0]):
-        stop = row % places + 1 if causal else places
+        stop = first + row % count + 1 if causal else keys
         top = largest(scores, row, stop)
         total = scores.dtype.type(0)
         for key in range(stop):
@@ -41,7 +45,7 @@ def _softmax(scores: Array, places: int, scale: float, causal: bool) -> None:
         inverse = one / total
         for key in range(stop):
             scores[row, key] *= inverse
-        for key in range(stop, places):
+        for key in range(stop, keys):
             scores[row, key] = 0
 
 
@@ -60,32 +64,43 @@ def _softmax_gradient(p: Array, dp: Array, places: int, scale: float, causal: bo
             dp[row, key] = 0
 
 
+Part = tuple[slice, slice]
+"""Heads, and places whose queries are answered."""
+
+
 def _heads(a: Array, parts: int, heads: int) -> Array:
     """(N, T, parts · C) as (parts, N, heads, T, D): a view."""
     samples, places, width = a.shape
     return flat(a).reshape(samples, places, parts, heads, width // (parts * heads)).transpose(2, 0, 3, 1, 4)
 
 
-def _attend_arrays(x: Array, y: Array, p: Array, causal: bool) -> None:
+def _cut(x: Array, y: Array, p: Array, causal: bool, part: Part) -> tuple[Array, ...]:
+    """Queries, keys, values, output and probabilities of a part: (N, heads, queries, …)."""
+    heads, places = part
+    keys = places.stop if causal else p.shape[3]
+    q, k, v = _heads(x, 3, p.shape[1])[:, :, heads, :keys]
+    q, y = q[:, :, places], _heads(y, 1, p.shape[1])[0, :, heads, places]
+    return q, k, v, y, flat(p)[: q[..., 0].size * keys].reshape(*q.shape[:3], keys)
+
+
+def _attend_arrays(x: Array, y: Array, p: Array, causal: bool, part: Part) -> None:
     xp = array_module(x)
-    q, k, v = _heads(x, 3, p.shape[1])
+    q, k, v, y, p = _cut(x, y, p, causal, part)
     scores = xp.matmul(q, k.swapaxes(-1, -2)) / sqrt(q.shape[-1])
     if causal:
-        scores = xp.where(xp.tri(p.shape[-1], dtype=bool), scores, -xp.inf)
+        scores = xp.where(xp.tri(*p.shape[2:], part[1].start, dtype=bool), scores, -xp.inf)
     weights = xp.exp(scores - scores.max(axis=-1, keepdims=True))
     p[...] = weights / weights.sum(axis=-1, keepdims=True)
-    _heads(y, 1, p.shape[1])[0] = xp.matmul(p, v)
+    y[...] = xp.matmul(p, v)
 
 
 @fast_path(oracle=_attend_arrays)
-def _attend(x: Array, y: Array, p: Array, causal: bool) -> None:
-    _, heads, places, _ = p.shape
-    q, k, v = _heads(x, 3, heads)
-    (y,) = _heads(y, 1, heads)
+def _attend(x: Array, y: Array, p: Array, causal: bool, part: Part) -> None:
+    q, k, v, y, p = _cut(x, y, p, causal, part)
     scale = 1 / sqrt(q.shape[-1])
     for n in range(len(p)):
         np.matmul(q[n], k[n].swapaxes(-1, -2), out=p[n])
-        _softmax(p[n].reshape(-1, places), places, scale, causal)
+        _softmax(p[n].reshape(-1, p.shape[3]), part[1].start, p.shape[2], scale, causal)
         np.matmul(p[n], v[n], out=y[n])
 
 
@@ -154,6 +169,12 @@ class Attention(Kernel):
         _, places, packed = inputs[0].shape
         return Split(1, places), Split(2, packed // 3, granule=packed // (3 * self.heads))
 
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        _, places, packed = inputs[0].shape
+        own, features = region
+        seen = slice(0, own.stop if self.causal else places)
+        return ((seen, slice(features.start, packed // 3 * 2 + features.stop)),)
+
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs
         samples, places, packed = x.shape
@@ -163,7 +184,15 @@ class Attention(Kernel):
         return Cost(2 * product + softmax, 4 * product + softmax / 4, 0.0, moved)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
-        _attend(b.inputs[0], b.output, b.saved[0], self.causal)
+        self.forward_region(b, mode, ArraySpec(b.output.shape).region)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        places, features = region
+        size = b.output.shape[2] // self.heads
+        if features.start % size or features.stop % size:
+            raise ValueError(f"attention: {region} cuts a head; they have {size} features")
+        heads = slice(features.start // size, features.stop // size)
+        _attend(b.inputs[0], b.output, b.saved[0], self.causal, (heads, places))
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .compiled import compiled, flat
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .region import on_copies
 
 
 def _moments_arrays(x: Array, mean: Array, variance: Array) -> None:
@@ -180,6 +181,12 @@ class BatchNorm(Kernel):
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return (Split(1, inputs[0].shape[1], weight_axis=0),)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region,)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_copies(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs

@@ -78,7 +78,7 @@ def layout(window: Window, shape: tuple[int, ...], outputs: int, groups: int, it
     lanes = VECTOR_BYTES // itemsize
     images = shape[0]
     rows, columns = window.output("conv2d", shape)
-    forward = _forward(window, shape, groups, lanes)
+    forward = forward_sum(window, shape, groups, itemsize)
     backward = _backward(window, shape, outputs, groups, lanes)
 
     pixels = _up((rows - 1) * forward.row + columns, lanes)
@@ -89,7 +89,10 @@ def layout(window: Window, shape: tuple[int, ...], outputs: int, groups: int, it
     return Layout(groups, forward, backward, together, (padded, wide, ROWS * OFFSETS))
 
 
-def _forward(window: Window, shape: tuple[int, ...], groups: int, lanes: int) -> Sum:
+@lru_cache(maxsize=4096)
+def forward_sum(window: Window, shape: tuple[int, ...], groups: int, itemsize: int) -> Sum:
+    """The forward sum alone, all that a part of an image needs."""
+    lanes = VECTOR_BYTES // itemsize
     _, channels, height, width = shape
     rows, columns = window.output("conv2d", shape)
     (stride_h, stride_w), (top, left, bottom, right) = window.stride, window.padding

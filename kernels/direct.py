@@ -13,36 +13,24 @@ from .conv_layout import Layout, Sum
 from .kernel import Array
 
 
-def forward(
+def convolve(
     x: Array,
     weight: Array,
     bias: Array | None,
     y: Array,
-    rows: slice,
-    scratch: tuple[Array, ...],
-    plan: Layout,
-) -> None:
-    """Channels `rows` of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, KH, KW)."""
-    _run(x, weight, bias, y, rows, scratch, plan.forward, plan.groups)
-
-
-def input_gradient(dx: Array, weight: Array, dy: Array, scratch: tuple[Array, ...], plan: Layout) -> None:
-    """dx from dy."""
-    _run(dy, weight, None, dx, slice(None), scratch, plan.backward, plan.groups)
-
-
-def _run(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    y: Array,
-    rows: slice,
+    part: tuple[slice, slice, slice],
     scratch: tuple[Array, ...],
     terms: Sum,
     groups: int,
 ) -> None:
+    """A part of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, KH, KW).
+
+    `part` is rows of x, and channels and rows of y; `terms` are the sums over an image of those rows of x.
+    """
     weights = flat(weight)
-    start, stop, _ = rows.indices(y.shape[1])
+    seen, channels, rows = part
+    start, stop, _ = channels.indices(y.shape[1])
+    width = y.shape[3]
     _convolve(
         flat(x),
         weights,
@@ -53,8 +41,26 @@ def _run(
         terms.phases,
         terms.image_offsets,
         terms.weight_offsets,
-        (*x.shape, terms.top, terms.left, *terms.strides, terms.plane, terms.row),
-        (groups, y.shape[1], start, stop, y.shape[2] * y.shape[3], *terms.output_strides, terms.weight_step),
+        _image(x, seen, terms),
+        (
+            *(groups, y.shape[1], start, stop),
+            *(rows.start * width, y.shape[2] * width, *terms.output_strides, terms.weight_step),
+        ),
+    )
+
+
+def input_gradient(dx: Array, weight: Array, dy: Array, scratch: tuple[Array, ...], plan: Layout) -> None:
+    """dx from dy."""
+    whole = slice(0, dy.shape[2]), slice(0, dx.shape[1]), slice(0, dx.shape[2])
+    convolve(dy, weight, None, dx, whole, scratch, plan.backward, plan.groups)
+
+
+def _image(x: Array, rows: slice, terms: Sum) -> tuple[int, ...]:
+    """What `_pad` knows: the rows of x that it copies, and where it puts them."""
+    images, channels, height, width = x.shape
+    return (
+        *(images, channels, rows.start, rows.stop - rows.start, height, width),
+        *(terms.top, terms.left, *terms.strides, terms.plane, terms.row),
     )
 
 
@@ -73,7 +79,7 @@ def weight_gradient(
         wide,
         block,
         terms.image_offsets,
-        (*x.shape, terms.top, terms.left, *terms.strides, terms.plane, terms.row),
+        _image(x, slice(0, x.shape[2]), terms),
         (plan.groups, *dy.shape[1:], start, stop, plan.together),
     )
 
@@ -93,15 +99,16 @@ def _convolve(
     out: tuple[int, ...],
 ) -> None:
     """Channels `start` to `stop` of y from x, all arrays but `phases` flat; an empty bias adds nothing."""
-    images, channels, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
-    groups, outputs, start, stop, y_plane, y_row, y_column, weight_step = out
+    images, channels, _first, _rows, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
+    groups, outputs, start, stop, y_first, y_plane, y_row, y_column, weight_step = out
     step = VECTORS * (VECTOR_BYTES // x.itemsize)
     filters = outputs // groups
     zero = x.dtype.type(0)
     padded[:] = zero
     for n in range(images):
-        _pad(x, n, padded, 0, image)
-        for g in range(groups):
+        first, last = start // filters, (stop - 1) // filters + 1
+        _pad(x, n, first * channels // groups, last * channels // groups, padded, 0, image)
+        for g in range(first, last):
             seen = g * (channels // groups) * stride_h * stride_w * plane
             end = min(filters, stop - g * filters)
             for o in range(max(0, start - g * filters), end, CHANNELS):
@@ -130,7 +137,7 @@ def _convolve(
                     for i in range(last + 1):
                         channel = g * filters + o + i
                         shift = bias[channel] if bias.size > 0 else zero
-                        to = (n * outputs + channel) * y_plane + place
+                        to = (n * outputs + channel) * y_plane + y_first + place
                         _place(wide, i * pixels, row, rows, columns, shift, y, to, y_row, y_column)
 
 
@@ -171,7 +178,7 @@ def _convolve_weights(
     out: tuple[int, ...],
 ) -> None:
     """dw (stop - start, depth) from x and dy, all arrays flat."""
-    images, channels, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
+    images, channels, _first, _rows, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
     groups, outputs, rows, columns, start, stop, together = out
     lanes = VECTOR_BYTES // x.itemsize
     filters, depth = outputs // groups, dw.size // (stop - start)
@@ -185,7 +192,7 @@ def _convolve_weights(
     for first in range(0, images, together):
         count = min(together, images - first)
         for n in range(count):
-            _pad(x, first + n, padded, n * x_step, image)
+            _pad(x, first + n, 0, channels, padded, n * x_step, image)
             for o in range(start, stop):
                 for r in range(rows):
                     at = (((first + n) * outputs + o) * rows + r) * columns
@@ -218,12 +225,12 @@ def _convolve_weights(
 
 
 @jit
-def _pad(x: Array, n: int, padded: Array, start: int, image: tuple[int, ...]) -> None:
-    """Image n of x into padded[start:], in phases; the padding is zero already."""
-    _images, channels, height, width, top, left, stride_h, stride_w, plane, row = image
-    for c in range(channels):
-        for h in range(height):
-            at = ((n * channels + c) * height + h) * width
+def _pad(x: Array, n: int, first: int, last: int, padded: Array, start: int, image: tuple[int, ...]) -> None:
+    """Channels `first` to `last` of image n into padded[start:], in phases; the padding is zero already."""
+    _images, channels, h_first, rows, height, width, top, left, stride_h, stride_w, plane, row = image
+    for c in range(first, last):
+        for h in range(rows):
+            at = ((n * channels + c) * height + h_first + h) * width
             u = h + top
             to = start + ((c * stride_h + u % stride_h) * stride_w) * plane + u // stride_h * row
             if stride_w == 1:  # apart, for contiguous loads

@@ -10,7 +10,8 @@ import numpy as np
 
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Kernel, Mode, ParameterSpec, Split
+from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .region import on_copies, on_views
 
 # As in GPT-2: small beside the layers' outputs that a residual network adds to them.
 INITIAL_DEVIATION = 0.02
@@ -84,13 +85,19 @@ class Embedding(Kernel):
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return (Split(len(inputs[0].shape), self.width, weight_axis=1),)
 
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region[:-1],)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_copies(self, b, mode, region)
+
     def cost(self, *inputs: ArraySpec) -> Cost:
         y = self.output(*inputs)
         return Cost(0.0, 0.0, float(y.size), inputs[0].nbytes + 2.0 * y.nbytes)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         (tokens,) = b.inputs
-        wrong = _look_up(b.parameters[0], flat(tokens), flat(b.output).reshape(-1, self.width))
+        wrong = _look_up(b.parameters[0], flat(tokens), flat(b.output).reshape(-1, b.parameters[0].shape[1]))
         if wrong >= 0:
             where = tuple(int(i) for i in np.unravel_index(wrong, tokens.shape))
             raise ValueError(
@@ -131,6 +138,12 @@ class PositionEmbedding(ByRows):
 
     def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         array_module(b.output).add(b.inputs[0][:, rows], b.parameters[0][rows], out=b.output[:, rows])
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region,)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         b.output_gradient[:, rows].sum(axis=0, out=b.weight_gradients[0][rows])

@@ -10,7 +10,8 @@ from . import elementary
 from .activation import Elementwise
 from .compiled import compiled, flat
 from .device import array_module, erf
-from .kernel import Array, ArraySpec, Buffers, Cost, Mode
+from .kernel import Array, ArraySpec, Buffers, Cost, Mode, Region
+from .region import on_views
 
 Number = Literal[
     "float32", "float64", "float16", "int8", "int16", "int32", "int64",
@@ -27,6 +28,9 @@ class Sqrt(Elementwise):
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         array_module(b.output).sqrt(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
@@ -93,6 +97,9 @@ class Cast(Elementwise):
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         b.output[...] = b.inputs[0]
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]

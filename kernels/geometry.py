@@ -8,7 +8,7 @@ Rows above, below and beside the image are padding. Every pair is (height, width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .device import array_module
 from .kernel import Array
@@ -58,6 +58,21 @@ class Window:
                 f"{shape}, which padding {self.padding} extends to {padded}"
             )
         return room[0] // self.stride[0] + 1, room[1] // self.stride[1] + 1
+
+    def under(self, rows: slice, height: int) -> tuple[slice, Window]:
+        """The image's rows of `height` that output rows `rows` see, and the window that sees no others.
+
+        Output row `rows.start` is row 0 of that window over these rows.
+        """
+        first = rows.start * self.stride[0] - self.padding[0]
+        stop = (
+            (rows.stop - 1) * self.stride[0] - self.padding[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+        )
+        seen = slice(min(max(first, 0), height), max(min(stop, height), 0))
+        above = min(max(-first, 0), stop - first)
+        below = stop - first - above - (seen.stop - seen.start)
+        padding = (above, self.padding[1], below, self.padding[3])
+        return seen, replace(self, padding=padding)
 
     def gather(self, x: Array, outside: float = 0.0) -> Array:
         """What every window of x (N, C, H, W) sees: (N, C, KH, KW, OH, OW), a view of a padded copy."""

@@ -26,6 +26,10 @@ Array = Any
 """A NumPy or CuPy array. The two share no base class; kernels take the module from the argument."""
 
 
+Region = tuple[slice, ...]
+"""A part of an array in every sample: a slice(start, stop) for each axis behind the batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
     """Shape and dtype of an array; for activations the first axis is the micro-batch."""
@@ -37,6 +41,11 @@ class ArraySpec:
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    @property
+    def region(self) -> Region:
+        """All of it."""
+        return tuple(slice(0, extent) for extent in self.shape[1:])
 
     @property
     def nbytes(self) -> int:
@@ -162,6 +171,10 @@ class Kernel(ABC):
         """Ways to divide the output neurons; empty where there is none."""
         return ()
 
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        """The part of each input that `region` of the output follows from; an empty slice: nothing of it."""
+        return tuple(each.region for each in inputs)
+
     @abstractmethod
     def cost(self, *inputs: ArraySpec) -> Cost:
         """Operations and bytes of one call with inputs of these shapes."""
@@ -169,6 +182,17 @@ class Kernel(ABC):
     @abstractmethod
     def forward(self, b: Buffers, mode: Mode) -> None:
         """Write `b.output` (and `b.saved`) from `b.inputs` and `b.parameters`."""
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        """For inference: write `region` of `b.output`, nothing else, and read of the inputs what it `needs`.
+
+        Axes are cut where `split` names them; ValueError where a kernel cannot. Calls for several regions may
+        run at once on the same input and output, where each has `saved` and `scratch` of its own.
+        """
+        own = ArraySpec(b.output.shape).region
+        if region != own:
+            raise ValueError(f"{self.name}: {region} of an output {own}; it is computed only whole")
+        self.forward(b, mode)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         """Write every wanted `b.input_gradients` from `b.output_gradient`."""

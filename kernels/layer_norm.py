@@ -15,7 +15,8 @@ from typing import ClassVar
 import numpy as np
 
 from .compiled import compiled, flat
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .region import keep_whole, on_copies
 
 
 def _rows(a: Array) -> Array:
@@ -121,6 +122,13 @@ class LayerNorm(Kernel):
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return tuple(Split(axis, extent) for axis, extent in enumerate(inputs[0].shape[:-1]) if axis > 0)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return ((*region[:-1], slice(0, inputs[0].shape[-1])),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        keep_whole(self, region, b.output, b.output.ndim - 1)
+        on_copies(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from .compiled import flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Split, with_last
+from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Region, Split, with_last
+from .region import keep_whole
 
 # Blocks of so many output neurons cost 13 to 19% more than all at once (512 samples, 1024 inputs), of 256 at
 # most 6%: each packs the other matrix anew. OpenBLAS takes 12 at a time on AVX-512 and rounds what is left
@@ -55,6 +56,13 @@ class Dense(ByRows):
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return (Split(len(inputs[0].shape) - 1, self.features, ROWS_GRANULE, weight_axis=0),)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return ((*region[:-1], slice(0, inputs[0].shape[-1])),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        keep_whole(self, region, b.output, *range(1, b.output.ndim - 1))
+        self.forward(b, mode, region[-1])
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs

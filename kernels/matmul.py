@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from .arithmetic import aligned, broadcast, fold
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import broadcast_part, on_views
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,18 @@ class MatMul(Kernel):
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         shape = self.output(*inputs).shape
         return tuple(Split(axis, extent) for axis, extent in enumerate(shape) if axis > 0)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        a, b = inputs
+        *between, rows, columns = region
+        deep = slice(0, a.shape[-1])
+        return (
+            (*broadcast_part(tuple(between), a.shape[1:-2]), rows, deep),
+            (*broadcast_part(tuple(between), b.shape[1:-2]), deep, columns),
+        )
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         a, b = inputs

@@ -16,7 +16,8 @@ import numpy as np
 from .compiled import fast_path, flat, jit, unsigned
 from .device import array_module
 from .geometry import Extents, Window
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import images_part, on_views
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ class Pool2d(Kernel):
         _, channels, height, _ = self.output(*inputs).shape
         return Split(1, channels), Split(2, height)
 
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        _, _, height, width = inputs[0].shape
+        channels, rows, _ = region
+        return ((channels, self.window.under(rows, height)[0], slice(0, width)),)
+
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs
         y = self.output(x)
@@ -77,7 +83,11 @@ class MaxPool2d(Pool2d):
         if mode.training:
             _max(b.inputs[0], b.output, b.saved[0], self.window)
         else:
-            _max_alone(b.inputs[0], b.output, b.scratch[0], self.window)
+            self.forward_region(b, mode, ArraySpec(b.output.shape).region)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        part = images_part(self, region, b.output)
+        _max_alone(b.inputs[0], b.output, part, b.scratch[0], self.window)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
@@ -93,7 +103,11 @@ class AveragePool2d(Pool2d):
     count_include_pad: bool = False
 
     def forward(self, b: Buffers, mode: Mode) -> None:
-        _average(b.inputs[0], b.output, b.scratch[0], self.window, self.count_include_pad)
+        self.forward_region(b, mode, ArraySpec(b.output.shape).region)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        part = images_part(self, region, b.output)
+        _average(b.inputs[0], b.output, part, b.scratch[0], self.window, self.count_include_pad)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
@@ -120,6 +134,12 @@ class GlobalAveragePool2d(Kernel):
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs
         return Cost(float(x.size), float(x.size), 0.0, float(x.nbytes + self.output(x).nbytes))
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return ((*region, *inputs[0].region[1:]),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         x, y = b.inputs[0], b.output
@@ -194,23 +214,39 @@ def _max_2x2_loop(x: Array, y: Array, winners: Array, sizes: tuple[int, ...]) ->
                 winners[unsigned(to + q)] = winner
 
 
-def _max_alone_arrays(x: Array, y: Array, row: Array, window: Window) -> None:
-    y[...] = window.gather(x, outside=-float("inf")).max(axis=(2, 3))
+Part = tuple[slice, slice]
+"""Channels and rows of the output."""
+
+
+def _max_alone_arrays(x: Array, y: Array, part: Part, row: Array, window: Window) -> None:
+    channels, rows = part
+    seen, own = window.under(rows, x.shape[2])
+    y[:, channels, rows] = own.gather(x[:, channels, seen], outside=-float("inf")).max(axis=(2, 3))
 
 
 @fast_path(oracle=_max_alone_arrays)
-def _max_alone(x: Array, y: Array, row: Array, window: Window) -> None:
-    _max_alone_loop(flat(x), flat(y), row, _sizes(x, y), _moves(window))
+def _max_alone(x: Array, y: Array, part: Part, row: Array, window: Window) -> None:
+    _max_alone_loop(flat(x), flat(y), row, _sizes(x, y), _bounds(x, part), _moves(window))
 
 
 @jit
-def _max_alone_loop(x: Array, y: Array, row: Array, sizes: tuple[int, ...], moves: tuple[int, ...]) -> None:
+def _max_alone_loop(
+    x: Array,
+    y: Array,
+    row: Array,
+    sizes: tuple[int, ...],
+    bounds: tuple[int, ...],
+    moves: tuple[int, ...],
+) -> None:
     """`row` (padding and width) holds the largest of every column under a row of windows."""
     planes, height, width, rows, columns = sizes
+    channels, first_c, last_c, first_r, last_r = bounds
     kh, kw, stride_h, stride_w, top, left = moves
     row[:] = -np.inf
-    for p in range(planes):
-        for r in range(rows):
+    own = last_c - first_c
+    for k in range(planes // channels * own):
+        p = k // own * channels + first_c + k % own
+        for r in range(first_r, last_r):
             h = r * stride_h - top
             first = max(0, -h)
             at = (p * height + h + first) * width
@@ -276,25 +312,39 @@ def _counts(x: Array, window: Window, count_include_pad: bool) -> Array:
     return window.gather(array_module(x).ones((1, 1, *x.shape[2:]), x.dtype)).sum(axis=(2, 3))
 
 
-def _average_arrays(x: Array, y: Array, row: Array, window: Window, count_include_pad: bool) -> None:
-    y[...] = window.gather(x).sum(axis=(2, 3)) / _counts(x, window, count_include_pad)
+def _average_arrays(
+    x: Array, y: Array, part: Part, row: Array, window: Window, count_include_pad: bool
+) -> None:
+    channels, rows = part
+    seen, own = window.under(rows, x.shape[2])
+    under = x[:, channels, seen]
+    y[:, channels, rows] = own.gather(under).sum(axis=(2, 3)) / _counts(under, own, count_include_pad)
 
 
 @fast_path(oracle=_average_arrays)
-def _average(x: Array, y: Array, row: Array, window: Window, count_include_pad: bool) -> None:
-    _average_loop(flat(x), flat(y), row, _sizes(x, y), _moves(window), count_include_pad)
+def _average(x: Array, y: Array, part: Part, row: Array, window: Window, count_include_pad: bool) -> None:
+    _average_loop(flat(x), flat(y), row, _sizes(x, y), _bounds(x, part), _moves(window), count_include_pad)
 
 
 @jit
 def _average_loop(
-    x: Array, y: Array, row: Array, sizes: tuple[int, ...], moves: tuple[int, ...], count_include_pad: bool
+    x: Array,
+    y: Array,
+    row: Array,
+    sizes: tuple[int, ...],
+    bounds: tuple[int, ...],
+    moves: tuple[int, ...],
+    count_include_pad: bool,
 ) -> None:
     """`row` (padding and width) holds the sum of every column under a row of windows."""
     planes, height, width, rows, columns = sizes
+    channels, first_c, last_c, first_r, last_r = bounds
     kh, kw, stride_h, stride_w, top, left = moves
     row[:] = 0
-    for p in range(planes):
-        for r in range(rows):
+    own = last_c - first_c
+    for k in range(planes // channels * own):
+        p = k // own * channels + first_c + k % own
+        for r in range(first_r, last_r):
             h = r * stride_h - top
             first, last = max(0, -h), min(kh, height - h)
             at = (p * height + h + first) * width
@@ -358,6 +408,12 @@ def _average_gradient_loop(
 def _sizes(x: Array, y: Array) -> tuple[int, ...]:
     """Planes, input rows and columns, output rows and columns."""
     return (x.shape[0] * x.shape[1], *x.shape[2:], *y.shape[2:])
+
+
+def _bounds(x: Array, part: Part) -> tuple[int, ...]:
+    """Channels in all, then first and stop of those of the part and of its rows."""
+    channels, rows = part
+    return x.shape[1], channels.start, channels.stop, rows.start, rows.stop
 
 
 def _moves(window: Window) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from typing import ClassVar
 from . import elementary
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import keep_whole, on_copies
 from .softmax import largest
 
 
@@ -93,6 +94,14 @@ class Softmax(Kernel):
         shape = inputs[0].shape
         own = self._axis(len(shape))
         return tuple(Split(axis, extent) for axis, extent in enumerate(shape) if axis not in (0, own))
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        own = self._axis(len(inputs[0].shape))
+        return ((*region[: own - 1], slice(0, inputs[0].shape[own]), *region[own:]),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        keep_whole(self, region, b.output, self._axis(b.output.ndim))
+        on_copies(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import on_views, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class _Copy(Kernel):
         return tuple(
             Split(axis, extent) for axis, extent in enumerate(self.output(*inputs).shape) if axis > 0
         )
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         return Cost(0.0, 0.0, 0.0, 2.0 * self.output(*inputs).nbytes)
@@ -48,6 +52,9 @@ class Transpose(_Copy):
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         b.output[...] = b.inputs[0].transpose(0, *self.axes)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (tuple(region[self.axes.index(axis)] for axis in range(1, len(self.axes) + 1)),)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
@@ -80,6 +87,15 @@ class Slice(_Copy):
             raise ValueError(f"slice: stop is {self.stop}; axis {axis} of {x.shape} ends at {x.shape[axis]}")
         extent = -((self.start - self.stop) // self.step)
         return ArraySpec((*x.shape[:axis], extent, *x.shape[axis + 1 :]), x.dtype)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        place = _axis(self.name, self.axis, inputs[0].shape) - 1
+        own = region[place]
+        seen = slice(self.start + own.start * self.step, self.start + (own.stop - 1) * self.step + 1)
+        return ((*region[:place], seen, *region[place + 1 :]),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        part(b.output, region)[...] = part(self._part(b.inputs[0]), region)
 
     def _part(self, a: Array) -> Array:
         axis = self.axis % a.ndim
@@ -118,9 +134,19 @@ class Take(_Copy):
             )
         return ArraySpec((*x.shape[:axis], len(self.indices), *x.shape[axis + 1 :]), x.dtype)
 
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        place = _axis(self.name, self.axis, inputs[0].shape) - 1
+        taken = self.indices[region[place]]
+        return ((*region[:place], slice(min(taken), max(taken) + 1), *region[place + 1 :]),)
+
     def forward(self, b: Buffers, mode: Mode) -> None:
+        self.forward_region(b, mode, ArraySpec(b.output.shape).region)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
         axis = self.axis % b.output.ndim
-        b.output[...] = array_module(b.output).take(b.inputs[0], list(self.indices), axis=axis)
+        x = part(b.inputs[0], (*region[: axis - 1], slice(None), *region[axis:]))
+        taken = list(self.indices[region[axis - 1]])
+        part(b.output, region)[...] = array_module(x).take(x, taken, axis=axis)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]

@@ -16,7 +16,8 @@ import numpy as np
 
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import keep_whole, on_copies
 
 
 def _summed_arrays(x: Array, total: Array, before: int, after: int) -> None:
@@ -97,6 +98,13 @@ class ResponseNorm(Kernel):
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return tuple(Split(axis, extent) for axis, extent in enumerate(inputs[0].shape) if axis > 1)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region,)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        keep_whole(self, region, b.output, 1)
+        on_copies(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs

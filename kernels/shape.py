@@ -7,7 +7,8 @@ from math import prod
 from typing import ClassVar
 
 from .device import array_module
-from .kernel import ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .region import on_views, reshaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,12 @@ class Add(Kernel):
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return tuple(Split(axis, extent) for axis, extent in enumerate(inputs[0].shape) if axis > 0)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region,) * len(inputs)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x, *others) = inputs
@@ -69,6 +76,24 @@ class Concat(Kernel):
         extent = sum(each.shape[axis] for each in inputs)
         return ArraySpec((*first.shape[:axis], extent, *first.shape[axis + 1 :]), first.dtype)
 
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return tuple(
+            Split(axis, extent) for axis, extent in enumerate(self.output(*inputs).shape) if axis > 0
+        )
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        place = self._axis(inputs) - 1
+        along, before, found = region[place], 0, []
+        for each in inputs:
+            extent = each.shape[place + 1]
+            own = slice(*(min(max(edge - before, 0), extent) for edge in (along.start, along.stop)))
+            found.append((*region[:place], own, *region[place + 1 :]))
+            before += extent
+        return tuple(found)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
+
     def cost(self, *inputs: ArraySpec) -> Cost:
         return Cost(0.0, 0.0, 0.0, 2.0 * sum(each.nbytes for each in inputs))
 
@@ -110,6 +135,12 @@ class Reshape(Kernel):
         shape = tuple(size // known if extent == -1 else extent for extent in self.shape)
         return ArraySpec((x.shape[0], *shape), x.dtype)
 
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (reshaped(region, self.output(*inputs).shape[1:], inputs[0].shape[1:]),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        pass
+
     def cost(self, *inputs: ArraySpec) -> Cost:
         return Cost(0.0, 0.0, 0.0, 0.0)
 
@@ -127,6 +158,12 @@ class Flatten(Kernel):
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
         return ArraySpec((x.shape[0], prod(x.shape[1:])), x.dtype)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (reshaped(region, self.output(*inputs).shape[1:], inputs[0].shape[1:]),)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        pass
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         return Cost(0.0, 0.0, 0.0, 0.0)
