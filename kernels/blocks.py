@@ -37,60 +37,79 @@ def intrinsic(function: Any) -> Any:
     return _intrinsic(function)
 
 
-@intrinsic
-def forward_block(
-    _typing: Any,
-    weight: Any,
-    weight_at: Any,
-    weight_step: Any,
-    last: Any,
-    weight_offsets: Any,
-    image: Any,
-    image_at: Any,
-    image_offsets: Any,
-    term: Any,
-    terms: Any,
-    out: Any,
-    out_at: Any,
-    out_step: Any,
-) -> Any:
-    """out[out_at:] (CHANNELS rows of VECTORS vectors, `out_step` apart) from flat arrays.
+def _forward_block(vectors: int) -> Any:
+    """A block of CHANNELS by `vectors`."""
 
-    Rows of the weight are `weight_step` apart from weight[weight_at] on; rows beyond `last` repeat it, so
-    that nothing out of bounds is read. From `term` on, `terms` offsets lead from a row's start to its weights
-    and from image_at to the pixels that these multiply.
-    """
-    n = types.int64
-    signature = types.void(weight, n, n, n, weight_offsets, image, n, image_offsets, n, n, out, n, n)
+    @intrinsic
+    def forward_block(
+        _typing: Any,
+        weight: Any,
+        weight_at: Any,
+        weight_step: Any,
+        last: Any,
+        weight_offsets: Any,
+        image: Any,
+        image_at: Any,
+        image_offsets: Any,
+        term: Any,
+        terms: Any,
+        out: Any,
+        out_at: Any,
+        out_step: Any,
+        more: Any,
+    ) -> Any:
+        """out[out_at:] (CHANNELS rows of `vectors` vectors, `out_step` apart) from flat arrays; with `more`
+        added to what is there.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        weight, weight_at, weight_step, last, weight_offsets, image, image_at, image_offsets = arguments[:8]
-        term, terms, out, out_at, out_step = arguments[8:]
-        build = _Vectors(context, builder, signature)
-        first = build.address(0, weight, weight_at)
-        rows = []
-        for i in range(CHANNELS):
-            row = builder.select(builder.icmp_signed("<", _integer(i), last), _integer(i), last)
-            rows.append(builder.gep(first, [builder.mul(weight_step, row)]))
-        pixels = build.address(5, image, image_at)
-        sums = build.sums(CHANNELS * VECTORS)
-        with cgutils.for_range(builder, terms) as loop:
-            at = builder.add(term, loop.index)
-            column = builder.load(build.address(4, weight_offsets, at))
-            seen = builder.gep(pixels, [builder.load(build.address(7, image_offsets, at))])
-            loaded = [build.load(builder.gep(seen, [_integer(v * build.lanes)])) for v in range(VECTORS)]
-            for i, row in enumerate(rows):
-                factor = build.spread(builder.load(builder.gep(row, [column])))
-                for v, value in enumerate(loaded):
-                    build.add_product(sums[i * VECTORS + v], factor, value)
-        for i in range(CHANNELS):
-            to = build.address(10, out, builder.add(out_at, builder.mul(out_step, _integer(i))))
-            for v in range(VECTORS):
-                value = builder.load(sums[i * VECTORS + v])
-                build.store(value, builder.gep(to, [_integer(v * build.lanes)]))
-        return context.get_dummy_value()
+        Rows of the weight are `weight_step` apart from weight[weight_at] on; rows beyond `last` repeat it, so
+        that nothing out of bounds is read. From `term` on, `terms` offsets lead from a row's start to its
+        weights and from image_at to the pixels that these multiply.
+        """
+        n = types.int64
+        signature = types.void(
+            weight, n, n, n, weight_offsets, image, n, image_offsets, n, n, out, n, n, types.boolean
+        )
 
-    return signature, generate
+        def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+            weight, weight_at, weight_step, last, weight_offsets, image, image_at, image_offsets = arguments[
+                :8
+            ]
+            term, terms, out, out_at, out_step, more = arguments[8:]
+            build = _Vectors(context, builder, signature)
+            first = build.address(0, weight, weight_at)
+            rows = []
+            for i in range(CHANNELS):
+                row = builder.select(builder.icmp_signed("<", _integer(i), last), _integer(i), last)
+                rows.append(builder.gep(first, [builder.mul(weight_step, row)]))
+            pixels = build.address(5, image, image_at)
+            sums = build.sums(CHANNELS * vectors)
+            places = []
+            for i in range(CHANNELS):
+                to = build.address(10, out, builder.add(out_at, builder.mul(out_step, _integer(i))))
+                places += [builder.gep(to, [_integer(v * build.lanes)]) for v in range(vectors)]
+            with builder.if_then(more):
+                for total, to in zip(sums, places, strict=True):
+                    builder.store(build.load(to), total)
+            with cgutils.for_range(builder, terms) as loop:
+                at = builder.add(term, loop.index)
+                column = builder.load(build.address(4, weight_offsets, at))
+                seen = builder.gep(pixels, [builder.load(build.address(7, image_offsets, at))])
+                loaded = [build.load(builder.gep(seen, [_integer(v * build.lanes)])) for v in range(vectors)]
+                for i, row in enumerate(rows):
+                    factor = build.spread(builder.load(builder.gep(row, [column])))
+                    for v, value in enumerate(loaded):
+                        build.add_product(sums[i * vectors + v], factor, value)
+            for total, to in zip(sums, places, strict=True):
+                build.store(builder.load(total), to)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return forward_block
+
+
+# A last block of one or two vectors: 7 x 7 pixels, padded 61, are 4 vectors, and were 6 without these.
+forward_block, forward_pair, forward_single = map(_forward_block, (VECTORS, 2, 1))
 
 
 @intrinsic
@@ -145,6 +164,40 @@ def weight_block(
     return signature, generate
 
 
+@intrinsic
+def put_row(
+    _typing: Any, source: Any, at: Any, target: Any, to: Any, count: Any, shift: Any, floor: Any
+) -> Any:
+    """target[to:] = max(source[at:] + shift, floor), `count` elements of flat arrays; NaN stays NaN.
+
+    Rows are short: of 48 elements LLVM's own loop, which takes 64 at a time, makes 48 single steps.
+    """
+    n = types.int64
+    signature = types.void(source, n, target, n, n, source.dtype, source.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, at, target, to, count, shift, floor = arguments
+        build = _Vectors(context, builder, signature)
+        source, target = build.address(0, source, at), build.address(2, target, to)
+        shift, floor = build.spread(shift), build.spread(floor)
+
+        def raised(value: Any) -> Any:
+            value = builder.fadd(value, shift)
+            return builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
+
+        rest = builder.and_(count, _integer(build.lanes - 1))
+        whole = builder.sub(count, rest)
+        with cgutils.for_range_slice(builder, _integer(0), whole, _integer(build.lanes)) as (q, _):
+            build.store(raised(build.load(builder.gep(source, [q]))), builder.gep(target, [q]))
+        with builder.if_then(builder.icmp_signed(">", rest, _integer(0))):
+            some = build.first(rest)
+            value = build.load_some(builder.gep(source, [whole]), some)
+            build.store_some(raised(value), builder.gep(target, [whole]), some)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 class _Vectors:
     """Writes operations on vectors into the function being compiled; elements as the first argument's."""
 
@@ -173,6 +226,30 @@ class _Vectors:
 
     def store(self, value: Any, pointer: Any) -> None:
         self._builder.store(value, self._cast(pointer), align=self._nbytes)
+
+    def first(self, count: Any) -> Any:
+        """The mask of the first `count` lanes."""
+        numbers = ir.VectorType(_integer, self.lanes)
+        lanes = ir.Constant(numbers, list(range(self.lanes)))
+        undefined = ir.Constant(numbers, ir.Undefined)
+        one = self._builder.insert_element(undefined, count, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self._builder.icmp_signed("<", lanes, self._builder.shuffle_vector(one, undefined, zeros))
+
+    def load_some(self, pointer: Any, mask: Any) -> Any:
+        """The lanes of the mask, zeros in the others, where nothing is read."""
+        pointer, zero = self._cast(pointer), ir.Constant(self._vector, [0.0] * self.lanes)
+        arguments = [pointer, ir.IntType(32)(self._nbytes), mask, zero]
+        return self._builder.call(self._masked("load", self._vector, arguments), arguments)
+
+    def store_some(self, value: Any, pointer: Any, mask: Any) -> None:
+        arguments = [value, self._cast(pointer), ir.IntType(32)(self._nbytes), mask]
+        self._builder.call(self._masked("store", ir.VoidType(), arguments), arguments)
+
+    def _masked(self, action: str, result: Any, arguments: Sequence[Any]) -> Any:
+        name = f"llvm.masked.{action}.v{self.lanes}f{self._nbytes * 8}.p0"
+        kind = ir.FunctionType(result, [each.type for each in arguments])
+        return cgutils.get_or_insert_function(self._builder.module, kind, name)
 
     def spread(self, scalar: Any) -> Any:
         """The scalar in every lane."""

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import direct
+from . import direct, pointwise
 from .blocks import CHANNELS
 from .compiled import fast_path
-from .conv_layout import forward_sum, layout
+from .conv_layout import layout, strips
 from .device import array_module
 from .geometry import Extents, Window
 from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Region, Split, with_last
@@ -30,7 +30,7 @@ class Conv2d(ByRows):
     """Cross-correlation of (N, C, H, W) with `channels` filters -> (N, channels, OH, OW).
 
     weight (channels, C / groups, KH, KW), bias (channels). Extents are one number or (height, width); padding
-    also (top, left, bottom, right).
+    also (top, left, bottom, right). With `relu` the output is max(that, 0) in the same visit of memory.
     """
 
     name: ClassVar[str] = "conv2d"
@@ -42,6 +42,7 @@ class Conv2d(ByRows):
     dilation: Extents = 1
     groups: int = 1
     bias: bool = True
+    relu: bool = False
     window: Window = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +73,14 @@ class Conv2d(ByRows):
 
     def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
         (x,) = inputs
-        plan = layout(self.window, x.shape, self.channels, self.groups, np.dtype(x.dtype).itemsize)
-        return tuple(ArraySpec((size,), x.dtype) for size in plan.scratch_sizes)
+        itemsize = np.dtype(x.dtype).itemsize
+        images, wide, block = layout(self.window, x.shape, self.channels, self.groups, itemsize).scratch_sizes
+        if self.window.pointwise:
+            least = pointwise.scratch_sizes(
+                x.shape[1] // self.groups, self.channels // self.groups, x.shape[2] * x.shape[3], itemsize
+            )
+            images, wide = max(images, least[0]), max(wide, least[1])
+        return tuple(ArraySpec((size,), x.dtype) for size in (images, wide, block))
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         filters = self.channels // self.groups
@@ -107,17 +114,21 @@ class Conv2d(ByRows):
         channels, rows = images_part(self, region, b.output)
         _forward(b.inputs[0], *self._weights(b), b.output, channels, rows, b.scratch, self)
 
+    def _slope(self, b: Buffers) -> Array:
+        """The gradient of what `relu` is given; a new array: the two are merged for inference."""
+        return b.output_gradient * (b.output > 0) if self.relu else b.output_gradient
+
     def _weights(self, b: Buffers) -> tuple[Array, Array | None]:
         return b.parameters[0], b.parameters[1] if self.bias else None
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
-            _input_gradient(b.input_gradients[0], b.parameters[0], b.output_gradient, b.scratch, self)
+            _input_gradient(b.input_gradients[0], b.parameters[0], self._slope(b), b.scratch, self)
 
     def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
-        _weight_gradient(b.inputs[0], b.output_gradient, b.weight_gradients[0], rows, b.scratch, self)
+        dy = self._slope(b)
+        _weight_gradient(b.inputs[0], dy, b.weight_gradients[0], rows, b.scratch, self)
         if self.bias and with_last(rows, self.channels):
-            dy = b.output_gradient
             array_module(dy).sum(dy, axis=(0, 2, 3), out=b.weight_gradients[1])
 
 
@@ -144,6 +155,8 @@ def _forward_arrays(
     y[:, channels, rows] = found[:, channels]
     if bias is not None:
         y[:, channels, rows] += bias[channels, None, None]
+    if kernel.relu:
+        array_module(x).maximum(y[:, channels, rows], 0, out=y[:, channels, rows])
 
 
 @fast_path(oracle=_forward_arrays)
@@ -157,10 +170,22 @@ def _forward(
     scratch: tuple[Array, ...],
     kernel: Conv2d,
 ) -> None:
-    seen, window = kernel.window.under(rows, x.shape[2])
-    shape = (*x.shape[:2], seen.stop - seen.start, x.shape[3])
-    terms = forward_sum(window, shape, kernel.groups, x.itemsize)
-    direct.convolve(x, weight, bias, y, (seen, channels, rows), scratch, terms, kernel.groups)
+    if kernel.window.pointwise:
+        pointwise.convolve(
+            x,
+            weight,
+            bias,
+            y,
+            (channels, rows),
+            scratch,
+            kernel.window.stride,
+            kernel.groups,
+            relu=kernel.relu,
+        )
+        return
+    for strip in strips(kernel.window, x.shape, (rows.start, rows.stop), kernel.groups, x.itemsize):
+        part = strip.seen, channels, strip.rows
+        direct.convolve(x, weight, bias, y, part, scratch, strip.terms, kernel.groups, relu=kernel.relu)
 
 
 def _input_gradient_arrays(

@@ -7,7 +7,22 @@ they took 19 to 21 and this takes 17.
 
 from __future__ import annotations
 
-from .blocks import CHANNELS, OFFSETS, ROWS, VECTOR_BYTES, VECTORS, forward_block, weight_block
+from typing import Any
+
+import numpy as np
+
+from .blocks import (
+    CHANNELS,
+    OFFSETS,
+    ROWS,
+    VECTOR_BYTES,
+    VECTORS,
+    forward_block,
+    forward_pair,
+    forward_single,
+    put_row,
+    weight_block,
+)
 from .compiled import flat, jit, unsigned
 from .conv_layout import Layout, Sum
 from .kernel import Array
@@ -22,6 +37,8 @@ def convolve(
     scratch: tuple[Array, ...],
     terms: Sum,
     groups: int,
+    *,
+    relu: bool = False,
 ) -> None:
     """A part of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, KH, KW).
 
@@ -36,6 +53,7 @@ def convolve(
         weights,
         weights[:0] if bias is None else bias,
         flat(y),
+        y.dtype.type(0 if relu else -np.inf),
         scratch[0][: terms.padded_size],
         scratch[1][: terms.wide_size],
         terms.phases,
@@ -60,7 +78,7 @@ def _image(x: Array, rows: slice, terms: Sum) -> tuple[int, ...]:
     images, channels, height, width = x.shape
     return (
         *(images, channels, rows.start, rows.stop - rows.start, height, width),
-        *(terms.top, terms.left, *terms.strides, terms.plane, terms.row),
+        *(terms.top, terms.left, *terms.strides, terms.plane, terms.row, *terms.seen_phases),
     )
 
 
@@ -90,6 +108,7 @@ def _convolve(
     weight: Array,
     bias: Array,
     y: Array,
+    floor: float,
     padded: Array,
     wide: Array,
     phases: Array,
@@ -99,12 +118,14 @@ def _convolve(
     out: tuple[int, ...],
 ) -> None:
     """Channels `start` to `stop` of y from x, all arrays but `phases` flat; an empty bias adds nothing."""
-    images, channels, _first, _rows, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
+    images, channels, _first, rows_seen, _height, width, _top, _left = image[:8]
+    stride_h, stride_w, plane, row, _phases_h, _phases_w = image[8:]
     groups, outputs, start, stop, y_first, y_plane, y_row, y_column, weight_step = out
-    step = VECTORS * (VECTOR_BYTES // x.itemsize)
+    lanes = VECTOR_BYTES // x.itemsize
     filters = outputs // groups
     zero = x.dtype.type(0)
-    padded[:] = zero
+    if stride_h * stride_w * plane > rows_seen * width:  # else images fill it
+        padded[:] = zero
     for n in range(images):
         first, last = start // filters, (stop - 1) // filters + 1
         _pad(x, n, first * channels // groups, last * channels // groups, padded, 0, image)
@@ -117,49 +138,59 @@ def _convolve(
                 for p in range(len(phases)):
                     term, terms, pixel = phases[p, 0], phases[p, 1], phases[p, 2]
                     rows, columns, place = phases[p, 3], phases[p, 4], phases[p, 5]
-                    pixels = ((rows - 1) * row + columns + step - 1) // step * step
-                    for q in range(0, pixels, step):
-                        forward_block(
-                            weight,
-                            at,
-                            weight_step,
-                            last,
-                            weight_offsets,
-                            padded,
-                            seen + pixel + q,
-                            image_offsets,
-                            term,
-                            terms,
-                            wide,
-                            q,
-                            pixels,
-                        )
+                    pixels = ((rows - 1) * row + columns + lanes - 1) // lanes * lanes
+                    blocks(
+                        (weight, at, weight_step, last, weight_offsets),
+                        (padded, seen + pixel, image_offsets, term, terms),
+                        (wide, 0, pixels),
+                        pixels,
+                        False,
+                    )
                     for i in range(last + 1):
                         channel = g * filters + o + i
                         shift = bias[channel] if bias.size > 0 else zero
                         to = (n * outputs + channel) * y_plane + y_first + place
-                        _place(wide, i * pixels, row, rows, columns, shift, y, to, y_row, y_column)
+                        put_rows(wide, i * pixels, row, rows, columns, shift, floor, y, to, y_row, y_column)
 
 
 @jit
-def _place(
+def blocks(
+    filters: tuple[Any, ...], image: tuple[Any, ...], out: tuple[Any, ...], pixels: int, more: bool
+) -> None:
+    """forward_block for `pixels` pixels (whole vectors), as large as may be; the tuples are its arguments."""
+    source, image_at, image_offsets, term, terms = image
+    into, out_at, out_step = out
+    lanes = VECTOR_BYTES // source.itemsize
+    sums = (image_offsets, term, terms, into)
+    q = 0
+    while q + VECTORS * lanes <= pixels:
+        forward_block(*filters, source, image_at + q, *sums, out_at + q, out_step, more)
+        q += VECTORS * lanes
+    if pixels - q == 2 * lanes:
+        forward_pair(*filters, source, image_at + q, *sums, out_at + q, out_step, more)
+    elif pixels - q == lanes:
+        forward_single(*filters, source, image_at + q, *sums, out_at + q, out_step, more)
+
+
+@jit
+def put_rows(
     wide: Array,
     at: int,
     row: int,
     rows: int,
     columns: int,
     shift: float,
+    floor: float,
     y: Array,
     to: int,
     y_row: int,
     y_column: int,
 ) -> None:
-    """y[to:] = wide[at:] + shift, `rows` rows of `columns`; the rest of each wide row means nothing."""
+    """y[to:] = max(wide[at:] + shift, floor), `rows` rows of `columns`; no more of a wide row counts."""
     for r in range(rows):
         source, target = at + r * row, to + r * y_row
-        if y_column == 1:  # apart, for contiguous stores
-            for c in range(columns):
-                y[unsigned(target + c)] = wide[unsigned(source + c)] + shift
+        if y_column == 1:
+            put_row(wide, source, y, target, columns, shift, floor)
         else:
             for c in range(columns):
                 y[unsigned(target + c * y_column)] = wide[unsigned(source + c)] + shift
@@ -178,14 +209,15 @@ def _convolve_weights(
     out: tuple[int, ...],
 ) -> None:
     """dw (stop - start, depth) from x and dy, all arrays flat."""
-    images, channels, _first, _rows, _height, _width, _top, _left, stride_h, stride_w, plane, row = image
+    images, channels = image[:2]
+    stride_h, stride_w, plane, row, _phases_h, _phases_w = image[8:]
     groups, outputs, rows, columns, start, stop, together = out
     lanes = VECTOR_BYTES // x.itemsize
     filters, depth = outputs // groups, dw.size // (stop - start)
     pixels = ((rows - 1) * row + columns + lanes - 1) // lanes * lanes
     channel = stride_h * stride_w * plane
     x_step, dy_step = channels * channel, (stop - start + ROWS - 1) // ROWS * ROWS * pixels
-    zero = x.dtype.type(0)
+    zero, floor = x.dtype.type(0), x.dtype.type(-np.inf)
     dw[:] = zero
     padded[:] = zero
     wide[:] = zero  # beyond the output's columns it stays zero: what lies under those does not count
@@ -197,8 +229,7 @@ def _convolve_weights(
                 for r in range(rows):
                     at = (((first + n) * outputs + o) * rows + r) * columns
                     to = n * dy_step + (o - start) * pixels + r * row
-                    for c in range(columns):
-                        wide[unsigned(to + c)] = dy[unsigned(at + c)]
+                    put_row(dy, at, wide, to, columns, zero, floor)
         o = start
         while o < stop:
             g = o // filters
@@ -227,18 +258,25 @@ def _convolve_weights(
 @jit
 def _pad(x: Array, n: int, first: int, last: int, padded: Array, start: int, image: tuple[int, ...]) -> None:
     """Channels `first` to `last` of image n into padded[start:], in phases; the padding is zero already."""
-    _images, channels, h_first, rows, height, width, top, left, stride_h, stride_w, plane, row = image
+    _images, channels, h_first, rows, height, width, top, left = image[:8]
+    stride_h, stride_w, plane, row, phases_h, phases_w = image[8:]
     for c in range(first, last):
         for h in range(rows):
             at = ((n * channels + c) * height + h_first + h) * width
             u = h + top
+            if u % stride_h >= phases_h:
+                continue
             to = start + ((c * stride_h + u % stride_h) * stride_w) * plane + u // stride_h * row
-            if stride_w == 1:  # apart, for contiguous loads
-                for w in range(width):
-                    padded[unsigned(to + left + w)] = x[unsigned(at + w)]
+            if stride_w == 1:
+                put_row(x, at, padded, to + left, width, x.dtype.type(0), x.dtype.type(-np.inf))
             else:
-                for b in range(stride_w):
+                for b in range(phases_w):
                     skip = (b - left) % stride_w  # columns before the phase's first
                     place = to + b * plane + (skip + left) // stride_w
-                    for w in range((width - skip + stride_w - 1) // stride_w):
-                        padded[unsigned(place + w)] = x[unsigned(at + skip + w * stride_w)]
+                    count = (width - skip + stride_w - 1) // stride_w
+                    if stride_w == 2:  # apart, for loads of pairs
+                        for w in range(count):
+                            padded[unsigned(place + w)] = x[unsigned(at + skip + 2 * w)]
+                    else:
+                        for w in range(count):
+                            padded[unsigned(place + w)] = x[unsigned(at + skip + w * stride_w)]

@@ -45,6 +45,11 @@ class Window:
         """Number of elements under the window."""
         return self.kernel[0] * self.kernel[1]
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether it sees one pixel, and never padding."""
+        return self.kernel == (1, 1) and not any(self.padding)
+
     def output(self, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns of the output for an input (N, C, H, W); ValueError where the window is larger."""
         if len(shape) != 4:

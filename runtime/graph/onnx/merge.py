@@ -3,6 +3,7 @@
     dense without bias, + (features)            ->  dense
     batch_norm or conv2d, · or + (C, 1, 1)      ->  the same
     conv2d, batch_norm                          ->  conv2d            only for inference
+    conv2d, relu                                ->  conv2d            only for inference
 
 The merged node has the second's name, which the others read, and the first's tags beneath the second's.
 """
@@ -12,11 +13,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ....kernels.activation import ReLU
 from ....kernels.arithmetic import ArithmeticWeight
 from ....kernels.batch_norm import BatchNorm
 from ....kernels.conv import Conv2d
@@ -34,7 +35,7 @@ def merge(
     nodes: Iterable[Node], weights: Mapping[str, NDArray[np.float32]], outputs: set[str], *, inference: bool
 ) -> tuple[list[Node], Weights]:
     """Nodes and weights, merged where a rule applies and nobody else reads what is between."""
-    rules = (_bias, _channels, _fold) if inference else (_bias, _channels)
+    rules = (_bias, _channels, _fold, _rectify) if inference else (_bias, _channels)
     nodes = list(nodes)
     readers = Counter(value for node in nodes for value in node.inputs)
     readers.update(outputs)
@@ -78,6 +79,8 @@ def _channels(
         isinstance(first, BatchNorm | Conv2d) and isinstance(second, ArithmeticWeight) and second.trained
     ):
         return None
+    if isinstance(first, Conv2d) and first.relu:
+        return None
     channels = len(weights["weight"])
     if (
         second.operator not in ("add", "mul")
@@ -88,7 +91,7 @@ def _channels(
     factor = more["weight"].reshape(-1)
     bias = weights.get("bias", np.zeros_like(factor))
     if isinstance(first, Conv2d):
-        first = _biased(first)
+        first = replace(first, bias=True)
     if second.operator == "add":
         return first, {**weights, "bias": bias + factor}
     weight = weights["weight"] * factor.reshape(-1, *(1,) * (weights["weight"].ndim - 1))
@@ -96,17 +99,19 @@ def _channels(
 
 
 def _fold(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
-    if not (isinstance(first, Conv2d) and isinstance(second, BatchNorm)):
+    if not (isinstance(first, Conv2d) and isinstance(second, BatchNorm)) or first.relu:
         return None
     factor = more["weight"] / np.sqrt(more["running_variance"] + np.float32(second.epsilon))
     bias = weights.get("bias", np.zeros_like(factor))
     shifted = (bias - more["running_mean"]) * factor + more["bias"]
-    return _biased(first), {"weight": weights["weight"] * factor[:, None, None, None], "bias": shifted}
-
-
-def _biased(conv: Conv2d) -> Conv2d:
-    attributes: dict[str, Any] = {
-        name: getattr(conv, name)
-        for name in ("channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    return replace(first, bias=True), {
+        "weight": weights["weight"] * factor[:, None, None, None],
+        "bias": shifted,
     }
-    return Conv2d(**attributes, bias=True)
+
+
+def _rectify(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
+    """A training graph keeps the two apart: the gradient would have to mask its own."""
+    if not (isinstance(first, Conv2d) and isinstance(second, ReLU)):
+        return None
+    return replace(first, relu=True), weights

@@ -32,6 +32,10 @@ CASES = {
     "1x1, strided": (Conv2d(5, 1, stride=2), (2, 3, 5, 4)),
     "1x1, grouped": (Conv2d(4, 1, groups=2), (2, 6, 3, 3)),
     "without bias": (Conv2d(4, 3, bias=False), (2, 3, 5, 5)),
+    "rectified": (Conv2d(4, 3, padding=1, relu=True), (2, 3, 5, 6)),
+    "1x1, rectified": (Conv2d(5, 1, relu=True), (2, 3, 4, 4)),
+    "1x1, more channels than stay near": (Conv2d(3, 1), (1, 150, 3, 5)),
+    "1x1, more pixels than a panel": (Conv2d(2, 1), (1, 300, 15, 30)),
     "one image, one pixel out": (Conv2d(4, 3), (1, 2, 3, 3)),
     "images too many for one block": (Conv2d(2, 3, padding=1), (11, 1, 10, 10)),
     "strided, images too many for one product": (Conv2d(2, 3, stride=2), (25, 1, 11, 11)),
@@ -59,7 +63,8 @@ def test_equals_pytorch(kernel, shape):
 
     def reference(x, weight, bias=None):
         x = torch.nn.functional.pad(x, (left, right, top, bottom))
-        return torch.nn.functional.conv2d(x, weight, bias, kernel.stride, 0, kernel.dilation, kernel.groups)
+        y = torch.nn.functional.conv2d(x, weight, bias, kernel.stride, 0, kernel.dilation, kernel.groups)
+        return torch.relu(y) if kernel.relu else y
 
     check_against(kernel, reference, normal(*shape))
 

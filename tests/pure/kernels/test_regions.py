@@ -81,6 +81,7 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "conv2d, groups": (Conv2d(6, 3, groups=3, bias=False), (IMAGES,)),
     "conv2d, depthwise": (Conv2d(12, 3, padding=1, groups=6), (IMAGES,)),
     "conv2d, 1x1": (Conv2d(9, 1), (IMAGES,)),
+    "conv2d, rectified": (Conv2d(9, 3, relu=True), (IMAGES,)),
     "conv2d, 1x1 strided": (Conv2d(9, 1, stride=2), (IMAGES,)),
     "max_pool2d": (MaxPool2d(3, stride=2, padding=1), (IMAGES,)),
     "max_pool2d, apart": (MaxPool2d(2, stride=3), (IMAGES,)),
