@@ -128,9 +128,11 @@ def _product(
     """The sums of filters from `top` to `end`, whose group's weights begin at `start`."""
     top, end, start = filters
     lanes, seen = VECTOR_BYTES // panel.itemsize, weight_offsets.size
-    step = VECTORS * lanes
+    step = (2 if pixels == 4 * lanes else VECTORS) * lanes  # 2 and 2 are faster than 3 and 1
     spans, bands = (pixels + step - 1) // step, (end - top + CHANNELS - 1) // CHANNELS
-    few = pixels <= step + 2 * lanes  # so each filter is read once: 2048 by 512 are more than a cache holds
+    few = (
+        pixels <= (VECTORS + 2) * lanes
+    )  # so each filter is read once: 2048 by 512 are more than a cache holds
     depth = seen if few else DEPTH
     for outer in range(bands if few else spans):
         for k in range(0, seen, depth):
@@ -139,7 +141,7 @@ def _product(
                 p = (inner if few else outer) * step
                 o = top + (outer if few else inner) * CHANNELS
                 at, rest, to = start + o * seen, min(CHANNELS, end - o) - 1, (o - top) * row + p
-                if pixels - p >= step:
+                if pixels - p >= VECTORS * lanes and step > 2 * lanes:
                     forward_block(
                         weight,
                         at,
@@ -156,7 +158,7 @@ def _product(
                         row,
                         k > 0,
                     )
-                elif pixels - p == 2 * lanes:
+                elif pixels - p >= 2 * lanes:
                     forward_pair(
                         weight,
                         at,
