@@ -23,8 +23,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from .blocks import CHANNELS, OFFSETS, ROWS, VECTOR_BYTES
+from .blocks import CHANNELS, OFFSETS, ROWS
 from .geometry import Window
+from .vectors import VECTOR_BYTES
 
 # weight_block adds its sums across their lanes once for so many pixels. With 224 pixels an image (14 x 14)
 # one image at a time gave 156 GFLOP/s, four 163, eight 136: their 180 KB each then leave the cache.

@@ -15,17 +15,17 @@ from .blocks import (
     CHANNELS,
     OFFSETS,
     ROWS,
-    VECTOR_BYTES,
     VECTORS,
     forward_block,
     forward_pair,
     forward_single,
-    put_row,
     weight_block,
 )
 from .compiled import flat, jit, unsigned
 from .conv_layout import Layout, Sum
 from .kernel import Array
+from .rows import put_row
+from .vectors import VECTOR_BYTES
 
 
 def convolve(

@@ -13,9 +13,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from .blocks import CHANNELS, VECTOR_BYTES, VECTORS, forward_block, forward_pair, forward_single, put_row
+from .blocks import CHANNELS, VECTORS, forward_block, forward_pair, forward_single
 from .compiled import flat, jit, unsigned
 from .kernel import Array
+from .rows import put_row
+from .vectors import VECTOR_BYTES
 
 DEPTH = 128  # 48 pixels of so many channels are 24 KB of the first cache's 32 or 48
 

@@ -9,7 +9,7 @@ the image.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from .device import array_module
 from .geometry import Extents, Window
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
 from .region import images_part, on_views
+from .rows import put_larger, put_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class Pool2d(Kernel):
         return ArraySpec((*x.shape[:2], height, width), x.dtype)
 
     def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
-        (x,) = inputs  # a row of the padded image
-        return (ArraySpec((x.shape[3] + self.window.padding[1] + self.window.padding[3],), x.dtype),)
+        (x,) = inputs  # a row of the padded image, and its even and its odd columns
+        width = x.shape[3] + self.window.padding[1] + self.window.padding[3]
+        return (ArraySpec((-(-width // 128) * 256,), x.dtype),)
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         _, channels, height, _ = self.output(*inputs).shape
@@ -238,42 +240,42 @@ def _max_alone_loop(
     bounds: tuple[int, ...],
     moves: tuple[int, ...],
 ) -> None:
-    """`row` (padding and width) holds the largest of every column under a row of windows."""
+    """`row` holds the largest of every column under a row of windows; `even` and `odd` are its columns."""
     planes, height, width, rows, columns = sizes
     channels, first_c, last_c, first_r, last_r = bounds
     kh, kw, stride_h, stride_w, top, left = moves
-    row[:] = -np.inf
+    half = len(row) // 4
+    even, odd, row = row[2 * half : 3 * half], row[3 * half : 4 * half], row[: 2 * half]
+    zero, lowest = x.dtype.type(0), x.dtype.type(-np.inf)
+    row[:] = lowest
     own = last_c - first_c
     for k in range(planes // channels * own):
         p = k // own * channels + first_c + k % own
         for r in range(first_r, last_r):
             h = r * stride_h - top
             first = max(0, -h)
-            at = (p * height + h + first) * width
-            for w in range(width):
-                row[unsigned(left + w)] = x[unsigned(at + w)]
+            put_row(x, (p * height + h + first) * width, row, left, width, zero, lowest)
             for i in range(first + 1, min(kh, height - h)):
-                at = (p * height + h + i) * width
-                for w in range(width):
-                    row[unsigned(left + w)] = _larger(row[unsigned(left + w)], x[unsigned(at + w)])
+                put_larger(x, (p * height + h + i) * width, row, left, width)
             to = (p * rows + r) * columns
-            for q in range(columns):
-                y[unsigned(to + q)] = row[unsigned(q * stride_w)]
-            for j in range(1, kw):
-                if stride_w == 1:  # apart, for contiguous loads
-                    for q in range(columns):
-                        y[unsigned(to + q)] = _larger(y[unsigned(to + q)], row[unsigned(q + j)])
-                elif stride_w == 2:
-                    for q in range(columns):
-                        y[unsigned(to + q)] = _larger(y[unsigned(to + q)], row[unsigned(2 * q + j)])
-                else:
-                    for q in range(columns):
-                        y[unsigned(to + q)] = _larger(y[unsigned(to + q)], row[unsigned(q * stride_w + j)])
-
-
-@jit
-def _larger(best: Any, value: Any) -> Any:
-    return value if (value > best) | (value != value) else best  # NaN wins, so that it shows
+            if stride_w == 1:
+                put_row(row, 0, y, to, columns, zero, lowest)
+                for j in range(1, kw):
+                    put_larger(row, j, y, to, columns)
+            elif stride_w == 2:
+                for i in range(half):  # a multiple of any vector
+                    even[unsigned(i)] = row[unsigned(2 * i)]
+                    odd[unsigned(i)] = row[unsigned(2 * i + 1)]
+                put_row(even, 0, y, to, columns, zero, lowest)
+                for j in range(1, kw):
+                    put_larger(odd if j % 2 else even, j // 2, y, to, columns)
+            else:
+                for q in range(columns):
+                    best = row[unsigned(q * stride_w)]
+                    for j in range(1, kw):
+                        value = row[unsigned(q * stride_w + j)]
+                        best = value if (value > best) | (value != value) else best  # NaN wins
+                    y[unsigned(to + q)] = best
 
 
 def _max_gradient_arrays(dx: Array, dy: Array, winners: Array, window: Window) -> None:
