@@ -9,6 +9,7 @@ the image.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from .device import array_module
 from .geometry import Extents, Window
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
 from .region import images_part, on_views
-from .rows import put_larger, put_row
+from .rows import put_largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Pool2d(Kernel):
     def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
         (x,) = inputs  # a row of the padded image, and its even and its odd columns
         width = x.shape[3] + self.window.padding[1] + self.window.padding[3]
-        return (ArraySpec((-(-width // 128) * 256,), x.dtype),)
+        return (ArraySpec((-(-(width + 16) // 128) * 256,), x.dtype),)  # the last vector reaches further
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         _, channels, height, _ = self.output(*inputs).shape
@@ -228,7 +229,8 @@ def _max_alone_arrays(x: Array, y: Array, part: Part, row: Array, window: Window
 
 @fast_path(oracle=_max_alone_arrays)
 def _max_alone(x: Array, y: Array, part: Part, row: Array, window: Window) -> None:
-    _max_alone_loop(flat(x), flat(y), row, _sizes(x, y), _bounds(x, part), _moves(window))
+    offsets = _offsets(window, x.shape[3], len(row))
+    _max_alone_loop(flat(x), flat(y), row, *offsets, _sizes(x, y), _bounds(x, part), _moves(window))
 
 
 @jit
@@ -236,46 +238,51 @@ def _max_alone_loop(
     x: Array,
     y: Array,
     row: Array,
+    down: Array,
+    across: Array,
     sizes: tuple[int, ...],
     bounds: tuple[int, ...],
     moves: tuple[int, ...],
 ) -> None:
-    """`row` holds the largest of every column under a row of windows; `even` and `odd` are its columns."""
+    """`row` holds the largest of every column under a row of windows; then its even, then its odd ones.
+
+    `across` says where in `row` what the columns of a window see begins, `down` where its rows do in x.
+    """
     planes, height, width, rows, columns = sizes
     channels, first_c, last_c, first_r, last_r = bounds
     kh, kw, stride_h, stride_w, top, left = moves
     half = len(row) // 4
-    even, odd, row = row[2 * half : 3 * half], row[3 * half : 4 * half], row[: 2 * half]
-    zero, lowest = x.dtype.type(0), x.dtype.type(-np.inf)
-    row[:] = lowest
+    row[:] = -np.inf
     own = last_c - first_c
     for k in range(planes // channels * own):
         p = k // own * channels + first_c + k % own
         for r in range(first_r, last_r):
             h = r * stride_h - top
-            first = max(0, -h)
-            put_row(x, (p * height + h + first) * width, row, left, width, zero, lowest)
-            for i in range(first + 1, min(kh, height - h)):
-                put_larger(x, (p * height + h + i) * width, row, left, width)
+            first, last = max(0, -h), min(kh, height - h)
+            put_largest(x, (p * height + h) * width, down, first, last, row, left, width, True)
             to = (p * rows + r) * columns
-            if stride_w == 1:
-                put_row(row, 0, y, to, columns, zero, lowest)
-                for j in range(1, kw):
-                    put_larger(row, j, y, to, columns)
-            elif stride_w == 2:
-                for i in range(half):  # a multiple of any vector
-                    even[unsigned(i)] = row[unsigned(2 * i)]
-                    odd[unsigned(i)] = row[unsigned(2 * i + 1)]
-                put_row(even, 0, y, to, columns, zero, lowest)
-                for j in range(1, kw):
-                    put_larger(odd if j % 2 else even, j // 2, y, to, columns)
-            else:
+            if stride_w > 2:
                 for q in range(columns):
                     best = row[unsigned(q * stride_w)]
                     for j in range(1, kw):
                         value = row[unsigned(q * stride_w + j)]
-                        best = value if (value > best) | (value != value) else best  # NaN wins
+                        best = value if (value > best) | (value != value) else best  # NaN wins, too
                     y[unsigned(to + q)] = best
+                continue
+            if stride_w == 2:
+                for i in range(half):  # whole vectors
+                    row[unsigned(2 * half + i)] = row[unsigned(2 * i)]
+                    row[unsigned(3 * half + i)] = row[unsigned(2 * i + 1)]
+            put_largest(row, 0, across, 0, kw, y, to, columns, False)
+
+
+@lru_cache
+def _offsets(window: Window, width: int, row: int) -> tuple[Array, Array]:
+    """`down` and `across` of `_max_alone_loop`, for rows of the image and of scratch of these lengths."""
+    down, places = np.arange(window.kernel[0]) * width, np.arange(window.kernel[1])
+    if window.stride[1] == 2:
+        places = row // 4 * (2 + places % 2) + places // 2
+    return down, places
 
 
 def _max_gradient_arrays(dx: Array, dy: Array, winners: Array, window: Window) -> None:

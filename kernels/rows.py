@@ -28,49 +28,79 @@ def put_row(
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         source, at, target, to, count, shift, floor = arguments
         build = Vectors(context, builder, signature)
+        source, target = build.address(0, source, at), build.address(2, target, to)
         shift, floor = build.spread(shift), build.spread(floor)
 
-        def raised(value: Any, _old: Any) -> Any:
+        def raised(value: Any) -> Any:
             value = builder.fadd(value, shift)
             return builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
 
-        _for_each(build, builder, build.address(0, source, at), build.address(2, target, to), count, raised)
+        whole, rest = _parts(build, builder, count)
+        with cgutils.for_range_slice(builder, integer(0), whole, integer(build.lanes)) as (q, _):
+            build.store(raised(build.load(builder.gep(source, [q]))), builder.gep(target, [q]))
+        with builder.if_then(builder.icmp_signed(">", rest, integer(0))):
+            some = build.first(rest)
+            value = raised(build.load_some(builder.gep(source, [whole]), some, 0.0))
+            build.store_some(value, builder.gep(target, [whole]), some)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def put_larger(_typing: Any, source: Any, at: Any, target: Any, to: Any, count: Any) -> Any:
-    """target[to:] = the larger one of that and source[at:], `count` elements; NaN wins, so that it shows."""
+def put_largest(
+    _typing: Any,
+    source: Any,
+    at: Any,
+    offsets: Any,
+    first: Any,
+    last: Any,
+    target: Any,
+    to: Any,
+    count: Any,
+    room: Any,
+) -> Any:
+    """target[to:] = the largest of source[at + offset:] over offsets[first:last]; NaN wins, so that it shows.
+
+    `count` elements of flat arrays; with `room` the last vector is stored whole, -inf where nothing was read:
+    a masked store that is loaded again soon holds that up.
+    """
     n = types.int64
-    signature = types.void(source, n, target, n, n)
+    signature = types.void(source, n, offsets, n, n, target, n, n, types.boolean)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        source, at, target, to, count = arguments
+        source, at, offsets, first, last, target, to, count, room = arguments
         build = Vectors(context, builder, signature)
+        source, target = build.address(0, source, at), build.address(5, target, to)
 
-        def larger(value: Any, best: Any) -> Any:
-            better = builder.fcmp_ordered(">", value, best)
-            better = builder.or_(better, builder.fcmp_unordered("uno", value, value))
-            return builder.select(better, value, best)
+        def largest(load: Callable[[Any], Any], q: Any) -> Any:
+            (best,) = build.sums(1, float("-inf"))
+            steps = cgutils.for_range_slice(builder, first, last, integer(1))
+            with steps as (i, _):
+                offset = builder.load(build.address(2, offsets, i))
+                value, old = load(builder.gep(source, [builder.add(offset, q)])), builder.load(best)
+                better = builder.fcmp_ordered(">", value, old)
+                better = builder.or_(better, builder.fcmp_unordered("uno", value, value))
+                builder.store(builder.select(better, value, old), best)
+            return builder.load(best)
 
-        _for_each(build, builder, build.address(0, source, at), build.address(2, target, to), count, larger)
+        whole, rest = _parts(build, builder, count)
+        with cgutils.for_range_slice(builder, integer(0), whole, integer(build.lanes)) as (q, _):
+            build.store(largest(build.load, q), builder.gep(target, [q]))
+        with builder.if_then(builder.icmp_signed(">", rest, integer(0))):
+            some, end = build.first(rest), builder.gep(target, [whole])
+            value = largest(lambda pointer: build.load_some(pointer, some, float("-inf")), whole)
+            with builder.if_else(room) as (then, otherwise):
+                with then:
+                    build.store(value, end)
+                with otherwise:
+                    build.store_some(value, end, some)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _for_each(
-    build: Vectors, builder: Any, source: Any, target: Any, count: Any, step: Callable[[Any, Any], Any]
-) -> None:
-    """target = step(source, target); LLVM drops the loads of a target that `step` does not look at."""
+def _parts(build: Vectors, builder: Any, count: Any) -> tuple[Any, Any]:
+    """How many of `count` elements fill vectors, and how many are left."""
     rest = builder.and_(count, integer(build.lanes - 1))
-    whole = builder.sub(count, rest)
-    with cgutils.for_range_slice(builder, integer(0), whole, integer(build.lanes)) as (q, _):
-        to = builder.gep(target, [q])
-        build.store(step(build.load(builder.gep(source, [q])), build.load(to)), to)
-    with builder.if_then(builder.icmp_signed(">", rest, integer(0))):
-        some, to = build.first(rest), builder.gep(target, [whole])
-        value = build.load_some(builder.gep(source, [whole]), some)
-        build.store_some(step(value, build.load_some(to, some)), to, some)
+    return builder.sub(count, rest), rest

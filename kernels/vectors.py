@@ -41,10 +41,12 @@ class Vectors:
         data = self._context.make_array(self._kinds[argument])(self._context, self._builder, array).data
         return self._builder.gep(data, [at])
 
-    def sums(self, count: int) -> list[Any]:
-        """Places for `count` vectors, all zero; LLVM makes them registers."""
-        zero = ir.Constant(self._vector, [0.0] * self.lanes)
-        return [cgutils.alloca_once_value(self._builder, zero) for _ in range(count)]
+    def sums(self, count: int, start: float = 0.0) -> list[Any]:
+        """Places for `count` vectors, all `start`; LLVM makes them registers."""
+        found = [cgutils.alloca_once(self._builder, self._vector) for _ in range(count)]
+        for place in found:
+            self._builder.store(ir.Constant(self._vector, [start] * self.lanes), place)
+        return found
 
     def load(self, pointer: Any) -> Any:
         return self._builder.load(self._cast(pointer), align=self._nbytes)
@@ -69,10 +71,10 @@ class Vectors:
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return self._builder.icmp_signed("<", lanes, self._builder.shuffle_vector(one, undefined, zeros))
 
-    def load_some(self, pointer: Any, mask: Any) -> Any:
-        """The lanes of the mask, zeros in the others, where nothing is read."""
-        pointer, zero = self._cast(pointer), ir.Constant(self._vector, [0.0] * self.lanes)
-        arguments = [pointer, ir.IntType(32)(self._nbytes), mask, zero]
+    def load_some(self, pointer: Any, mask: Any, other: float) -> Any:
+        """The lanes of the mask, `other` in the others, where nothing is read."""
+        pointer, others = self._cast(pointer), ir.Constant(self._vector, [other] * self.lanes)
+        arguments = [pointer, ir.IntType(32)(self._nbytes), mask, others]
         return self._builder.call(self._masked("load", self._vector, arguments), arguments)
 
     def store_some(self, value: Any, pointer: Any, mask: Any) -> None:
