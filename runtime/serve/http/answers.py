@@ -1,0 +1,67 @@
+"""Write the body of an inference response: JSON, and behind it the outputs that are wanted as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..request import Array, InferResult, WrongInput
+from .datatypes import BF16, BYTES, datatype_of
+from .messages import encode
+from .requests import Call
+from .tensors import write_binary, write_json
+
+
+def write_answer(
+    call: Call, result: InferResult, declared: Mapping[str, str]
+) -> tuple[list[bytes], int | None]:
+    """The body in parts, and the length of its JSON where more follows.
+
+    `declared` are the datatypes of the model's outputs; they tell BF16 from FP32, whose arrays are alike.
+    """
+    entries, binary = [], []
+    for name in call.request.outputs or result.outputs:
+        array, form = result.outputs[name], call.form(name)
+        if form.classes:
+            array = classified(array, form.classes)
+        datatype = datatype_of(array)
+        if declared.get(name) == BF16 and datatype != BYTES:
+            datatype = BF16
+        entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
+        if form.binary:
+            raw = write_binary(datatype, array)
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            binary.append(raw)
+        else:
+            entry["data"] = write_json(name, datatype, array)
+        entries.append(entry)
+    content: dict[str, Any] = {"model_name": result.model, "model_version": result.version}
+    if call.request.id:
+        content["id"] = call.request.id
+    content["parameters"] = {
+        "resource": result.resource,
+        "batch": result.batch,
+        "queue_us": round(result.queue_s * 1e6),
+        "compute_us": round(result.compute_s * 1e6),
+    }
+    content["outputs"] = entries
+    header = encode(content)
+    return [header, *binary], len(header) if binary else None
+
+
+def classified(array: Array, classes: int) -> Array:
+    """Triton's classification: of each sample the greatest elements as "VALUE:INDEX", the greatest first."""
+    if array.dtype.kind == "O" or array.ndim == 0:
+        raise WrongInput("classification is of numbers, several a sample")
+    flat = array.reshape(len(array), -1 if array.size else 0)
+    order = np.argsort(-flat.astype(np.float64), axis=1, kind="stable")[:, :classes]
+    words: Array = np.empty(order.shape, object)
+    for sample, row in enumerate(order):
+        words[sample] = [f"{_value(flat[sample, index])}:{index}".encode() for index in row]
+    return words
+
+
+def _value(value: Any) -> str:
+    return f"{value:f}" if isinstance(value, np.floating) else str(value)

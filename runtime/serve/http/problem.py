@@ -1,0 +1,67 @@
+"""What a caller is told of a request that is not answered: a status, `{"error": ...}`, when to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ...errors import Mistake, RequestError, WeftError
+from ..request import Reason, Refused, UnknownModel
+
+# Those that another try may mend; a caller who asked for the impossible is not invited to ask again.
+PASSING: Final = {Reason.OVERLOAD, Reason.QUEUE_FULL, Reason.NO_WORKER, Reason.DRAINING}
+RETRY_AFTER_S: Final = 1
+
+
+class Problem(WeftError):
+    """A request that gets no answer but `status` and the message; `reason` in a word, where there is one.
+
+    `closes`: what follows on this connection can't be told apart any more.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        reason: str = "",
+        headers: Mapping[str, str] | None = None,
+        closes: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.headers = dict(headers or {})
+        self.closes = closes
+
+
+def wrong(message: str) -> Problem:
+    """The body says something that can't be: 400."""
+    return Problem(400, message)
+
+
+def unavailable(message: str, reason: str = "", *, closes: bool = False) -> Problem:
+    """Not now, but soon perhaps: 503."""
+    return Problem(503, message, reason=reason, headers={"Retry-After": str(RETRY_AFTER_S)}, closes=closes)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What `error`, raised while a request was answered, is to its caller."""
+    match error:
+        case Problem():
+            return error
+        case Refused() if error.reason in PASSING:
+            return unavailable(str(error), error.reason)
+        case Refused():
+            return Problem(503, str(error), reason=error.reason)
+        case UnknownModel():
+            return Problem(404, str(error))
+        case Mistake():
+            return wrong(str(error))
+        case RequestError():
+            # Its traceback is for the server's terminal, not for whoever may ask.
+            return Problem(500, f"rank {error.rank} on host {error.host} failed to compute the answer")
+        case _:
+            return Problem(
+                500, f"the server failed to answer ({type(error).__name__}); its terminal says more"
+            )
