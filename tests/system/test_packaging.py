@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path):
         f"weft/{path.relative_to(ROOT)}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed" or path.match("jobs/*.toml")
+        if path.suffix == ".py" or path.name in ("py.typed", "page.html") or path.match("jobs/*.toml")
         if "__pycache__" not in path.parts
     }
     assert {name for name in names if name not in information} == wanted
@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path):
 
 
 def test_every_file_of_the_packages_is_one_that_the_wheel_takes():
-    kinds = {".py", ".toml", ".typed"}
+    kinds = {".py", ".toml", ".typed", ".html"}
     others = [
         str(path.relative_to(ROOT))
         for package in PACKAGES

@@ -1,1 +1,6 @@
 """The Open Inference Protocol v2 over HTTP, with Triton's extensions, metrics and a status page."""
+
+from .server import HttpServer
+from .settings import HttpSettings
+
+__all__ = ["HttpServer", "HttpSettings"]

@@ -1,0 +1,83 @@
+"""A connection without a network: whatever bytes come, in whatever pieces, what goes back is HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.serving import Fake
+from weft.runtime.serve.http import HttpServer, HttpSettings
+from weft.runtime.serve.http.connection import Connection
+
+BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}).encode()
+INFER = b"POST /v2/models/echo/infer HTTP/1.1\r\n"
+REQUESTS = [
+    b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+    % (len(BODY), BODY),
+    b"HEAD /metrics HTTP/1.0\r\n\r\n",
+    INFER + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
+]
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def writelines(self, parts: list[bytes]) -> None:
+        self.written += b"".join(parts)
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+async def exchange(pieces: list[bytes]) -> bytes:
+    """What a connection says to these bytes."""
+    server = HttpServer(Fake(), HttpSettings(max_body_bytes=2000, max_head_bytes=300))
+    connection, wire = Connection(server), Wire()
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    for piece in pieces:
+        connection.data_received(piece)
+        await asyncio.sleep(0)
+    while connection.task is not None:
+        await connection.task
+    connection.check(float("inf"))
+    while connection.task is not None:
+        await connection.task
+    connection.connection_lost(None)
+    assert server.held_bytes == 0
+    assert not server.connections
+    return wire.written
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(REQUESTS) | st.binary(max_size=40), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=3),
+    st.integers(1, 200),
+)
+def test_any_bytes_are_answered_with_http_or_nothing(
+    parts: list[bytes], damage: list[tuple[int, int]], length: int
+):
+    sent = bytearray(b"".join(parts))
+    for place, byte in damage:
+        if place < len(sent):
+            sent[place] = byte
+    pieces = [bytes(sent[start : start + length]) for start in range(0, len(sent), length)]
+    written = asyncio.run(exchange(pieces))
+    assert written == b"" or written.startswith(b"HTTP/1.1 ")
+
+
+def test_undamaged_requests_are_all_answered():
+    written = asyncio.run(exchange([request for request in REQUESTS if b"1.0" not in request]))
+    assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [200, 200, 200, 400]

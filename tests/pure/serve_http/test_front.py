@@ -1,0 +1,225 @@
+"""From a request to its answer, without a socket: routes, statuses, documents, metrics, compression."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving import STATUS, Fake
+from weft.runtime.errors import Mistake, RequestError
+from weft.runtime.serve.http.compression import acceptable, compress, decompress
+from weft.runtime.serve.http.front import Front
+from weft.runtime.serve.http.messages import HttpRequest, HttpResponse
+from weft.runtime.serve.http.metrics import exposition
+from weft.runtime.serve.http.problem import Problem, problem_of
+from weft.runtime.serve.http.routes import Action, Route, route
+from weft.runtime.serve.http.settings import HttpSettings
+from weft.runtime.serve.request import ModelStatistics, Reason, Refused, UnknownModel, WrongInput
+
+INFER = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
+
+
+def ask(
+    target: str, body: bytes | None = None, front: Front | None = None, **headers: str
+) -> tuple[HttpResponse, Any]:
+    """What the front answers to a GET, or with a body to a POST; and its JSON."""
+    front = front or Front(Fake(), HttpSettings(), lambda error: None)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = HttpRequest("GET" if body is None else "POST", target, named, body or b"")
+    response = asyncio.run(front.answer(request))
+    text = b"".join(response.body)
+    return response, json.loads(text) if response.content_type == "application/json" and text[
+        :1
+    ] in b"{[" else text
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "found"),
+    [
+        ("GET", "/", Route(Action.PAGE)),
+        ("GET", "/v2", Route(Action.SERVER)),
+        ("GET", "//v2/", Route(Action.SERVER)),  # tritonclient with a base path of /
+        ("GET", "/v2/health/live?verbose=1", Route(Action.LIVE)),
+        ("HEAD", "/v2/health/ready", Route(Action.READY)),
+        ("GET", "/v2/models/a%2Fb%20c", Route(Action.MODEL, "a/b c")),
+        ("GET", "/v2/models/m/versions/3/ready", Route(Action.MODEL_READY, "m", "3")),
+        ("GET", "/v2/models/stats", Route(Action.STATISTICS)),
+        ("GET", "/v2/models/m/stats", Route(Action.STATISTICS, "m")),
+        ("GET", "/v2/models/m/versions/3/config", Route(Action.CONFIG, "m", "3")),
+        ("POST", "/v2/models/m/versions/3/infer", Route(Action.INFER, "m", "3")),
+        ("POST", "/v2/repository/models/m/unload", Route(Action.UNLOAD, "m")),
+        ("POST", "/v2/models/m", 405),
+        ("GET", "/v2/models/m/infer", 405),
+        ("HEAD", "/v2/models/m/infer", 405),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/m/versions", 404),
+        ("GET", "/v2/models/m/versions/3/4/infer", 404),
+        ("GET", "*", 404),
+    ],
+)
+def test_s5_a_method_and_a_path_are_a_question(method: str, target: str, found: Route | int):
+    if isinstance(found, Route):
+        assert route(method, target) == found
+    else:
+        with pytest.raises(Problem) as caught:
+            route(method, target)
+        assert caught.value.status == found
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason", "again"),
+    [
+        (Refused(Reason.OVERLOAD, "late"), 503, "overload", True),
+        (Refused(Reason.IMPOSSIBLE, "never"), 503, "impossible", False),
+        (UnknownModel("no model"), 404, "", False),
+        (WrongInput("no input"), 400, "", False),
+        (Mistake("no"), 400, "", False),
+        (RequestError("serve", 3, "n3", "File secret.py"), 500, "", False),
+        (KeyError("secret"), 500, "", False),
+    ],
+)
+def test_s5_5_an_error_is_a_status_and_says_no_more_than_it_should(
+    error: Exception, status: int, reason: str, again: bool
+):
+    problem = problem_of(error)
+    assert (problem.status, problem.reason, "Retry-After" in problem.headers) == (status, reason, again)
+    assert "secret" not in str(problem)
+
+
+def test_a_token_opens_all_but_health_and_the_page_which_need_none():
+    front = Front(Fake(), HttpSettings(token="sésame"), lambda error: None)
+    for target in ("/", "/v2/health/live", "/v2/health/ready"):
+        assert ask(target, front=front)[0].status == 200
+    for target in ("/v2", "/status", "/metrics", "/v2/models/echo"):
+        assert ask(target, front=front)[0].status == 401
+        assert ask(target, front=front, authorization="Bearer wrong")[0].status == 401
+        assert ask(target, front=front, authorization="Bearer sésame")[0].status == 200
+
+
+def test_a_page_of_another_site_is_turned_away():
+    here = {"host": "127.0.0.1:8000"}
+    assert ask("/v2", origin="http://127.0.0.1:8000", **here)[0].status == 200
+    for origin in ("https://example.org", "null", "http://["):
+        assert ask("/v2/repository/models/echo/unload", b"{}", origin=origin, **here)[0].status == 403
+
+
+def test_readiness_is_the_services_and_ends_with_draining():
+    service = Fake()
+    front = Front(service, HttpSettings(), lambda error: None)
+    assert ask("/v2/health/ready", front=front)[0].status == 200
+    service.ready = False
+    assert ask("/v2/health/ready", front=front)[0].status == 503
+    service.ready, front.draining = True, True
+    assert ask("/v2/health/ready", front=front)[0].status == 503
+    assert ask("/v2/health/live", front=front)[0].status == 200
+    response, content = ask("/v2/models/echo/infer", INFER, front)
+    assert (response.status, content["reason"], response.closes) == (503, "draining", True)
+
+
+def test_an_error_that_nobody_foresaw_is_told_to_the_server_alone():
+    told: list[Exception] = []
+    front = Front(Fake(), HttpSettings(), told.append)
+    response, content = ask("/v2/models/broken/infer", INFER, front)
+    assert response.status == 500
+    assert "secret" not in content["error"]
+    assert [type(error) for error in told] == [ZeroDivisionError]
+
+
+def test_models_are_loaded_with_a_configuration_and_unloaded():
+    front = Front(service := Fake(), HttpSettings(), lambda error: None)
+    config = json.dumps({"parameters": {"config": '{"max_batch_size": 4}'}}).encode()
+    assert ask("/v2/repository/models/new/load", config, front)[0].status == 200
+    assert ask("/v2/models/new/config", front=front)[1]["max_batch_size"] == 4
+    assert ask("/v2/repository/models/new/unload", b"", front)[0].status == 200
+    assert "new" not in service.loaded
+    for body in (b'{"parameters": {"config": 1}}', b'{"parameters": {"config": "["}}', b"["):
+        assert ask("/v2/repository/models/new/load", body, front)[0].status == 400
+
+
+def test_triton_names_bytes_a_string_and_leaves_the_batch_out():
+    assert ask("/v2/models/echo/config")[1]["output"] == [
+        {"name": "y", "data_type": "TYPE_FP32", "dims": [-1]},
+        {"name": "half", "data_type": "TYPE_BF16", "dims": [-1]},
+    ]
+
+
+def test_s5_metrics_are_read_back_by_prometheus():
+    of = ModelStatistics(inference_count=8, execution_count=2, refused={"overload": 3})
+    of.success.count, of.success.ns = 5, 9_000_000
+    page = exposition({('a"b\\c\nd', "1"): of}, STATUS)
+    # As Triton has it; Prometheus' own reader in Python appends _total to the name of each counter.
+    assert '\nnv_inference_request_success{model="a\\"b\\\\c\\nd",version="1"} 5\n' in page
+    samples = {
+        (sample.name.removesuffix("_total"), *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert samples["nv_inference_request_success", "1", 'a"b\\c\nd'] == 5
+    assert samples["nv_inference_request_duration_us", "1", 'a"b\\c\nd'] == 9000
+    assert samples["nv_inference_count", "1", 'a"b\\c\nd'] == 8
+    assert samples["weft_on_time", "interactive"] == 91812
+    assert samples["weft_refused", "overload", "standard"] == 1900
+    assert samples["weft_profile_error", "1", "digits", "rank 2 cpu"] == 0.19
+    assert ("weft_latency_ms", "0.5", "bulk") not in samples  # nothing was measured
+
+
+def test_metrics_of_a_service_that_tells_little_are_still_metrics():
+    assert "weft_draining 0" in exposition({}, {})
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_both_compressions_both_ways(encoding: str):
+    content = b"weft " * 1000
+    packed = compress([content[:100], content[100:]], encoding)
+    assert (gzip.decompress if encoding == "gzip" else zlib.decompress)(packed) == content
+    assert decompress(packed, encoding, len(content)) == content
+    response, answer = ask("/v2/models/echo/infer", compress([INFER], encoding), content_encoding=encoding)
+    assert (response.status, answer["outputs"][0]["data"]) == (200, [1.0, 2.0])
+    response, _ = ask("/status", accept_encoding=f"{encoding};q=0.5")
+    assert response.headers["Content-Encoding"] == encoding
+
+
+def test_deflate_without_its_frame_is_read_too():
+    bare = zlib.compressobj(wbits=-15)
+    assert decompress(bare.compress(b"abc") + bare.flush(), "deflate", 10) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        pytest.param(gzip.compress(b"\0" * 10_001), "gzip", 413, id="one byte too many"),
+        pytest.param(gzip.compress(b"\0" * 50_000_000), "gzip", 413, id="a bomb"),
+        pytest.param(gzip.compress(b"abc")[:-4], "gzip", 400, id="cut short"),
+        pytest.param(gzip.compress(b"abc") + b"x", "gzip", 400, id="bytes behind the end"),
+        pytest.param(b"abc", "gzip", 400, id="not gzip"),
+        pytest.param(b"", "deflate", 400, id="nothing"),
+        pytest.param(b"abc", "br", 415, id="an encoding we lack"),
+    ],
+)
+def test_a_compressed_body_that_lies(body: bytes, encoding: str, status: int):
+    with pytest.raises(Problem) as caught:
+        decompress(body, encoding, 10_000)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("gzip, deflate, br", "gzip"),
+        ("deflate", "deflate"),
+        ("gzip;q=0, deflate;q=0.1", "deflate"),
+        ("gzip; q=0.000", ""),
+        ("*", "gzip"),
+        ("*;q=0, deflate", "deflate"),
+        ("identity", ""),
+        ("", ""),
+    ],
+)
+def test_the_encoding_is_one_that_the_caller_accepts(accept: str, chosen: str):
+    assert acceptable(accept) == chosen
