@@ -1,0 +1,117 @@
+"""The servers of `bench http`, whose models return their input: `python -m bench._http_servers NAME PORT`.
+
+They run in processes of their own, on the one core that they are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weft.runtime.message import World, run
+from weft.runtime.serve.http import HttpServer, HttpSettings
+from weft.runtime.serve.request import InferRequest, InferResult, ModelInfo, ModelStatistics, TensorInfo
+
+TENSORS = (TensorInfo("x", "FP32", (-1, 16)),)
+INFO = ModelInfo("noop", ("1",), "1", "none", TENSORS, TENSORS, 8, True)
+
+
+class NoOp:
+    """A service whose model returns its inputs as its outputs."""
+
+    ready = True
+
+    def index(self) -> Sequence[ModelInfo]:
+        return [INFO]
+
+    def model(self, name: str, version: str = "") -> ModelInfo:
+        return INFO
+
+    def statistics(self, name: str = "", version: str = "") -> Mapping[tuple[str, str], ModelStatistics]:
+        return {}
+
+    async def infer(self, request: InferRequest) -> InferResult:
+        return InferResult("noop", "1", request.inputs, "", 0.0, 0.0, 1)
+
+    async def load(self, name: str, config: Mapping[str, Any] | None = None) -> None: ...
+
+    async def unload(self, name: str) -> None: ...
+
+    def status(self) -> Mapping[str, Any]:
+        return {}
+
+
+def weft(port: int) -> None:
+    """The HTTP front, in the loop in which rank 0 runs it."""
+
+    async def serve(world: World) -> None:
+        await HttpServer(NoOp(), HttpSettings(port=port)).start()
+        await asyncio.Event().wait()
+
+    run(serve)
+
+
+class Echo(asyncio.Protocol):
+    """Sends every body back, and looks at nothing else: the least that a server in Python does."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        body = data.partition(b"\r\n\r\n")[2]
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def bare(port: int) -> None:
+    """A protocol on asyncio."""
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", port)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+def litserve(port: int) -> None:
+    """LitServe with one worker."""
+    import litserve as ls
+
+    class Api(ls.LitAPI):  # type: ignore[misc]
+        def setup(self, device: str) -> None: ...
+
+        def predict(self, content: Any) -> Any:
+            return {"data": content["inputs"][0]["data"]}
+
+    server = ls.LitServer(Api(api_path="/v2/models/noop/infer"), accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")
+
+
+def mlserver(port: int) -> None:
+    """MLServer, the model in the server's own process."""
+    from mlserver import MLModel, MLServer, ModelSettings, Settings
+    from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+
+    class Model(MLModel):  # type: ignore[misc]
+        async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+            given = payload.inputs[0]
+            output = ResponseOutput(name="x", shape=given.shape, datatype=given.datatype, data=given.data)
+            return InferenceResponse(model_name=self.name, outputs=[output])
+
+    settings = Settings(
+        host="127.0.0.1",
+        http_port=port,
+        grpc_port=port + 1000,
+        parallel_workers=0,
+        metrics_endpoint=None,
+        debug=False,
+    )
+    asyncio.run(MLServer(settings).start([ModelSettings(name="noop", implementation=Model)]))
+
+
+SERVERS = {"weft": weft, "bare": bare, "litserve": litserve, "mlserver": mlserver}
+
+if __name__ == "__main__":
+    SERVERS[sys.argv[1]](int(sys.argv[2]))
