@@ -20,6 +20,7 @@ from tests.serving import Fake, Serving, serving
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
 LENGTH = "Inference-Header-Content-Length"
 BOMB = gzip.compress(bytes(50_000_000))
+CHUNKED = b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -112,9 +113,14 @@ def until(condition: Any) -> None:
         pytest.param(post(b" " * 90_000), 413, "of JSON: the limit", id="more JSON than allowed"),
         pytest.param(post(b" " * 300_000), 413, "a body of 300000", id="a body too large, announced"),
         pytest.param(
-            b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + b"8000\r\n" + b" " * 0x8000 + b"\r\n" + (b"8000\r\n" + b" " * 0x8000 + b"\r\n") * 9,
+            CHUNKED + b"8000\r\n" + b" " * 0x8000 + b"\r\n" + (b"8000\r\n" + b" " * 0x8000 + b"\r\n") * 9,
             413, "exceeds", id="a body too large, in chunks",
+        ),
+        pytest.param(
+            CHUNKED + b"1\r\n{\r\n0\r\na: " + b"b" * 500_000, 413, "far more", id="an endless trailer"
+        ),
+        pytest.param(
+            CHUNKED + b"1\r\n{\r\n0\r\nContent-Encoding: br\r\n\r\n", 400, "not JSON", id="a late header"
         ),
         pytest.param(post(BODY, "a%ff%00"), 404, "no model", id="a model without text for a name"),
         pytest.param(b"BREW /v2 HTTP/1.1\r\n\r\n", 400, "not HTTP", id="a method that is none"),

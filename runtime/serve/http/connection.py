@@ -45,6 +45,9 @@ class House(Protocol):
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer one request; an exception is none of its answers."""
 
+    def unexpected(self, error: Exception) -> None:
+        """Be told of an error that is no caller's fault."""
+
 
 class Connection(asyncio.Protocol):
     """The server's end of one connection; `check`, called now and then, ends what takes too long."""
@@ -63,10 +66,11 @@ class Connection(asyncio.Protocol):
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._held_bytes = 0
-        self._in_head, self._head_bytes = True, 0
         self._begin()
 
     def _begin(self) -> None:
+        self._in_head = True
+        self._received = 0  # bytes, as the caller sent them
         self._target = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
@@ -75,7 +79,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
-        return self.task is None and self._in_head and self._head_bytes == 0
+        return self.task is None and self._received == 0
 
     def close(self) -> None:
         """End the connection when what is written has left."""
@@ -124,10 +128,9 @@ class Connection(asyncio.Protocol):
         """Bytes of a request."""
         if not self._reads:
             return
-        if self._in_head:
-            if self._head_bytes == 0 and self.task is None:
-                self._deadline = time.monotonic() + self._settings.receive_s
-            self._head_bytes += len(data)
+        if self.idle:
+            self._deadline = time.monotonic() + self._settings.receive_s
+        self._received += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -135,9 +138,11 @@ class Connection(asyncio.Protocol):
             pass
         except httptools.HttpParserError as error:
             self._refuse(wrong(f"this is not HTTP/1.1: {error}"))
-        if self._in_head and self._head_bytes > self._settings.max_head_bytes:
-            limit = self._settings.max_head_bytes
-            self._refuse(Problem(431, f"request line and headers exceed the limit of {limit} bytes"))
+        head, body = self._settings.max_head_bytes, self._settings.max_body_bytes
+        if self._in_head and self._received > head:
+            self._refuse(Problem(431, f"request line and headers exceed the limit of {head} bytes"))
+        elif self._received > head + 2 * body:  # in tiny chunks, or with trailers without end
+            self._refuse(Problem(413, "the request takes far more bytes than its body has"))
 
     def eof_received(self) -> None:
         """The caller sends nothing more: taken for leaving, since asyncio could not tell it later."""
@@ -157,12 +162,13 @@ class Connection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, whole."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        """One header, whole; what a trailer says comes too late."""
+        if self._in_head:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """The body follows, if there is one."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head = False
         limit, announced = self._settings.max_body_bytes, int(self._headers.get("content-length", "0"))
         if announced > limit:
             self._refuse(Problem(413, f"a body of {announced} bytes: the limit is {limit}"))
@@ -184,7 +190,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        self._in_head = True
         if not self._reads:
             return
         self._reads = self._parser.should_keep_alive() and not self._parser.should_upgrade()
@@ -233,6 +238,10 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             self.abort()
             raise
+        except Exception as error:
+            self.abort()
+            self._house.unexpected(error)
+            return
         finally:
             self.task = None
         self._transport.resume_reading()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from typing import Any, Final
 
@@ -21,7 +22,12 @@ EXTENSIONS: Final = (
 
 def server() -> dict[str, Any]:
     """Server metadata."""
-    return {"name": "weft", "version": metadata.version("weft"), "extensions": EXTENSIONS}
+    return {"name": "weft", "version": _version(), "extensions": EXTENSIONS}
+
+
+@cache
+def _version() -> str:
+    return metadata.version("weft")
 
 
 def model(info: ModelInfo) -> dict[str, Any]:

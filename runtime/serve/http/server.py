@@ -35,7 +35,7 @@ class HttpServer:
         self.settings = replace(settings, max_connections=min(settings.max_connections, most))
         self.connections: set[Connection] = set()
         self.held_bytes = 0
-        self._front = Front(service, self.settings, self._unexpected)
+        self._front = Front(service, self.settings, self.unexpected)
         self._listening: asyncio.Server | None = None
         self._checks: asyncio.TimerHandle | None = None
 
@@ -103,7 +103,7 @@ class HttpServer:
             connection.check(now)
         self._checks = asyncio.get_running_loop().call_later(CHECK_S, self._check)
 
-    def _unexpected(self, error: Exception) -> None:
+    def unexpected(self, error: Exception) -> None:
         """Show it on the terminal. (Naming a protocol tells message/launch.py that the job may go on.)"""
         context = {"message": "a request over HTTP failed", "exception": error, "protocol": self}
         asyncio.get_running_loop().call_exception_handler(context)
