@@ -76,39 +76,15 @@ def bare(port: int) -> None:
 
 
 def litserve(port: int) -> None:
-    """LitServe with one worker."""
-    import litserve as ls
+    from bench._litserve import serve
 
-    class Api(ls.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None: ...
-
-        def predict(self, content: Any) -> Any:
-            return {"data": content["inputs"][0]["data"]}
-
-    server = ls.LitServer(Api(api_path="/v2/models/noop/infer"), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")
+    serve(port)
 
 
 def mlserver(port: int) -> None:
-    """MLServer, the model in the server's own process."""
-    from mlserver import MLModel, MLServer, ModelSettings, Settings
-    from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+    from bench._mlserver import serve
 
-    class Model(MLModel):  # type: ignore[misc]
-        async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-            given = payload.inputs[0]
-            output = ResponseOutput(name="x", shape=given.shape, datatype=given.datatype, data=given.data)
-            return InferenceResponse(model_name=self.name, outputs=[output])
-
-    settings = Settings(
-        host="127.0.0.1",
-        http_port=port,
-        grpc_port=port + 1000,
-        parallel_workers=0,
-        metrics_endpoint=None,
-        debug=False,
-    )
-    asyncio.run(MLServer(settings).start([ModelSettings(name="noop", implementation=Model)]))
+    serve(port)
 
 
 SERVERS = {"weft": weft, "bare": bare, "litserve": litserve, "mlserver": mlserver}

@@ -153,7 +153,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(requests, st.binary(max_size=24), st.integers(-3, 3), st.booleans(), st.binary(max_size=8))
 def test_any_body_gives_a_request_or_a_status(
     content: Any, binary: bytes, off: int, without: bool, noise: bytes
