@@ -11,9 +11,10 @@ readers "NAME'READER.i". A view (reshape) and an add need no arithmetic backward
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from ...kernels.shape import Concat
 from .graph import Graph, Node
 
 
@@ -46,12 +47,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """A serial program: the calls, which arrays are other names for others, and where gradients stand."""
+    """A serial program: the calls, which arrays are other names for others, and where gradients stand.
+
+    An alias is the whole of the other array, or begins at its element `offsets[alias]`.
+    """
 
     forward: tuple[Call, ...]
     backward: tuple[Call, ...]
     aliases: Mapping[str, str]
     input_gradients: Mapping[str, tuple[str | None, ...]]  # by node: array of each input's gradient
+    offsets: Mapping[str, int] = field(default_factory=dict)
 
 
 def postponed(calls: Calls, nodes: frozenset[str]) -> Calls:
@@ -62,7 +67,7 @@ def postponed(calls: Calls, nodes: frozenset[str]) -> Calls:
         return call.phase is Phase.WEIGHT_GRADIENT and call.node.name in nodes
 
     ordered = sorted(calls.backward, key=late)
-    return Calls(calls.forward, tuple(ordered), calls.aliases, calls.input_gradients)
+    return replace(calls, backward=tuple(ordered))
 
 
 def gradient(value: str) -> str:
@@ -74,6 +79,31 @@ def inference(graph: Graph) -> Calls:
     """The forward pass alone."""
     forward, aliases = _forward(graph)
     return Calls(forward, (), aliases, {})
+
+
+def of_one_sample(graph: Graph) -> Calls:
+    """The forward pass of one sample: what is concatenated along its first axis is written in its place.
+
+    With several samples the parts would not be contiguous.
+    """
+    calls = inference(graph)
+    specs, aliases, offsets = graph.specs(1), dict(calls.aliases), {}
+    gathered = set()
+    for node in reversed(graph.nodes):
+        parts = set(node.inputs)
+        fresh = parts <= graph.by_name.keys() and parts.isdisjoint(aliases) and len(parts) == len(node.inputs)
+        if (
+            isinstance(node.kernel, Concat)
+            and node.kernel.axis in (1, 1 - len(specs[node.name].shape))
+            and fresh
+        ):
+            gathered.add(node.name)
+            start = 0
+            for value in node.inputs:
+                aliases[value], offsets[value] = node.name, start
+                start += specs[value].size
+    forward = tuple(call for call in calls.forward if call.node.name not in gathered)
+    return Calls(forward, (), aliases, {}, offsets)
 
 
 def differentiate(graph: Graph) -> Calls:

@@ -50,6 +50,15 @@ def resolve(name: str, aliases: Mapping[str, str]) -> str:
     return name
 
 
+def begin(name: str, calls: Calls) -> int:
+    """The element of that array at which `name` begins."""
+    first = 0
+    while name in calls.aliases:
+        first += calls.offsets.get(name, 0)
+        name = calls.aliases[name]
+    return first
+
+
 def lifetimes(graph: Graph, calls: Calls, batch: int, outside: Iterable[str]) -> list[Lifetime]:
     """What the arena must hold for `batch` samples; arrays in `outside` have memory of their own."""
     specs = graph.specs(batch)

@@ -20,9 +20,9 @@ import numpy as np
 
 from ...kernels.kernel import Array, ArraySpec, Buffers, Mode, with_last
 from ...kernels.optimizer import accumulate
-from .backward import Call, Calls, Phase, differentiate, gradient, inference, postponed
+from .backward import Call, Calls, Phase, differentiate, gradient, inference, of_one_sample, postponed
 from .graph import Graph, Node
-from .memory import Placement, lifetimes, place, resolve, saved_name, scratch_nbytes, value_of
+from .memory import Placement, begin, lifetimes, place, resolve, saved_name, scratch_nbytes, value_of
 from .parameters import Layout
 
 
@@ -72,7 +72,7 @@ class Memory:
         self.device = device
         self.batch = batch
         self.movable = movable
-        plans = [plan(graph, inference(graph), batch)]
+        plans = [plan(graph, answering(graph, batch), batch)]
         if training:
             plans.append(plan(graph, postponed(differentiate(graph), movable), batch))
         self.arena = device.zeros((max(p.nbytes for p in plans),), "uint8")
@@ -96,6 +96,11 @@ def plan(graph: Graph, calls: Calls, batch: int) -> Placement:
     return place(lifetimes(graph, calls, batch, outside=(*graph.inputs, gradient(graph.outputs[0]))))
 
 
+def answering(graph: Graph, batch: int) -> Calls:
+    """The calls of programs that only compute forward, in memory for `batch` samples at most."""
+    return of_one_sample(graph) if batch == 1 else inference(graph)
+
+
 class Program:
     """Forward, and where `gradients` is given backward, for `batch` samples at most `memory.batch`.
 
@@ -115,7 +120,7 @@ class Program:
         parameters: Array,
         gradients: Array | None = None,
     ) -> None:
-        calls = inference(graph) if gradients is None else differentiate(graph)
+        calls = answering(graph, memory.batch) if gradients is None else differentiate(graph)
         self.batch = batch
         self.mode = Mode(training=gradients is not None)
         self.inputs: Mapping[str, Array] = {name: array[:batch] for name, array in memory.inputs.items()}
@@ -206,7 +211,8 @@ class _Binder:
         root = resolve(name, self._calls.aliases)
         if root in self._outside:
             return self._outside[root].reshape(spec.shape)
-        return self._at(self._placement.offsets[root], spec)
+        skipped = begin(name, self._calls) * np.dtype(spec.dtype).itemsize
+        return self._at(self._placement.offsets[root] + skipped, spec)
 
     def _at(self, offset: int, spec: ArraySpec) -> Array:
         return (

@@ -2,13 +2,15 @@
 
 import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.runtime.graph import Builder, Layout, Memory, Program, initialise
 from weft.runtime.graph.memory import ALIGNMENT, Lifetime, place
 
-from .test_backward import Bound, convolutional, transformer
+from .test_backward import Bound, Host, convolutional, transformer
 
 
 @st.composite
@@ -64,3 +66,56 @@ def test_a_step_allocates_no_large_array(model):
             assert peak < UFUNC_BUFFER_BYTES, f"{step.name} allocated {peak} bytes"
     finally:
         tracemalloc.stop()
+
+
+def branches(b, x):
+    return b("conv2d", x, channels=2, kernel_size=1), b("conv2d", x, channels=3, kernel_size=3, padding=1)
+
+
+def nested(b, x):
+    first = b("concat", *branches(b, x), name="within")
+    return b("concat", b("relu", first), first, b("conv2d", first, channels=1, kernel_size=1), name="whole")
+
+
+def also_read_alone(b, x):
+    one, other = branches(b, x)
+    together = b("concat", one, other, name="whole")
+    return b("concat", together, b("relu", one), b("relu", b("reshape", other, shape=(3, 4, 4))), name="last")
+
+
+GATHERED = {
+    "branches": (lambda b, x: b("relu", b("concat", *branches(b, x))), 0),
+    "a concat within a concat": (nested, 0),
+    "parts that others read, and a view of one": (also_read_alone, 0),
+    "an input of the graph": (lambda b, x: b("concat", x, *branches(b, x)), 1),
+    "one part twice": (lambda b, x: b("concat", *2 * branches(b, x)), 1),
+    "a view of a part": (
+        lambda b, x: b("concat", b("reshape", b("relu", x), shape=(2, 4, 4)), b("tanh", x)), 1
+    ),
+    "another axis": (lambda b, x: b("concat", b("relu", x), b("tanh", x), axis=2), 1),
+    "the only axis": (lambda b, x: b("concat", *(b("flatten", b("relu", x)), b("flatten", b("tanh", x)))), 1),
+    "the last axis, which is the first": (
+        lambda b, x: b("concat", *(b("dense", b("flatten", x), features=n) for n in (3, 5)), axis=-1), 0
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "copies"), GATHERED.values(), ids=GATHERED)
+def test_parts_of_one_sample_are_written_where_they_are_concatenated(build, copies):
+    b = Builder()
+    graph = b.build(build(b, b.input("x", (2, 4, 4))))
+    layout = Layout.of(graph)
+    parameters = initialise(layout, seed=0)
+    found = {}
+    for batch in (1, 2):
+        program = Program(
+            graph, layout, Memory(graph, layout, Host(), batch, training=False), batch, parameters
+        )
+        program.inputs["x"][...] = np.random.default_rng(0).standard_normal((1, 2, 4, 4))
+        for step in program.forward:
+            step.run()
+        found[batch] = program.outputs[0][0]
+        concats = [step for step in program.forward if graph.by_name[step.node].kernel.name == "concat"]
+        if batch == 1:
+            assert len(concats) == copies
+    np.testing.assert_allclose(found[1], found[2], rtol=1e-5, atol=1e-6)
