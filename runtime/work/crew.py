@@ -1,0 +1,206 @@
+"""The ranks of a node at blocks of one request: each takes what is ready, and none waits for a layer.
+
+    front (rank 0)    a new request ─ rings ─ takes blocks like everybody ─ all have ended ─> answer
+    helper's thread   asleep ──────── rung ── takes blocks ────────────────────────────────── asleep
+
+A block is a tuple of calls on arrays that all ranks see. The threads need nobody to hand out work: claims.py
+says how a block is taken. A helper that has just worked watches for the next request for a millisecond, which
+spares the next one a wake-up, then sleeps until the front rings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ..errors import WeftError
+from ..message import World
+from ..message.doorbell import doorbells
+from ..message.window import Window
+from . import claims
+
+Spans = Callable[[str, int, int, int], None]
+"""Told of every block that ran here: its name, the request, start and end in ns of time.monotonic_ns."""
+
+CLOSED = -1  # instead of a request
+TEXT_BYTES = 8184  # of a traceback, behind its length
+NAP_S = 0.5  # a sleeping helper looks so often whether it is to end; a request rings it
+LOOKS = 2000  # for a block, before the thread looks whether it is to stop: about 0.1 ms
+PATIENCE = 20  # looks for a block that is at home here, before others' count: about 1 us
+SPIN_LOOKS = 1_000_000  # for the next request: about 1 ms, 10 times a wake-up
+CROWDED_NAP_S = 50e-6  # where ranks share cores, whoever waits gives its core away
+
+
+class BlockError(WeftError):
+    """A block raised: `rank` of the node, the block's name and the traceback."""
+
+    def __init__(self, rank: int, block: str, trace: str) -> None:
+        super().__init__(f"rank {rank} of the node failed at the block {block!r}:\n{trace.rstrip()}")
+        self.rank, self.block, self.traceback = rank, block, trace
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Blocks to be run again and again: what each needs, its calls, and the order in which ranks look."""
+
+    names: Sequence[str]
+    needs: Sequence[Sequence[int]]
+    calls: Sequence[Sequence[Callable[[], None]]]
+    own: Sequence[int]  # at home here, urgent first
+    others: Sequence[int]  # at home elsewhere
+    took_s: Any  # a memoryview of doubles that all ranks see: what each block took last
+
+
+class Crew:
+    """This rank's part; made by `open`, ended by `close` on all ranks of the node."""
+
+    def __init__(self, world: World, job: Job, spans: Spans | None, window: Window) -> None:
+        self._world, self._job, self._spans, self._window = world, job, spans, window
+        self._rank, self._ranks = world.node_rank, world.node_size
+        self._book = claims.book(job.needs, job.own, job.others)
+        count = claims.words(len(job.needs), self._ranks)
+        self._words = window.array(0, np.int64, count)
+        self._texts = [
+            window.array(0, np.uint8, 8 + TEXT_BYTES, 8 * count + (8 + TEXT_BYTES) * rank)
+            for rank in range(self._ranks)
+        ]
+        self._bells = doorbells(world.node.mpi)
+        self._crowded = world.loop.mpi.policy.crowded
+        self._request, self._stopped, self._busy = 0, False, False
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    async def open(cls, world: World, job: Job, spans: Spans | None = None) -> Self:
+        """Collective over the node; all but `own`, `others` and the calls' arrays alike on its ranks."""
+        # Behind the words a place for every rank's traceback.
+        nbytes = 8 * claims.words(len(job.needs), world.node_size) + (8 + TEXT_BYTES) * world.node_size
+        self = cls(world, job, spans, await world.window(nbytes if world.node_rank == 0 else 0))
+        await self._window.fence()
+        # The loop's thread naps longer while a kernel of ours computes on its core.
+        selector, others = world.loop.mpi, world.loop.mpi.computing
+        selector.computing = lambda: self._busy or others()
+        if self._rank > 0:
+            self._thread = threading.Thread(target=self._help, name="neurons", daemon=True)
+            self._thread.start()
+        return self
+
+    async def run(self) -> None:
+        """Run all blocks once; on the front alone, one call at a time. BlockError when one raised."""
+        await asyncio.to_thread(self._front)
+
+    def _front(self) -> None:
+        self._request += 1
+        claims.put(self._words, claims.REQUEST, self._request)
+        self._ring()
+        self._work(self._request)
+        if self._words[claims.FAILED] == self._request:
+            raise self._recover()
+
+    def _ring(self) -> None:
+        if self._bells is not None:
+            for rank in range(1, self._ranks):
+                self._bells.ring(rank)
+
+    def _help(self) -> None:
+        request = 0
+        while (request := self._next(request)) != CLOSED:
+            self._work(request)
+
+    def _next(self, last: int) -> int:
+        """The next request, or CLOSED."""
+        words, bells = self._words, self._bells
+        assert bells is not None
+        looks = 1 if self._crowded or not last else SPIN_LOOKS
+        while not self._stopped:
+            if (found := claims.watch(words, claims.REQUEST, last, looks)) != last:
+                return found
+            looks = 1
+            bells.nap()
+            if claims.watch(words, claims.REQUEST, last, looks) == last:
+                select.select([bells.fd], [], [], NAP_S)
+            bells.woke()
+            bells.heard()
+        return CLOSED
+
+    def _work(self, request: int) -> None:
+        """Take blocks of a request until none is left."""
+        words, book, job, spans = self._words, self._book, self._job, self._spans
+        calls, took_s, take, advance, now_ns = (
+            job.calls,
+            job.took_s,
+            claims.take,
+            claims.advance,
+            time.monotonic_ns,
+        )
+        mine = claims.entered(len(job.needs), self._rank)
+        claims.put(words, mine, request)
+        self._busy = True
+        claims.begin(book)
+        block = take(words, book, request, LOOKS, PATIENCE)
+        while block != claims.OVER:
+            if block == claims.NOTHING:
+                if self._stopped:
+                    break
+                if self._crowded:
+                    time.sleep(CROWDED_NAP_S)
+                block = take(words, book, request, LOOKS, PATIENCE)
+                continue
+            start_ns = now_ns()
+            try:
+                for call in calls[block]:
+                    call()
+            except Exception:
+                self._tell(block, request)
+                break
+            end_ns = now_ns()
+            took_s[block] = (end_ns - start_ns) * 1e-9
+            if spans is not None:
+                spans(job.names[block], request, start_ns, end_ns)
+            block = advance(words, book, block, request, LOOKS, PATIENCE)
+        self._busy = False
+        claims.put(words, mine + 1, request)
+
+    def _tell(self, block: int, request: int) -> None:
+        """Leave the traceback where the front finds it; nobody takes another block."""
+        text = traceback.format_exc().encode()[-TEXT_BYTES:]
+        own = self._texts[self._rank]
+        own[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
+        own[:8].view(np.int32)[:] = block, len(text)
+        claims.fail(self._words, request)
+
+    def _recover(self) -> BlockError:
+        """The error of a request that failed, once all have left it; then the next may begin."""
+        words, count = self._words, len(self._job.needs)
+        for rank in range(self._ranks):
+            at = claims.entered(count, rank)
+            while words[at] == self._request != claims.watch(words, at + 1, 0, 1):
+                time.sleep(CROWDED_NAP_S)
+        claims.settle(words, self._book, self._request)
+        errors = []
+        for rank, own in enumerate(self._texts):
+            block, length = own[:8].view(np.int32).tolist()
+            if length:
+                trace = own[8 : 8 + length].tobytes().decode(errors="replace")
+                errors.append(BlockError(rank, self._job.names[block], trace))
+                own[:8] = 0
+        return errors[0]
+
+    async def close(self) -> None:
+        """End the helpers; collective over the node, when no request is under way."""
+        if self._rank == 0:
+            claims.put(self._words, claims.REQUEST, CLOSED)
+            self._ring()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._stopped = True
+        await self._window.close()
+        if self._bells is not None:
+            self._bells.close()

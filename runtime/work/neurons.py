@@ -1,0 +1,236 @@
+"""One inference request through a graph on several ranks of a node: whoever is free takes a block of neurons.
+
+    engine = await Neurons.open(world, graph, parameters)     # every rank of the node
+    if world.node_rank == 0:
+        outputs = await engine.infer({"x": images})           # the others help, and sleep between requests
+    await engine.close()                                      # every rank
+
+Activations and the node's one copy of the weights stand in shared memory, and beside them the table of tags
+(graph/table.py) from which all ranks derive the same blocks and the same places for them. A block runs as
+soon as the live neurons that it reads exist, first where it was placed, otherwise wherever a rank is free:
+blocks of later layers run while earlier layers still do (crew.py).
+
+An error in a block is raised by `infer`, and the engine serves on. A rank that dies ends the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Mistake
+from ..graph import Graph, Layout
+from ..graph.neurons.bind import Bound, arena_nbytes
+from ..graph.neurons.blocks import NOBODY, Blocks, cut
+from ..graph.neurons.cut import Grain
+from ..graph.neurons.placement import Placement, place
+from ..graph.neurons.record import measured_s, tagged, write_blocks
+from ..graph.neurons.storage import Storage
+from ..graph.table import ROW, Table, Tags, check, costs_s, rows, write_graph
+from ..graph.tasks import Rates
+from ..message import World
+from ..message.window import Window, rounded_up
+from . import rates
+from .crew import Crew, Job, Spans
+
+Array = NDArray[Any]
+NO_TAGS: Tags = {}
+
+
+class Neurons:
+    """This rank's part of the engine; made by `open`, closed by `close` or with the world."""
+
+    def __init__(self, world: World, graph: Graph, batch: int, ranks: int, barrier: bool) -> None:
+        self._world, self.graph, self.batch = world, graph, batch
+        self._ranks, self._barrier = ranks, barrier
+        self._storage, self._layout, self._specs = (
+            Storage.of(graph, batch),
+            Layout.of(graph),
+            graph.specs(batch),
+        )
+        self._grain = Grain.of(rates.TASK_S)
+        self._tags: Tags = NO_TAGS
+        self._dropped: Mapping[str, Collection[int]] = NOBODY
+        self._turn = asyncio.Lock()
+        self._spans: Spans | None = None
+        self._crew: Crew | None = None
+        self._rates = Rates(1.0, 1.0)
+
+    @classmethod
+    async def open(
+        cls,
+        world: World,
+        graph: Graph,
+        parameters: Array,
+        *,
+        batch: int = 1,
+        ranks: int | None = None,
+        tags: Tags = NO_TAGS,
+        dropped: Mapping[str, Collection[int]] = NOBODY,
+        capture: bool = True,
+        barrier: bool = False,
+        spans: Spans | None = None,
+    ) -> Self:
+        """For requests of `batch` samples on `ranks` ranks of the node (all); collective over it, all alike.
+
+        `parameters` is the flat vector of weights, read on rank 0 alone. With `capture` rank 0 runs every
+        kernel twice for its cost; otherwise costs are determined from operations and bytes. `tags` override
+        both. Neurons in `dropped` (by node) are zero, and nobody waits for them. With `barrier` every layer
+        waits for the one before: for comparison.
+        """
+        self = cls(world, graph, batch, min(ranks or world.node_size, world.node_size), barrier)
+        self._spans = spans
+        await self._allocate(parameters)
+        if capture and world.node_rank == 0:
+            await asyncio.to_thread(self._capture)
+        await self._plan(tags, dropped)
+        return self
+
+    async def _allocate(self, parameters: Array) -> None:
+        first = self._world.node_rank == 0
+        sizes = [4 * self._layout.size, ROW.itemsize * rows(self.graph), arena_nbytes(self._storage)]
+        weights, table, arena = map(rounded_up, sizes)
+        self._memory: Window = await self._world.window(weights + table + arena if first else 0)
+        #: The node's copy of the weights; not to be changed while a request is under way.
+        self.parameters = self._memory.array(0, np.float32, self._layout.size)
+        self._rows: Table = self._memory.array(0, ROW, rows(self.graph), weights)
+        self._arena = self._memory.array(0, np.uint8, arena, weights + table)
+        if first:
+            self.parameters[:] = parameters
+            self._rates = rates.measure()
+            write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, {})
+        await self._memory.fence()
+        self._bound = Bound(self.graph, self.batch, self._storage, self._arena, self.parameters)
+
+    def _capture(self) -> None:
+        """What every node takes on this rank alone, by the clock."""
+        costs = costs_s(self._rows)
+        blocks = cut(self.graph, self.batch, self.parameters, costs, ranks=1, grain=self._grain)
+        times = np.zeros(len(blocks.blocks), ROW)
+        for row, block in zip(times, blocks.blocks, strict=True):
+            calls = self._bound.calls(blocks, block)
+            for _ in range(2):  # the first loads what is compiled
+                start = time.perf_counter()
+                for call in calls:
+                    call()
+                row["measured_s"] = time.perf_counter() - start
+        write_graph(
+            self._rows, self.graph, self.batch, self._rates, NO_TAGS, measured_s(times, blocks, costs)
+        )
+
+    async def replan(
+        self, *, tags: Tags | None = None, dropped: Mapping[str, Collection[int]] | None = None
+    ) -> None:
+        """Cut and place the blocks anew: by what the last runs took, by other tags, without other neurons.
+
+        Collective over the node, all alike, while no request is under way. None leaves tags, or what is
+        dropped, as they were. Also for when weights have become zero.
+        """
+        await self._memory.fence()
+        if self._world.node_rank == 0:
+            costs = costs_s(self._rows)
+            found = costs | measured_s(self.table, self.blocks, costs)
+            write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, found)
+        await self._close_plan()
+        await self._plan(self._tags if tags is None else tags, self._dropped if dropped is None else dropped)
+
+    async def _plan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
+        self._tags, self._dropped = tags, dropped
+        first, rank = self._world.node_rank == 0, self._world.node_rank
+        if first:
+            found = {
+                name: float(row["measured_s"])
+                for name, row in zip(self.graph.by_name, self._rows, strict=False)
+            }
+            write_graph(self._rows, self.graph, self.batch, self._rates, tags, found)
+            self._arena[:] = 0  # what is never computed is zero
+        await self._memory.fence()
+        self.blocks: Blocks = tagged(
+            cut(
+                self.graph,
+                self.batch,
+                self.parameters,
+                costs_s(self._rows),
+                ranks=self._ranks,
+                grain=self._grain,
+                dropped=dropped,
+                barrier=self._barrier,
+            ),
+            tags,
+        )
+        blocks = self.blocks.blocks
+        known = {row["name"].decode() for row in self._rows} | {block.name for block in blocks}
+        check(tags, known)
+        self.placement: Placement = place(blocks, self._ranks, task_s=rates.TASK_S)
+        self._plan_window: Window = await self._world.window(ROW.itemsize * len(blocks) if first else 0)
+        #: The rows of the blocks of neurons, in their order; graph_table has those of kernels and layers.
+        self.table: Table = self._plan_window.array(0, ROW, len(blocks))
+        if first:
+            write_blocks(self.table, self.blocks, self.placement, self._rows, tags)
+        await self._plan_window.fence()
+        homes = self.table["home"].tolist()
+        urgent = self.placement.urgent
+        job = Job(
+            names=[block.name for block in blocks],
+            needs=[block.needs for block in blocks],
+            calls=[self._bound.calls(self.blocks, block, dropped) for block in blocks],
+            own=[number for number in urgent if homes[number] == rank],
+            others=[number for number in urgent if homes[number] != rank] if rank < self._ranks else [],
+            took_s=self.table["measured_s"].data,
+        )
+        self._crew = await Crew.open(self._world, job, self._spans)
+
+    @property
+    def graph_table(self) -> Table:
+        """The rows of kernels and layers."""
+        return self._rows
+
+    async def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for `batch` samples, new arrays; on the node's rank 0 alone, one after the other.
+
+        BlockError when a block raised; Mistake for inputs of another shape or dtype.
+        """
+        if self._world.node_rank:
+            raise Mistake(
+                f"rank {self._world.node_rank} of the node was asked to infer; ask rank 0, the others help it"
+            )
+        for name in self.graph.inputs:
+            spec, got = self._specs[name], inputs.get(name)
+            if got is None or got.shape != spec.shape or got.dtype != spec.dtype:
+                seen = "nothing" if got is None else f"{got.shape} {got.dtype}"
+                raise Mistake(
+                    f"input {name!r} is {spec.shape} {spec.dtype} in this engine; it was given {seen}"
+                )
+        async with self._turn:
+            if self._crew is None:
+                raise Mistake("this engine is closed: open another")
+            for name in self.graph.inputs:
+                self._bound.values[name][...] = inputs[name]
+            await self._crew.run()
+            return {name: self._bound.values[name].copy() for name in self.graph.outputs}
+
+    async def close(self) -> None:
+        """End the helpers and give the memory back; collective over the node."""
+        async with self._turn:
+            await self._close_plan()
+            del self._bound, self._rows, self._arena, self.parameters
+            await self._memory.close()
+
+    async def _close_plan(self) -> None:
+        if self._crew is not None:
+            await self._crew.close()
+            self._crew = None
+            del self.table
+            await self._plan_window.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: object, _: object) -> None:
+        if error is None:
+            await self.close()
