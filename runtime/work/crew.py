@@ -57,6 +57,7 @@ class Job:
     own: Sequence[int]  # at home here, urgent first
     others: Sequence[int]  # at home elsewhere
     took_s: Any  # a memoryview of doubles that all ranks see: what each block took last
+    ranks: int  # of the node, from 0 on, that take part; the others sleep
 
 
 class Crew:
@@ -87,7 +88,7 @@ class Crew:
         # The loop's thread naps longer while a kernel of ours computes on its core.
         selector, others = world.loop.mpi, world.loop.mpi.computing
         selector.computing = lambda: self._busy or others()
-        if self._rank > 0:
+        if 0 < self._rank < job.ranks:
             self._thread = threading.Thread(target=self._help, name="neurons", daemon=True)
             self._thread.start()
         return self
@@ -106,7 +107,7 @@ class Crew:
 
     def _ring(self) -> None:
         if self._bells is not None:
-            for rank in range(1, self._ranks):
+            for rank in range(1, self._job.ranks):
                 self._bells.ring(rank)
 
     def _help(self) -> None:
@@ -133,13 +134,7 @@ class Crew:
     def _work(self, request: int) -> None:
         """Take blocks of a request until none is left."""
         words, book, job, spans = self._words, self._book, self._job, self._spans
-        calls, took_s, take, advance, now_ns = (
-            job.calls,
-            job.took_s,
-            claims.take,
-            claims.advance,
-            time.monotonic_ns,
-        )
+        take, advance, now_ns = claims.take, claims.advance, time.monotonic_ns
         mine = claims.entered(len(job.needs), self._rank)
         claims.put(words, mine, request)
         self._busy = True
@@ -155,13 +150,13 @@ class Crew:
                 continue
             start_ns = now_ns()
             try:
-                for call in calls[block]:
+                for call in job.calls[block]:
                     call()
             except Exception:
                 self._tell(block, request)
                 break
             end_ns = now_ns()
-            took_s[block] = (end_ns - start_ns) * 1e-9
+            job.took_s[block] = (end_ns - start_ns) * 1e-9
             if spans is not None:
                 spans(job.names[block], request, start_ns, end_ns)
             block = advance(words, book, block, request, LOOKS, PATIENCE)

@@ -180,8 +180,9 @@ class Neurons:
             needs=[block.needs for block in blocks],
             calls=[self._bound.calls(self.blocks, block, dropped) for block in blocks],
             own=[number for number in urgent if homes[number] == rank],
-            others=[number for number in urgent if homes[number] != rank] if rank < self._ranks else [],
+            others=[number for number in urgent if homes[number] != rank],
             took_s=self.table["measured_s"].data,
+            ranks=self._ranks,
         )
         self._crew = await Crew.open(self._world, job, self._spans)
 
