@@ -44,7 +44,9 @@ class Metadata:
 
     @property
     def activation(self) -> str | None:
-        """The kernel's name, if it is one."""
+        """What the kernel is, or applies in the same visit; None if it does neither."""
+        if self.attributes.get("relu"):
+            return "relu"
         return self.kernel if self.kernel in ACTIVATIONS else None
 
     @property

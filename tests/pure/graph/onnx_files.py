@@ -96,37 +96,3 @@ def expected(proto: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> list[
     """The same by the onnx package's evaluator."""
     evaluator = ReferenceEvaluator(proto, new_ops=[BatchNormalization, LRN])
     return [np.asarray(each) for each in evaluator.run(None, dict(samples))]
-
-
-def random_weights(proto: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """The file with weights drawn for every ConstantOfShape: the light models come with equal ones.
-
-    Deviations as of He et al. keep numbers of one size through a hundred layers, so an error shows.
-    """
-    proto = onnx.ModelProto.FromString(proto.SerializeToString())
-    graph = proto.graph
-    shapes = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    roles = {
-        name: (reader.op_type, place)
-        for reader in reversed(graph.node)
-        for place, name in enumerate(reader.input)
-    }
-    for each in graph.node:
-        if each.op_type == "Softmax" and not each.attribute:
-            # The default of these files' version; the evaluator takes that of today, the last axis.
-            each.attribute.append(helper.make_attribute("axis", 1))
-    generator = np.random.default_rng(seed)
-    for each in [each for each in graph.node if each.op_type == "ConstantOfShape"]:
-        (name,) = each.output
-        shape = tuple(int(extent) for extent in shapes[each.input[0]])
-        value = generator.standard_normal(shape, np.float32)
-        op, place = roles[name]
-        if len(shape) > 1:
-            value *= np.sqrt(2 / np.prod(shape[1:])).astype(np.float32)
-        elif (op == "BatchNormalization" and place in (1, 4)) or op in ("Mul", "Unsqueeze"):
-            value = 1 + 0.3 * np.tanh(value)  # scales and variances
-        else:
-            value *= np.float32(0.1)
-        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-        graph.node.remove(each)
-    return proto

@@ -6,27 +6,20 @@ looks like a right one: they get random ones.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from tests.pure.graph.onnx_files import compute, expected, file, node, random_weights
+from bench import _light
+from tests.pure.graph.onnx_files import compute, expected, file, node
 from weft.runtime.graph import Layout, describe
 from weft.runtime.graph.onnx import read
 
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-
 
 def light(name: str, pixels: int = 224) -> onnx.ModelProto:
-    """A light model with random weights, for images of `pixels` x `pixels`."""
-    proto = random_weights(onnx.load(LIGHT / f"light_{name}.onnx"))
-    stored = {each.name for each in proto.graph.initializer}
-    (entry,) = (each for each in proto.graph.input if each.name not in stored)
-    for dimension in entry.type.tensor_type.shape.dim[2:]:
-        dimension.dim_value = pixels
+    """A light model with random weights, and what its last Softmax reads beside what that makes of it."""
+    proto = _light.load(name, pixels)
     last = proto.graph.node[-1]
     if last.op_type == "Softmax":  # which hides errors in all but the largest logits
         proto.graph.output.append(helper.make_empty_tensor_value_info(last.input[0]))
@@ -63,9 +56,9 @@ def test_a_file_for_one_image_serves_any_batch():
         np.testing.assert_allclose(got, alone[0], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem.removeprefix("light_") for path in LIGHT.glob("*.onnx")))
+@pytest.mark.parametrize("name", _light.names())
 def test_every_light_model_is_read(name):
-    model = read(LIGHT / f"light_{name}.onnx")
+    model = read(_light.FOLDER / f"light_{name}.onnx")
     assert {parameter.name for parameter in Layout.of(model.graph).parameters} == set(model.weights)
     assert sum(each.cost.forward_flops for each in describe(model.graph, 1).values()) > 1e8
 

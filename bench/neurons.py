@@ -1,0 +1,214 @@
+"""Latency of one image through a real graph: on one rank, with a barrier after each layer, opportunistically.
+
+mpirun -n 2 python -m bench neurons --model squeezenet
+
+speedup             one rank's time over that of all ranks when blocks run as soon as their inputs exist
+barrier_speedup     the same when every layer waits for the one before
+over_onnxruntime    one rank's time over onnxruntime's with one thread, where it is installed
+onnxruntime_speedup its own with one thread over that with as many threads as ranks
+ahead               of the blocks, those that began before an earlier layer had ended
+..._ms              the times; plan_ms: what measuring costs, cutting and placing took, once
+
+The models are those of the onnx package, with random weights, for images of 224 x 224. One rank computes
+every layer whole while the others sleep. Every output of every run is compared with the serial program's, and
+so are onnxruntime's. Rank i runs on core i.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench._core import take_core
+from bench.harness import Figure, check, interleaved, ratio
+from weft.kernels.device import Device
+from weft.runtime.graph import Graph, Layout, Memory, Program
+from weft.runtime.graph.neurons.blocks import Blocks
+from weft.runtime.message import World, run
+from weft.runtime.observe.ahead import draw_ahead
+from weft.runtime.observe.trace import COMPUTE, RankTrace, Span, Trace, decode
+from weft.runtime.work.neurons import Neurons
+
+Array = NDArray[np.float32]
+Arrays = dict[str, Array]
+BlockSpan = tuple[str, int, int, int]  # name, request, start and end in ns
+
+TOLERANCE = 1e-4  # of the largest output: the sums of a hundred layers in another order
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default="squeezenet", metavar="NAME", help="light_NAME of the onnx package (squeezenet)")
+    add(
+        "--pixels", type=int, default=224, metavar="N", help="the image's sides, where the model allows (224)"
+    )
+    add("--repetitions", type=int, default=15, metavar="N")
+    add("--picture", type=Path, metavar="FILE", help="draw where blocks of two later layers run ahead")
+    add("--tuned", type=int, default=2, metavar="N", help="times to plan anew by what runs took (2)")
+
+
+def main(args: argparse.Namespace) -> dict[str, Figure]:
+    return run(partial(measure, args)) or {}
+
+
+async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
+    """One rank's part of the bench."""
+    from bench._light import load, names
+    from weft.runtime.graph.onnx import read
+
+    check(args.model in names(), f"no model is called {args.model!r}; there are {', '.join(names())}")
+    everywhere = os.sched_getaffinity(0)
+    take_core(world.node_rank)
+    proto = load(args.model, args.pixels)
+    model = read(proto, inference=True)
+    graph, parameters = model.graph, model.parameters(Layout.of(model.graph))
+    random = np.random.default_rng(1)
+    image = {n: random.standard_normal((1, *s.shape), np.float32) for n, s in graph.inputs.items()}
+    spans: list[BlockSpan] = []
+    engines, plan_s = {}, 0.0
+    for name in ("one", "barrier", "opportunistic"):
+        start = time.perf_counter()
+        engines[name] = await Neurons.open(
+            world,
+            graph,
+            parameters,
+            ranks=1 if name == "one" else None,
+            barrier=name == "barrier",
+            spans=(lambda *span: spans.append(span)) if name == "opportunistic" else None,
+        )
+        plan_s = time.perf_counter() - start
+        for _ in range(args.tuned):
+            for _ in range(3 if world.node_rank == 0 else 0):
+                await engines[name].infer(image)
+            await world.node.barrier()
+            await engines[name].replan()
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    if world.node_rank == 0:
+        expected = serial(graph, parameters, image)
+        peers = {
+            f"onnxruntime_{threads}": onnxruntime_session(proto.SerializeToString(), threads, everywhere)
+            for threads in sorted({1, world.node_size})
+        }
+        peers = {name: session for name, session in peers.items() if session is not None}
+        times |= {name: [] for name in peers}
+        entry = {file_name: image[own] for file_name, own in model.inputs.items()}
+        wanted = [expected[model.outputs[each.name]] for each in proto.graph.output]
+        for name, counts in interleaved(list(times), args.repetitions, warmup=2):
+            start = time.perf_counter()
+            if name in engines:
+                outputs = list((await engines[name].infer(image)).values())
+                took, right = time.perf_counter() - start, list(expected.values())
+            else:
+                with on_cores(everywhere if name != "onnxruntime_1" else os.sched_getaffinity(0)):
+                    outputs = peers[name](entry)
+                took, right = time.perf_counter() - start, wanted
+            for got, target in zip(outputs, right, strict=True):
+                error = np.abs(got - target).max() / np.abs(target).max()
+                check(error < TOLERANCE, f"{name}: an output differs by {error:.1e} of the largest")
+            if counts:
+                times[name].append(took)
+    await world.barrier()
+    blocks = engines["opportunistic"].blocks
+    traces = await gathered(world, blocks, spans)
+    if world.node_rank == 0 and args.picture:
+        heads = {number: stage.head for number, stage in enumerate(blocks.stages)}
+        drawn = draw_ahead(args.picture, traces, heads, args.model)
+        check(drawn, "no block of two later layers began before the first ended: there is no picture of it")
+    ahead = share_ahead([span for trace in traces for span in trace.spans])
+    for engine in engines.values():
+        await engine.close()
+    if world.node_rank:
+        return {}
+    figures = {
+        "speedup": ratio(times["one"], times["opportunistic"]),
+        "barrier_speedup": ratio(times["one"], times["barrier"]),
+    }
+    if "onnxruntime_1" in times:
+        figures["over_onnxruntime"] = ratio(times["one"], times["onnxruntime_1"])
+    if f"onnxruntime_{world.node_size}" in times and world.node_size > 1:
+        figures["onnxruntime_speedup"] = ratio(
+            times["onnxruntime_1"], times[f"onnxruntime_{world.node_size}"]
+        )
+    return figures | {
+        **{f"{name}_ms": Figure.of(taken, "ms", 1e3) for name, taken in times.items()},
+        "ahead": Figure.of([ahead], ""),
+        "layers": Figure.of([len(blocks.stages)], ""),
+        "blocks": Figure.of([len(blocks.blocks)], ""),
+        "plan_ms": Figure.of([plan_s], "ms", 1e3),
+    }
+
+
+def serial(graph: Graph, parameters: Array, image: Arrays) -> Arrays:
+    """The graph's outputs by the serial program."""
+    layout = Layout.of(graph)
+    memory = Memory(graph, layout, Device(), 1, training=False)
+    program = Program(graph, layout, memory, 1, parameters)
+    for name, array in image.items():
+        program.inputs[name][...] = array
+    for step in program.forward:
+        step.run()
+    return {name: np.array(array) for name, array in zip(graph.outputs, program.outputs, strict=True)}
+
+
+async def gathered(world: World, blocks: Blocks, spans: list[BlockSpan]) -> list[RankTrace]:
+    """The last request's spans of the node's ranks, on each of them."""
+    last = np.array([max((request for _, request, _, _ in spans), default=0)], np.int64)
+    await world.node.allreduce(last, "max")
+    stages = {block.name: block.stage for block in blocks.blocks}
+    trace = Trace(world.node_rank, world.host)
+    for name, request, start_ns, end_ns in spans:
+        if request == last[0] and name in stages:
+            trace.span(COMPUTE, name, start_ns, end_ns, layer=stages[name], request=request)
+    encoded = np.frombuffer(trace.encode(), np.uint8)
+    longest = np.array([encoded.size], np.int64)
+    await world.node.allreduce(longest, "max")
+    everyone = np.zeros((world.node_size, 8 + int(longest[0])), np.uint8)
+    mine = np.zeros(8 + int(longest[0]), np.uint8)
+    mine[:8].view(np.int64)[0] = encoded.size
+    mine[8 : 8 + encoded.size] = encoded
+    await world.node.allgather(mine, everyone)
+    return [decode(row[8 : 8 + int(row[:8].view(np.int64)[0])].tobytes()) for row in everyone]
+
+
+def share_ahead(spans: list[Span]) -> float:
+    """Of one request's blocks, those that began before a layer earlier in the graph had ended."""
+    ends: dict[int, int] = {}
+    for span in spans:
+        ends[span.args["layer"]] = max(ends.get(span.args["layer"], 0), span.end_ns)
+    early = [any(end > s.start_ns for layer, end in ends.items() if layer < s.args["layer"]) for s in spans]
+    return sum(early) / len(early)
+
+
+def onnxruntime_session(
+    model: bytes, threads: int, cores: set[int]
+) -> Callable[[Arrays], list[Array]] | None:
+    """The model in onnxruntime; None where that is not installed."""
+    try:
+        import onnxruntime  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    with on_cores(cores):  # its threads begin where this one is
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: [np.asarray(each) for each in session.run(None, inputs)]
+
+
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """This thread, and those that it starts, may run on these cores meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
