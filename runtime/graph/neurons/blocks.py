@@ -116,9 +116,14 @@ class _Cutter:
             self._specs[head.name],
             head.kernel.split(*inputs),
             count(cost_s, self._ranks, self._grain),
-            sum(4.0 * parameter.size for parameter in self._parameters[head.name]),
-            sum(float(spec.nbytes) for spec in inputs),
+            weight_bytes=sum(4.0 * parameter.size for parameter in self._parameters[head.name]),
+            input_bytes=sum(float(spec.nbytes) for spec in inputs),
+            follow_bytes=sum(self._visited_bytes(name) for name in stage.nodes[1:]),
         )
+
+    def _visited_bytes(self, name: str) -> float:
+        specs = (self._specs[value] for value in (*self._graph.by_name[name].inputs, name))
+        return float(sum(spec.nbytes for spec in specs))
 
     def _add(self, number: int, stage: Stage, region: Region) -> None:
         """A block of the stage, if any of its neurons is to be computed."""

@@ -123,6 +123,8 @@ def test_a_stage_falls_into_as_many_blocks_as_its_cost_is_worth(cost_us, ranks, 
         ((CHANNELS, ROWS), 2, 1e6, 1e3, ["channels 0-31", "channels 32-63"]),
         ((CHANNELS,), 8, 1, 1, ["channels 0-15", "channels 16-31", "channels 32-47", "channels 48-63"]),
         ((CHANNELS,), 3, 1, 1, ["channels 0-15", "channels 16-31", "channels 32-63"]),
+        ((Split(1, 64), ROWS), 2, 0, 1, ["channels 0-31", "channels 32-63"]),
+        ((ROWS, Split(3, 56)), 2, 0, 1, ["rows 0-27", "rows 28-55"]),
         ((), 8, 1, 1, [""]),
         ((CHANNELS, ROWS), 1, 1, 1, [""]),
     ],
@@ -131,12 +133,14 @@ def test_a_stage_falls_into_as_many_blocks_as_its_cost_is_worth(cost_us, ranks, 
         "many filters over a small image are cut into channels",
         "no block is smaller than a granule",
         "blocks are whole granules, nearly equal",
+        "where both are alike, parts are contiguous",
+        "rows rather than columns",
         "what cannot be split stays whole",
         "one block is all of it",
     ],
 )
 def test_a_stage_is_cut_where_least_is_read_twice(splits, wanted, weights, image, expected):
-    found = regions(IMAGES, splits, wanted, weights, image)
+    found = regions(IMAGES, splits, wanted, weight_bytes=weights, input_bytes=image)
     assert [text(region, IMAGES) for region in found] == expected
 
 
