@@ -29,8 +29,8 @@ class Grain:
         """From what a block costs besides its arithmetic, `task_s`.
 
         With 10 times that for a target and at most 4 blocks of a layer for each rank, the blocks of resnet50
-        took 21% longer than its layers whole, with 100 times and at most 2 it was 5%: who pads and packs the
-        same image or filters more often loses more than a finer balance gains.
+        took 21% longer than its layers whole, with 100 times and at most 2 it was 5%: to pad and pack the same
+        image or filters more often loses more than a finer balance gains.
         """
         return Grain(3 * task_s, 100 * task_s)
 

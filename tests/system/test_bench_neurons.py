@@ -1,0 +1,32 @@
+"""The bench of neurons: every model's outputs are checked, and a wrong one gives no figures."""
+
+from __future__ import annotations
+
+import json
+
+from tests.launch import ROOT, mpiexec
+
+SMALL = ["neurons", "--model", "squeezenet", "--pixels", "64", "--repetitions", "1", "--tuned", "1"]
+
+
+def test_s1_8_one_image_on_one_rank_with_barriers_and_without(tmp_path):
+    path = tmp_path / "neurons.json"
+    result = mpiexec(2, ["-m", "bench", *SMALL, "--json", path], cwd=ROOT)
+    assert result.returncode == 0, result
+    found = {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
+    assert {"speedup", "barrier_speedup", "one_ms", "barrier_ms", "opportunistic_ms"} <= found.keys()
+    assert found["blocks"] >= found["layers"] > 20
+    assert 0 <= found["ahead"] < 1
+
+
+def test_a_wrong_output_gives_no_figures(tmp_path):
+    path = tmp_path / "neurons.json"
+    code = (
+        "import sys, bench.neurons as neurons; from bench.__main__ import main; serial = neurons.serial;"
+        "neurons.serial = lambda *a: {name: 2 * array for name, array in serial(*a).items()};"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    result = mpiexec(2, ["-c", code, *SMALL, "--json", path], cwd=ROOT)
+    assert result.returncode != 0
+    assert "an output differs by" in result.stderr
+    assert not path.exists()
