@@ -28,16 +28,16 @@ class Grain:
     def of(task_s: float) -> Grain:
         """From what a block costs besides its arithmetic, `task_s`.
 
-        With 10 times that for a target and at most 4 blocks of a layer for each rank, the blocks of resnet50
-        took 21% longer than its layers whole, with 100 times and at most 2 it was 5%: to pad and pack the same
+        With 10 times that for a target and at most 4 blocks of a layer for each rank, resnet50's blocks took
+        21% longer than its layers whole, with 100 times and at most 2 it was 5%: to pad and pack the same
         image or filters more often loses more than a finer balance gains.
         """
         return Grain(3 * task_s, 100 * task_s)
 
 
 SCATTERED = 0.5
-"""How much longer element by element takes on rows of many channels, in pieces of some KB: adding 256 x 14 x 56
-takes 147 us where a fourth of the whole takes 64, a relu 112 where that takes 64."""
+"""How much longer element by element takes on rows of many channels, in pieces of some KB: adding
+256 x 14 x 56 takes 147 us where a fourth of the whole takes 64, a relu 112 where that takes 64."""
 
 
 def count(cost_s: float, ranks: int, grain: Grain) -> int:
