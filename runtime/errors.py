@@ -8,6 +8,7 @@
     │   └── CheckpointError            a checkpoint that is damaged, foreign or of another model
     ├── PeerFailure                1   another rank failed; carries its rank, host and traceback
     ├── RequestError               1   another rank could not answer a request; the same of its handler
+    ├── TaskError                  1   a task that was submitted to a pool raised; the same of where it ran
     └── MachineError               3   the environment: no MPI, no shared memory, no GPU, a full disk
 
 Every message says what happened, the value that was seen, and what to do about it.
@@ -64,6 +65,17 @@ class RequestError(WeftError):
         super().__init__(
             f"rank {rank} on host {host} failed to answer on channel {channel!r}:\n{trace.rstrip()}"
         )
+        self.rank = rank
+        self.host = host
+        self.traceback = trace
+
+
+class TaskError(WeftError):
+    """A task raised: raised where its result is awaited. `rank`, `host` and `traceback` are where it ran."""
+
+    def __init__(self, name: str, rank: int, host: str, trace: str) -> None:
+        super().__init__(f"task {name!r} failed on rank {rank} on host {host}:\n{trace.rstrip()}")
+        self.name = name
         self.rank = rank
         self.host = host
         self.traceback = trace

@@ -32,7 +32,7 @@ NODES = {
     "2+2": {"MPIR_CVAR_NUM_CLIQUES": "2", "MPIR_CVAR_CLIQUES_BY_BLOCK": "1"},
     "2+1+1": {"MPIR_CVAR_NUM_CLIQUES": "3"},  # ranks 0 and 3, rank 1, rank 2
 }
-ON_NODES = ["exchange", "train"]
+ON_NODES = ["exchange", "train", "work"]
 
 JOB_LIMIT_S = 420.0
 

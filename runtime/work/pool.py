@@ -1,78 +1,83 @@
-"""A pool of tasks that the ranks of a node share: registered functions, run by whoever is idle.
+"""A pool of tasks that all ranks share: registered functions, run by whoever is idle.
 
-    async with await Pool.open(world, {"halve": halve}) as pool:
+    async with await Pool.open(world, {"halve": halve, "square": square}) as pool:
+
+        async def ask():                                       # from the loop: results come back
+            squares = [pool.submit("square", n) for n in range(8)]
+            total = pool.submit("add", needs=squares)
+            print((await total).body)
+
         if world.rank == 0:
-            pool.spawn("halve", {"depth": 3}, array)   # before it runs, or by a task while it runs
-        await pool.run()                               # every rank: until no task is left on any
+            pool.spawn("halve", {"depth": 3}, array)           # fire and forget; tasks may spawn, too
+        await pool.run(ask() if world.rank == 0 else None)     # every rank: until no task is left on any
 
 A task is the name of a function, a body of what msgpack knows, and arrays; the function is called as
-`halve(pool, body, *arrays)` on one thread, beside the loop's, of whichever rank has it then, and may spawn
-others. A rank runs its newest tasks first (the rest of what it was at), and puts the oldest half out (the
-largest parts of a tree) whenever its shelf is empty; an idle one takes half of somebody's (victims.py).
+`halve(pool, body, *arrays)`, with `needs=[Result, ...]` where it needs others', on one thread, beside the
+loop's, of whichever rank has it then.
 
-The end is detected, not announced: every rank counts in shared memory the tasks it spawned and those it
-ended. Who reads all ended ones first and all spawned ones then, and finds as many, knows that nothing was
-left in between: both only grow, and a task is counted as spawned before it can end.
+    loop's thread    submit, spawn ──┐                   home (home.py) <── results by message
+    pool's thread    spawn ────> own queue ──> run ──> result ──> slot in shared memory, or home
+                     shelf (shelf.py) <── the oldest half │ a thief of the node takes half, unasked
+    loop's thread    between nodes: ask, answer, agree on the end (beyond.py)
 
-What a task raises ends the job, with its traceback. Inside a node only.
+Where each decision stands: who may run what in lanes.py, whom to rob and whether that pays in victims.py,
+what is ready in home.py, when all is over in counts.py.
+
+What a spawned task raises ends the job, with its traceback; what a submitted one raises is raised where its
+result is awaited, or by `run`, if nobody awaited it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 import msgpack
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import Mistake
 from ..message import World
-from ..message.window import LINE_BYTES, Window
-from ..message.wire import as_bytes, decode, encode
-from .shelf import Shelf
-from .victims import Declared, Way, choose
+from . import measure
+from .beyond import Beyond
+from .group import GROUP, run_group
+from .home import Home, Need, Submission
+from .lanes import UNLIMITED, Lanes, Offer
+from .memory import Memory
+from .parcel import HEAD, NO_SLOT, Array, Head, pack
+from .tally import Tally
+from .victims import Way
+from .worker import Recorder, Worker
 
-Array = NDArray[Any]
 Function = Callable[..., object]
-"""Called with the pool, the body and the arrays of a task."""
+"""Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
 
-# A claim and its copy take 3 us under Open MPI, 6 us under MPICH, 0.4 us more for 8 KB; the rest is the nap
-# in which the thief finds it.
-NEAR = Way(latency_s=20e-6, byte_s=1e-10)
-SHORTEST_NAP_S, LONGEST_NAP_S = 50e-6, 2e-3  # an idle rank looks 480 times a second, at 2% of a core
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a rank did."""
-
-    ran: int = 0
-    steals: int = 0
-    stolen: int = 0  # tasks
-    misses: int = 0  # an idle look that found nothing worth taking
+OFFER_BYTES = 256
 
 
 class Pool:
     """This rank's part of the pool; made by `open`, closed by `close` or with the world."""
 
     def __init__(
-        self, world: World, functions: Mapping[str, Function], shelf: Shelf, counts: Window, task_s: float
+        self,
+        world: World,
+        functions: Mapping[str, Function],
+        lanes: Lanes,
+        memory: Memory,
+        *,
+        near: Way,
+        task_s: float,
     ) -> None:
-        self._world, self._functions, self._shelf, self._window = world, functions, shelf, counts
-        self._rank, self._size = world.node_rank, world.node_size
-        self._task_s = task_s
-        self._own: list[bytes] = []
-        self._random = Random(world.rank)
-        words = [counts.array(rank, np.int64, 2 * LINE_BYTES // 8) for rank in range(self._size)]
-        self._spawned = [word[:1].data for word in words]
-        self._ended = [word[LINE_BYTES // 8 :][:1].data for word in words]
-        self._stopped = False
-        self.tally = Tally()
+        self._world, self._lanes, self._memory = world, lanes, memory
+        self._numbers = {name: number for number, name in enumerate(sorted(functions))}
+        self._functions = [functions[name] for name in self._numbers]
+        self._worker = Worker(world, self, functions, lanes, memory, near, task_s)
+        self._home = Home(world.rank, memory.counts, memory.slots, self._worker.add)
+        self._worker.home = self._home
+        self._closed = lanes.closed_to(world.rank)
+        self._beyond: Beyond
+        #: What it costs to take tasks from a rank of this node, and from another node, as measured.
+        self.near, self.far = near, near
 
     @classmethod
     async def open(
@@ -80,24 +85,40 @@ class Pool:
         world: World,
         functions: Mapping[str, Function],
         *,
+        classes: int = 1,
+        devices: Sequence[str] = ("cpu",),
+        memory_bytes: int = UNLIMITED,
         task_s: float = 1e-3,
         places: int = 256,
         place_bytes: int = 8192,
+        trace: Recorder | None = None,
+        name: str = "pool",
     ) -> Self:
-        """For these functions, by name, the same on all ranks; collective over the node.
+        """For these functions, by name, the same on all ranks; collective over the world.
 
-        `task_s` is about how long a task takes: the tag by which thieves judge whether to take any. A task
-        has at most `place_bytes`, and `places` of a rank's can be out at a time.
+        `classes` is how many priorities tasks may have, `devices` and `memory_bytes` what this rank has for
+        them. `task_s` is what a task is taken to cost until one of its function was measured. For each lane
+        `places` tasks of up to `place_bytes` each can be out on a rank's shelf at a time; a larger task, or
+        result, goes by message. Pools that are open at the same time need different names.
         """
-        await world.agree("names of the pool's functions", " ".join(sorted(functions)))
-        shelf = await Shelf.allocate(world, places=places, place_bytes=place_bytes)
-        return cls(world, functions, shelf, await world.window(2 * LINE_BYTES), task_s)
+        functions = {GROUP: run_group, **functions}
+        settings = [sorted(functions), classes, places, place_bytes]
+        await world.agree(f"functions and settings of the pool {name!r}", str(settings))
+        lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
+        memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
+        near = measure.near(memory.shelf, world.node_rank)
+        pool = cls(world, functions, lanes, memory, near=near, task_s=task_s)
+        pool._worker.trace = trace
+        channel = await world.channel(f"weft {name}")
+        comm = await world.duplicate(f"weft {name}")
+        pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._worker, pool._home)
+        pool.far = pool._beyond.far = await measure.far(world, channel)
+        return pool
 
     async def close(self) -> None:
-        """Give the memory back; collective over the node."""
-        self._spawned, self._ended = [], []
-        await self._shelf.close()
-        await self._window.close()
+        """Give the memory back; collective over the world."""
+        await self._beyond.close()
+        await self._memory.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,79 +127,150 @@ class Pool:
         if error is None:
             await self.close()
 
-    def spawn(self, name: str, body: Any = None, *arrays: Array) -> None:
-        """Add a task; before `run`, or from within a task.
+    # -- tasks -----------------------------------------------------------------------------------------
 
-        Mistake for an unknown name, a body or an array that cannot travel, or a task that is too large.
+    def spawn(
+        self,
+        name: str,
+        body: Any = None,
+        *arrays: Array,
+        seconds: float | None = None,
+        priority: int = 0,
+        device: str | None = None,
+        memory_bytes: int = 0,
+        here: bool = False,
+    ) -> None:
+        """Add a task whose result nobody waits for; from within a task, or from the loop.
+
+        Tags: the `seconds` that it takes (else what its function's tasks took here), its `priority` class (0
+        is first), the `device` it needs, the `memory_bytes` it holds while it runs; `here` keeps it on this
+        rank. Mistake for an unknown name, a body or an array that cannot travel, or a demand that no rank
+        can meet. What is given may be changed when this returns.
         """
-        if name not in self._functions:
-            raise Mistake(f"no task is called {name!r}; this pool knows {', '.join(sorted(self._functions))}")
-        header, frames = encode([name, body], arrays)
-        task: bytes = msgpack.packb([header, len(arrays), [bytes(frame) for frame in frames]])
-        if len(task) > (most := self._shelf.place_bytes):
+        number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
+        if seconds is None:
+            seconds = self._worker.seconds[number]
+        task = HEAD.pack(number, lane, 0, NO_SLOT, self._world.rank, 0, seconds) + pack(body, arrays)
+        if self._worker.inside:
+            self._worker.spawn(queue, task)
+        else:
+            self._home.spawned()
+            self._worker.add(queue, task)
+            self._worker.offer()
+
+    def submit(
+        self,
+        name: str,
+        body: Any = None,
+        *arrays: Array,
+        needs: Sequence[Submission | Need] = (),
+        seconds: float | None = None,
+        priority: int = 0,
+        device: str | None = None,
+        memory_bytes: int = 0,
+        here: bool = False,
+    ) -> Submission:
+        """Add a task and get something to await its `Result` by; from the loop, before a run or during it.
+
+        It starts when all of `needs`, earlier submissions of this rank, are done, and is called with their
+        results as `needs=[Result, ...]`. Tags and mistakes as for `spawn`.
+        """
+        if self._worker.inside:
             raise Mistake(
-                f"a task {name!r} of {len(task)} bytes does not fit into a place of {most}: open the pool "
-                "with a larger place_bytes, or spawn tasks that carry less"
+                f"task {name!r} is submitted by a task; tasks spawn, only the loop submits and awaits"
             )
-        self._own.append(task)
-        self._spawned[self._rank][0] += 1
+        number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
+        if seconds is None:
+            seconds = self._worker.seconds[number]
+        wanted = [need if isinstance(need, tuple) else (need, 0) for need in needs]
+        head = Head(number, lane, len(wanted), NO_SLOT, self._world.rank, 0, seconds)
+        submission = self._home.submit(name, queue, head, pack(body, arrays), wanted)
+        self._worker.offer()
+        return submission
 
-    async def run(self) -> Tally:
-        """Run tasks until none is left on any rank of the node; collective over it.
+    async def run(self, main: Coroutine[Any, Any, object] | None = None) -> Tally:
+        """Run tasks until none is left on any rank, and `main` is over on all; collective over the world.
 
-        Returns what this rank did. What a task raises is raised here.
+        `main` runs on the loop meanwhile, and may submit, spawn and await. Returns what this rank did. What a
+        spawned task raises is raised here, and so is the failure of a submitted one of which nobody was told.
         """
-        self.tally, self._stopped = Tally(), False
-        await self._window.fence()  # what all have spawned
+        worker = self._worker
+        worker.begin()
+        if main is not None:
+            self._home.begin()
+        await self._world.barrier(what="the start of a pool's run")  # what all have spawned is counted
+        running = [asyncio.create_task(asyncio.to_thread(worker.work), name="the pool's thread")]
+        if main is not None:
+            running.append(asyncio.create_task(self._main(main), name="the main of a pool's run"))
+        self._beyond.begin()
         try:
-            await asyncio.to_thread(self._work)
+            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+            for task in running:
+                if task.done():
+                    task.result()
         finally:
-            self._stopped = True  # where another rank failed: nobody waits for the thread
-        await self._window.fence()  # nobody spawns for the next run while another still looks
-        return self.tally
+            worker.stop()  # where something failed, here or elsewhere: nobody waits for the thread
+            for task in running:
+                task.cancel()
+        await self._beyond.end()
+        await self._world.barrier(
+            what="the end of a pool's run"
+        )  # nobody spawns for the next while one looks
+        self._home.raise_unseen()
+        return worker.tally
 
-    def _work(self) -> None:
-        own, shelf, tally = self._own, self._shelf, self.tally
-        nap_s = SHORTEST_NAP_S
-        while not self._stopped:
-            if own:
-                if len(own) > 1 and not shelf.left(self._rank):
-                    del own[: shelf.put_out(own[: len(own) // 2])]
-                self._run(own.pop())
-                nap_s = SHORTEST_NAP_S
-            elif taken := shelf.take_back() or self._steal():
-                own += taken
-            elif self._over():
-                return
-            else:
-                tally.misses += 1
-                time.sleep(nap_s)
-                nap_s = min(LONGEST_NAP_S, 2 * nap_s)
+    @property
+    def tally(self) -> Tally:
+        """What this rank has done in this run, or in the last."""
+        return self._worker.tally
 
-    def _run(self, task: bytes) -> None:
-        header, count, frames = msgpack.unpackb(task)
-        (name, body), arrays = decode(header, count)
-        for array, frame in zip(arrays, frames, strict=True):
-            as_bytes(array)[:] = np.frombuffer(frame, np.uint8)
-        self._functions[name](self, body, *arrays)
-        self.tally.ran += 1
-        self._ended[self._rank][0] += 1
+    def function(self, name: str) -> Function:
+        """The function of that name; Mistake if there is none."""
+        return self._functions[self._number(name)]
 
-    def _steal(self) -> list[bytes]:
-        declared = []
-        for rank in range(self._size):
-            if rank != self._rank and (left := self._shelf.left(rank)):
-                nbytes = left * self._shelf.place_bytes
-                declared.append(Declared(rank, left, left * self._task_s, nbytes, self._task_s))
-        victim = choose(declared, NEAR, self._random)
-        taken = self._shelf.take(victim.rank) if victim is not None else []
-        if taken:
-            self.tally.steals += 1
-            self.tally.stolen += len(taken)
-        return taken
+    async def _main(self, main: Coroutine[Any, Any, object]) -> None:
+        try:
+            await main
+        finally:
+            self._home.end()
+            self._worker.wake()
 
-    def _over(self) -> bool:
-        """Whether no task is left anywhere: as many have ended as had been spawned."""
-        ended = sum(word[0] for word in self._ended)
-        self._window.sync()
-        return ended == sum(word[0] for word in self._spawned)
+    def _number(self, name: str) -> int:
+        number = self._numbers.get(name)
+        if number is None:
+            known = ", ".join(each for each in self._numbers if each != GROUP)
+            raise Mistake(f"no task is called {name!r}; this pool knows {known}")
+        return number
+
+    def _placed(
+        self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
+    ) -> tuple[int, int, int]:
+        """The number of a function, and the lane and the queue of a task of it."""
+        number = self._number(name)
+        lane = self._lanes.of(priority, device, memory_bytes)
+        if not here:
+            return number, lane, lane
+        if lane in self._closed:
+            raise Mistake(
+                f"a task {name!r} is to run on rank {self._world.rank}, which cannot: {self._closed[lane]}"
+                f" ({device or 'any device'}, {memory_bytes} bytes)"
+            )
+        return number, lane, len(self._lanes.all) + priority
+
+
+async def offers(world: World, mine: Offer) -> list[Offer]:
+    """What every rank offers; collective."""
+    packed: bytes = msgpack.packb([mine.devices, mine.memory_bytes])
+    if len(packed) > OFFER_BYTES:
+        raise Mistake(f"the names of the devices {mine.devices} are too long: {OFFER_BYTES} bytes at most")
+    record = np.zeros(OFFER_BYTES, np.uint8)
+    record[: len(packed)] = np.frombuffer(packed, np.uint8)
+    records = np.empty((world.size, OFFER_BYTES), np.uint8)
+    await world.allgather(record, records, what="what the ranks of a pool offer")
+    found = []
+    for row in records:
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(row.tobytes())
+        devices, memory_bytes = unpacker.unpack()
+        found.append(Offer(tuple(devices), memory_bytes))
+    return found

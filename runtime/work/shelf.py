@@ -2,14 +2,15 @@
 
     rank's segment, for each lane of the queue
         word           which places hold tasks that nobody has claimed (lot.py)         changed by atomics
+        means          seconds and bytes of a task that is out, for thieves to judge by: a hint
         full           a byte for each place: 1 from `put_out` until what is in it has been copied away
         sizes, places  a task as bytes in each place, `place_bytes` at most             written by the owner
 
 The owner never waits for a thief, and a thief never for the owner: a claim is one atomic addition, then the
 claimed places are the thief's until it has copied them. A place serves again when its byte says so.
 
-Inside a node only; between nodes a thief asks by message, and the victim's own rank takes for it. One thread
-of a rank uses a shelf; the lane's may do so as well as the loop's.
+Inside a node only; between nodes a thief asks by message, and the rank that it asks takes for it. One thread
+of a rank puts out and takes back; others of its threads take through a `view` of their own.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from ..message import World
 from ..message.window import LINE_BYTES, Window, rounded_up
 from . import lot
 
+WORD_BYTES = 8
+
 
 class Shelf:
     """This rank's shelf, and its view of its node's; made by `allocate`, closed by `close` or the world."""
 
     def __init__(self, window: Window, rank: int, ranks: int, lanes: int, layout: Layout) -> None:
-        self._window, self._rank = window, rank
+        self._window, self._rank, self._layout = window, rank, layout
         self.places, self.place_bytes = layout.places, layout.place_bytes
         self._lanes = [
             [Lane(window, owner, lane * layout.nbytes, layout) for lane in range(lanes)]
@@ -47,27 +50,36 @@ class Shelf:
         window = await world.window(lanes * layout.nbytes)
         return cls(window, world.node_rank, world.node_size, lanes, layout)
 
+    def view(self) -> Shelf:
+        """The same shelves for another thread, which may look and take."""
+        return Shelf(self._window, self._rank, len(self._lanes), len(self._next), self._layout)
+
     async def close(self) -> None:
         """Give the memory back; collective over the node."""
         self._lanes = []
         await self._window.close()
 
-    def put_out(self, tasks: Sequence[bytes], lane: int = 0) -> int:
+    def put_out(self, tasks: Sequence[bytes], lane: int = 0, seconds: float = 0.0) -> int:
         """Put the first of `tasks` out, as many as there is room for, in place of a lot that is empty.
 
-        Returns how many. Mistake when the lot that is out is not empty (`take_back` it first). No task may be
-        larger than `place_bytes`.
+        Returns how many. `seconds` is what one of them takes, about. Mistake when the lot that is out is not
+        empty (`take_back` it first). No task may be larger than `place_bytes`.
         """
         own = self._lanes[self._rank][lane]
         if lot.left(own.word.peek()):
             raise Mistake("tasks are put out while others are out still: take them back first")
         first, count = self._next[lane], 0
         for place, task in zip(range(first, self.places), tasks, strict=False):
+            if len(task) > self.place_bytes:
+                raise Mistake(f"a task of {len(task)} bytes does not fit into a place of {self.place_bytes}")
             if own.full[place]:
                 break  # a thief is copying it
             own.write(place, task)
+            own.full[place] = 1
             count += 1
         if count:
+            own.means[0] = seconds
+            own.means[1] = sum(map(len, tasks[:count])) / count
             self._window.sync()  # what is written, before the word that shows it
             own.word.swap(lot.word(first, count))
             self._next[lane] = (first + count) % self.places
@@ -81,6 +93,11 @@ class Shelf:
     def left(self, rank: int, lane: int = 0) -> int:
         """How many tasks are out on the shelf of the node's rank `rank`, at the cost of a load."""
         return len(lot.left(self._lanes[rank][lane].word.peek()))
+
+    def means(self, rank: int, lane: int = 0) -> tuple[float, float]:
+        """Seconds and bytes of a task on the shelf of the node's rank `rank`."""
+        seconds, nbytes = self._lanes[rank][lane].means.tolist()
+        return seconds, nbytes
 
     def take(self, rank: int, lane: int = 0) -> list[bytes]:
         """Half of what is out on the shelf of the node's rank `rank`, rounded up; [] if there is nothing."""
@@ -114,17 +131,17 @@ class Lane:
 
     def __init__(self, window: Window, owner: int, start: int, layout: Layout) -> None:
         self.word = window.atomic(owner, start)
+        self.means = window.array(owner, np.float64, 2, start + WORD_BYTES)
         self.full = window.array(owner, np.uint8, layout.places, start + layout.full).data
         self._sizes = window.array(owner, np.int64, layout.places, start + layout.sizes).data
         bodies = window.array(owner, np.uint8, layout.places * layout.place_bytes, start + layout.bodies)
         self._bodies, self._stride = bodies.data, layout.place_bytes
 
     def write(self, place: int, task: bytes) -> None:
-        """Put a task into a place of this rank's own."""
+        """Put a task into a place."""
         start = place * self._stride
         self._bodies[start : start + len(task)] = task
         self._sizes[place] = len(task)
-        self.full[place] = 1
 
     def read(self, place: int) -> bytes:
         """The task in a place."""

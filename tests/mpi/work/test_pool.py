@@ -1,14 +1,18 @@
-"""Tasks that a node's ranks share: each runs once, idle ranks take theirs from others, the end is noticed."""
+"""Tasks that the ranks share: each runs once, idle ranks take theirs from others, the end is noticed."""
 
 from __future__ import annotations
 
+import threading
 import time
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 
-from weft.runtime.errors import Mistake
+from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run
+from weft.runtime.work.parcel import Result
 from weft.runtime.work.pool import Pool
 
 
@@ -21,7 +25,7 @@ async def over_ranks(world: World, *values: int) -> list[int]:
 @pytest.mark.mpi
 def test_r3_every_task_of_a_tree_runs_once_and_carries_its_arrays():
     """A range is halved until one number is left; the numbers and an array travel with the tasks."""
-    numbers = 3000
+    numbers = 1000
 
     async def main(world: World) -> None:
         seen = []
@@ -55,50 +59,257 @@ def test_r3_every_task_of_a_tree_runs_once_and_carries_its_arrays():
     run(main)
 
 
-@pytest.mark.mpi(min_size=2)
-def test_r3_what_a_busy_rank_has_put_out_is_run_by_another():
-    """Rank 0 is at a task that ends when another has run, which it has put out: without a theft, never."""
+@pytest.mark.mpi
+def test_r3_nothing_is_lost_or_doubled_whatever_takes_how_long():
+    """Trees of tasks that take random times, from random ranks: the end comes when all ran, not before."""
 
     async def main(world: World) -> None:
-        window = await world.window(8)
-        flag = window.array(0, np.int64, 1)
+        ran: list[int] = []
+        random = Random(world.rank)
 
-        def raise_flag(pool: Pool, _: None) -> None:
-            flag[0] = 1 + world.rank
+        def grow(pool: Pool, body: list[int]) -> None:
+            number, depth = body
+            ran.append(number)
+            if random.random() < 0.3:
+                time.sleep(random.random() * 2e-3)
+            for child in (2 * number, 2 * number + 1) if depth else ():
+                pool.spawn("grow", [child, depth - 1], here=random.random() < 0.1)
+
+        async with await Pool.open(world, {"grow": grow}, task_s=1e-2) as pool:
+            for seed in range(6):
+                ran.clear()
+                chosen = Random(seed)
+                for root in (1, 1000, 2000):
+                    if chosen.randrange(world.size) == world.rank:
+                        pool.spawn("grow", [root << 8, 5])
+                await pool.run()
+                count, total = await over_ranks(world, len(ran), sum(ran))
+                assert count == 3 * 63
+                assert total == sum(
+                    ((root << 8) << depth) * (1 << depth) + (1 << depth) * ((1 << depth) - 1) // 2
+                    for root in (1, 1000, 2000)
+                    for depth in range(6)
+                )
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_r3_what_a_busy_rank_has_put_out_is_run_by_another():
+    """Rank 0 is at a task that ends when another, which it has put out, has run: without a theft, never."""
+
+    async def main(world: World) -> None:
+        ended = threading.Event()
+
+        def where(pool: Pool, _: None, *arrays: np.ndarray) -> int:
+            return world.rank
 
         def wait(pool: Pool, _: None) -> None:
-            deadline = time.monotonic() + 30
-            while not flag[0]:
-                assert time.monotonic() < deadline, "nobody took the other task"
-                time.sleep(1e-4)
+            assert ended.wait(30), "nobody took the other task"
 
-        async with await Pool.open(world, {"raise": raise_flag, "wait": wait}) as pool:
-            if world.rank == 0:
-                pool.spawn("raise")
-                pool.spawn("wait")  # the newest is run first, the oldest is put out
-            tally = await pool.run()
-            assert flag[0] > 1
-            assert tally.steals == (1 if world.rank == flag[0] - 1 else 0)
+        async with await Pool.open(world, {"where": where, "wait": wait}) as pool:
+            found = []
+
+            async def ask() -> None:
+                waits = pool.submit("wait", here=True)
+                found.append(await pool.submit("where", seconds=1.0))
+                found.append(await pool.submit("where", None, np.zeros(5000), seconds=1.0))
+                ended.set()
+                await waits
+
+            tally = await pool.run(ask() if world.rank == 0 else None)
+            assert all(result.body > 0 for result in found)
+            assert len(found) == (2 if world.rank == 0 else 0)
+            steals, far = await over_ranks(world, tally.steals, tally.far)
+            assert steals == 2  # the second is too large for a place
+            assert 1 <= far <= 2
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_results_come_home_with_arrays_and_go_on_to_the_tasks_that_need_them():
+    async def main(world: World) -> None:
+        def make(pool: Pool, n: int) -> tuple[dict[str, int], np.ndarray]:
+            return {"n": n}, np.full((3, n), n, np.int32)
+
+        def join(pool: Pool, body: str, own: np.ndarray, needs: list[Result]) -> np.ndarray:
+            assert body == "all"
+            for need in needs:
+                assert need.arrays[0].shape == (3, need.body["n"])
+                need.arrays[0][:] += 1  # its own copy
+            return own + sum(int(need.arrays[0].sum()) for need in needs)
+
+        async with await Pool.open(world, {"make": make, "join": join}) as pool:
+            # More than there are slots, and some too large for one.
+            sizes = [n % 40 for n in range(300)] + [3000]
+            answers = []
+
+            async def ask() -> None:
+                made = [pool.submit("make", n) for n in sizes]
+                joined = [pool.submit("join", "all", np.arange(2), needs=made) for _ in range(3)]
+                for each in joined:
+                    answers.append((await each).arrays[0].tolist())
+                assert (await made[-1]).arrays[0][2, 2999] == 3000
+
+            await pool.run(ask())
+            total = sum(3 * n * (n + 1) for n in sizes)
+            assert answers == [[total, total + 1]] * 3
+            before = pool.submit("make", 2)  # before a run, and looked at after it
+            assert not before.done
+            await pool.run()
+            assert before.done
+            assert before.result().body == {"n": 2}
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_what_a_submitted_task_raises_is_raised_where_it_is_awaited():
+    async def main(world: World) -> None:
+        def fail(pool: Pool, n: int) -> None:
+            raise ArithmeticError(f"the words of task {n}")
+
+        def set_of(pool: Pool, n: int) -> Any:
+            return {n}
+
+        def use(pool: Pool, body: None, needs: list[Result]) -> None: ...
+
+        functions = {"fail": fail, "set": set_of, "use": use}
+        async with await Pool.open(world, functions) as pool:
+
+            async def ask() -> None:
+                bad = pool.submit("fail", world.rank)
+                after = pool.submit("use", needs=[pool.submit("use", needs=[bad])])
+                message = (
+                    rf"task 'fail' failed on rank \d+ on host .*(.|\n)*in fail\n(.|\n)*task {world.rank}$"
+                )
+                with pytest.raises(TaskError, match=message) as raised:
+                    await after  # a task that needs it fails as it did, and does not run
+                assert 0 <= raised.value.rank < world.size
+                with pytest.raises(TaskError, match="the words of task"):
+                    await bad
+                with pytest.raises(TaskError, match="use"):
+                    await pool.submit("set", 1)
+                with pytest.raises(TaskError, match="the words of task"):
+                    await pool.submit("use", needs=[bad])
+
+            tally = await pool.run(ask())
+            assert "use" not in tally.functions
+            unseen = pool.submit("fail", 7)
+            with pytest.raises(TaskError, match="the words of task 7"):
+                await pool.run()
+            with pytest.raises(TaskError):
+                unseen.result()
 
     run(main)
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("name", "body", "array", "message"),
+    ("name", "body", "array", "tags", "message"),
     [
-        ("other", None, np.zeros(1), r"no task is called 'other'; this pool knows add, work"),
-        ("work", None, np.zeros(2000), r"a task 'work' of 160\d\d bytes does not fit into a place of 8192"),
-        ("work", {1, 2}, np.zeros(1), r"a message's body can't be sent: .* set"),
-        ("work", None, np.array([{}]), r"an array of dtype object can't be sent"),
+        ("other", None, np.zeros(1), {}, r"no task is called 'other'; this pool knows add, work"),
+        ("work", {1, 2}, np.zeros(1), {}, r"a message's body can't be sent: .* set"),
+        ("work", None, np.array([{}]), {}, r"an array of dtype object can't be sent"),
+        (
+            "work",
+            None,
+            np.zeros(1),
+            {"priority": 1},
+            r"priority class 1; this pool has classes 0 \(first\) to 0",
+        ),
+        ("work", None, np.zeros(1), {"device": "gpu"}, r"no rank can run .* on gpu: the ranks offer cpu"),
+        (
+            "work",
+            None,
+            np.zeros(1),
+            {"memory_bytes": 2000},
+            r"wants 2000 bytes on any device: .* is 1000 bytes",
+        ),
     ],
-    ids=["unknown", "too large", "a body that cannot travel", "an array that cannot travel"],
+    ids=["unknown", "a body", "an array", "class", "device", "memory"],
 )
-def test_a_task_that_cannot_be_is_refused_where_it_is_spawned(name, body, array, message):
+def test_a_task_that_cannot_be_is_refused_where_it_is_given(name, body, array, tags, message):
     async def main(world: World) -> None:
-        async with await Pool.open(world, {"work": print, "add": print}) as pool:
+        async with await Pool.open(world, {"work": print, "add": print}, memory_bytes=1000) as pool:
             with pytest.raises(Mistake, match=message):
-                pool.spawn(name, body, array)
+                pool.spawn(name, body, array, **tags)
+            with pytest.raises(Mistake, match=message):
+                pool.submit(name, body, array, **tags)
             assert (await pool.run()).ran == 0
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_r3_no_rank_runs_what_its_device_or_its_memory_cannot():
+    """Tasks from every rank: the last one alone has the device, and only odd ones have much memory."""
+
+    async def main(world: World) -> None:
+        last = world.rank == world.size - 1
+        big = world.rank % 2 == 1 or last
+        ran: dict[str, int] = {"any": 0, "gpu": 0, "big": 0}
+
+        def work(pool: Pool, kind: str) -> None:
+            ran[kind] += 1
+            assert kind != "gpu" or last
+            assert kind != "big" or big
+            time.sleep(2e-4)
+
+        offer = {"devices": ("cpu", "gpu") if last else ("cpu",), "memory_bytes": 2000 if big else 1000}
+        async with await Pool.open(world, {"work": work}, task_s=1e-2, **offer) as pool:
+            for _ in range(20):
+                pool.spawn("work", "any", seconds=0.1)
+                pool.spawn("work", "big", memory_bytes=1001, seconds=0.1)
+                pool.spawn("work", "gpu", device="gpu", seconds=0.1)
+            if not last:
+                with pytest.raises(Mistake, match=r"is to run on rank \d, which cannot: wrong device"):
+                    pool.spawn("work", "gpu", device="gpu", here=True)
+            tally = await pool.run()
+            assert await over_ranks(world, *ran.values()) == [20 * world.size] * 3
+            assert sum(lane.ran for lane in tally.lanes) == sum(ran.values())
+            if world.size > 1:
+                names = [name for name in tally.names if "gpu" in name]
+                assert names == ["class 0 on gpu up to 2000 bytes"]
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_r3_the_first_class_comes_first():
+    async def main(world: World) -> None:
+        order = []
+
+        def work(pool: Pool, body: list[int]) -> None:
+            order.append(body)
+
+        async with await Pool.open(world, {"work": work}, classes=3) as pool:
+            for number in range(30):
+                pool.spawn("work", [number % 3, number], priority=number % 3, here=True)
+            await pool.run()
+            assert [priority for priority, _ in order] == [0] * 10 + [1] * 10 + [2] * 10
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_r3_what_is_not_worth_taking_is_left_and_told():
+    """Two tasks of no cost beside one that takes a while: everybody idle looks at them, and leaves them."""
+
+    async def main(world: World) -> None:
+        def work(pool: Pool, seconds: float) -> None:
+            time.sleep(seconds)
+
+        async with await Pool.open(world, {"work": work}) as pool:
+            if world.rank == 0:
+                for _ in range(3):
+                    pool.spawn("work", 0.0, seconds=1e-9)
+                pool.spawn("work", 0.1, seconds=1e-9)  # the newest, and it runs first
+            tally = await pool.run()
+            assert tally.ran == (4 if world.rank == 0 else 0)
+            looked = 0 in world.node.ranks and world.rank != 0
+            assert bool(tally.lanes[0].refused["not worth it"]) == looked
+            assert ("left alone" in str(tally)) == looked or world.rank == 0
 
     run(main)

@@ -1,0 +1,190 @@
+"""The loop's part of a pool: what moves by message. Work from other nodes, results to them, and the end.
+
+    thread finds nothing ──> ask a rank of another node ──> its loop takes for us from the fullest shelf of
+                             its node and answers with whole tasks, or with none; then, after a pause that
+                             doubles, ask another
+
+Tasks and results that are too large for a place in shared memory travel the same way inside a node. The end
+is agreed on by rounds of a non-blocking all-reduce, each joined by a rank that has nothing to do (counts.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import inf
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from ..message import Channel, Communicator, Message, World
+from .counts import Counts, Rounds
+from .home import Home
+from .lanes import Lanes
+from .memory import Memory
+from .parcel import HEAD
+from .victims import Declared, Way, fullest, pause_s
+from .worker import Outside, Worker
+
+
+class Beyond:
+    """This rank's part. It answers from the beginning; between `begin` and `end` it asks."""
+
+    def __init__(
+        self,
+        world: World,
+        channel: Channel,
+        comm: Communicator,
+        memory: Memory,
+        lanes: Lanes,
+        worker: Worker,
+        home: Home,
+    ) -> None:
+        self._world, self._channel, self._comm = world, channel, comm
+        self._lanes, self._worker, self._home = lanes, worker, home
+        #: What it costs to take something by message.
+        self.far = Way(0.0, 0.0)
+        self._counts: Counts = memory.counts
+        self._view = memory.shelf.view()
+        self._rest = memory.rest
+        self._loop = world.loop
+        self._random = Random(world.rank)
+        self._others = [node for node in world.nodes if world.rank not in node]
+        self._mine = [lane for lanes_of in lanes.open_to(world.rank) for lane in lanes_of]
+        self._idle, self._quiet = asyncio.Event(), asyncio.Event()
+        self._over = False
+        self._computing = self._loop.mpi.computing
+        self._running: list[asyncio.Task[Any]] = []
+        #: Questions that were answered here, and of these with tasks.
+        self.asked = self.gave = 0
+        worker.outside = Outside(self._from_thread(self._is_idle), self._from_thread(self._send))
+        channel.serve(self._answer)
+
+    def _from_thread(self, callback: Any) -> Any:
+        return lambda *args: self._loop.call_soon_threadsafe(callback, *args)
+
+    def begin(self) -> None:
+        """A run has begun."""
+        self._over = False
+        selector = self._loop.mpi
+        self._computing, selector.computing = selector.computing, lambda: not self._worker.idle
+        selector.watch(self)
+        background = self._world.background
+        self._running = [background(self._ask(), "the pool asks others for tasks")]
+        if self._others:
+            self._loop.mpi.expecting += 1  # who asks waits for this rank's next look at MPI: at most 1 ms
+            self._running.append(background(self._agree_on_the_end(), "the pool agrees on its end"))
+
+    async def end(self) -> None:
+        """The thread has stopped."""
+        self._over = True
+        self._idle.set()
+        self._loop.mpi.unwatch(self)
+        self._loop.mpi.computing = self._computing
+        if self._others:
+            self._loop.mpi.expecting -= 1
+        for task in self._running:
+            await task  # the last answer must have come: it could bring tasks, if this were not the end
+
+    async def close(self) -> None:
+        """Nobody is answered any more; collective."""
+        await self._comm.barrier(what="the close of a pool")
+        self._comm.free()
+
+    def look(self) -> bool:
+        """Collect results that have come home while the thread is at a task; called by the selector."""
+        if not (self._home.open and self._worker.engaged(self._world.node_rank)):
+            return False
+        if found := self._home.collect():
+            self._worker.offer()
+        return found
+
+    def _is_idle(self) -> None:
+        self._idle.set()
+        self._quiet.set()
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    async def _ask(self) -> None:
+        while not self._over:
+            await self._idle.wait()
+            self._idle.clear()
+            misses = 0
+            while self._worker.idle and not self._over and (rank := self._whom()) is not None:
+                start_ns = time.monotonic_ns()
+                lane, taken = (await self._channel.request(rank)).body
+                tally = self._worker.tally.lanes[lane]
+                tally.attempts += 1
+                if taken:
+                    self._worker.came(lane, taken, start_ns, rank)
+                    break
+                tally.misses += 1
+                misses += 1
+                await asyncio.sleep(pause_s(misses, self.far.latency_s))
+
+    def _whom(self) -> int | None:
+        """A rank that may have something: of this node what is too large for its shelf, else of another."""
+        node = self._world.node.ranks
+        large = [
+            node[index]
+            for index, words in enumerate(self._counts.large)
+            if index != self._world.node_rank and any(words[lane] for lane in self._mine)
+        ]
+        if large:
+            return self._random.choice(large)
+        return self._random.choice(self._random.choice(self._others)) if self._others else None
+
+    # -- answering -------------------------------------------------------------------------------------
+
+    def _answer(self, message: Message) -> Any:
+        if isinstance(message.body, bytes):  # the opening measures the way
+            return None
+        if not message.wants_reply:
+            self._home.arrived(*message.body)
+            self._worker.offer()
+            return None
+        self.asked += 1
+        lane, taken = self._give(message.source)
+        self.gave += bool(taken)
+        return [lane, taken]
+
+    def _give(self, thief: int) -> tuple[int, list[bytes]]:
+        lane = 0
+        for lanes in self._lanes.open_to(thief):
+            for lane in lanes if thief not in self._world.node.ranks else ():
+                declared = [
+                    Declared(rank, left, left * means[0], left * means[1], means[0])
+                    for rank in range(self._world.node_size)
+                    if (left := self._view.left(rank, lane)) and (means := self._view.means(rank, lane))
+                ]
+                victim = fullest(declared, self.far)
+                if victim is not None and (taken := self._view.take(victim.rank, lane)):
+                    self._rest.ring(victim.rank)
+                    return lane, taken
+                if declared and victim is None:
+                    self._worker.tally.lanes[lane].refused["not worth sending"] += 1
+            if taken := self._worker.large.take(lanes, self.far):
+                return HEAD.unpack_from(taken[0])[1], taken
+        return lane, []
+
+    def _send(self, home: int, number: int, failed: bool, parts: list[bytes]) -> None:
+        message = self._channel.send(home, [number, failed, parts])
+        self._world.background(message, f"the result of a task to rank {home}")
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    async def _agree_on_the_end(self) -> None:
+        rounds = Rounds()
+        over = False
+        while not over:
+            while not (self._worker.idle and self._home.quiet):
+                await self._quiet.wait()
+                self._quiet.clear()
+            counts = np.array(self._counts.mine(), np.int64)
+            # Others may be at work for hours before they join: nothing to report.
+            await self._comm.allreduce(counts, what="a pool's agreement on its end", patience_s=inf)
+            over = rounds.over(*map(int, counts))
+            if not over:
+                await asyncio.sleep(self.far.latency_s)
+        self._worker.stop()

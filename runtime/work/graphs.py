@@ -1,0 +1,119 @@
+"""Task graphs on a pool: every task's function by name, run across ranks, as they are or combined.
+
+    graph = TaskGraph((TaskSpec("a", output_bytes=800), TaskSpec("b", needs={"a": 800}), ...))
+    calls = {"a": Call("load", 3), "b": Call("scale"), ...}
+    results = await run_graph(pool, graph, calls)                   # on one rank, in the main of `pool.run`
+    results = await run_graph(pool, combine(graph, ...), calls)     # the same results with fewer tasks
+
+A task's function is called with the results of its needs in the order in which its `TaskSpec` names them. A
+combined task is one submission; each reader gets those parts of its result that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GraphError
+from ..graph.combine import Combined
+from ..graph.tasks import TaskGraph, TaskSpec
+from .group import GROUP
+from .home import Need, Submission
+from .parcel import Array, Result, pack, result_of, unpack
+from .pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a task of a graph calls: a function of the pool by name, with a body and arrays of its own."""
+
+    function: str
+    body: Any = None
+    arrays: tuple[Array, ...] = ()
+
+
+async def run_graph(pool: Pool, graph: TaskGraph | Combined, calls: Mapping[str, Call]) -> dict[str, Result]:
+    """Run all tasks; the results of those that nobody reads, and of those marked `result`, by name.
+
+    From the rank that is to have the results. GraphError if a task has no call; TaskError if one failed.
+    """
+    combined = graph if isinstance(graph, Combined) else _as_it_is(graph)
+    original = combined.original
+    if missing := [name for name in original.by_name if name not in calls]:
+        raise GraphError(f"no call is given for task {missing[0]!r} (of {len(missing)} without one)")
+    found: dict[str, Need] = {}
+    for target in combined.tasks.tasks:
+        members = combined.members[target.name]
+        if len(members) == 1:
+            needs = [found[need] for need in original.by_name[target.name].needs]
+            found[target.name] = _submit(pool, target, calls[target.name], needs), 0
+        else:
+            leaves = combined.leaves(target.name)
+            call, needs = (
+                _group(combined, target.name, calls),
+                [found[n] for n in combined.reads(target.name)],
+            )
+            submission = _submit(pool, target, call, needs)
+            found |= {leaf: (submission, part) for part, leaf in enumerate(leaves)}
+    wanted = [task.name for task in original.tasks if task.result or not original.readers[task.name]]
+    for name in wanted:
+        await found[name][0]
+    return {name: found[name][0].result(found[name][1]) for name in wanted}
+
+
+def _submit(pool: Pool, task: TaskSpec, call: Call, needs: Sequence[Need]) -> Submission:
+    return pool.submit(
+        call.function,
+        call.body,
+        *call.arrays,
+        needs=needs,
+        seconds=task.seconds,
+        priority=task.priority,
+        device=task.device,
+        memory_bytes=task.memory_bytes,
+    )
+
+
+def _group(combined: Combined, target: str, calls: Mapping[str, Call]) -> Call:
+    """What a combined task calls: all its members (see group.py)."""
+    members = combined.members[target]
+    place = {member: index for index, member in enumerate(members)}
+    place |= {need: -1 - index for index, need in enumerate(combined.reads(target))}
+    listed = [
+        [
+            calls[member].function,
+            calls[member].body,
+            len(calls[member].arrays),
+            [place[need] for need in combined.original.by_name[member].needs],
+        ]
+        for member in members
+    ]
+    arrays = tuple(array for member in members for array in calls[member].arrays)
+    return Call(GROUP, [listed, [place[leaf] for leaf in combined.leaves(target)]], arrays)
+
+
+def run_serially(
+    graph: TaskGraph, calls: Mapping[str, Call], functions: Mapping[str, Callable[..., object]]
+) -> dict[str, Result]:
+    """The oracle: every task in the graph's order, here and now, with `None` for a pool."""
+    done: dict[str, Result] = {}
+    for task in graph.tasks:
+        call = calls[task.name]
+        arrays = [array.copy() for array in call.arrays]
+        needs = {"needs": [_copied(done[need]) for need in task.needs]} if task.needs else {}
+        done[task.name] = result_of(functions[call.function](None, call.body, *arrays, **needs))
+    return {
+        name: _copied(done[name])
+        for name, task in graph.by_name.items()
+        if task.result or not graph.readers[name]
+    }
+
+
+def _copied(result: Result) -> Result:
+    return unpack(pack(*result))[0]
+
+
+def _as_it_is(graph: TaskGraph) -> Combined:
+    alone: dict[str, tuple[str, ...]] = {task.name: (task.name,) for task in graph.tasks}
+    return Combined(graph, alone, graph)

@@ -1,0 +1,132 @@
+"""Lanes of the queue: one for each priority class and each set of ranks that can run what is in it.
+
+    rank 0: cpu, 8 GB          lanes of each class    all ranks     any device, up to 8 GB
+    rank 1: cpu, 64 GB                                1 and 2       any device, up to 64 GB
+    rank 2: cpu and gpu, 64 GB                        2             gpu, up to 64 GB
+
+A thief looks only into lanes of whose set it is one, so it never holds a task that its device or its memory
+can't do, however its look and its claim fall between two lots. Where all ranks are alike there is one lane a
+class. Pure: everybody computes the same lanes from the same offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import Mistake
+
+UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a rank has for tasks: kinds of devices, and bytes of memory that a task may hold."""
+
+    devices: tuple[str, ...] = ("cpu",)
+    memory_bytes: int = UNLIMITED
+
+    def refusal(self, device: str | None, memory_bytes: int) -> str | None:
+        """Why this rank cannot run a task that wants so much; None if it can."""
+        if device is not None and device not in self.devices:
+            return "wrong device"
+        return "too little memory" if memory_bytes > self.memory_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Tasks of one class that the same ranks can run; one wants `device` and `memory_bytes` at most."""
+
+    priority: int
+    device: str | None
+    memory_bytes: int
+    ranks: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """As in "class 0" or "class 1 on gpu up to 2000 bytes"."""
+        device = f" on {self.device}" if self.device else ""
+        memory = f" up to {self.memory_bytes} bytes" if self.memory_bytes < UNLIMITED else ""
+        return f"class {self.priority}{device}{memory}"
+
+
+class Lanes:
+    """The lanes of a pool whose rank i offers `offers[i]`."""
+
+    def __init__(self, offers: Sequence[Offer], classes: int = 1) -> None:
+        if classes < 1:
+            raise Mistake(f"a pool with {classes} priority classes was asked for; give 1 or more")
+        self.offers, self.classes = tuple(offers), classes
+        sets: dict[frozenset[int], tuple[str | None, int]] = {}
+        for device, memory_bytes in self._demands():
+            if ranks := self._able(device, memory_bytes):
+                first, _ = sets.get(ranks, (device, 0))
+                if first == device:
+                    sets[ranks] = (device, memory_bytes)
+        self._sets = {ranks: index for index, ranks in enumerate(sets)}
+        self.all = [
+            Lane(priority, device, memory_bytes, ranks)
+            for priority in range(classes)
+            for ranks, (device, memory_bytes) in sets.items()
+        ]
+        self._found: dict[tuple[int, str | None, int], int] = {}
+
+    def of(self, priority: int, device: str | None = None, memory_bytes: int = 0) -> int:
+        """The lane of a task; Mistake where no rank can run it."""
+        demand = (priority, device, memory_bytes)
+        lane = self._found.get(demand)
+        if lane is None:
+            lane = self._found[demand] = self._look_up(*demand)
+        return lane
+
+    def open_to(self, rank: int) -> list[list[int]]:
+        """For each class the lanes that a rank may take from, those that the fewest can run first."""
+        mine = [lane for lane in range(len(self.all)) if rank in self.all[lane].ranks]
+        return [
+            sorted(
+                (lane for lane in mine if self.all[lane].priority == priority),
+                key=lambda lane: len(self.all[lane].ranks),
+            )
+            for priority in range(self.classes)
+        ]
+
+    def closed_to(self, rank: int) -> dict[int, str]:
+        """The lanes that a rank must leave to others, and why."""
+        offer = self.offers[rank]
+        refusals = {
+            number: offer.refusal(lane.device, lane.memory_bytes) for number, lane in enumerate(self.all)
+        }
+        return {number: why for number, why in refusals.items() if why}
+
+    def _demands(self) -> Iterator[tuple[str | None, int]]:
+        """Every demand that some rank just meets; the least demanding device first, for it names the lane."""
+        devices = sorted({device for offer in self.offers for device in offer.devices})
+        memories = sorted({offer.memory_bytes for offer in self.offers})
+        for device in (None, *devices):
+            for memory_bytes in memories:
+                yield device, memory_bytes
+
+    def _able(self, device: str | None, memory_bytes: int) -> frozenset[int]:
+        return frozenset(
+            rank for rank, offer in enumerate(self.offers) if offer.refusal(device, memory_bytes) is None
+        )
+
+    def _look_up(self, priority: int, device: str | None, memory_bytes: int) -> int:
+        if not 0 <= priority < self.classes:
+            raise Mistake(
+                f"a task of priority class {priority}; this pool has classes 0 (first) to {self.classes - 1}:"
+                " open it with more `classes`"
+            )
+        ranks = self._able(device, memory_bytes)
+        if not ranks:
+            most = max((o.memory_bytes for o in self.offers if device in (None, *o.devices)), default=None)
+            have = (
+                f"the most that one offers there is {most} bytes"
+                if most is not None
+                else f"the ranks offer {', '.join(sorted({d for o in self.offers for d in o.devices}))}"
+            )
+            raise Mistake(
+                f"no rank can run a task that wants {memory_bytes} bytes on {device or 'any device'}: {have}."
+                " Divide the task, or open the pool with other `devices` and `memory_bytes`"
+            )
+        return priority * len(self._sets) + self._sets[ranks]

@@ -1,0 +1,76 @@
+"""What a rank did in a run of a pool, for each lane of its queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class LaneTally:
+    """Of one lane: tasks that ran here, and what was taken from others.
+
+    `attempts` are claims and questions that looked worth it, `misses` those of them that brought nothing.
+    `refused` counts idle looks at work that was out and was left there, by reason.
+    """
+
+    ran: int = 0
+    attempts: int = 0
+    steals: int = 0
+    stolen: int = 0  # tasks
+    far: int = 0  # of these, from other nodes or by message
+    misses: int = 0
+    nbytes: int = 0  # of stolen tasks
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a rank did: for each lane, and for each function the tasks it ran and the seconds they took."""
+
+    names: Sequence[str] = ()
+    lanes: list[LaneTally] = field(default_factory=list)
+    functions: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Tally:
+        """Of lanes with these names."""
+        return cls(names, [LaneTally() for _ in names])
+
+    @property
+    def ran(self) -> int:
+        """Tasks that this rank ran."""
+        return sum(lane.ran for lane in self.lanes)
+
+    @property
+    def steals(self) -> int:
+        """How often it took tasks from another rank."""
+        return sum(lane.steals for lane in self.lanes)
+
+    @property
+    def stolen(self) -> int:
+        """Tasks that it took."""
+        return sum(lane.stolen for lane in self.lanes)
+
+    @property
+    def far(self) -> int:
+        """Tasks that it took by message."""
+        return sum(lane.far for lane in self.lanes)
+
+    def __str__(self) -> str:
+        """A line for each lane in which something happened, and one for each function."""
+        lines = []
+        for name, lane in zip(self.names, self.lanes, strict=True):
+            if lane.ran or lane.attempts or lane.refused:
+                refused = ", ".join(f"{count} {why}" for why, count in sorted(lane.refused.items()))
+                lines.append(
+                    f"{name}: {lane.ran} ran; {lane.attempts} attempts, {lane.misses} missed, "
+                    f"{lane.stolen} tasks of {lane.nbytes} bytes taken, {lane.far} of them by message"
+                    + (f"; left alone: {refused}" if refused else "")
+                )
+        lines += [
+            f"{name}: {count:.0f} tasks in {seconds:.3f} s"
+            for name, (count, seconds) in self.functions.items()
+        ]
+        return "\n".join(lines)
