@@ -5,7 +5,8 @@ mpirun -n 2 python -m bench uts --tree T1
 rate_over_ceiling    nodes a second over those of as many plain loops at once as there are cores for ranks
 nodes, leaves, depth of the tree, which must be those published, or there are no figures
 rate_m, ceiling_m    million nodes a second
-steals, tasks        of all ranks, in the last repetition; busiest_share: of the nodes, by one rank
+steals, tasks, far   of all ranks, in the last repetition; far: tasks that came from another node
+busiest_share        of the tree's nodes, by one rank
 
 A node's children follow from SHA-1 of its own 20 bytes: T1 is geometric (3,305,118 of 4,130,071 nodes are
 leaves), T3 binomial, where one child of the root has 58% of the nodes. The ceiling is measured in the same
@@ -174,7 +175,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     tree = chosen(args)
     rates: dict[str, list[float]] = {"pool": [], "ceiling": []}
     search = Search(tree, args.grain)
-    counts, expected, done, busiest = (0, 0, 0), (0, 0, 0), (0, 0), 0
+    counts, expected, done, busiest = (0, 0, 0), (0, 0, 0), (0, 0, 0), 0
     functions = {"visit": search.visit}
     async with await Pool.open(world, functions, task_s=args.grain * NODE_S) as pool:
         for name, _ in interleaved(list(rates), args.repetitions, warmup=0):
@@ -200,7 +201,8 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                     await over(world, search.deepest, "max"),
                 )
                 busiest = await over(world, search.nodes, "max")
-                done = await over(world, tally.steals), await over(world, tally.ran)
+                steals, ran, far = tally.steals, tally.ran, tally.far
+                done = await over(world, steals), await over(world, ran), await over(world, far)
         check(counts == expected, f"nodes, leaves and depth are {counts}, not {expected}")
     return {
         "rate_over_ceiling": ratio(rates["pool"], rates["ceiling"]),
@@ -209,6 +211,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
         "ceiling_m": Figure.of(rates["ceiling"], "M/s", 1e-6),
         "steals": Figure.of([done[0]], ""),
         "tasks": Figure.of([done[1]], ""),
+        "far": Figure.of([done[2]], ""),
         "busiest_share": Figure.of([busiest / counts[0]], ""),
     }
 

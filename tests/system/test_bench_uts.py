@@ -28,6 +28,27 @@ def test_r3_three_ranks_count_the_tree_that_a_plain_loop_counts(tree, vendor, tm
     assert 0 < found["busiest_share"] <= 1
 
 
+def test_r3_ranks_of_two_nodes_count_the_same(tmp_path):
+    path = tmp_path / "uts.json"
+    command = [
+        "-m",
+        "bench",
+        "uts",
+        *TREES["binomial"],
+        "--grain",
+        "50",
+        "--repetitions",
+        "1",
+        "--json",
+        path,
+    ]
+    result = mpiexec(3, command, vendor="mpich", cwd=ROOT, env={"MPIR_CVAR_NUM_CLIQUES": "2"})
+    assert result.returncode == 0, result
+    found = {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
+    assert found["nodes"] > found["leaves"] > 1000
+    assert found["far"] > 0
+
+
 def test_a_wrong_count_gives_no_figures(tmp_path):
     path = tmp_path / "uts.json"
     code = (

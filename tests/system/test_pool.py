@@ -38,6 +38,41 @@ def test_a_task_that_raises_ends_the_job_with_its_traceback(ranks, vendor):
     assert ", in work\n" in result.stderr
 
 
+DYING = """
+import os, signal, time
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+async def main(world: World) -> None:
+    def work(pool, number):
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)  # with what it has claimed in its queue
+        time.sleep(0.05)
+
+    async with await Pool.open(world, {"work": work}) as pool:
+        async def ask():
+            for each in [pool.submit("work", number) for number in range(40)]:
+                await each
+            print("nobody was missed")
+        await pool.run(ask() if world.rank == 0 else None)
+
+run(main)
+"""
+
+NODES = {"one node": {}, "two nodes": {"MPIR_CVAR_NUM_CLIQUES": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("vendor", "nodes"), [("mpich", "one node"), ("mpich", "two nodes"), ("openmpi", "one node")]
+)
+def test_a_rank_that_dies_with_tasks_in_its_hands_ends_the_job(vendor, nodes):
+    result = mpiexec(3, ["-c", DYING], vendor=vendor, cwd=ROOT, timeout=30, env=NODES[nodes])
+    assert result.returncode != 0
+    assert "nobody was missed" not in result.stdout
+    told = result.stdout + result.stderr  # MPICH's launcher tells on stdout
+    assert re.search(r"(?i)signal[: ]+9|signal 9|killed", told), told
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_the_readmes_program_finds_all_primes(vendor, tmp_path):
     block = re.search(

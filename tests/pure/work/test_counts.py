@@ -58,5 +58,7 @@ def test_r3_the_end_is_found_and_not_before_it_is_there(size):
             early += ended == spawned and ranks.left > 0  # what one round alone would take for the end
             if rounds.over(ended, spawned):
                 break
+        else:
+            pytest.fail("the end was never found")
         assert ranks.left == 0
     assert early > 0 or size == 1
