@@ -1,0 +1,202 @@
+"""METG(50%): the smallest task for which half of the peak rate is kept, on the pool and on its peers.
+
+python -m bench metg                      # trivial_us on one rank
+mpirun -n 2 python -m bench metg          # stencil_us on two
+mpirun -n 2 python -m bench metg --peers dask,ray
+
+trivial_us, stencil_us   METG: wall time times cores over tasks, where efficiency comes to one half
+                         (a plain loop of the same kernels on every rank, just before, is the whole)
+overhead_us              what a trivial task costs beyond its kernel, at the smallest kernel
+dask_, ray_...           the same of a peer, where it is installed: processes as many as ranks
+..._over_weft            the peer's METG over ours
+
+`--steps` times as many tasks as ranks; of the trivial graph none needs another, in the stencil each needs its
+neighbours (and itself) one step before. A kernel is a loop of so many turns. Every output carries (step,
+point), every input is checked by the task that gets it, every output at the end; a wrong one gives no
+figures. After Slaughter et al., "Task Bench: A Parameterized Benchmark for Evaluating Parallel Runtime
+Performance", SC 2020.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from bench.harness import Figure, check
+from weft.runtime.message import World, run
+from weft.runtime.work.parcel import Result
+from weft.runtime.work.pool import Pool
+
+KERNELS_S = tuple(1e-6 * 2**n for n in range(12))  # 1 us to 2 ms
+PEER_KERNELS_S = tuple(1e-3 * 4**n for n in range(5))
+GRAPHS = ("trivial", "stencil")
+PEERS = ("dask", "ray")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--steps", type=int, default=1000, metavar="N", help="(1000)")
+    add("--repetitions", type=int, default=3, metavar="N")
+    add("--peers", default="", metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
+    add("--peer-steps", type=int, default=100, metavar="N", help="(100)")
+
+
+def main(args: argparse.Namespace) -> dict[str, Figure]:
+    found = run(partial(measure, args)) or {}
+    for peer in args.peers.split(",") if args.peers and found else ():
+        found |= peer_figures(peer, found, args)
+    return found
+
+
+def spin(turns: int) -> None:
+    """The kernel."""
+    for _ in range(turns):
+        pass
+
+
+def turn_s() -> float:
+    """What a turn of the kernel takes: its fastest, which is the peak."""
+    turns, best = 20_000, math.inf
+    for _ in range(30):
+        start = time.perf_counter()
+        spin(turns)
+        best = min(best, (time.perf_counter() - start) / turns)
+    return best
+
+
+def point(pool: Pool, body: list[int], needs: Sequence[Result] = ()) -> list[int]:
+    """A task of either graph."""
+    turns, step, place, width = body
+    if needs:
+        expected = [[step - 1, each] for each in neighbours(place, width)]
+        got = [need.body for need in needs]
+        check(got == expected, f"point {place} of step {step} got {got}, not {expected}")
+    spin(turns)
+    return [step, place]
+
+
+def neighbours(place: int, width: int) -> list[int]:
+    return [each for each in (place - 1, place, place + 1) if 0 <= each < width]
+
+
+async def alone(world: World, turns: int, steps: int) -> float:
+    """Seconds for as many kernels as a rank has tasks, in a plain loop on every rank at once."""
+    await world.barrier()
+    wall = np.array([plain(turns, steps)])
+    await world.allreduce(wall, "max")
+    return float(wall[0])
+
+
+def plain(turns: int, steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        spin(turns)
+    return time.perf_counter() - start
+
+
+async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
+    """One rank's part of the bench."""
+    turn = np.array([turn_s()])
+    await world.allreduce(turn, "min")
+    width = world.size
+    found: dict[str, list[float]] = {graph: [] for graph in GRAPHS}
+    overheads: list[float] = []
+    async with await Pool.open(world, {"point": point}) as pool:
+
+        async def seconds(graph: str, turns: int, kernel_s: float) -> float:
+            walls: list[float] = []
+
+            async def ask() -> None:
+                start = time.perf_counter()
+                rows = [
+                    [
+                        pool.submit("point", [turns, step, place, width], needs=(), seconds=kernel_s)
+                        for place in range(width)
+                    ]
+                    for step in range(args.steps if graph == "trivial" else 1)
+                ]
+                for step in range(len(rows), args.steps):
+                    rows.append(
+                        [
+                            pool.submit(
+                                "point",
+                                [turns, step, place, width],
+                                needs=[rows[-1][each] for each in neighbours(place, width)],
+                                seconds=kernel_s,
+                            )
+                            for place in range(width)
+                        ]
+                    )
+                for row in rows if graph == "trivial" else rows[-1:]:
+                    for submission in row:
+                        if not submission.done:
+                            await submission
+                walls.append(time.perf_counter() - start)
+                for step, row in enumerate(rows):
+                    got = [submission.result().body for submission in row]
+                    check(got == [[step, place] for place in range(width)], f"step {step} gave {got}")
+
+            await pool.run(ask() if world.rank == 0 else None)
+            wall = np.array([walls[0] if walls else 0.0])
+            await world.allreduce(wall, "max")
+            return float(wall[0])
+
+        for number in range(args.repetitions + 1):
+            for graph in GRAPHS:
+                rates: list[tuple[float, float]] = []
+                for kernel_s in KERNELS_S:
+                    turns = max(1, round(kernel_s / turn[0]))
+                    plain_s = await alone(world, turns, args.steps)
+                    efficiency = plain_s / await seconds(graph, turns, kernel_s)
+                    rates.append((efficiency, kernel_s / efficiency))
+                    if efficiency > 0.6:
+                        break
+                if number:  # the first warms up
+                    found[graph].append(metg(rates))
+                    if graph == "trivial":
+                        overheads.append(rates[0][1] - KERNELS_S[0])
+    return {
+        **{f"{graph}_us": Figure.of(each, "us", 1e6) for graph, each in found.items()},
+        "overhead_us": Figure.of(overheads, "us", 1e6),
+    }
+
+
+def metg(rates: Sequence[tuple[float, float]]) -> float:
+    """The granularity at which efficiency comes to one half, between (efficiency, granularity) around it."""
+    for (below, g0), (above, g1) in pairwise(rates):
+        if below < 0.5 <= above:
+            share = (0.5 - below) / (above - below)
+            return math.exp(math.log(g0) + share * (math.log(g1) - math.log(g0)))
+    check(rates[0][0] >= 0.5, f"efficiency never came to one half: {rates}")
+    return rates[0][1]
+
+
+def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -> dict[str, Figure]:
+    """A peer's figures, from a process of its own; none where it is not installed."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PMI", "OMPI", "PRTE", "HYD", "MPI"))
+    }
+    width = int(os.environ.get("PMI_SIZE", os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
+    command = [sys.executable, "-m", "bench._metg_peers", peer, str(width), str(args.peer_steps)]
+    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=300)
+    if result.returncode == 3:
+        print(f"metg: {peer} is not installed", file=sys.stderr)
+        return {}
+    check(result.returncode == 0, f"{peer}: {result.stderr[-2000:]}")
+    figures: dict[str, Figure] = {}
+    for graph, value in json.loads(result.stdout.splitlines()[-1]).items():
+        figures[f"{peer}_{graph}_us"] = Figure.of([value], "us", 1e6)
+        figures[f"{peer}_{graph}_over_weft"] = Figure.of([value / (ours[f"{graph}_us"].value * 1e-6)], "x")
+    return figures
