@@ -1,4 +1,4 @@
-"""METG of Dask and Ray, for metg.py: `python -m bench._metg_peers dask WIDTH STEPS` prints JSON; else ends with 3.
+"""METG of Dask and Ray, for metg.py: `python -m bench._metg_peers dask WIDTH STEPS` prints JSON; no peer: 3.
 
 Each as its documentation has it: a local cluster of WIDTH processes of one thread (Dask), WIDTH CPUs (Ray); a
 task is submitted with the futures that it needs, as its graph is.

@@ -2,6 +2,7 @@
 
 from .chrome import read_chrome, write_chrome
 from .folder import RunFolder
+from .gather import gather, write_timeline
 from .metrics import History, Metrics, read_metrics
 from .progress import Progress
 from .screen import Screen
@@ -21,8 +22,10 @@ __all__ = [
     "Trace",
     "decode",
     "find_terminal",
+    "gather",
     "read_chrome",
     "read_metrics",
     "summarise",
     "write_chrome",
+    "write_timeline",
 ]

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import Mistake, TaskError
 from .counts import Counts
-from .parcel import HEAD, NO_SLOT, Head, Result, unpack
+from .parcel import HEAD, NO_SLOT, Result, unpack
 from .slots import Slots, split
 
 LOOPS = 1  # of the two words of a counter, the one that is written under the lock
@@ -36,7 +36,8 @@ class Submission:
         self.future: asyncio.Future[None] | None = None  # made when somebody awaits it
         self.readers: list[tuple[Submission, int]] = []
         self.waits = 0  # for so many of its needs
-        self.task: tuple[Head, bytes, Sequence[Need]] | None = None  # until it is ready
+        #: Until it is ready: number of the function, lane, seconds, arguments, needs.
+        self.task: tuple[int, int, float, bytes, Sequence[Need]] | None = None
         self.slot = NO_SLOT
         self.parts: list[bytes] | None = None  # what it has returned
         self.error: TaskError | None = None  # or why there is nothing: its failure, or that of a need
@@ -96,15 +97,17 @@ class Home:
 
     # -- what the loop's thread does -------------------------------------------------------------------
 
-    def submit(self, name: str, queue: int, head: Head, own: bytes, needs: Sequence[Need]) -> Submission:
-        """Take a task that runs when all of `needs` are there."""
+    def submit(
+        self, name: str, queue: int, task: tuple[int, int, float, bytes, Sequence[Need]]
+    ) -> Submission:
+        """Take a task (see `Submission.task`) that runs when all of its needs are there."""
         submission = Submission(self, name, queue)
+        submission.task = task
         with self._lock:
             self._number = number = self._number + 1
             self._counts.spawned[LOOPS] += 1
             self._open[number] = submission
-            submission.task = head, own, needs
-            for need, _ in needs:
+            for need, _ in task[-1]:
                 if need.error is not None:
                     self._fail(number, submission, need.error)
                     return submission
@@ -211,11 +214,12 @@ class Home:
                 return
             submission.slot = slot = free
         assert submission.task is not None
-        head, own, needs = submission.task
+        function, lane, seconds, own, needs = submission.task
         submission.task = None
-        packed = HEAD.pack(head.function, head.lane, len(needs), slot, self._rank, number, head.seconds)
-        parts = [need.parts[part] for need, part in needs if need.parts is not None]
-        self._give(submission.queue, b"".join([packed, own, *parts]) if parts else packed + own)
+        task = HEAD.pack(function, lane, len(needs), slot, self._rank, number, seconds) + own
+        if needs:
+            task += b"".join([need.parts[part] for need, part in needs if need.parts is not None])
+        self._give(submission.queue, task)
 
     def _tell(self) -> None:
         with self._lock:

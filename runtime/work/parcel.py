@@ -65,8 +65,9 @@ class Parts(tuple[Result, ...]):
 def pack(body: Any, arrays: Sequence[Array] = ()) -> bytes:
     """A parcel; Mistake if the body or an array cannot travel."""
     header, frames = encode(body, arrays)
-    packed = PARCEL.pack(len(frames), len(header)) + header
-    return packed + b"".join([frame.data for frame in frames]) if frames else packed
+    if not frames:
+        return PARCEL.pack(0, len(header)) + header
+    return b"".join([PARCEL.pack(len(frames), len(header)), header, *[frame.data for frame in frames]])
 
 
 NOTHING = pack(None)
@@ -111,4 +112,6 @@ def packed(value: Any) -> list[bytes]:
         return [NOTHING]
     if isinstance(value, Parts):
         return [pack(*part) for part in value]
-    return [pack(*result_of(value))]
+    if isinstance(value, (tuple, np.ndarray)):
+        return [pack(*result_of(value))]
+    return [pack(value)]

@@ -44,7 +44,7 @@ from .group import GROUP, run_group
 from .home import Home, Need, Submission
 from .lanes import UNLIMITED, Lanes, Offer
 from .memory import Memory
-from .parcel import HEAD, NO_SLOT, Array, Head, pack
+from .parcel import HEAD, NO_SLOT, Array, pack
 from .tally import Tally
 from .victims import Way
 from .worker import Recorder, Worker
@@ -182,9 +182,9 @@ class Pool:
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
         if seconds is None:
             seconds = self._worker.seconds[number]
-        wanted = [need if isinstance(need, tuple) else (need, 0) for need in needs]
-        head = Head(number, lane, len(wanted), NO_SLOT, self._world.rank, 0, seconds)
-        submission = self._home.submit(name, queue, head, pack(body, arrays), wanted)
+        wanted = [need if isinstance(need, tuple) else (need, 0) for need in needs] if needs else ()
+        task = (number, lane, seconds, pack(body, arrays), wanted)
+        submission = self._home.submit(name, queue, task)
         self._worker.offer()
         return submission
 

@@ -55,8 +55,8 @@ def gain_s(victim: Declared, way: Way) -> float:
 def choose(declared: Sequence[Declared], way: Way, random: Random) -> Declared | None:
     """The victim among the ranks of the own node; None where nothing is worth taking."""
     worth = [victim for victim in declared if gain_s(victim, way) > 0]
-    if not worth:
-        return None
+    if len(worth) < 2:
+        return worth[0] if worth else None
     return max(random.choices(worth, k=2), key=lambda victim: gain_s(victim, way))
 
 

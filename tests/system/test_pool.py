@@ -73,14 +73,19 @@ def test_a_rank_that_dies_with_tasks_in_its_hands_ends_the_job(vendor, nodes):
     assert re.search(r"(?i)signal[: ]+9|signal 9|killed", told), told
 
 
+PROGRAMS = {"README.md": "primes.py", "docs/tasks.md": "areas.py"}
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_the_readmes_program_finds_all_primes(vendor, tmp_path):
-    block = re.search(
-        r"<!-- file: primes.py -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    assert block is not None
-    path = tmp_path / "primes.py"
-    path.write_text(block[1])
+@pytest.mark.parametrize(("page", "name"), PROGRAMS.items(), ids=PROGRAMS)
+def test_a_pages_program_prints_what_the_page_says(page, name, vendor, tmp_path):
+    text = (ROOT / page).read_text()
+    program = re.search(rf"<!-- file: {name} -->\n```python\n(.*?)```", text, re.DOTALL)
+    console = re.search(rf"\$ mpirun -n 3 python {name}\n(.*?)```", text, re.DOTALL)
+    assert program is not None
+    assert console is not None
+    path = tmp_path / name
+    path.write_text(program[1])
     result = mpiexec(3, [path], vendor=vendor, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "17,984 primes below 200,000\n"
+    assert result.stdout == console[1]
