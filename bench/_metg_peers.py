@@ -45,7 +45,7 @@ def figures(
             expected = [(step, place) for step in range(steps) for place in range(width)]
             if [tuple(each) for each in got] != expected:
                 raise ValueError("an output is not its task's")
-            rates.append((efficiency, kernel_s / efficiency))
+            rates.append((efficiency, kernel_s))
             if efficiency > 0.6:
                 break
         found[graph] = metg(rates[1:])

@@ -4,8 +4,9 @@ python -m bench metg                      # trivial_us on one rank
 mpirun -n 2 python -m bench metg          # stencil_us on two
 mpirun -n 2 python -m bench metg --peers dask,ray
 
-trivial_us, stencil_us   METG: wall time times cores over tasks, where efficiency comes to one half
-                         (a plain loop of the same kernels on every rank, just before, is the whole)
+trivial_us, stencil_us   METG: the length of a task's kernel where half of the peak rate is kept; the peak is
+                         a plain loop of the same kernels on every rank, just before. (Wall time times cores
+                         over tasks, as Task Bench plots it, is twice that.)
 overhead_us              what a trivial task costs beyond its kernel, at the smallest kernel
 dask_, ray_...           the same of a peer, where it is installed: processes as many as ranks
 ..._over_weft            the peer's METG over ours
@@ -158,13 +159,13 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                     turns = max(1, round(kernel_s / turn[0]))
                     plain_s = await alone(world, turns, args.steps)
                     efficiency = plain_s / await seconds(graph, turns, kernel_s)
-                    rates.append((efficiency, kernel_s / efficiency))
+                    rates.append((efficiency, kernel_s))
                     if efficiency > 0.6:
                         break
                 if number:  # the first warms up
                     found[graph].append(metg(rates))
                     if graph == "trivial":
-                        overheads.append(rates[0][1] - KERNELS_S[0])
+                        overheads.append(rates[0][1] / rates[0][0] - rates[0][1])
     return {
         **{f"{graph}_us": Figure.of(each, "us", 1e6) for graph, each in found.items()},
         "overhead_us": Figure.of(overheads, "us", 1e6),
@@ -172,7 +173,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
 
 
 def metg(rates: Sequence[tuple[float, float]]) -> float:
-    """The granularity at which efficiency comes to one half, between (efficiency, granularity) around it."""
+    """The length at which efficiency comes to one half, between the (efficiency, length) around it."""
     for (below, g0), (above, g1) in pairwise(rates):
         if below < 0.5 <= above:
             share = (0.5 - below) / (above - below)

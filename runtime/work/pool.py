@@ -75,6 +75,7 @@ class Pool:
         self._home = Home(world.rank, memory.counts, memory.slots, self._worker.add)
         self._worker.home = self._home
         self._closed = lanes.closed_to(world.rank)
+        self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -246,6 +247,15 @@ class Pool:
         self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
     ) -> tuple[int, int, int]:
         """The number of a function, and the lane and the queue of a task of it."""
+        demand = (name, priority, device, memory_bytes, here)
+        found = self._places.get(demand)
+        if found is None:
+            found = self._places[demand] = self._place(*demand)
+        return found
+
+    def _place(
+        self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
+    ) -> tuple[int, int, int]:
         number = self._number(name)
         lane = self._lanes.of(priority, device, memory_bytes)
         if not here:

@@ -143,7 +143,7 @@ class Worker:
 
     def offer(self) -> None:
         """Have what was added found, by this rank's thread or, while that is at a task, by others."""
-        if self._offered and not self.idle and not self.stopped:
+        if self._offered and self._began_ns[0]:
             with self._lock:
                 self._put_out(keep=0)
         self.wake()
@@ -189,22 +189,24 @@ class Worker:
             if task is not None:
                 self._run(task)
                 idle_since = 0.0
-            elif self._one_node and self._counts.over():
-                self.stopped = True
-                for rank in self._others:
-                    self._rest.ring(rank)
             elif not idle_since:
                 idle_since = time.perf_counter()
             elif time.perf_counter() - idle_since < self._spin_s:
                 os.sched_yield()  # and let the loop's thread have the interpreter
+            elif self._one_node and self._counts.over():
+                self.stopped = True
+                for rank in self._others:
+                    self._rest.ring(rank)
             else:
                 self._sleep()
 
     def _next(self) -> bytes | None:
         """A task to run now, the others of its kind put out or into their queues."""
+        self._began_ns[0] = time.monotonic_ns()  # before the look: what is added behind it is for `offer`
         if self._offered:
             with self._lock:
-                self._put_out(keep=1)
+                sure = self._given or any(self._own[here] for here, _ in self._classes)
+                self._put_out(keep=0 if sure else 1)
         for here, lanes in self._classes:
             with self._lock:
                 task = self._own_next(here, lanes)
@@ -212,6 +214,7 @@ class Worker:
                 task = self._steal(lanes)
             if task is not None:
                 return task
+        self._began_ns[0] = 0
         return None
 
     def _own_next(self, here: int, lanes: Sequence[int]) -> bytes | None:
@@ -327,7 +330,7 @@ class Worker:
         self.idle = False
         function, lane, needs, slot, home, number, _ = HEAD.unpack_from(task)
         (body, arrays), at = unpack(task, HEAD.size)
-        start_ns = self._began_ns[0] = time.monotonic_ns()
+        start_ns = time.monotonic_ns()
         failed = False
         try:
             call = self._functions[function]
@@ -345,7 +348,9 @@ class Worker:
             failed = True
             trace = "".join(traceback.format_exception(type(error), error, _own_frames(error)))
             parts = [pack([self._world_rank, socket.gethostname(), trace])]
-        if number:
+        if home == self._world_rank and number:
+            self.home.arrived(number, failed, parts)
+        elif number:
             self._deliver(home, slot, number, failed, parts)
         else:
             self._counts.ended[THREADS] += 1
@@ -353,10 +358,7 @@ class Worker:
         self._tell(function, lane, home if number else self._world_rank, start_ns, end_ns)
 
     def _deliver(self, home: int, slot: int, number: int, failed: bool, parts: list[bytes]) -> None:
-        """Get a result home: at once, through shared memory, or by message."""
-        if home == self._world_rank:
-            self.home.arrived(number, failed, parts)
-            return
+        """Get a result home: through shared memory, or by message."""
         mate = self._mates.get(home)
         slots = self._slots if mate is not None and slot != NO_SLOT else None
         if slots is not None and mate is not None and slots.put(mate, slot, joined(number, failed, parts)):
@@ -400,6 +402,7 @@ class Worker:
         return (
             self.stopped
             or any(self._own[queue] for here, lanes in self._classes for queue in (here, *lanes))
+            or any(self._shelf.left(self._rank, lane) for _, lanes in self._classes for lane in lanes)
             or any(self.large.has(lane) for _, lanes in self._classes for lane in lanes)
             or bool(self._given)
             or bool(self.home.open and self._slots is not None and self._slots.any())

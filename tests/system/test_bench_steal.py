@@ -1,4 +1,4 @@
-"""The benches of the pool, tiny: thefts inside a node and between hosts, METG; a wrong output is found out."""
+"""The pool's benches, tiny: thefts inside a node and between hosts, METG; a wrong output is found out."""
 
 from __future__ import annotations
 
