@@ -53,20 +53,22 @@ def figures(
 
 
 def dask(width: int, steps: int) -> dict[str, float]:
-    from distributed import Client, LocalCluster
+    import distributed
 
+    peer: Any = distributed  # untyped
     with (
-        LocalCluster(
+        peer.LocalCluster(
             n_workers=width, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster,
-        Client(cluster) as client,
+        peer.Client(cluster) as client,
     ):
         return figures(lambda *args: client.submit(point, *args, pure=False), client.gather, width, steps)
 
 
 def ray(width: int, steps: int) -> dict[str, float]:
-    import ray as peer
+    import ray
 
+    peer: Any = ray
     peer.init(num_cpus=width, include_dashboard=False, log_to_driver=False)
     remote = peer.remote(point)
     try:
