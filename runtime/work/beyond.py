@@ -29,8 +29,9 @@ from .victims import Declared, Way, fullest, pause_s
 from .worker import Outside, Worker
 
 # The loop's thread wants the interpreter several times for an answer, and a task in plain Python gives it up
-# after Python's switch interval only: with 5 ms a theft between nodes took 11 ms, with 0.5 ms it took 5.
-SWITCH_S = 0.5e-3
+# after Python's switch interval only: with 5 ms a theft between nodes took 11 ms, with 0.5 ms it took 5, but
+# the changes cost such tasks a quarter of their core; with 1 ms a few percent.
+SWITCH_S = 1e-3
 
 
 class Beyond:
@@ -77,7 +78,7 @@ class Beyond:
         self._computing, selector.computing = selector.computing, lambda: not self._worker.idle
         selector.watch(self)
         self._switch_s = sys.getswitchinterval()
-        if self._world.size > 1:
+        if self._others:
             sys.setswitchinterval(min(SWITCH_S, self._switch_s))
         background = self._world.background
         self._running = [background(self._ask(), "the pool asks others for tasks")]

@@ -74,7 +74,6 @@ class Pool:
         self._worker = Worker(world, self, functions, lanes, memory, near, task_s)
         self._home = Home(world.rank, memory.counts, memory.slots, self._worker.add)
         self._worker.home = self._home
-        self._closed = lanes.closed_to(world.rank)
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
@@ -260,9 +259,9 @@ class Pool:
         lane = self._lanes.of(priority, device, memory_bytes)
         if not here:
             return number, lane, lane
-        if lane in self._closed:
+        if why := self._lanes.offers[self._world.rank].refusal(device, memory_bytes):
             raise Mistake(
-                f"a task {name!r} is to run on rank {self._world.rank}, which cannot: {self._closed[lane]}"
+                f"a task {name!r} is to run on rank {self._world.rank}, which cannot: {why}"
                 f" ({device or 'any device'}, {memory_bytes} bytes)"
             )
         return number, lane, len(self._lanes.all) + priority
