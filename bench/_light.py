@@ -50,12 +50,12 @@ def random_weights(proto: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     for each in [each for each in graph.node if each.op_type == "ConstantOfShape"]:
         (name,) = each.output
         shape = tuple(int(extent) for extent in shapes[each.input[0]])
-        value = generator.standard_normal(shape, np.float32)
+        value: NDArray[np.float32] = generator.standard_normal(shape, np.float32)
         op, place = roles[name]
         if len(shape) > 1:
             value *= np.sqrt(2 / np.prod(shape[1:])).astype(np.float32)
         elif (op == "BatchNormalization" and place in (1, 4)) or op in ("Mul", "Unsqueeze"):
-            value = 1 + 0.3 * np.tanh(value)  # scales and variances
+            value = np.float32(1) + np.float32(0.3) * np.tanh(value)  # scales and variances
         else:
             value *= np.float32(0.1)
         graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))

@@ -35,8 +35,8 @@ import numpy as np
 
 from bench.harness import Figure, check
 from weft.runtime.message import World, run
-from weft.runtime.work.parcel import Result
 from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool.parcel import Result
 
 KERNELS_S = tuple(1e-6 * 2**n for n in range(12))  # 1 us to 2 ms
 PEER_KERNELS_S = tuple(1e-3 * 4**n for n in range(5))

@@ -26,7 +26,7 @@ from heapq import heappop, heappush
 from random import Random
 
 from bench.harness import Figure, check
-from weft.runtime.work.victims import Declared, Way, choose, fullest, pause_s
+from weft.runtime.work.pool.victims import Declared, Way, choose, fullest, pause_s
 
 TASK_S = 2e-3  # mean of a task; lengths vary evenly from none to twice that
 NEAR_S, NEAR_BYTE_S = 20e-6, 1e-10  # a theft inside a node, 10 GB/s

@@ -18,7 +18,7 @@ from weft.runtime.work.neurons import Neurons
 @dataclass(frozen=True, slots=True)
 class Deadly(ReLU):
     def forward_region(self, b, mode, region):
-        if region[1].start:                       # placed on rank 1, or taken by it while rank 0 is at the rest
+        if region[1].start:  # placed on rank 1, or taken by it while rank 0 is at the rest
             if rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             while True:

@@ -13,9 +13,9 @@ from weft.runtime.graph.candidates import Thresholds
 from weft.runtime.graph.combine import combine
 from weft.runtime.graph.tasks import Capacity, TaskGraph, TaskSpec
 from weft.runtime.message import World, run
-from weft.runtime.work.graphs import Call, run_graph, run_serially
-from weft.runtime.work.parcel import Result
 from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool.graphs import Call, run_graph, run_serially
+from weft.runtime.work.pool.parcel import Result
 
 NBYTES = 8 * 16
 

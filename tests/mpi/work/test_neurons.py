@@ -18,8 +18,8 @@ from weft.runtime.graph import Builder, Graph, Layout
 from weft.runtime.graph.graph import Node
 from weft.runtime.graph.table import of_kind
 from weft.runtime.message import World, run
-from weft.runtime.work.crew import BlockError
 from weft.runtime.work.neurons import Neurons
+from weft.runtime.work.neurons.crew import BlockError
 
 Span = tuple[str, int, int, int]
 

@@ -12,8 +12,8 @@ import pytest
 
 from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run
-from weft.runtime.work.parcel import Result
 from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool.parcel import Result
 
 
 async def over_ranks(world: World, *values: int) -> list[int]:

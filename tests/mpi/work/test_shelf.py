@@ -10,7 +10,7 @@ import pytest
 
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
-from weft.runtime.work.shelf import Shelf
+from weft.runtime.work.pool.shelf import Shelf
 
 TASK = struct.Struct("<iq")  # owner, number
 

@@ -13,8 +13,8 @@ from weft.runtime.graph import Graph
 from weft.runtime.graph.neurons.blocks import Block, Blocks, cut
 from weft.runtime.graph.neurons.cut import Grain
 from weft.runtime.graph.neurons.placement import place
-from weft.runtime.work import claims
-from weft.runtime.work.claims_virtual import Ran, simulate
+from weft.runtime.work.neurons import claims
+from weft.runtime.work.neurons.virtual import Ran, simulate
 
 WHOLE = (slice(0, 1),)
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from weft.runtime.work.counts import Rounds
+from weft.runtime.work.pool.counts import Rounds
 
 
 class Ranks:

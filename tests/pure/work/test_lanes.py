@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.runtime.errors import Mistake
-from weft.runtime.work.lanes import Lanes, Offer
+from weft.runtime.work.pool.lanes import Lanes, Offer
 
 LAPTOP, BIG, GPU = Offer(("cpu",), 8), Offer(("cpu",), 64), Offer(("cpu", "gpu"), 64)
 

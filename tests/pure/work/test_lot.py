@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.runtime.work import lot
+from weft.runtime.work.pool import lot
 
 PLACES = st.integers(0, lot.LONGEST)
 

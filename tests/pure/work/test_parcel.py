@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weft.runtime.errors import Mistake
-from weft.runtime.work.parcel import (
+from weft.runtime.work.pool.parcel import (
     HEAD,
     NOTHING,
     Head,
@@ -18,7 +18,7 @@ from weft.runtime.work.parcel import (
     unpack,
     unpack_all,
 )
-from weft.runtime.work.slots import joined, split
+from weft.runtime.work.pool.slots import joined, split
 
 ARRAYS = [
     np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from weft.runtime.work.victims import LONGEST_PAUSE_S, Declared, Way, choose, fullest, gain_s, pause_s
+from weft.runtime.work.pool.victims import LONGEST_PAUSE_S, Declared, Way, choose, fullest, gain_s, pause_s
 
 FREE = Way(0.0, 0.0)
 WAY = Way(1e-3, 1e-6)

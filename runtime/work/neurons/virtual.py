@@ -8,8 +8,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from ..graph.neurons.blocks import Block
-from ..graph.neurons.placement import Placement
+from ...graph.neurons.blocks import Block
+from ...graph.neurons.placement import Placement
 from . import claims
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..message import Channel, Communicator, Message, World
+from ...message import Channel, Communicator, Message, World
 from .counts import Counts, Rounds
 from .home import Home
 from .lanes import Lanes

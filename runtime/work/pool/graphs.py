@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import GraphError
-from ..graph.combine import Combined
-from ..graph.tasks import TaskGraph, TaskSpec
+from ...errors import GraphError
+from ...graph.combine import Combined
+from ...graph.tasks import TaskGraph, TaskSpec
 from .group import GROUP
 from .home import Need, Submission
 from .parcel import Array, Result, pack, result_of, unpack

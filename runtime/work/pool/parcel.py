@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..message.wire import as_bytes, decode, encode
+from ...message.wire import as_bytes, decode, encode
 
 Array = NDArray[Any]
 

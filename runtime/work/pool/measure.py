@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from ..message import Channel, World
+from ...message import Channel, World
 from .shelf import Shelf
 from .victims import Way
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..graph.tasks import Rates
+from ...graph.tasks import Rates
 
 SIDE = 512  # of matrices whose product takes 2 ms
 BYTES = 1 << 25  # copied from memory, not from a cache

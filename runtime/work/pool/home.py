@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from ..errors import Mistake, TaskError
+from ...errors import Mistake, TaskError
 from .counts import Counts
 from .parcel import HEAD, NO_SLOT, Result, unpack
 from .slots import Slots, split

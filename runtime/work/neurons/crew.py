@@ -21,10 +21,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import WeftError
-from ..message import World
-from ..message.doorbell import doorbells
-from ..message.window import Window
+from ...errors import WeftError
+from ...message import World
+from ...message.doorbell import doorbells
+from ...message.window import Window
 from . import claims
 
 Spans = Callable[[str, int, int, int], None]

@@ -14,8 +14,8 @@ import select
 import sys
 import threading
 
-from ..message import World
-from ..message.doorbell import Doorbells
+from ...message import World
+from ...message.doorbell import Doorbells
 
 # All who have something to give ring. Not longer, for whatever might have been missed: 20 wake-ups a second
 # of 30 us each are a thousandth of a core.

@@ -36,8 +36,8 @@ from typing import Any, Self
 import msgpack
 import numpy as np
 
-from ..errors import Mistake
-from ..message import World
+from ...errors import Mistake
+from ...message import World
 from . import measure
 from .beyond import Beyond
 from .group import GROUP, run_group

@@ -23,18 +23,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Mistake
-from ..graph import Graph, Layout
-from ..graph.neurons.bind import Bound, arena_nbytes
-from ..graph.neurons.blocks import NOBODY, Blocks, cut
-from ..graph.neurons.cut import Grain
-from ..graph.neurons.placement import Placement, place
-from ..graph.neurons.record import measured_s, tagged, write_blocks
-from ..graph.neurons.storage import Storage
-from ..graph.table import ROW, Table, Tags, check, costs_s, rows, write_graph
-from ..graph.tasks import Rates
-from ..message import World
-from ..message.window import Window, rounded_up
+from ...errors import Mistake
+from ...graph import Graph, Layout
+from ...graph.neurons.bind import Bound, arena_nbytes
+from ...graph.neurons.blocks import NOBODY, Blocks, cut
+from ...graph.neurons.cut import Grain
+from ...graph.neurons.placement import Placement, place
+from ...graph.neurons.record import measured_s, tagged, write_blocks
+from ...graph.neurons.storage import Storage
+from ...graph.table import ROW, Table, Tags, check, costs_s, rows, write_graph
+from ...graph.tasks import Rates
+from ...message import World
+from ...message.window import Window, rounded_up
 from . import rates
 from .crew import Crew, Job, Spans
 

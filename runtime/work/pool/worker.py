@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
-from ..message import World
+from ...message import World
 from .home import Home
 from .lanes import Lanes
 from .large import Large

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from ..message import World
+from ...message import World
 from .counts import Counts
 from .rest import Rest
 from .shelf import Shelf

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..errors import Mistake
-from ..message import World
-from ..message.window import LINE_BYTES, Window, rounded_up
+from ...errors import Mistake
+from ...message import World
+from ...message.window import LINE_BYTES, Window, rounded_up
 from . import lot
 
 WORD_BYTES = 8

@@ -12,8 +12,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ..message import World
-from ..message.window import Window
+from ...message import World
+from ...message.window import Window
 from .shelf import Lane, Layout
 
 RESULT = struct.Struct("<QBH")  # number, whether it failed, parts; behind it their sizes, and the parts

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import Mistake
+from ...errors import Mistake
 
 UNLIMITED = 1 << 62
 

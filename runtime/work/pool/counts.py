@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..message import World
-from ..message.window import LINE_BYTES, Window, rounded_up
+from ...message import World
+from ...message.window import LINE_BYTES, Window, rounded_up
 
 WORD_BYTES = 8
 
