@@ -54,6 +54,7 @@ class Beyond:
         self._counts: Counts = memory.counts
         self._view = memory.shelf.view()
         self._rest = memory.rest
+        self._slots = memory.slots is not None
         self._loop = world.loop
         self._random = Random(world.rank)
         self._others = [node for node in world.nodes if world.rank not in node]
@@ -76,7 +77,8 @@ class Beyond:
         self._over = False
         selector = self._loop.mpi
         self._computing, selector.computing = selector.computing, lambda: not self._worker.idle
-        selector.watch(self)
+        if self._slots:  # a watch has the loop look without sleeping for a while after every message
+            selector.watch(self)
         self._switch_s = sys.getswitchinterval()
         if self._others:
             sys.setswitchinterval(min(SWITCH_S, self._switch_s))
