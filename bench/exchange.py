@@ -36,9 +36,9 @@ from weft.runtime.exchange import Carrier, Exact, NodeMemory, Portion, Round
 from weft.runtime.exchange.tune import DEFAULT
 from weft.runtime.message import World, run
 from weft.runtime.message.mpi import MPI  # not mpi4py's before: Weft has settings for it
+from weft.runtime.train.chain import Share
 from weft.runtime.train.node_updates import NodeUpdates
 from weft.runtime.train.replica import Flats, Replica
-from weft.runtime.train.step import Share
 from weft.runtime.train.updates import FlatUpdates, Updates
 from weft.runtime.work import Compute
 
@@ -187,7 +187,7 @@ class Bench:
         made = self._network.exchange(self._world, carrier, portions, DEFAULT.rule, DEFAULT.credit)
         async with communicating(made) as exchange:
             round_ = Round(0, len(portions), np.zeros(2))
-            share = Share(0, 1, [], RATE)
+            share = Share(0, 1, [], [], RATE)
             tasks, updated = updates.make(share, round_, {portion.index: [] for portion in portions}, 0)
             exchange.begin(round_)
             # Losses travel while backward runs.

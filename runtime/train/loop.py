@@ -30,13 +30,14 @@ from ..exchange.formats import make_carrier
 from ..exchange.tune import Settings, Tuner
 from ..graph.backward import differentiate
 from ..work import Compute
+from .chain import Share
 from .course import schedule
 from .data import Data
 from .node_updates import NodeUpdates
 from .order import batch_indices, micro_batches, owned
 from .replica import Replica
 from .schema import Job
-from .step import Share, StepMaker
+from .step import StepMaker
 from .tally import Tally
 from .turns import Turn
 from .updates import FlatUpdates, Updates
@@ -104,6 +105,7 @@ class TrainingLoop:
         self._on_step = on_step
         self._wire = wire
         self._memory = memory
+        self._claims = None if memory is None else memory.claims
         self._turns = turns
         self._model = model
         self.total_steps = job.train.total_steps(len(data.train))
@@ -281,8 +283,12 @@ class TrainingLoop:
         train = self._job.train
         indices = batch_indices(self._job.seed, step, len(self._data.train), train.batch)
         parts = micro_batches(indices, train.micro_batch)
-        mine = [(index, parts[index]) for index in owned(len(parts), self._team.rank, self._team.size)]
-        share = Share(step, len(indices), mine, self._schedule.rate(step + 1))
+        mine = owned(len(parts), self._team.rank, self._team.size)
+        dealt = None
+        if self._claims is not None:
+            of_node = [owned(len(parts), rank, self._team.size) for rank in self._claims.ranks]
+            dealt, mine = self._claims.deal(of_node), mine[:1]
+        share = Share(step, len(indices), parts, mine, self._schedule.rate(step + 1), dealt)
         return share, Tally.of(len(parts), len(indices), len(indices) * self._answers, own=len(mine))
 
     async def _account(self) -> None:

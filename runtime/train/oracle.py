@@ -30,6 +30,9 @@ Allreduce = Callable[[NDArray[np.generic]], None]
 Rows = Mapping[str, Sequence[tuple[int, int]]]
 """By node: the blocks of output neurons, first and one past the last, in which it is computed."""
 
+Division = Sequence[Sequence[int]]
+"""By step: the micro-batches that this rank computes, in its order; every order rounds in its own way."""
+
 
 def train(
     job: Job,
@@ -41,8 +44,9 @@ def train(
     ranks: int = 1,
     *,
     rows: Rows | None = None,
+    division: Division | None = None,
 ) -> list[float]:
-    """Train `replica` for `steps` steps; returns the losses.
+    """Train `replica` for `steps` steps; returns the losses. By default micro-batches are dealt in turn.
 
     By `rows` go, as in the trainer, forward of a rank's first micro-batch and weight gradients of its last.
     """
@@ -53,7 +57,7 @@ def train(
         parts = micro_batches(indices, job.train.micro_batch)
         tally = Tally.of(len(parts), len(indices), len(indices) * prod(data.target_spec.shape))
         total = np.zeros_like(replica.travelling)
-        mine = owned(len(parts), rank, ranks)
+        mine = owned(len(parts), rank, ranks) if division is None else division[step]
         for index in mine:
             program = replica.training(len(parts[index]))
             program.mode.seed = micro_batch_seed(job.seed, step, index)

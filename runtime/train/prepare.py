@@ -151,7 +151,9 @@ async def share_memory(world: World, job: Job, graph: Graph, device: Device) -> 
     capacity = len(cut(layout, smallest_portion(job), rows))
     slots = job.train.optimizer.build().slots
     residual = job.exchange.wire != "float32" and len(world.nodes) > 1
-    return await NodeMemory.allocate(world, layout.size, slots, capacity, residual=residual)
+    return await NodeMemory.allocate(
+        world, layout.size, slots, capacity, residual=residual, steals=not job.train.deterministic
+    )
 
 
 def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | None, ranks: int) -> Replica:

@@ -122,6 +122,7 @@ class Train(Section):
         default_factory=lambda data: max(1, data["steps"] // 10) if data["steps"] else 1
     )
     target: Target | None = None
+    deterministic: bool = False  # equal bits in every run on as many ranks: nobody steals, nothing is tuned
 
     @field_validator("steps")
     @classmethod

@@ -41,6 +41,10 @@ class Tally:
         self.array[2 * micro_batch + 1] = correct
         self.array[-2] -= 1
 
+    def expect(self) -> None:
+        """This rank is to enter one more micro-batch."""
+        self.array[-2] += 1
+
     def fail(self) -> None:
         """This rank cannot go on with the model; all learn of it with the sums."""
         self.array[-2] += 1

@@ -25,6 +25,7 @@ from ..message import Communicator, World
 from ..message.failure import render, report_of
 from ..work import Compute
 from . import checkpoint
+from .chain import Share
 from .course import pauses
 from .data import Samples
 from .evaluate import Score, evaluate
@@ -34,7 +35,6 @@ from .order import steps_per_epoch
 from .prepare import Prepared, lineage
 from .sample import write_text
 from .schema import Job
-from .step import Share
 from .tally import Tally
 from .turns import Turn
 

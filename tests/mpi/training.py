@@ -63,6 +63,15 @@ class Trained:
     portions: tuple[Portion, ...] = ()
     shared: bool = False
 
+    @property
+    def division(self) -> list[list[int]]:
+        """By step: the micro-batches that this rank has computed, in its order."""
+        found: list[list[int]] = [[] for _ in range(self.steps)]
+        for _, name, _, _, info in self.spans:
+            if name == "tally":
+                found[info["step"]].append(info["micro_batch"])
+        return found
+
 
 class Held:
     """A communicator whose transfers end, by the test's wish, only after certain kernels have run here."""
@@ -143,14 +152,15 @@ class Bench:
     def oracle(
         self, trained: Trained, add_up: oracle.Allreduce | None = None
     ) -> tuple[list[float], np.ndarray]:
-        """Losses and weights of the oracle, by the blocks of rows of `trained` and adding up in its order."""
+        """Losses and weights of the oracle, which computes what each rank of `trained` did: the same
+        micro-batches, blocks of rows, and order of additions."""
         replica, rows = self.replica(), defaultdict(list)
         for portion in trained.portions:
             if portion.rows is not None:
                 rows[portion.nodes[0]].append(portion.rows)
         add_up = add_up or portioned(trained.portions, trained.shared)
         losses = oracle.train(
-            self.job, self.data, replica, trained.steps, add_up, self.rank, self.size, rows=rows
+            self.job, self.data, replica, trained.steps, add_up, rows=rows, division=trained.division
         )
         return losses, replica.parameters
 

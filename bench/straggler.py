@@ -1,0 +1,263 @@
+"""Training on two ranks of which one is held to half speed: what of their joint speed is left.
+
+    mpirun -n 2 python -m bench straggler        two ranks on a core each
+
+    limited       the last rank is stopped for half of every 10 ms (SIGSTOP, SIGCONT), as by a CPU limit
+    competing     a process that computes without end shares the last rank's core
+
+    efficiency    micro-batches a second of both ranks, over the sum of what each does alone, both at once, in
+                  the same condition: with stealing, and with static division (deterministic = true)
+    equal_loss    what having stealing on costs two equal ranks: 1 - its speed over that of static division
+
+A dense network, many micro-batches a step. Losses and weights must be the same after every turn of both,
+within what float32 sums in another order can differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench._core import take_core
+from bench._steps import Floats
+from bench.harness import Figure, check, interleaved, ratio
+from weft.kernels.blas import limit_threads
+from weft.kernels.device import Device
+from weft.runtime.errors import Mistake
+from weft.runtime.exchange import NodeMemory
+from weft.runtime.message import Communicator, World, run
+from weft.runtime.train.chain import Share
+from weft.runtime.train.data import Affine, Data
+from weft.runtime.train.data.samples import Rows
+from weft.runtime.train.loop import TrainingLoop
+from weft.runtime.train.model import build
+from weft.runtime.train.prepare import make_replica, share_memory
+from weft.runtime.train.replica import Replica
+from weft.runtime.train.schema import Job
+from weft.runtime.train.tally import Tally
+from weft.runtime.work import Compute
+
+WARM = 2
+"""Steps that a turn makes before it is timed: ranks get to know their pace, caches are filled."""
+
+PERIOD_S = 10e-3
+STOP_AND_GO = """
+import os, select, signal, sys, time
+pid, half_s = int(sys.argv[1]), float(sys.argv[2]) / 2
+due = time.monotonic()
+while not select.select([sys.stdin], [], [], max(0.0, due + half_s - time.monotonic()))[0]:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(half_s)
+    os.kill(pid, signal.SIGCONT)
+    due += 2 * half_s
+"""
+SPIN = """
+import os, sys, threading
+threading.Thread(target=lambda: os._exit(len(sys.stdin.read()))).start()
+while True:
+    pass
+"""
+# Both end when their stdin does, with this process or before, and leave it running.
+CONDITIONS = ("equal", "limited", "competing")
+WAYS = ("stealing", "static")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--micro-batches", type=int, default=64, metavar="N", help="of a step, over both ranks (64)")
+    add("--samples", type=int, default=32, metavar="N", help="of a micro-batch (32)")
+    add("--width", type=int, default=1024, metavar="N", help="features of a layer (1024)")
+    add("--layers", type=int, default=4, metavar="N", help="dense layers (4)")
+    add("--steps", type=int, default=6, metavar="N", help="timed of a turn (6)")
+    add("--repetitions", type=int, default=3, metavar="N", help="rounds that count (3)")
+
+
+def main(args: argparse.Namespace) -> dict[str, Figure]:
+    return run(lambda world: measure(world, args)) or {}
+
+
+async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
+    """One rank's part of the bench."""
+    if world.node_size < 2 or world.size != world.node_size:
+        raise Mistake("straggler needs two ranks or more of one node: run it under mpirun -n 2")
+    core = take_core(world.rank)
+    limit_threads(1)
+    bench = Bench(world, args, core)
+    await bench.open()
+    return await bench.run(args.repetitions)
+
+
+@dataclass(slots=True)
+class Turn:
+    """What a turn gave: micro-batches a second of all who took part, losses, weights."""
+
+    speed: float
+    losses: list[float]
+    weights: Floats
+
+
+@dataclass
+class Team:
+    """The ranks that train, as the loop sees them."""
+
+    rank: int
+    size: int
+    stopping: bool = False
+
+    def position(self, text: str) -> None:
+        """Nobody asks."""
+
+
+@dataclass(slots=True)
+class Way:
+    """How a turn trains: the job, its memory on the node, and its communicator."""
+
+    job: Job
+    team: Team
+    comm: Communicator
+    memory: NodeMemory | None
+    replica: Replica
+
+
+class Bench:
+    """The candidates on one rank, their turns and figures."""
+
+    def __init__(self, world: World, args: argparse.Namespace, core: int) -> None:
+        self._world, self._args, self._core = world, args, core
+        random = np.random.default_rng(0)
+        n = args.micro_batches * args.samples
+        inputs, targets = (random.standard_normal((n, args.width), np.float32) for _ in range(2))
+        none = Rows(inputs, targets, np.arange(0), None, Affine())
+        self._data = Data(Rows(inputs, targets, np.arange(n), None, Affine()), none, none)
+        self._ways: dict[str, Way] = {}
+        self._expected: Turn | None = None
+        self._speeds: dict[str, list[float]] = defaultdict(list)
+
+    async def open(self) -> None:
+        """Make what the candidates train."""
+        world, device = self._world, Device()
+        for name in WAYS:
+            job = self._job(name, self._args.steps + WARM)
+            graph = build(job.model, self._data)
+            memory = await share_memory(world, job, graph, device)
+            replica = make_replica(job, graph, device, memory, world.size)
+            comm = await world.duplicate(name)
+            self._ways[name] = Way(job, Team(world.rank, world.size), comm, memory, replica)
+            replica.warm_up(self._args.samples)
+        self._first = replica.tensors()
+        own = await world.split(world.rank, 0, name="alone")
+        assert own is not None
+        job = self._job("alone", 1 + self._args.steps // world.size)
+        self._ways["alone"] = Way(job, Team(0, 1), own, None, make_replica(job, graph, device, None, 1))
+
+    def _job(self, way: str, steps: int) -> Job:
+        args = self._args
+        layers: list[dict[str, object]] = []
+        for _ in range(args.layers):
+            layers += [{"kernel": "dense", "features": args.width, "bias": False}, {"kernel": "relu"}]
+        return Job.model_validate(
+            {
+                "name": way,
+                "data": {"source": "npz", "path": "held in memory", "validation": 0.0, "test": 0.0},
+                "model": {"layers": layers[:-1], "loss": "mean_squared_error"},
+                "train": {
+                    "batch": args.micro_batches * args.samples,
+                    "micro_batch": args.samples,
+                    "steps": steps,
+                    "optimizer": {"name": "sgd", "rate": 0.05},
+                    "deterministic": way != "stealing",
+                },
+            }
+        )
+
+    async def run(self, repetitions: int) -> dict[str, Figure]:
+        """All rounds."""
+        candidates = [f"{way} {condition}" for condition in CONDITIONS for way in (*WAYS, "alone")]
+        for name, counts in interleaved(candidates, repetitions):
+            way, condition = name.split()
+            async with self._condition(condition):
+                turn = await self._turn(self._ways[way])
+            if way != "alone":
+                self._check(name, turn)
+            if counts:
+                self._speeds[name].append(turn.speed)
+        return self._figures()
+
+    @asynccontextmanager
+    async def _condition(self, name: str) -> AsyncIterator[None]:
+        """Hold the last rank up, or nobody, meanwhile."""
+        programs = {"limited": [STOP_AND_GO, str(os.getpid()), str(PERIOD_S)], "competing": [SPIN]}
+        await self._world.barrier()
+        if self._world.rank < self._world.size - 1 or name not in programs:
+            yield
+            return
+        # On this rank's core, as it is.
+        with subprocess.Popen([sys.executable, "-c", *programs[name]], stdin=subprocess.PIPE):
+            yield
+
+    async def _turn(self, way: Way) -> Turn:
+        """Train from the first weights; the speed is taken from one step's losses to another's."""
+        way.replica.restore(self._first)
+        if way.memory is not None:
+            await way.memory.fence()
+        losses: list[float] = []
+        marks: list[float] = []
+
+        def on_step(share: Share, tally: Tally) -> None:
+            losses.append(tally.loss)
+            marks.append(time.perf_counter())
+
+        async def boundary(done: int) -> bool:
+            return False
+
+        async with Compute(way.replica.device) as compute:
+            self._world.selector.computing = lambda: compute.busy
+            try:
+                loop = TrainingLoop(
+                    way.team, way.comm, way.job, self._data, way.replica, compute,
+                    on_step=on_step, memory=way.memory,
+                )  # fmt: skip
+                await loop.run(0, boundary, set())
+            finally:
+                self._world.selector.computing = lambda: False
+        warm = WARM if way.team.size > 1 else 0
+        seconds = (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
+        speed = np.array([self._args.micro_batches / seconds])
+        if way.team.size == 1:
+            await self._world.allreduce(speed)
+        return Turn(float(speed[0]), losses, way.replica.parameters.copy())
+
+    def _check(self, name: str, turn: Turn) -> None:
+        expected = self._expected = self._expected or turn
+        same = np.allclose(turn.losses, expected.losses, rtol=1e-5)
+        check(same, f"{name}: losses are {turn.losses}, and were {expected.losses}")
+        off = float(np.abs(turn.weights - expected.weights).max() / np.abs(expected.weights).max())
+        check(off < 1e-5, f"{name}: weights differ by {off:.1e} of the largest")
+
+    def _figures(self) -> dict[str, Figure]:
+        speeds = self._speeds
+        found: dict[str, Figure] = {}
+        for condition in CONDITIONS:
+            for way, title in (("stealing", "efficiency"), ("static", "static_efficiency")):
+                found[f"{condition}_{title}"] = ratio(
+                    speeds[f"{way} {condition}"], speeds[f"alone {condition}"]
+                )
+        held = [found["limited_efficiency"], found["competing_efficiency"]]
+        static = [found["limited_static_efficiency"], found["competing_static_efficiency"]]
+        lost = [1 - a / b for a, b in zip(speeds["stealing equal"], speeds["static equal"], strict=True)]
+        return {
+            "efficiency": min(held, key=lambda figure: figure.value),
+            "static_efficiency": max(static, key=lambda figure: figure.value),
+            "equal_loss": Figure.of(lost, "x"),
+            **found,
+            "alone_per_s": Figure.of(speeds["alone equal"], "1/s"),
+        }
