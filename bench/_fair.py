@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench._core import take_core, use
+from bench._core import Use, take_core, use
 from bench._rig import link_bytes
 from bench._steps import Turn, check_losses
 from bench.harness import check
@@ -48,7 +48,8 @@ class Judge:
     def __init__(self, world: World, patience_s: float, pids: Sequence[int] = ()) -> None:
         self._world = world
         self._core = take_core(world.node_rank)
-        self._pids = (os.getpid(), *pids)
+        #: The processes that may use the core.
+        self.pids = [os.getpid(), *pids]
         # Ranks that share a core disturb each other in any case.
         neighbours = world.size if "WEFT_BENCH_HOSTS" in os.environ else world.node_size
         self._patience_s = patience_s if neighbours <= (os.cpu_count() or 1) else 0.0
@@ -66,24 +67,27 @@ class Judge:
         self.others.append(others)
         return turn, seconds
 
+    def _use(self) -> Use:
+        return use(self._core, tuple(self.pids))
+
     async def _quiet(self) -> None:
         """Wait until nobody else uses the ranks' cores, or for as long as patience lasts."""
         while self._patience_s > 0.0:
-            before = use(self._core, self._pids)
+            before = self._use()
             await asyncio.sleep(JUDGED_S)
             self._patience_s -= JUDGED_S
-            others = np.array([use(self._core, self._pids).since(before).others / JUDGED_S])
+            others = np.array([self._use().since(before).others / JUDGED_S])
             await self._world.allreduce(others, "max")
             if others[0] <= DISTURBED:
                 break
 
     async def _once(self, name: str, candidate: Candidate) -> tuple[Turn, float, float, float]:
         await self._world.barrier()
-        before, link, start = use(self._core, self._pids), link_bytes(), time.monotonic()
+        before, link, start = self._use(), link_bytes(), time.monotonic()
         turn = await candidate.take()
         whole_s = time.monotonic() - start
         await self._world.barrier()  # another rank of this host may still be sending
-        moved, spent = link_bytes() - link, use(self._core, self._pids).since(before)
+        moved, spent = link_bytes() - link, self._use().since(before)
         if len(self._world.nodes) > 1:
             least = candidate.nbytes
             check(moved >= least, f"{name}: {moved} bytes went over this host's link, {least} or more should")

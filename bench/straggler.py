@@ -5,8 +5,9 @@
     limited       the last rank is stopped for half of every 10 ms (SIGSTOP, SIGCONT), as by a CPU limit
     competing     a process that computes without end shares the last rank's core
 
-    efficiency    micro-batches a second of both ranks, over the sum of what each does alone, both at once, in
-                  the same condition: with stealing, and with static division (deterministic = true)
+    efficiency    micro-batches a second of both ranks, over the sum of what each does alone (a plain loop of
+                  the same kernels, both at once, in the same condition): with stealing, and with static
+                  division (deterministic = true)
     equal_loss    what having stealing on costs two equal ranks: 1 - its speed over that of static division
 
 A dense network, many micro-batches a step. Losses and weights must be the same after every turn of both,
@@ -23,12 +24,13 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from bench._core import take_core
-from bench._steps import Floats
+from bench._fair import Candidate, Judge
+from bench._steps import Floats, Turn
 from bench.harness import Figure, check, interleaved, ratio
 from weft.kernels.blas import limit_threads
 from weft.kernels.device import Device
@@ -40,14 +42,17 @@ from weft.runtime.train.data import Affine, Data
 from weft.runtime.train.data.samples import Rows
 from weft.runtime.train.loop import TrainingLoop
 from weft.runtime.train.model import build
+from weft.runtime.train.order import batch_indices, micro_batches
 from weft.runtime.train.prepare import make_replica, share_memory
 from weft.runtime.train.replica import Replica
 from weft.runtime.train.schema import Job
 from weft.runtime.train.tally import Tally
+from weft.runtime.train.tally import measure as measure_loss
 from weft.runtime.work import Compute
 
+RATE = 0.05
 WARM = 2
-"""Steps that a turn makes before it is timed: ranks get to know their pace, caches are filled."""
+"""Steps that a turn makes before it is timed: ranks get to know their pace, and caches are filled."""
 
 PERIOD_S = 10e-3
 STOP_AND_GO = """
@@ -76,9 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--micro-batches", type=int, default=64, metavar="N", help="of a step, over both ranks (64)")
     add("--samples", type=int, default=32, metavar="N", help="of a micro-batch (32)")
     add("--width", type=int, default=1024, metavar="N", help="features of a layer (1024)")
-    add("--layers", type=int, default=4, metavar="N", help="dense layers (4)")
-    add("--steps", type=int, default=6, metavar="N", help="timed of a turn (6)")
+    add("--layers", type=int, default=3, metavar="N", help="dense layers (3)")
+    add("--steps", type=int, default=4, metavar="N", help="timed of a turn (4)")
     add("--repetitions", type=int, default=3, metavar="N", help="rounds that count (3)")
+    add("--patience", type=float, default=60.0, metavar="S", help="to repeat turns others disturbed (60)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -89,32 +95,19 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     """One rank's part of the bench."""
     if world.node_size < 2 or world.size != world.node_size:
         raise Mistake("straggler needs two ranks or more of one node: run it under mpirun -n 2")
-    core = take_core(world.rank)
+    judge = Judge(world, args.patience)
     limit_threads(1)
-    bench = Bench(world, args, core)
+    bench = Bench(world, args, judge)
     await bench.open()
     return await bench.run(args.repetitions)
 
 
 @dataclass(slots=True)
-class Turn:
-    """What a turn gave: micro-batches a second of all who took part, losses, weights."""
+class Trained(Turn):
+    """A turn: also micro-batches a second of all ranks, and the weights."""
 
-    speed: float
-    losses: list[float]
-    weights: Floats
-
-
-@dataclass
-class Team:
-    """The ranks that train, as the loop sees them."""
-
-    rank: int
-    size: int
-    stopping: bool = False
-
-    def position(self, text: str) -> None:
-        """Nobody asks."""
+    speed: float = 0.0
+    weights: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(slots=True)
@@ -122,7 +115,6 @@ class Way:
     """How a turn trains: the job, its memory on the node, and its communicator."""
 
     job: Job
-    team: Team
     comm: Communicator
     memory: NodeMemory | None
     replica: Replica
@@ -131,15 +123,15 @@ class Way:
 class Bench:
     """The candidates on one rank, their turns and figures."""
 
-    def __init__(self, world: World, args: argparse.Namespace, core: int) -> None:
-        self._world, self._args, self._core = world, args, core
+    def __init__(self, world: World, args: argparse.Namespace, judge: Judge) -> None:
+        self._world, self._args, self._judge = world, args, judge
         random = np.random.default_rng(0)
         n = args.micro_batches * args.samples
         inputs, targets = (random.standard_normal((n, args.width), np.float32) for _ in range(2))
         none = Rows(inputs, targets, np.arange(0), None, Affine())
         self._data = Data(Rows(inputs, targets, np.arange(n), None, Affine()), none, none)
         self._ways: dict[str, Way] = {}
-        self._expected: Turn | None = None
+        self._expected: Trained | None = None
         self._speeds: dict[str, list[float]] = defaultdict(list)
 
     async def open(self) -> None:
@@ -151,13 +143,10 @@ class Bench:
             memory = await share_memory(world, job, graph, device)
             replica = make_replica(job, graph, device, memory, world.size)
             comm = await world.duplicate(name)
-            self._ways[name] = Way(job, Team(world.rank, world.size), comm, memory, replica)
+            self._ways[name] = Way(job, comm, memory, replica)
             replica.warm_up(self._args.samples)
         self._first = replica.tensors()
-        own = await world.split(world.rank, 0, name="alone")
-        assert own is not None
-        job = self._job("alone", 1 + self._args.steps // world.size)
-        self._ways["alone"] = Way(job, Team(0, 1), own, None, make_replica(job, graph, device, None, 1))
+        self._own = make_replica(job, graph, device, None, 1)
 
     def _job(self, way: str, steps: int) -> Job:
         args = self._args
@@ -173,7 +162,7 @@ class Bench:
                     "batch": args.micro_batches * args.samples,
                     "micro_batch": args.samples,
                     "steps": steps,
-                    "optimizer": {"name": "sgd", "rate": 0.05},
+                    "optimizer": {"name": "sgd", "rate": RATE},
                     "deterministic": way != "stealing",
                 },
             }
@@ -182,14 +171,17 @@ class Bench:
     async def run(self, repetitions: int) -> dict[str, Figure]:
         """All rounds."""
         candidates = [f"{way} {condition}" for condition in CONDITIONS for way in (*WAYS, "alone")]
-        for name, counts in interleaved(candidates, repetitions):
+        for name, _ in interleaved(candidates, repetitions, warmup=0):
             way, condition = name.split()
             async with self._condition(condition):
-                turn = await self._turn(self._ways[way])
-            if way != "alone":
-                self._check(name, turn)
-            if counts:
-                self._speeds[name].append(turn.speed)
+                take = self._alone if way == "alone" else partial(self._turn, self._ways[way])
+                turn, _ = await self._judge.turn(name, Candidate(take))
+            assert isinstance(turn, Trained)
+            self._check(name, turn)
+            self._speeds[name].append(turn.speed)
+            if self._world.rank == 0:
+                others = self._judge.others[-1]
+                print(f"{name}: {turn.speed:.1f}/s; others used {others:.0%} of a core", file=sys.stderr)
         return self._figures()
 
     @asynccontextmanager
@@ -201,10 +193,12 @@ class Bench:
             yield
             return
         # On this rank's core, as it is.
-        with subprocess.Popen([sys.executable, "-c", *programs[name]], stdin=subprocess.PIPE):
+        with subprocess.Popen([sys.executable, "-c", *programs[name]], stdin=subprocess.PIPE) as process:
+            self._judge.pids.append(process.pid)
             yield
+            self._judge.pids.remove(process.pid)
 
-    async def _turn(self, way: Way) -> Turn:
+    async def _turn(self, way: Way) -> Trained:
         """Train from the first weights; the speed is taken from one step's losses to another's."""
         way.replica.restore(self._first)
         if way.memory is not None:
@@ -223,23 +217,48 @@ class Bench:
             self._world.selector.computing = lambda: compute.busy
             try:
                 loop = TrainingLoop(
-                    way.team, way.comm, way.job, self._data, way.replica, compute,
+                    self._world, way.comm, way.job, self._data, way.replica, compute,
                     on_step=on_step, memory=way.memory,
                 )  # fmt: skip
                 await loop.run(0, boundary, set())
             finally:
                 self._world.selector.computing = lambda: False
-        warm = WARM if way.team.size > 1 else 0
-        seconds = (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
-        speed = np.array([self._args.micro_batches / seconds])
-        if way.team.size == 1:
-            await self._world.allreduce(speed)
-        return Turn(float(speed[0]), losses, way.replica.parameters.copy())
+        seconds = (marks[-1] - marks[WARM - 1]) / self._args.steps
+        return Trained(
+            seconds, losses, speed=self._args.micro_batches / seconds, weights=way.replica.parameters.copy()
+        )
 
-    def _check(self, name: str, turn: Turn) -> None:
+    async def _alone(self) -> Trained:
+        """Train on this rank alone, one kernel after the other and nothing else: what it can do at best."""
+        args, replica = self._args, self._own
+        replica.restore(self._first)
+        samples = args.micro_batches * args.samples
+        program = replica.training(args.samples)
+        program.loss_gradient[...] = 1 / samples
+        losses, start = list[float](), 0.0
+        for step in range(1 + max(1, args.steps // self._world.size)):
+            if step == 1:
+                start = time.perf_counter()
+            loss = 0.0
+            parts = micro_batches(batch_indices(0, step, samples, samples), args.samples)
+            for number, indices in enumerate(parts):
+                replica.load(program, self._data.train, indices)
+                for call in (*program.forward, *(program.backward_more if number else program.backward)):
+                    call.run()
+                loss += measure_loss(program)[0]
+            replica.update(0, replica.layout.size, rate=RATE, step=step + 1, scale=1.0)
+            losses.append(loss / samples)
+        seconds = (time.perf_counter() - start) / (len(losses) - 1)
+        speed = np.array([args.micro_batches / seconds])
+        await self._world.allreduce(speed)
+        return Trained(seconds, losses, speed=float(speed[0]))
+
+    def _check(self, name: str, turn: Trained) -> None:
         expected = self._expected = self._expected or turn
-        same = np.allclose(turn.losses, expected.losses, rtol=1e-5)
+        same = np.allclose(turn.losses, expected.losses[: len(turn.losses)], rtol=1e-5)
         check(same, f"{name}: losses are {turn.losses}, and were {expected.losses}")
+        if not turn.weights.size:
+            return
         off = float(np.abs(turn.weights - expected.weights).max() / np.abs(expected.weights).max())
         check(off < 1e-5, f"{name}: weights differ by {off:.1e} of the largest")
 
@@ -260,4 +279,5 @@ class Bench:
             "equal_loss": Figure.of(lost, "x"),
             **found,
             "alone_per_s": Figure.of(speeds["alone equal"], "1/s"),
+            "others_share": Figure.of(self._judge.others, "cores"),
         }

@@ -1,0 +1,47 @@
+"""The bench of a rank that is held up: figures on two ranks, and none where work is doubled and lost."""
+
+from __future__ import annotations
+
+import json
+
+from tests.launch import ROOT, mpiexec
+
+SMALL = ["--micro-batches", "8", "--samples", "4", "--width", "48", "--layers", "2", "--steps", "2"]
+SMALL += ["--repetitions", "1", "--patience", "0"]
+
+# The real bench with ranks that compute their first micro-batch again in place of those they claim.
+BROKEN = """
+import sys
+from unittest.mock import patch
+from bench.__main__ import main
+from weft.runtime.work.claims import Dealt
+
+claim = Dealt._claim
+
+def broken(self, counts):
+    found = claim(self, counts)
+    return None if found is None else (self.first, found[1])
+
+with patch.object(Dealt, "_claim", broken):
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_the_bench_gives_its_figures(tmp_path):
+    path = tmp_path / "straggler.json"
+    result = mpiexec(2, ["-m", "bench", "straggler", *SMALL, "--json", path], cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    found = {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
+    held = [found[f"{condition}_efficiency"] for condition in ("limited", "competing")]
+    assert found["efficiency"] == min(held)
+    assert found["equal_loss"] < 1
+    assert all(found[name] > 0 for name in ("static_efficiency", "equal_efficiency", "alone_per_s"))
+
+
+def test_work_that_is_doubled_and_lost_gives_no_figures(tmp_path):
+    program, path = tmp_path / "broken.py", tmp_path / "straggler.json"
+    program.write_text(BROKEN)
+    result = mpiexec(2, [program, "straggler", *SMALL, "--json", path], cwd=ROOT)
+    assert result.returncode != 0
+    assert "straggler: wrong result: " in result.stderr
+    assert not path.exists()
