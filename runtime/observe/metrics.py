@@ -2,6 +2,8 @@
 
     {"kind": "step", "step": 12, "loss": 0.41, "rate": 0.05, "samples_per_s": 5120.0, "time_s": 3.25}
     {"kind": "evaluation", "step": 12, "split": "validation", "loss": 0.38, "accuracy": 0.91}
+    {"kind": "work", "rank": 0, "micro_batches": {"0": 120, "1": 14}, "kernels": {"1": 22}, "attempts": 15,
+     "misses": 1, "left": 3}
     {"kind": "end", "step": 960, "reason": "all epochs done"}
 
 JSON has no NaN and no infinity: both are written as null, which `pandas.read_json(..., lines=True)`,
@@ -15,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +64,7 @@ class History:
     evaluations: list[Row]
     end: Row | None
     skipped: int  # lines that were no JSON objects
+    work: Sequence[Row] = ()  # who computed what, by rank and whose it was (claims.py)
 
     def evaluated(self, split: str) -> list[Row]:
         """The evaluations on one split: "validation", "test"."""
@@ -71,6 +75,7 @@ def read_metrics(path: Path) -> History:
     """All rows; a missing file is an empty history."""
     steps: list[Row] = []
     evaluations: list[Row] = []
+    work: list[Row] = []
     end: Row | None = None
     skipped = 0
     content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -92,9 +97,11 @@ def read_metrics(path: Path) -> History:
             steps.append(row)
         elif row.get("kind") == "evaluation" and isinstance(row.get("step"), int):
             evaluations.append(row)
+        elif row.get("kind") == "work":
+            work.append(row)
         elif row.get("kind") == "end":
             end = row
-    return History(steps, evaluations, end, skipped)
+    return History(steps, evaluations, end, skipped, work)
 
 
 def _as_json(value: Any) -> Any:

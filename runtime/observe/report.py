@@ -16,6 +16,7 @@ from .portions import Summary, journeys, summaries, write_portions
 from .shares import ModelShares, Shares, mean, models, summarise, summarise_models
 from .trace import WIRE, RankTrace
 from .words import duration, figure, speed
+from .work import work_table
 
 PORTIONS_SHOWN: Final = 16
 
@@ -38,6 +39,7 @@ def report(path: Path) -> str:
     if draw_timeline(folder.timeline_picture, folder.name, traces):
         drawn.append(folder.timeline_picture)
     parts = [summary(folder.name, history), table(traces), model_table(traces)]
+    parts.append(work_table(history.work))
     if ways := [journey for trace in traces for journey in journeys(trace)]:
         write_portions(folder.portions, ways)
         parts += [portion_table(summaries(traces, ways)), f"every step and portion: {folder.portions}"]
