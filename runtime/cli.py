@@ -124,7 +124,7 @@ mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, inte
 srun weft train digits --folder $SCRATCH/runs
 
 Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
-and end the run; --resume goes on from there, bit for bit, or on another number of ranks.
+and end the run; --resume goes on from there: bit for bit with train.deterministic, or on other ranks.
 """
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ..graph.parameters import ALIGNMENT
 from ..message import Communicator, Window, World
 from ..message.board import Board
-from ..work.claims import Claims
 from .portions import ELEMENT_BYTES, Portion
+from .stealing import Lent, Stealing
 
 Flat = NDArray[np.float32]
 
@@ -42,7 +42,7 @@ class NodeMemory:
 
     def __init__(
         self, world: World, windows: tuple[Window, Window], board: Board, peers: Communicator | None,
-        size: int, slots: int, capacity: int, residual: bool, claims: Claims | None,
+        size: int, slots: int, capacity: int, residual: bool, stealing: Stealing | None,
     ) -> None:  # fmt: skip
         shared, own = windows
         flats = shared.array(0, "float32", (1 + slots + residual, size))
@@ -56,8 +56,8 @@ class NodeMemory:
         self.parts: list[Flat] = [own.array(rank, "float32", size) for rank in range(world.node_size)]
         self.gradients: Flat = self.parts[world.node_rank]
         self.board = board
-        #: Who computes which micro-batch; None where that is settled beforehand.
-        self.claims = claims
+        #: How the node's ranks take work from each other; None where who does what is settled beforehand.
+        self.stealing = stealing
         #: By owner: the squared norms of its slices, by portion.
         self.squares = [board.numbers(rank)[:capacity] for rank in range(owners(world.nodes))]
         #: Rounds begun so far: what an event's counter is to reach.
@@ -79,11 +79,11 @@ class NodeMemory:
         capacity: int,
         *,
         residual: bool = False,
-        steals: bool = False,
+        lent: Lent | None = None,
     ) -> NodeMemory:
         """For `size` float32 parameters with `slots` states, in at most `capacity` portions; collective.
 
-        With `steals` the ranks of a node take micro-batches from each other, where MPI lets lanes claim them.
+        With `lent` the ranks of a node take work from each other, where MPI lets their lanes claim it.
         MachineError when the node has too little shared memory.
         """
         row = -(-size // ALIGNMENT) * ALIGNMENT
@@ -95,9 +95,10 @@ class NodeMemory:
         board = await world.board(len(Event) * capacity, capacity)
         mine = world.node_rank if world.node_rank < owners(world.nodes) else None
         peers = await world.split(mine, world.rank, name="peers") if len(world.nodes) > 1 else None
-        steals = steals and world.thread_multiple and world.node_size > 1
-        claims = await Claims.allocate(world) if steals else None
-        return cls(world, (shared, own), board, peers, size, slots, capacity, residual, claims)
+        stealing = None
+        if lent is not None and world.thread_multiple and world.node_size > 1:
+            stealing = await Stealing.allocate(world, lent, capacity, owners(world.nodes))
+        return cls(world, (shared, own), board, peers, size, slots, capacity, residual, stealing)
 
     async def fence(self) -> None:
         """What any rank of the node has written is seen by all; collective over the node."""
@@ -106,8 +107,8 @@ class NodeMemory:
     async def close(self) -> None:
         """Give everything back; collective over the node."""
         await self.board.close()
-        if self.claims is not None:
-            await self.claims.close()
+        if self.stealing is not None:
+            await self.stealing.close()
         for window in self._windows:
             await window.close()
 

@@ -11,6 +11,7 @@ planned offsets, parameters and weight gradients are views of the flat vectors. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -56,7 +57,8 @@ class Memory:
 
     Programs for several micro-batch sizes, and for training and evaluation, run one after the other on one
     lane, so they share one arena, as large as the largest needs. What the weight gradients of the nodes in
-    `movable` read stays to the end of backward: they may run in any order.
+    `movable` read stays to the end of backward: they may run in any order. What any of them reads can come
+    from `shared`, of which it takes `shared_bytes`: memory where other ranks see it, who may then run them.
     """
 
     def __init__(
@@ -68,27 +70,54 @@ class Memory:
         *,
         training: bool,
         movable: frozenset[str] = frozenset(),
+        shared: Allocator | None = None,
     ) -> None:
         self.device = device
         self.batch = batch
         self.movable = movable
-        plans = [plan(graph, answering(graph, batch), batch)]
-        if training:
-            plans.append(plan(graph, postponed(differentiate(graph), movable), batch))
-        self.arena = device.zeros((max(p.nbytes for p in plans),), "uint8")
         self.workspace = device.zeros((scratch_nbytes(graph, batch),), "uint8")
         largest = max((layout.span(node).stop - layout.span(node).start for node in layout.nodes), default=0)
         self.partial = device.zeros((largest if training else 0,), "float32")
-        self.inputs = {
-            name: device.zeros((batch, *spec.shape), spec.dtype) for name, spec in graph.inputs.items()
-        }
-        self.loss_gradient = device.zeros((batch,), "float32")
+        self._specs = _shared(graph, batch, training, movable)
+        self._place(shared or device)
+
+    def _place(self, shared: Allocator) -> None:
+        arrays = {name: shared.zeros(spec.shape, spec.dtype) for name, spec in self._specs.items()}
+        self.arena = arrays.pop(ARENA)
+        self.loss_gradient = arrays.pop(LOSS_GRADIENT)
+        self.inputs = arrays
+
+    def seen(self, shared: Allocator) -> Memory:
+        """Another rank's memory, as it has it from `shared`, but with this one's workspace."""
+        other = copy(self)
+        other._place(shared)
+        return other
 
     @property
     def nbytes(self) -> int:
         """Bytes held, parameters and their gradients not counted."""
         own = (self.arena, self.workspace, self.partial, self.loss_gradient, *self.inputs.values())
         return sum(int(array.nbytes) for array in own)
+
+
+ARENA, LOSS_GRADIENT = "'arena", "'loss gradient"  # (no input is called so)
+
+
+def _shared(graph: Graph, batch: int, training: bool, movable: frozenset[str]) -> dict[str, ArraySpec]:
+    """What kernels read of a micro-batch."""
+    plans = [plan(graph, answering(graph, batch), batch)]
+    if training:
+        plans.append(plan(graph, postponed(differentiate(graph), movable), batch))
+    return {
+        ARENA: ArraySpec((max(p.nbytes for p in plans),), "uint8"),
+        LOSS_GRADIENT: ArraySpec((batch,)),
+        **{name: ArraySpec((batch, *spec.shape), spec.dtype) for name, spec in graph.inputs.items()},
+    }
+
+
+def shared_bytes(graph: Graph, batch: int, movable: frozenset[str]) -> int:
+    """What a `Memory` for training takes of `shared`, each array on cache lines of its own."""
+    return sum(-(-spec.nbytes // 64) * 64 for spec in _shared(graph, batch, True, movable).values())
 
 
 def plan(graph: Graph, calls: Calls, batch: int) -> Placement:

@@ -6,7 +6,8 @@
     loop       what the loop is busy with, where that is long                       the loop's thread
 
 `phase` is "forward", "input_gradient", "weight_gradient", "update" or "load"; `step` counts from 0. Compute
-spans with a `step` are training, those without (an evaluation) interrupt it.
+spans with a `step` are training, those without (an evaluation) interrupt it. What a rank computed for another
+has that one in `of`, and a kernel that was put out for others to take has the phase "put out".
 
 Times are `time.monotonic_ns()`: CLOCK_MONOTONIC is one clock for all processes of a host, so ranks of a node
 need no alignment, and a rank of another node adds its offset when it hands its spans over.

@@ -1,11 +1,10 @@
 """A step's micro-batches on a rank's lane, one after the other: a chain, since a lane has one thread.
 
     load ─ forward … ─ tally ─ backward …     the next micro-batch …     the last one's backward, in the
-                         │                                               plan's order, completes portions
-                         └ which is next? the rank's own list says so, or what it can claim (claims.py)
+                                                                         plan's order, completes portions
 
-Where micro-batches are claimed, nobody knows before a forward pass has ended whether it was the rank's last.
-So the chain grows on the lane: what follows is made there, behind each tally.
+Here the rank computes its own micro-batches, which are known beforehand; growing.py has the chain of a rank
+that takes them as it goes.
 """
 
 from __future__ import annotations
@@ -16,22 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ...kernels.lane import Task, gate
+from ...kernels.lane import Task
 from ..exchange import Block, Plan, Portion, Round
 from ..graph.backward import Phase
 from ..graph.program import Program, Step
 from ..work import Compute
 from ..work.claims import Dealt
 from .data import Samples
-from .order import micro_batch_seed
+from .helping import Helper
+from .order import Indices, micro_batch_seed
 from .replica import Replica
 from .tally import Tally, measure
 from .updates import Updates
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +58,12 @@ class Setting:
     model: str
     portions_of: Mapping[str, Sequence[Portion]]  # by node
     by_rows: frozenset[str]  # nodes that are cut by rows
+    helper: Helper | None = None  # where ranks run each other's kernels
 
 
 class Chain:
-    """One step's. `end` is what the next step's chain comes behind; `readers`, where the chain does not grow,
-    are by portion the tasks that must have run before its weights may be overwritten.
+    """One step's. `end` is what the next step's chain comes behind, `readers` are by portion the tasks that
+    must have run before its weights may be overwritten.
 
     `behind` and `updated` are of the step before: the end of its chain, and by portion, if it was the first
     step none, the tasks behind which the weights are new.
@@ -82,6 +78,7 @@ class Chain:
         self._updated = updated
         self._tail = list(behind)  # the last tasks so far
         self._first = True  # the next micro-batch is
+        self._whose: dict[str, int] = {}  # of the current micro-batch, for the trace
         self._order: dict[Task, int] = {}  # place in what is to be submitted next
         self._then: dict[Task, list[Callable[[], None]]] = defaultdict(list)  # to be called on the loop
         self._here: dict[Task, Callable[[], None]] = {}  # on the lane
@@ -101,37 +98,6 @@ class Chain:
             self._nothing()
         self.end = self._tail
         return self._made()
-
-    def growing(self, dealt: Dealt) -> list[Task]:
-        """The first tasks; the lane makes the others."""
-        if dealt.first is None:
-            self._here[self._nothing()] = dealt.clear
-            self.end = self._tail
-        else:
-            self._grow_behind(self._forward(dealt.first), dealt, dealt.first)
-            self.end = [gate(f"end of step {self._share.step + 1}")]
-        return self._made()
-
-    def _grow_behind(self, tally: Task, dealt: Dealt, index: int) -> None:
-        self._here[tally] = partial(self._grow, dealt, index)
-
-    def _grow(self, dealt: Dealt, index: int) -> None:
-        """When the loss of micro-batch `index` is known: its backward, and what comes then.
-
-        Also where the model has failed and its tasks do nothing any more: other ranks wait for their ends.
-        """
-        setting = self._setting
-        claimed = dealt.next()
-        if claimed is None:
-            setting.compute.tell(self._round.counted.set)(self._tail[0])
-            self._last_backward(index)
-            self._here[self._tail[0]] = partial(setting.compute.finish, *self.end)
-        else:
-            following, _ = claimed
-            self._tally.expect()
-            self._backward(index)
-            self._grow_behind(self._forward(following), dealt, following)
-        setting.compute.submit(self._made())
 
     def _made(self) -> list[Task]:
         """What has been appended since the last time."""
@@ -165,6 +131,7 @@ class Chain:
             "step": self._share.step,
             "micro_batch": micro_batch,
             "model": self._setting.model,
+            **self._whose,
         }
         task = Task(name, run, needs, priority=self._priority, info=info)
         self._order[task] = len(self._order)
@@ -218,9 +185,13 @@ class Chain:
         self._first = False
         return steps
 
-    def _last_backward(self, index: int) -> None:
-        """Backward in the plan's order: it completes portions, and reads weights for the last time."""
+    def _last_backward(self, index: int) -> dict[int, Task]:
+        """Backward in the plan's order: it completes portions, and reads weights for the last time.
+
+        Returns the tasks by their blocks.
+        """
         setting, steps = self._setting, self._gradients(index)
+        tasks: dict[int, Task] = {}
         completing: dict[int, Task] = {}
         reading: dict[str, Task] = {}  # by node
         for number in self._plan.backward:
@@ -230,23 +201,29 @@ class Chain:
             run = step.run if block.rows is None else partial(step.run, rows=slice(*block.rows))
             portions = [setting.portions[portion] for portion in block.completes]
             timed = partial(self._time, run, number, portions)
-            task = self._append(step.name + rows, step.phase.value, timed, index)
+            task = tasks[number] = self._append(step.name + rows, step.phase.value, timed, index)
             if not (step.phase is Phase.WEIGHT_GRADIENT and block.movable):  # (these read no weights)
                 reading[step.node] = task
             for portion in portions:
                 completing[portion.index] = self._encode(portion, task, index)
         self._complete(completing, reading)
+        return tasks
 
     def _complete(self, completing: Mapping[int, Task], reading: Mapping[str, Task]) -> None:
         """Have it told of every portion when it is computed, and when its weights are not read any more."""
-        round_, updates = self._round, self._setting.updates
         for portion in self._setting.portions:
             readers = [reading[node] for node in portion.nodes if node in reading]
             computed = completing[portion.index]
-            self._then[computed].append(partial(updates.computed, round_, portion))
+            self._then[computed].append(partial(self._computed, portion))
             done = max([computed, *readers], key=self._order.__getitem__)
-            self._then[done].append(partial(updates.released, round_, portion))
+            self._then[done].append(partial(self._released, portion))
             self.readers[portion.index] = readers
+
+    def _computed(self, portion: Portion) -> None:
+        self._setting.updates.computed(self._round, portion)
+
+    def _released(self, portion: Portion) -> None:
+        self._setting.updates.released(self._round, portion)
 
     def _encode(self, portion: Portion, computed: Task, index: int) -> Task:
         """What has a portion ready for the wire, if there is anything to do; else what has computed it."""

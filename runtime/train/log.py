@@ -71,6 +71,17 @@ class Log:
             self._progress.evaluation(split, score.loss, score.accuracy)
         self._last = time.monotonic()
 
+    def work(
+        self, rank: int, micro_batches: dict[str, int], kernels: dict[str, int], attempts: int, misses: int,
+        left: int,
+    ) -> None:  # fmt: skip
+        """What a rank computed, by whose it was, and its claims of others' micro-batches."""
+        if self._metrics is not None:
+            self._metrics.write(
+                kind="work", rank=rank, micro_batches=micro_batches, kernels=kernels,
+                attempts=attempts, misses=misses, left=left,
+            )  # fmt: skip
+
     def end(self, step: int, reason: str, *, failed: bool = False) -> None:
         """The run ends after `step` steps."""
         if self._metrics is not None and self._progress is not None:

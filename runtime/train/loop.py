@@ -24,15 +24,27 @@ import numpy as np
 
 from ...kernels.lane import Task
 from ..errors import WeftError, first_of
-from ..exchange import Carrier, Exchange, NodeMemory, Portion, Profile, Reducer, Round, blocks, cut, rows_of
+from ..exchange import (
+    Block,
+    Carrier,
+    Exchange,
+    NodeMemory,
+    Portion,
+    Profile,
+    Reducer,
+    Round,
+    blocks,
+    cut,
+    rows_of,
+)
 from ..exchange.exchange import PATIENCE_S, Wire
 from ..exchange.formats import make_carrier
 from ..exchange.tune import Settings, Tuner
-from ..graph.backward import differentiate
 from ..work import Compute
 from .chain import Share
 from .course import schedule
 from .data import Data
+from .helping import Helper
 from .node_updates import NodeUpdates
 from .order import batch_indices, micro_batches, owned
 from .replica import Replica
@@ -105,7 +117,7 @@ class TrainingLoop:
         self._on_step = on_step
         self._wire = wire
         self._memory = memory
-        self._claims = None if memory is None else memory.claims
+        self._stealing = None if memory is None else memory.stealing
         self._turns = turns
         self._model = model
         self.total_steps = job.train.total_steps(len(data.train))
@@ -114,9 +126,7 @@ class TrainingLoop:
         self._in_flight: InFlight | None = None
         self._step_began: float | None = None  # the step under way; None while the loop is at rest
         self._longest_s = 0.0
-        self._profile = Profile.guess(
-            replica.graph, differentiate(replica.graph).backward, job.train.micro_batch
-        )
+        self._profile = Profile.guess(replica.graph, replica.calls, job.train.micro_batch)
         self._communication: asyncio.Task[None] | None = None
         #: Whether a signal ended the run; whether a rank could not go on; and if the losses tell, why.
         self.stopped, self.failed, self.divergence = False, False, ""
@@ -138,7 +148,7 @@ class TrainingLoop:
         # Where nothing travels nobody waits for rows, and whole layers are computed faster than blocks.
         rows = rows_of(replica.graph) if self.travels else {}
         portions = cut(replica.layout, settings.portion_bytes, rows)
-        pieces = blocks(differentiate(replica.graph).backward, portions, replica.memory.movable)
+        pieces = blocks(replica.calls, portions, replica.memory.movable)
         carrier, updates = self._carrier, self._updates(portions)
         if carrier is not None:
             whole = [slice(portion.start, portion.stop) for portion in portions]
@@ -156,9 +166,17 @@ class TrainingLoop:
             wire=self._wire,
         )
         self._maker = StepMaker(
-            replica, portions, pieces, updates, self._compute, self._data.train, seed=job.seed, model=job.name
-        )
+            replica, portions, pieces, updates, self._compute, self._data.train,
+            seed=job.seed, model=job.name, helper=self._helper(pieces),
+        )  # fmt: skip
         self._portions = len(portions)
+
+    def _helper(self, pieces: Sequence[Block]) -> Helper | None:
+        """What runs kernels that other ranks put out, where any are worth it."""
+        stealing, seed = self._stealing, self._job.seed
+        if stealing is None or stealing.offers is None:
+            return None
+        return Helper(self._replica, pieces, stealing, stealing.offers, self._compute, seed=seed)
 
     def _updates(self, portions: Sequence[Portion]) -> Updates:
         replica, memory, carrier = self._replica, self._memory, self._carrier
@@ -224,6 +242,8 @@ class TrainingLoop:
         # Beside others a step's time says little about its settings.
         if not self.travels or self._turns is not None or self.total_steps - done < TUNED_STEPS:
             return done
+        if self._job.train.deterministic:
+            return done  # what is measured differs from run to run, and with it where blocks of rows end
         while (settings := tuner.next()) is not None:
             if self.stopped or self.failed or pause & {done + 1, done + 2}:
                 break
@@ -285,9 +305,10 @@ class TrainingLoop:
         parts = micro_batches(indices, train.micro_batch)
         mine = owned(len(parts), self._team.rank, self._team.size)
         dealt = None
-        if self._claims is not None:
-            of_node = [owned(len(parts), rank, self._team.size) for rank in self._claims.ranks]
-            dealt, mine = self._claims.deal(of_node), mine[:1]
+        if self._stealing is not None:
+            claims = self._stealing.claims
+            of_node = [owned(len(parts), rank, self._team.size) for rank in claims.ranks]
+            dealt, mine = claims.deal(of_node), mine[:1]
         share = Share(step, len(indices), parts, mine, self._schedule.rate(step + 1), dealt)
         return share, Tally.of(len(parts), len(indices), len(indices) * self._answers, own=len(mine))
 

@@ -19,10 +19,13 @@ from ...kernels import blas
 from ...kernels.device import Device, DeviceUnavailable, choose_device
 from ..errors import MachineError, Mistake
 from ..exchange import NodeMemory, cut, rows_of
+from ..exchange.stealing import Lent
 from ..exchange.tune import SMALLEST_BYTES
 from ..graph import Graph, Layout
+from ..graph.program import shared_bytes
 from ..message import World
 from ..observe import RunFolder
+from ..work.offers import worth_offering
 from . import checkpoint
 from .course import schedule
 from .data import Data, load_data
@@ -151,24 +154,33 @@ async def share_memory(world: World, job: Job, graph: Graph, device: Device) -> 
     capacity = len(cut(layout, smallest_portion(job), rows))
     slots = job.train.optimizer.build().slots
     residual = job.exchange.wire != "float32" and len(world.nodes) > 1
-    return await NodeMemory.allocate(
-        world, layout.size, slots, capacity, residual=residual, steals=not job.train.deterministic
-    )
+    batch, lent = job.train.micro_batch, None
+    if not job.train.deterministic:
+        nodes = worth_offering(graph, batch)
+        lent = Lent(nodes, shared_bytes(graph, batch, nodes | _postponed(job, graph, len(world.nodes) > 1)))
+    return await NodeMemory.allocate(world, layout.size, slots, capacity, residual=residual, lent=lent)
 
 
 def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | None, ranks: int) -> Replica:
-    """The model on this rank; where its gradients travel, large layers' weight gradients may be postponed."""
-    layout, flats, movable = Layout.of(graph), None, frozenset[str]()
+    """The model on this rank, in what the ranks of its node share."""
+    flats, movable = None, _postponed(job, graph, ranks > 1 and (memory is None or memory.travels))
     if memory is not None:
-        flats = Flats(memory.parameters, memory.gradients, memory.states, memory.parts, memory.writes)
-    if ranks > 1 and (memory is None or memory.travels):
-        movable = frozenset(
-            portion.nodes[0]
-            for portion in cut(layout, smallest_portion(job), rows_of(graph))
-            if portion.rows is not None
+        arrays, rank = None, memory.rank
+        if memory.stealing is not None:
+            arrays, movable = memory.stealing.arrays, movable | memory.stealing.nodes
+        flats = Flats(
+            memory.parameters, memory.gradients, memory.states, memory.parts, memory.writes, rank, arrays
         )
     optimizer = job.train.optimizer.build()
     return Replica(graph, optimizer, device, job.train.micro_batch, job.seed, flats=flats, movable=movable)
+
+
+def _postponed(job: Job, graph: Graph, travels: bool) -> frozenset[str]:
+    """Nodes whose weight gradients may run late: those that travel by rows."""
+    if not travels:
+        return frozenset()
+    portions = cut(Layout.of(graph), smallest_portion(job), rows_of(graph))
+    return frozenset(portion.nodes[0] for portion in portions if portion.rows is not None)
 
 
 def smallest_portion(job: Job) -> int:

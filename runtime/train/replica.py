@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from ...kernels.kernel import Array, ArraySpec
 from ...kernels.optimizer import Optimizer, accumulate, move_statistic, squared_norm
 from ...kernels.reduction import add_up, reduce_and_update
 from ..graph import Graph, Layout, Memory, Program, initialise
+from ..graph.backward import differentiate
+from ..graph.program import Allocator
 from .data import Samples
 
 
@@ -21,7 +23,8 @@ class Flats:
     """The flat vectors of a model: of this rank alone, or its gradients and the node's one copy of the rest.
 
     `parts` are the gradients of all ranks that share `parameters`; `writes` tells whether this rank is the
-    one that fills them with first values.
+    one that fills them with first values. `arrays` makes, by rank of the node, arrays that all see; `rank` is
+    this one.
     """
 
     parameters: Array
@@ -29,6 +32,8 @@ class Flats:
     states: tuple[Array, ...]
     parts: Sequence[Array] = ()
     writes: bool = True
+    rank: int = 0
+    arrays: Callable[[int], Allocator] | None = None
 
     @classmethod
     def of(cls, device: Device, size: int, slots: int) -> Flats:
@@ -57,6 +62,7 @@ class Replica:
     ) -> None:
         self.graph = graph
         self.layout = Layout.of(graph)
+        self.calls = differentiate(graph).backward
         self.device = device
         self.optimizer = optimizer
         self._flats = flats or Flats.of(device, self.layout.size, optimizer.slots)
@@ -64,12 +70,17 @@ class Replica:
         self.states = self._flats.states
         if self._flats.writes:
             self.parameters[...] = device.to_device(initialise(self.layout, seed))
-        self.memory = Memory(graph, self.layout, device, micro_batch, training=True, movable=movable)
+        self._arrays = self._flats.arrays
+        shared = None if self._arrays is None else self._arrays(self._flats.rank)
+        self.memory = Memory(
+            graph, self.layout, device, micro_batch, training=True, movable=movable, shared=shared
+        )
         self.travelling: NDArray[np.float32] = device.travelling(self.gradients)
         self._staging = {name: device.staging(array) for name, array in self.memory.inputs.items()}
         self._loaded: Event | None = None  # behind the last copy out of `_staging`
         self._training: dict[int, Program] = {}
         self._inference: dict[int, Program] = {}
+        self._others: dict[tuple[int, int], Program] = {}
 
     def training(self, batch: int) -> Program:
         """The program that computes gradients for `batch` samples; made once."""
@@ -78,6 +89,19 @@ class Replica:
                 self.graph, self.layout, self.memory, batch, self.parameters, self.gradients
             )
         return self._training[batch]
+
+    def other(self, rank: int, batch: int) -> Program:
+        """The program that `training` gives the node's rank `rank`, on its arrays and gradients; made once.
+
+        Its kernels have the workspace of this replica: one that runs here is in nobody's way.
+        """
+        if (rank, batch) not in self._others:
+            assert self._arrays is not None
+            memory, gradients = self.memory.seen(self._arrays(rank)), self._flats.parts[rank]
+            self._others[rank, batch] = Program(
+                self.graph, self.layout, memory, batch, self.parameters, gradients
+            )
+        return self._others[rank, batch]
 
     def inference(self, batch: int) -> Program:
         """The program that computes loss and prediction for `batch` samples; made once."""

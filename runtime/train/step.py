@@ -25,6 +25,8 @@ from ..exchange import Block, Plan, Portion, Round
 from ..work import Compute
 from .chain import Chain, Setting, Share
 from .data import Samples
+from .growing import Growing
+from .helping import Helper
 from .replica import Replica
 from .tally import Tally
 from .updates import CLASSES, Class, Updates
@@ -44,13 +46,14 @@ class StepMaker:
         *,
         seed: int,
         model: str,
+        helper: Helper | None = None,
     ) -> None:
         self._blocks = blocks
         self._updates = updates
         portions_of = {node: [p for p in portions if node in p.nodes] for node in replica.layout.nodes}
         by_rows = frozenset(p.nodes[0] for p in portions if p.rows is not None)
         self._setting = Setting(
-            replica, portions, blocks, updates, compute, samples, seed, model, portions_of, by_rows
+            replica, portions, blocks, updates, compute, samples, seed, model, portions_of, by_rows, helper
         )
         self._end: list[Task] = []  # of the chain of the step before
         self.updated: list[Task] = []  # of the step before, by portion: what the next forward waits for
@@ -59,8 +62,14 @@ class StepMaker:
         """The step's tasks, or the first of them. Those of a smaller `turn` go before, whatever they are."""
         round_.spent_s = np.zeros(len(self._blocks))
         priority = turn * CLASSES + Class.CHAIN
-        chain = Chain(self._setting, share, tally, round_, plan, priority, self._end, self.updated)
-        tasks = chain.whole() if share.dealt is None else chain.growing(share.dealt)
+        given = (self._setting, share, tally, round_, plan, priority, self._end, self.updated)
+        chain: Chain
+        if share.dealt is None:
+            chain = Chain(*given)
+            tasks = chain.whole()
+        else:
+            chain = growing = Growing(*given, dealt=share.dealt)
+            tasks = growing.begin()
         updates, self.updated = self._updates.make(share, round_, chain.readers, turn)
         self._end = chain.end
         return [*tasks, *updates]

@@ -78,7 +78,7 @@ class Trainer:
         self._comm = comm
         self._job = job = ready.job
         self._data = ready.data
-        self._replica = ready.replica
+        self._replica, self._memory = ready.replica, ready.memory
         self._folder = ready.folder
         self._first_step = ready.first_step
         self._compute = compute
@@ -120,6 +120,7 @@ class Trainer:
             await self._saved()  # before all else: a launcher may leave half a second after its signal
             if not loop.stopped and len(self._data.test):
                 score = await self._evaluate(self._data.test, "test", done)
+            await self._tell_work()
         failure = await self._explain() if await self._ill() else None
         reason = f"failed: {failure}" if failure else self._reason()
         self._log.end(done, reason, failed=failure is not None)
@@ -234,6 +235,30 @@ class Trainer:
         else:
             self._log.evaluation(done, split, score)
         return score
+
+    async def _tell_work(self) -> None:
+        """Gather who computed what, where ranks take work from each other."""
+        memory, size = self._memory, self._world.size
+        if memory is None or self._job.train.deterministic:
+            return
+        rows = np.zeros((size, 2 * size + 3), np.int64)
+        own = rows[self._world.rank]
+        if memory.stealing is not None:
+            counts = memory.stealing.claims.counts
+            own[-3:] = counts.attempts, counts.misses, counts.left
+            for start, of in ((0, counts.micro_batches), (size, counts.kernels)):
+                for rank, count in of.items():
+                    own[start + rank] = count
+        await self._comm.allreduce(rows, what=f"{self._job.name}: who computed what")
+        for rank, row in enumerate(rows.tolist()):
+            if not any(row):
+                continue  # alone on its node
+            micro_batches, kernels = (
+                {str(other): count for other, count in enumerate(part) if count}
+                for part in (row[:size], row[size:-3])
+            )
+            attempts, misses, left = row[-3:]
+            self._log.work(rank, micro_batches, kernels, attempts, misses, left)
 
     async def _checkpoint(self, done: int) -> None:
         """Rank 0 copies the state and writes it while training goes on; one at a time."""

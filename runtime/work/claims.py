@@ -17,8 +17,9 @@ with the step before, and none begins the next until all are done with this one.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,10 +36,10 @@ FRESH = 0.3
 
 @dataclass(slots=True)
 class Counts:
-    """What a rank did, over all steps."""
+    """What a rank did, over all steps; whose it was by ranks of the world."""
 
-    computed: int = 0  # micro-batches
-    stolen: int = 0  # of them: of other ranks
+    micro_batches: Counter[int] = field(default_factory=Counter)
+    kernels: Counter[int] = field(default_factory=Counter)  # of others
     attempts: int = 0  # claims of others' micro-batches
     misses: int = 0  # of them: somebody else was quicker
     left: int = 0  # steps of which the rest was left to faster ranks
@@ -75,7 +76,7 @@ class Claims:
     def deal(self, shares: Sequence[Sequence[int]]) -> Dealt:
         """The next step's micro-batches: those of each rank of the node, which all ranks know alike."""
         self._steps += 1
-        return Dealt(self, self._steps % 2, shares)
+        return Dealt(self, self._steps, shares)
 
     # On the lane
 
@@ -87,6 +88,7 @@ class Claims:
     def tell(self, pace: Pace) -> None:
         """This rank's pace, for all to see."""
         self._paces[self.rank][:] = pace.seconds, pace.free_s
+        self._window.sync()
 
     def took(self, seconds: float, forward_s: float) -> None:
         """How long a micro-batch took here, and its forward pass."""
@@ -98,8 +100,11 @@ class Claims:
 class Dealt:
     """One step's micro-batches as this rank takes them, on the lane."""
 
-    def __init__(self, claims: Claims, parity: int, shares: Sequence[Sequence[int]]) -> None:
+    def __init__(self, claims: Claims, step: int, shares: Sequence[Sequence[int]]) -> None:
         self._claims = claims
+        parity = step % 2
+        #: Its number among all that these ranks have dealt, from 1.
+        self.step = step
         self._others = [rank for rank in range(len(shares)) if rank != claims.rank]
         self._pots = [share[1:] for share in shares]
         self._words, self._leavers = claims.pots[parity], claims.leavers[parity]
@@ -115,10 +120,11 @@ class Dealt:
         claims = self._claims
         self._loaded_s = claims.clock()
         if not self._known_s:
+            claims.counts.micro_batches[claims.ranks[claims.rank]] += 1
             claims.tell(Pace(claims.seconds, self._loaded_s + claims.seconds))
 
-    def next(self) -> tuple[int, int] | None:
-        """Behind a forward pass: the micro-batch to compute after this one, and the node's rank it is of.
+    def next(self) -> tuple[int, int | None] | None:
+        """Behind a forward pass: the micro-batch to compute next, and whose it is, if another rank's.
 
         None: the one that is being computed is this rank's last of the step.
         """
@@ -144,7 +150,6 @@ class Dealt:
             claims.took(now - self._known_s, now - self._loaded_s)
         else:
             self.clear()
-        claims.counts.computed += 1
         self._known_s = now
 
     def _left(self, rank: int) -> int:
@@ -155,6 +160,7 @@ class Dealt:
         """Whether the rest is left to others, and they know that they must take it."""
         claims, now = self._claims, self._known_s
         own = Pace(claims.seconds, now + claims.backward_s)
+        claims.tell(own)  # before others are looked at: two that are both late do not leave it to each other
         if not self._last and leaves(now, left, own, map(claims.pace, self._others)):
             self._last = self._leavers.add(1) == len(self._others)
             if not self._last:
@@ -164,7 +170,7 @@ class Dealt:
         claims.tell(Pace(own.seconds, own.free_s + own.seconds))
         return False
 
-    def _claim(self, counts: Sequence[int]) -> tuple[int, int] | None:
+    def _claim(self, counts: Sequence[int]) -> tuple[int, int | None] | None:
         """One of this rank's own, or of another's; None if somebody else was quicker."""
         claims = self._claims
         own = counts[claims.rank] > 0
@@ -174,7 +180,7 @@ class Dealt:
         claimed = front + back < len(pot)
         claims.counts.attempts += not own
         claims.counts.misses += not own and not claimed
-        claims.counts.stolen += not own and claimed
         if not claimed:
             return None
-        return (pot[front] if own else pot[len(pot) - 1 - back]), rank
+        claims.counts.micro_batches[claims.ranks[rank]] += 1
+        return (pot[front], None) if own else (pot[-1 - back], claims.ranks[rank])

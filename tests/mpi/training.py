@@ -236,7 +236,7 @@ def hold_lane(replica: Replica, started: threading.Event, node: str) -> None:
 
 def disturb(replica: Replica, before: Callable[[Step, slice | None], None]) -> None:
     """Have `before` run on the lane ahead of every kernel of training, told its rows where it is a block."""
-    make, seen = replica.training, set()
+    make, other, seen = replica.training, replica.other, set()
 
     def disturbed(step: Step) -> Step:
         def run(**rows: slice) -> None:
@@ -245,15 +245,25 @@ def disturb(replica: Replica, before: Callable[[Step, slice | None], None]) -> N
 
         return replace(step, run=run)
 
-    def training(batch: int) -> Program:
-        program = make(batch)
-        if batch not in seen:
-            seen.add(batch)
+    def once(program: Program) -> Program:
+        if program not in seen:
+            seen.add(program)
             for part in ("forward", "backward", "backward_more"):
                 setattr(program, part, tuple(map(disturbed, getattr(program, part))))
         return program
 
-    replica.training = training  # type: ignore[method-assign]
+    replica.training = lambda batch: once(make(batch))  # type: ignore[method-assign]
+    replica.other = lambda rank, batch: once(other(rank, batch))  # type: ignore[method-assign]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Hold the lane until other ranks have come there, as their words in shared memory tell."""
+    never = threading.Event()
+    for _ in range(300_000):
+        if condition():
+            return
+        never.wait(1e-4)  # (so that they have the core)
+    raise AssertionError("30 s have passed, and the other ranks have not done what this one waits for")
 
 
 def allreduce(array: np.ndarray) -> None:

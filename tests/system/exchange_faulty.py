@@ -11,16 +11,19 @@ import re
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import weft.runtime.message  # noqa: F401  (before mpi4py, which else starts MPI without its settings)
 from tests.mpi.exchange.test_delays import tiny
-from tests.mpi.training import Bench, disturb
+from tests.mpi.training import Bench, disturb, until
 from weft.runtime.exchange import Plan, exchange
 from weft.runtime.graph.backward import Phase
 from weft.runtime.message import World, run
 from weft.runtime.train.replica import Replica
+from weft.runtime.work import offers
 
+offers.WORTH_S = 0.0
 CASE, INSIDE, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 STEPS = 6 if CASE == "all_is_well" else 1_000_000
 FAILS_IN = 4  # from 1
@@ -31,7 +34,9 @@ def arrange(training, replica: Replica, world: World) -> None:
     names = sorted(set(re.findall(r"(/dev/shm/\S+)$", maps, re.MULTILINE)))
     (FOLDER / f"segments-{world.rank}").write_text("\n".join(names))
     print(f"rank {world.rank} shares memory: {training._memory is not None}", flush=True)
-    if world.rank == world.size - 1:
+    if CASE == "a_stolen_kernel_raises":
+        fail_in_a_stolen_kernel(training._stealing, replica, world)
+    elif world.rank == world.size - 1:
         if CASE == "the_order_differs":
             make_plan = exchange.best_plan
             exchange.best_plan = lambda *given: swapped(make_plan(*given))
@@ -61,6 +66,32 @@ def fail_in_a_kernel(replica: Replica) -> None:
             raise ZeroDivisionError("the test's own")
 
     disturb(replica, before)
+
+
+def fail_in_a_stolen_kernel(stealing, replica: Replica, world: World) -> None:
+    """The last rank goes on when the others are idle, and behind what it puts out when that is claimed."""
+    last = world.size - 1
+
+    def before(step, rows) -> None:
+        if world.rank != last:
+            return
+        if step.phase is Phase.FORWARD:
+            until(lambda: stealing.offers.over(1))
+        elif int(stealing.offers._out[last][0]) > offers.COUNT:
+            until(lambda: stealing.offers._claims[last][0].peek() == 1)
+
+    disturb(replica, before)
+    other = replica.other
+
+    def raises(**rows: slice) -> None:
+        raise ZeroDivisionError("the test's own")
+
+    def broken(rank: int, batch: int):
+        program = other(rank, batch)
+        program.backward = tuple(replace(step, run=raises) for step in program.backward)
+        return program
+
+    replica.other = broken  # type: ignore[method-assign]
 
 
 async def main(world: World) -> list[object]:

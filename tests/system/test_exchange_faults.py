@@ -48,6 +48,14 @@ def test_a_kernel_that_raises_ends_all_ranks(vendor: str, inside: str, tmp_path:
 
 
 @VENDORS
+def test_a_kernel_that_raises_in_another_ranks_place_ends_all_ranks(vendor: str, tmp_path: Path) -> None:
+    result = run("a_stolen_kernel_raises", "shared", vendor, tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert "ZeroDivisionError: the test's own" in result.stderr
+    assert "of 3 on" in result.stderr
+
+
+@VENDORS
 @WAYS
 def test_a_killed_rank_ends_all_ranks(vendor: str, inside: str, tmp_path: Path) -> None:
     result = run("a_rank_is_killed", inside, vendor, tmp_path)

@@ -55,7 +55,8 @@ def newest(folder: Path) -> Path:
 
 
 def test_two_models_train_and_leave_a_folder_each(jobs, tmp_path):
-    result = train(2, *jobs, "--set", "small:train.epochs=3", "--folder", "here", folder=tmp_path)
+    fixed = ["--set", "small:train.epochs=3", "--set", "small:train.deterministic=true"]
+    result = train(2, *jobs, *fixed, "--folder", "here", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert re.fullmatch(r"2 models share every rank's compute time: large 50%, small 50%", lines[0])
@@ -71,7 +72,7 @@ def test_two_models_train_and_leave_a_folder_each(jobs, tmp_path):
         assert rows[-1]["reason"] == "all steps done"
         events = json.loads((folder / "trace.json").read_text())["traceEvents"]
         assert {event["args"]["model"] for event in events if "model" in event["args"]} == {"large", "small"}
-    alone = train(2, jobs[1], "--set", "train.epochs=3", folder=tmp_path)
+    alone = train(2, jobs[1], *fixed, folder=tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert alone.returncode == 0, alone.stderr
     expected = load_file(newest(folder))

@@ -29,7 +29,13 @@ model.layers = [
   { kernel = "dropout", rate = 0.2 },
   { kernel = "dense", features = 10 },
 ]
-train = { batch = 60, micro_batch = 16, epochs = 2, optimizer = { name = "adamw", rate = 0.01 } }
+
+[train]
+batch = 60
+micro_batch = 16
+epochs = 2
+optimizer = { name = "adamw", rate = 0.01 }
+deterministic = true
 """
 
 

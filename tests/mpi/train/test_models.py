@@ -51,6 +51,7 @@ def dense(folder: Path, name: str = "dense", **changes: object) -> Job:
         "micro_batch": 24,
         "steps": 8,
         "evaluate_every": 4,
+        "deterministic": True,  # most tests compare bits
         "optimizer": {"name": "sgd", "rate": 0.05, "momentum": 0.9},
     }
     return made(folder, name, {"source": "digits"}, {"layers": layers}, {**train, **changes})
@@ -63,6 +64,7 @@ def text(folder: Path, name: str = "text", **changes: object) -> Job:
         "micro_batch": 4,
         "steps": 6,
         "evaluate_every": 6,
+        "deterministic": True,
         "optimizer": {"name": "adamw", "rate": 0.002},
         "clip_norm": 1.0,
     }
@@ -201,6 +203,24 @@ def test_s2_4_the_weights_are_those_of_separate_runs(inside, folder):
     assert [result.failure for result in together.results] == [None, None]
     for model, job in enumerate(jobs):
         assert_equal(together, model, fleet([job]))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_s2_4_models_whose_ranks_take_work_from_each_other_lose_and_double_nothing(folder):
+    """Beside each other, and with ranks that are late: their losses are those of a fixed division."""
+    jobs = [dense(folder, batch=72 * SIZE, steps=4), text(folder, batch=12 * SIZE)]
+    fixed = fleet(jobs)
+    free = fleet([changed(job, "train", deterministic=False) for job in jobs], arrange=disturbed)
+    for model in range(2):
+        assert free.results[model].score == pytest.approx(fixed.results[model].score, rel=1e-3)
+        if RANK == 0:
+            metrics = [read_metrics(ran.ready[model].folder.metrics) for ran in (free, fixed)]
+            losses = [[row["loss"] for row in one.steps] for one in metrics]
+            np.testing.assert_allclose(*losses, rtol=1e-4)
+            if len(metrics[0].work) == SIZE:  # (who has its node's memory for itself takes nothing)
+                counted = sum(sum(row["micro_batches"].values()) for row in metrics[0].work)
+                assert counted == jobs[model].train.steps * 3 * SIZE
+            assert not metrics[1].work
 
 
 def disturbed(ready: list[Prepared]) -> None:

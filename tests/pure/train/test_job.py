@@ -232,6 +232,10 @@ class TestSet:
         ("override", "expected"),
         [
             ("train.batch=0", "--set train.batch=0: [train] batch = 0: must be at least 1"),
+            (
+                "train.deterministic=1",
+                "--set train.deterministic=1: [train] deterministic = 1: must be true or false",
+            ),
             ("train.bach=1", "--set train.bach=1: [train] bach = 1: unknown key; did you mean batch?"),
             ("train.batch", "--set train.batch: must be section.key=value, as in --set train.epochs=3"),
             ("seed.x=1", "--set seed.x=1: seed is a value, not a table"),
