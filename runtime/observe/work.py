@@ -13,8 +13,8 @@ from .metrics import Row
 
 TITLES = ("rank", "micro-batches", "of others", "kernels of others", "tried", "missed", "left")
 NOTE = (
-    "tried, missed: claims of others' micro-batches, and those for which somebody was quicker; "
-    "left: steps of which faster ranks were left the rest"
+    "tried, missed: claims of others' micro-batches, and those for which somebody was quicker;\n"
+    "  left: steps of which faster ranks were left the rest"
 )
 
 

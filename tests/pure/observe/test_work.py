@@ -23,7 +23,7 @@ def test_the_table_says_whose_work_each_rank_did(tmp_path: Path) -> None:
         "  rank  micro-batches  of others         kernels of others  tried  missed  left",
         "     0          1,814  312 of 1, 2 of 3  22 of 1              317       3     0",
         "     1          1,200  –                 –                      0       0     7",
-        f"  {NOTE}",
+        *f"  {NOTE}".splitlines(),
     ]
 
 
