@@ -5,9 +5,9 @@
 
 Whoever takes one micro-batch at a time whenever it can is late by a whole one of the slowest rank's at the
 end of the step. So a rank takes no more when the others can do all that is left before it could do one more.
-In simulations (tests/pure/work/test_pace.py), two ranks of speed 1 and 1/2 kept 99% of their joint speed at 64
-micro-batches a step, and 97% without this; three of speed 1 and one of 1/2 kept 91% at 16 and 96% at 64, and
-76% and 91% without.
+In simulations (tests/pure/work/test_pace.py), two ranks of speed 1 and 1/2 kept 99% of their joint speed at
+64 micro-batches a step, and 97% without this; three of speed 1 and one of 1/2 kept 91% at 16 and 96% at 64,
+and 76% and 91% without.
 """
 
 from __future__ import annotations
