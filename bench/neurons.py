@@ -93,14 +93,14 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 await engines[name].infer(image)
             await world.node.barrier()
             await engines[name].replan()
+    peers: dict[str, Callable[[Arrays], list[Array]]] = {}
     times: dict[str, list[float]] = {name: [] for name in engines}
     if world.node_rank == 0:
         expected = serial(graph, parameters, image)
-        peers = {
-            f"onnxruntime_{threads}": onnxruntime_session(proto.SerializeToString(), threads, everywhere)
-            for threads in sorted({1, world.node_size})
-        }
-        peers = {name: session for name, session in peers.items() if session is not None}
+        for threads in sorted({1, world.node_size}):
+            session = onnxruntime_session(proto.SerializeToString(), threads, everywhere)
+            if session is not None:
+                peers[f"onnxruntime_{threads}"] = session
         times |= {name: [] for name in peers}
         entry = {file_name: image[own] for file_name, own in model.inputs.items()}
         previous = ""

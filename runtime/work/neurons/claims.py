@@ -25,8 +25,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from ....kernels.vectors import intrinsic
 from ....kernels.compiled import jit
+from ....kernels.vectors import intrinsic
 
 Words = NDArray[np.int64]
 
