@@ -1,0 +1,204 @@
+"""A policy: a state machine that says which jobs are refused, and what each resource computes when.
+
+    arrive ──> refused, with a reason          next ──> Batch ── the resource computes it ──> ended
+       └─────> queued ───────────────────────>  └──> dropped: can't be met any more
+
+Every job that `arrive` accepts leaves exactly once: in a batch that `ended` or `failed`, among `dropped`, or
+by `cancel`. A resource that goes down gives the jobs of its batches back: they are queued anew, and what it
+may still answer is to be ignored. There is no I/O and no clock: who calls says what time it is, so the
+simulator runs what runs live. After every event, and when the timer is due, the caller does
+
+    while isinstance(decision := policy.next(now()), Batch):
+        send(decision)
+    timer(decision)                             a time; inf: nothing to decide before the next event
+    for job, refused in policy.dropped():
+        answer(job, refused)
+
+A subclass keeps the queue: it implements `admit`, `choose`, `requeue` and `withdraw`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from itertools import count
+from math import inf
+from typing import ClassVar
+
+from ..profile import Profile, Profiles
+from ..request import Reason, Refused
+from .job import Batch, Job, Model, ServiceClass, Settings
+from .resource import MOST_COMMITTED, Resource
+
+
+class Policy(ABC):
+    """What all policies share: resources, bounded queues, profiles that learn, and that no job is lost."""
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: Settings, profiles: Profiles) -> None:
+        self.profiles = profiles
+        self._configure(settings)
+        self.resources: dict[str, Resource] = {}
+        self.queued: Counter[str] = Counter()  # jobs, by class
+        self._dropped: list[tuple[Job, Refused]] = []
+        self._numbers = count()
+
+    def _configure(self, settings: Settings) -> None:
+        self.settings = settings
+        self.classes: dict[str, ServiceClass] = {c.name: c for c in settings.classes}
+        self.models: dict[str, Model] = {m.name: m for own in settings.families.values() for m in own}
+
+    # ---- events -------------------------------------------------------------------------------------------
+
+    def configure(self, settings: Settings, now_s: float) -> None:
+        """Models have been loaded or unloaded; no job of an unloaded one may be here any more."""
+        self._configure(settings)
+        self.changed(now_s)
+
+    def up(self, name: str, kind: str, models: Iterable[str], now_s: float) -> None:
+        """A resource has come, has come back, or has other models now."""
+        if name in self.resources:
+            resource = self.resources[name]
+            resource.models, resource.up = frozenset(models), True
+        else:
+            self.resources[name] = Resource(name, kind, models)
+        self.changed(now_s)
+
+    def down(self, name: str, now_s: float) -> None:
+        """A resource is lost: its jobs are queued anew, or dropped where nobody else has their model."""
+        resource = self.resources[name]
+        resource.up = False
+        lost, resource.batches = resource.batches, []
+        self.changed(now_s)
+        for batch in lost:
+            self.profile(name, batch.model).failed()
+            for job in batch.jobs:
+                if self.able(self.variants(job)):
+                    self.queued[job.service_class] += 1
+                    self.requeue(job, now_s)
+                else:
+                    self.drop(job, Reason.NO_WORKER, f"{name} was lost and no other rank has {job.family}")
+
+    def arrive(self, job: Job, now_s: float) -> Refused | None:
+        """Queue `job`, or say why it will not be answered; None: it is queued."""
+        variants = self.variants(job)
+        if not variants:
+            return Refused(
+                Reason.IMPOSSIBLE,
+                f"no variant of {job.family} has accuracy {job.accuracy} at cost {job.cost}; it has "
+                + ", ".join(f"{m.name} ({m.accuracy}, {m.cost})" for m in self.settings.families[job.family]),
+            )
+        if not self.able(variants):
+            return Refused(Reason.NO_WORKER, f"no rank that is up has {job.family}")
+        if self.queued[job.service_class] >= self.settings.max_queue:
+            return Refused(
+                Reason.QUEUE_FULL,
+                f"{self.queued[job.service_class]} requests of class {job.service_class} wait already",
+            )
+        refused = self.admit(job, now_s)
+        if refused is None:
+            self.queued[job.service_class] += 1
+        return refused
+
+    def cancel(self, job: Job) -> bool:
+        """Forget `job`, which waits; False if it is on its way already, or was never here."""
+        if not self.withdraw(job):
+            return False
+        self.queued[job.service_class] -= 1
+        return True
+
+    def next(self, now_s: float) -> Batch | float:
+        """The next batch to send, now; or the time at which to ask again unless something happens before."""
+        ask_s = inf
+        for resource in self.resources.values():
+            if not resource.up:
+                continue
+            free_s = resource.free_s(now_s)
+            if free_s - now_s > self.settings.horizon_s:
+                ask_s = min(ask_s, free_s - self.settings.horizon_s)
+            elif len(resource.batches) < MOST_COMMITTED:
+                chosen = self.choose(resource, free_s, now_s)
+                if isinstance(chosen, Batch):
+                    resource.commit(chosen)
+                    for job in chosen.jobs:
+                        self.queued[job.service_class] -= 1
+                    return chosen
+                ask_s = min(ask_s, chosen)
+        return ask_s
+
+    def ended(self, batch: Batch, started_s: float, ended_s: float) -> None:
+        """The resource began `batch` at `started_s`, and its answer was here at `ended_s`."""
+        self.profile(batch.resource, batch.model).measured(batch.samples, ended_s - started_s, ended_s)
+        self._leave(batch, ended_s)
+
+    def failed(self, batch: Batch, now_s: float) -> None:
+        """Computing `batch` failed; its jobs are answered by the caller."""
+        self.profile(batch.resource, batch.model).failed()
+        self._leave(batch, now_s)
+
+    def dropped(self) -> list[tuple[Job, Refused]]:
+        """The jobs that were dropped since the last call, and why."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def _leave(self, batch: Batch, now_s: float) -> None:
+        resource = self.resources[batch.resource]
+        if batch in resource.batches:  # else the resource was down in between, and its jobs are queued anew
+            resource.ended(batch, now_s)
+
+    # ---- for subclasses -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def admit(self, job: Job, now_s: float) -> Refused | None:
+        """Queue a job that some resource can compute, or refuse it."""
+
+    @abstractmethod
+    def choose(self, resource: Resource, start_s: float, now_s: float) -> Batch | float:
+        """What `resource` computes from `start_s` on: a batch, taken from the queue; or when to ask again."""
+
+    @abstractmethod
+    def requeue(self, job: Job, now_s: float) -> None:
+        """Queue a job that was accepted before, and whose resource is lost."""
+
+    @abstractmethod
+    def withdraw(self, job: Job) -> bool:
+        """Take `job` out of the queue; False if it is not there."""
+
+    def changed(self, now_s: float) -> None:
+        """Resources have come or gone, or have other models."""
+
+    def variants(self, job: Job) -> list[Model]:
+        """The models that may answer `job`."""
+        return [
+            model
+            for model in self.settings.families[job.family]
+            if (job.accuracy is None or model.accuracy >= job.accuracy)
+            and (job.cost is None or model.cost <= job.cost)
+        ]
+
+    def able(self, models: Iterable[Model]) -> bool:
+        """Whether a resource that is up has one of `models`."""
+        names = {model.name for model in models}
+        return any(resource.up and names & resource.models for resource in self.resources.values())
+
+    def profile(self, resource: str, model: str) -> Profile:
+        """How long `resource` takes for `model`."""
+        return self.profiles.of(resource, model, self.models[model].max_batch)
+
+    def batch(self, resource: Resource, model: str, jobs: list[Job], start_s: float) -> Batch:
+        """A batch of these jobs, which are no longer queued."""
+        samples = sum(job.samples for job in jobs)
+        expected_s = self.profile(resource.name, model).expected_s(samples)
+        return Batch(next(self._numbers), resource.name, model, jobs, samples, start_s, expected_s)
+
+    def drop(self, job: Job, reason: Reason, message: str) -> None:
+        """Give up a job that was accepted and is no longer queued."""
+        self._dropped.append((job, Refused(reason, message)))
+
+
+def missed(job: Job, by_s: float) -> str:
+    """The message for a job that would be late by so much."""
+    allowed_s = job.deadline_s - job.arrival_s
+    return f"it would be {by_s * 1e3:.1f} ms late for its deadline of {allowed_s * 1e3:g} ms"

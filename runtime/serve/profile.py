@@ -1,0 +1,246 @@
+"""How long a resource takes for a batch of a model: measured, predicted for sizes never seen, and relearned.
+
+    size      1      2      4      8     16     32        each measured size has a mean of its own,
+    mean    3.3 ms         5.6           15.1             the others lie on a line through them,
+    says    3.3    4.1     5.6    8.7    15.1   27.4      a + c · size; never less than for a smaller batch
+
+A resource that has become slower, because somebody else computes there too, is slower at every size. So when
+results are off to the same side several times running, all means are scaled by the median of these results,
+and not learned anew size by size: a resource that became two times slower is known to be after five batches.
+Clockwork (Gujarati et al., "Serving DNNs like Clockwork: Performance Predictability from the Bottom Up", OSDI
+2020) keeps the last ten results of each size, of which every one would have to notice by itself.
+
+How far results scatter around the means is kept as ratios, of all sizes together: tails are rare, and a
+deadline is met with a p99.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from statistics import median
+from typing import Any
+
+SHIFT, RUNNING = 1.15, 5
+"""A resource has changed when so many results running are off by more than this factor, to one side. With a
+scatter of 5% that happens by chance once in 10^14 results."""
+
+OWN_FROM = 3
+"""Results after which a size has a mean of its own that others are judged by."""
+
+GAIN = 0.1
+"""What a result moves its size's mean by, once there are ten: it counts the last twenty."""
+
+OUTLIER = 1.5
+"""A result counts as at most this much off: one hiccup of ten times would move a mean by 90%; five running
+are a change."""
+
+WINDOW = 256
+"""Ratios that the distribution is taken from: below a hundred, a p99 is only the greatest."""
+
+PRIOR = (*(1.0,) * 15, 1.15)
+"""What the distribution is before anything was measured."""
+
+GUESS_S = 10e-3
+"""For a sample, where nothing is known at all."""
+
+
+class Profile:
+    """One resource and one model."""
+
+    def __init__(self, max_batch: int, like: Profile | None = None) -> None:
+        """`like` is believed until something has been measured here."""
+        self.max_batch = max_batch
+        self.results = 0
+        self.measured_s: float | None = None  # when the last result came
+        self.error = 0.0  # |measured - expected| / measured, averaged over the last twenty or so
+        self.availability = 1.0  # the share of batches that did not fail, likewise
+        self.slowdown = 1.0  # against the fastest it has been
+        self._means: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+        self._off: deque[float] = deque(maxlen=RUNNING)
+        self._ratios = deque(PRIOR)
+        self._sorted = sorted(PRIOR)
+        self._tail = PRIOR[-1]
+        self._line: tuple[float, float] = (0.0, GUESS_S) if like is None else like._line
+        self._latency: list[float] = []  # by size; [0] is not used
+        self._tabulate()
+
+    # ---- what it says -------------------------------------------------------------------------------------
+
+    def expected_s(self, samples: int) -> float:
+        """The latency to be expected of a batch of so many samples."""
+        return self._latency[samples]
+
+    def safe_s(self, samples: int) -> float:
+        """The latency that 99 of 100 batches keep to."""
+        return self._latency[samples] * self._tail
+
+    def largest(self, within_s: float) -> int:
+        """The largest batch that takes no longer than `within_s`, 99 times of 100; 0 where none does."""
+        return bisect_right(self._latency, within_s / self._tail, lo=1) - 1
+
+    def percentile_s(self, samples: int, share: float) -> float:
+        """The latency that this share of batches keeps to: 0.5 for the median."""
+        return self._latency[samples] * _quantile(self._sorted, share)
+
+    def per_s(self, samples: int) -> float:
+        """Samples a second, in batches of this size one after another."""
+        return samples / self._latency[samples]
+
+    @property
+    def fixed_s(self) -> float:
+        """What a batch costs however small it is: what is saved by joining two."""
+        return self._line[0]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that have been measured."""
+        return sorted(self._means)
+
+    # ---- what it learns from ------------------------------------------------------------------------------
+
+    def measured(self, samples: int, seconds: float, now_s: float) -> None:
+        """A batch of so many samples took so long; its result came at `now_s`."""
+        ratio = seconds / self._latency[samples]
+        self.results += 1
+        self.measured_s = now_s
+        self.availability += 0.05 * (1.0 - self.availability)
+        self.error += max(0.05, 1 / self.results) * (abs(1.0 - 1.0 / ratio) - self.error)
+        if self._counts.get(samples, 0) >= OWN_FROM:
+            self._off.append(ratio)
+            if self._shifted():
+                self._scale(median(self._off))
+                ratio = seconds / self._means[samples]
+            else:
+                self._spread(ratio)
+        self._learn(samples, seconds, ratio)
+        self._tabulate()
+
+    def failed(self) -> None:
+        """A batch failed, or was lost with its resource."""
+        self.availability -= 0.05 * self.availability
+
+    def _shifted(self) -> bool:
+        off = self._off
+        return len(off) == RUNNING and (min(off) > SHIFT or max(off) < 1 / SHIFT)
+
+    def _scale(self, factor: float) -> None:
+        self._means = {size: mean * factor for size, mean in self._means.items()}
+        self.slowdown = max(1.0, self.slowdown * factor)
+        for _ in range(RUNNING - 1):  # they told of the change, not of the scatter
+            self._forget(self._ratios.pop())
+        self._off.clear()
+
+    def _spread(self, ratio: float) -> None:
+        self._ratios.append(ratio)
+        insort(self._sorted, ratio)
+        if len(self._ratios) > WINDOW:
+            self._forget(self._ratios.popleft())
+        self._tail = _quantile(self._sorted, 0.99)
+
+    def _forget(self, ratio: float) -> None:
+        del self._sorted[bisect_left(self._sorted, ratio)]
+
+    def _learn(self, samples: int, seconds: float, ratio: float) -> None:
+        count = self._counts[samples] = self._counts.get(samples, 0) + 1
+        if count == 1:
+            self._means[samples] = seconds
+            return
+        if count > OWN_FROM:
+            seconds = self._means[samples] * min(max(ratio, 1 / OUTLIER), OUTLIER)
+        self._means[samples] += max(GAIN, 1 / count) * (seconds - self._means[samples])
+
+    def _tabulate(self) -> None:
+        """The line through the means, and latency by size."""
+        self._line = a, c = self._fitted()
+        means = self._means
+        own = (means.get(size) or a + c * size for size in range(1, self.max_batch + 1))
+        self._latency = [0.0, *accumulate(own, max)]
+
+    def _fitted(self) -> tuple[float, float]:
+        """Least squares of relative errors; a size counts by its results, up to ten."""
+        if not self._means:
+            return self._line
+        n = x = xx = y = xy = 0.0
+        for size, mean in self._means.items():
+            weight = min(self._counts[size], 10) / (mean * mean)
+            n += weight
+            x += weight * size
+            xx += weight * size * size
+            y += weight * mean
+            xy += weight * size * mean
+        # One size alone: nothing is known of the fixed cost, and to think it none is to be careful.
+        spread = n * xx - x * x
+        c = (n * xy - x * y) / spread if spread > 1e-9 * n * xx else xy / xx
+        a = (y - c * x) / n
+        if a < 0.0:
+            return 0.0, xy / xx
+        return (a, c) if c > 0.0 else (y / n, 0.0)
+
+    # ---- stored and reloaded ------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "max_batch": self.max_batch,
+            "results": self.results,
+            "availability": self.availability,
+            "error": self.error,
+            "sizes": [[size, self._means[size], self._counts[size]] for size in self.sizes],
+            "ratios": list(self._ratios),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Profile:
+        """What `to_dict` gave; KeyError, TypeError or ValueError where it did not."""
+        profile = cls(int(stored["max_batch"]))
+        profile.results = int(stored["results"])
+        profile.availability, profile.error = float(stored["availability"]), float(stored["error"])
+        for size, mean, count in stored["sizes"]:
+            if not (1 <= int(size) <= profile.max_batch and float(mean) > 0.0 and int(count) > 0):
+                raise ValueError(f"a batch of {size} samples took {mean} s in {count} results")
+            profile._means[int(size)], profile._counts[int(size)] = float(mean), int(count)
+        profile._ratios = deque(float(ratio) for ratio in stored["ratios"])
+        profile._sorted = sorted(profile._ratios)
+        profile._tail = _quantile(profile._sorted, 0.99)
+        profile._tabulate()
+        return profile
+
+
+class Profiles:
+    """The profiles of all resources and models."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str], Profile] = {}
+
+    def of(self, resource: str, model: str, max_batch: int = 32) -> Profile:
+        """That of `model` on `resource`; a new one begins with what is known of the model elsewhere."""
+        profile = self._of.get((resource, model))
+        if profile is None:
+            known = [p for (_, name), p in self._of.items() if name == model and p.results]
+            slowest = max(known, key=lambda p: p.expected_s(1), default=None)
+            profile = self._of[resource, model] = Profile(max_batch, slowest)
+        return profile
+
+    def items(self) -> Iterable[tuple[tuple[str, str], Profile]]:
+        """By resource and model."""
+        return self._of.items()
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As JSON has it."""
+        return [{"resource": r, "model": m, **profile.to_dict()} for (r, m), profile in self._of.items()]
+
+    @classmethod
+    def from_list(cls, stored: Iterable[Mapping[str, Any]]) -> Profiles:
+        """What `to_list` gave; KeyError, TypeError or ValueError where it did not."""
+        profiles = cls()
+        for each in stored:
+            profiles._of[str(each["resource"]), str(each["model"])] = Profile.from_dict(each)
+        return profiles
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
