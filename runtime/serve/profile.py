@@ -135,6 +135,7 @@ class Profile:
         self._off.clear()
 
     def _spread(self, ratio: float) -> None:
+        ratio = min(ratio, OUTLIER)  # three results of a change would make a tail that lets no more come
         self._ratios.append(ratio)
         insort(self._sorted, ratio)
         if len(self._ratios) > WINDOW:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Job:
     cost: float | None = None  # ceiling
     best_effort: bool = False  # rather late than refused
     priority: int | None = None  # of its class, unless given
+    place: Any = field(default=None, repr=False)  # where it waits: the policy's own
 
 
 @dataclass(slots=True, eq=False)

@@ -49,13 +49,15 @@ class Policy(ABC):
         self.settings = settings
         self.classes: dict[str, ServiceClass] = {c.name: c for c in settings.classes}
         self.models: dict[str, Model] = {m.name: m for own in settings.families.values() for m in own}
+        self._variants: dict[tuple[str, float | None, float | None], list[Model]] = {}
+        self._present: set[str] = set()  # models that some resource has that is up
 
     # ---- events -------------------------------------------------------------------------------------------
 
     def configure(self, settings: Settings, now_s: float) -> None:
         """Models have been loaded or unloaded; no job of an unloaded one may be here any more."""
         self._configure(settings)
-        self.changed(now_s)
+        self._look(now_s)
 
     def up(self, name: str, kind: str, models: Iterable[str], now_s: float) -> None:
         """A resource has come, has come back, or has other models now."""
@@ -64,14 +66,14 @@ class Policy(ABC):
             resource.models, resource.up = frozenset(models), True
         else:
             self.resources[name] = Resource(name, kind, models)
-        self.changed(now_s)
+        self._look(now_s)
 
     def down(self, name: str, now_s: float) -> None:
         """A resource is lost: its jobs are queued anew, or dropped where nobody else has their model."""
         resource = self.resources[name]
         resource.up = False
         lost, resource.batches = resource.batches, []
-        self.changed(now_s)
+        self._look(now_s)
         for batch in lost:
             self.profile(name, batch.model).failed()
             for job in batch.jobs:
@@ -116,7 +118,9 @@ class Policy(ABC):
             if not resource.up:
                 continue
             free_s = resource.free_s(now_s)
-            if free_s - now_s > self.settings.horizon_s:
+            if resource.batches and free_s <= now_s:
+                continue  # overdue: it may have become slow, and the answer will tell
+            if free_s - self.settings.horizon_s > now_s:
                 ask_s = min(ask_s, free_s - self.settings.horizon_s)
             elif len(resource.batches) < MOST_COMMITTED:
                 chosen = self.choose(resource, free_s, now_s)
@@ -170,18 +174,28 @@ class Policy(ABC):
         """Resources have come or gone, or have other models."""
 
     def variants(self, job: Job) -> list[Model]:
-        """The models that may answer `job`."""
-        return [
-            model
-            for model in self.settings.families[job.family]
-            if (job.accuracy is None or model.accuracy >= job.accuracy)
-            and (job.cost is None or model.cost <= job.cost)
-        ]
+        """The models that may answer `job`, the most accurate first, then the cheapest."""
+        key = (job.family, job.accuracy, job.cost)
+        found = self._variants.get(key)
+        if found is None:
+            found = self._variants[key] = sorted(
+                (
+                    model
+                    for model in self.settings.families[job.family]
+                    if (job.accuracy is None or model.accuracy >= job.accuracy)
+                    and (job.cost is None or model.cost <= job.cost)
+                ),
+                key=lambda model: (-model.accuracy, model.cost),
+            )
+        return found
 
     def able(self, models: Iterable[Model]) -> bool:
         """Whether a resource that is up has one of `models`."""
-        names = {model.name for model in models}
-        return any(resource.up and names & resource.models for resource in self.resources.values())
+        return any(model.name in self._present for model in models)
+
+    def _look(self, now_s: float) -> None:
+        self._present = {name for own in self.resources.values() if own.up for name in own.models}
+        self.changed(now_s)
 
     def profile(self, resource: str, model: str) -> Profile:
         """How long `resource` takes for `model`."""

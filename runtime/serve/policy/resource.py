@@ -26,8 +26,12 @@ class Resource:
         """When what is committed is expected to have ended; `now_s` at the earliest."""
         if not self.batches:
             return now_s
-        end_s = max(now_s, self.started_s + self.batches[0].expected_s)
-        return end_s + sum(batch.expected_s for batch in self.batches[1:])
+        end_s = self.started_s + self.batches[0].expected_s
+        if end_s < now_s:
+            end_s = now_s
+        for batch in self.batches[1:]:
+            end_s += batch.expected_s
+        return end_s
 
     def commit(self, batch: Batch) -> None:
         """`batch` comes after those committed before."""

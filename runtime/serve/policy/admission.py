@@ -1,0 +1,52 @@
+"""Whether a job that arrives can be met: the work that goes before it, at the speed that is left for its
+class.
+
+    now ├─ until somebody is free ─┼─ what is due before it, at that speed ─┼─ its own batch ─┤ deadline
+
+An estimate, as of a fluid: jobs are accepted one by one, and served in batches that are formed later. Where
+it hopes too much a job is dropped later; where it fears too much a resource idles. Higher classes will bring
+until the deadline, it is thought, what they brought in the last quarter of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .group import Group
+from .job import Job
+from .resource import Resource
+
+
+def finish_s(
+    job: Job,
+    due_s: float,
+    group: Group,
+    groups: Iterable[Group],
+    resources: Mapping[str, Resource],
+    now_s: float,
+) -> float:
+    """When `job` is expected to be answered if it joins `group`, one of `groups`; these by priority."""
+    for own in group.ways.values():
+        for way in own:
+            if not way.resource.batches:  # has nothing to do, however slow it is
+                end_s = now_s + way.full_s(group.samples + job.samples)
+                if end_s <= due_s:
+                    return end_s
+    before_s = taken = 0.0
+    for other in groups:
+        if other.priority > group.priority:
+            break
+        if not other.pool_per_s:
+            continue
+        if other.entries:
+            before_s += other.due_by(due_s) * other.samples / len(other.entries) / other.pool_per_s
+        if other.priority < group.priority:
+            shared = sum(speed for name, speed in group.pool.items() if name in other.pool)
+            taken += other.rate.per_s(now_s) * shared / group.pool_per_s
+    speed = max(1.0 - taken, group.each.share)
+    name, free_s = "", due_s
+    for each in group.pool:
+        each_s = resources[each].free_s(now_s)
+        if not name or each_s < free_s:
+            name, free_s = each, each_s
+    return free_s + before_s / speed + group.ways[name][0].full_s(group.due_by(due_s) + job.samples)

@@ -1,0 +1,269 @@
+"""Weft's policy: what is accepted is answered on time, by batches as large as that allows.
+
+    arrive    refused if nobody could meet it, or not with what goes before it (admission.py)
+    choose    1. the group: one that must begin before another batch could end, highest class first; else the
+                 one with the earliest latest start. Resources that suit a deadline are kept for it.
+              2. the size: as many as still meet all deadlines (size.py)
+              3. room that is left is filled from other groups with the same model, higher classes first
+              4. where nothing is urgent, the batch small, and more is expected: a short wait
+
+A lower class that has had less than its share of the time lately goes before higher ones when it is urgent. A
+client within its guarantee has the highest priority. Jobs that may be late, or have no deadline, are due
+after their class's patience, again and again. A resource that was slowed so much that it meets no deadline
+any more gets a single job now and then, to be found again.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from ..profile import Profiles
+from ..request import Reason, Refused
+from .admission import finish_s
+from .explore import Explorer
+from .group import Group, Way, limit_batches
+from .guarantee import Buckets
+from .job import Batch, Job, Settings
+from .policy import Policy, missed
+from .rate import Rate
+from .resource import Resource
+from .size import size
+
+LOOK_EVERY = 8
+"""Results after which it is worked out anew what a resource is good for: some 50 us for a dozen groups."""
+
+
+SOON_S = 1e-4
+"""After a job has expired it is looked at again: later than any rounding, sooner than anybody minds."""
+
+
+class Weft(Policy):
+    """Latest start, classes with shares, admission, batches by profile."""
+
+    name = "weft"
+
+    def __init__(self, settings: Settings, profiles: Profiles) -> None:
+        super().__init__(settings, profiles)
+        self._by_key: dict[tuple[str, int, str, float | None, float | None], Group] = {}
+        self._groups: list[Group] = []  # by priority
+        self._served = {name: Rate() for name in self.classes}  # seconds, by class
+        self._buckets = Buckets(settings.guarantees)
+        self._explorer = Explorer()
+        self._results = 0
+
+    # ---- events -------------------------------------------------------------------------------------------
+
+    def changed(self, now_s: float) -> None:
+        """All groups are connected to the resources anew."""
+        self._served = {name: self._served.get(name, Rate()) for name in self.classes}
+        self._explorer.forget()
+        for group in self._groups:
+            self._connect(group)
+        for name in self.resources:
+            limit_batches(self._groups, name, now_s)
+
+    def ended(self, batch: Batch, started_s: float, ended_s: float) -> None:
+        """Profiles have learned; now and then it is looked at what follows."""
+        tried = batch.probe or self._explorer.out(batch)
+        if tried:
+            expected_s = self.profile(batch.resource, batch.model).expected_s(batch.samples)
+            self._explorer.probed(batch, ended_s - started_s < expected_s)
+        super().ended(batch, started_s, ended_s)
+        self._results += 1
+        if tried or self._results % LOOK_EVERY == 0:
+            for group in self._groups:
+                for way in group.ways.get(batch.resource, ()):
+                    way.look(group.deadline_s)
+                group.look()
+            limit_batches(self._groups, batch.resource, ended_s)
+
+    def admit(self, job: Job, now_s: float) -> Refused | None:
+        """Unless it can't be met, or not with what goes before it."""
+        group = self._group(job, now_s)
+        due_s = self._due_s(job, now_s)
+        if job.deadline_s < inf and not job.best_effort:
+            if now_s + group.best_s > due_s:
+                if not self._trial(group, now_s):
+                    return Refused(Reason.IMPOSSIBLE, missed(job, now_s + group.best_s - due_s))
+                self._put(group, job, now_s + group.best_s + group.each.patience_s)
+                return None
+            end_s = finish_s(job, due_s, group, self._groups, self.resources, now_s)
+            if end_s > due_s:
+                return Refused(Reason.OVERLOAD, missed(job, end_s - due_s))
+        self._put(group, job, due_s)
+        group.rate.add(job.samples / group.pool_per_s, now_s)
+        return None
+
+    def requeue(self, job: Job, now_s: float) -> None:
+        """As it was."""
+        self._put(self._group(job, now_s), job, self._due_s(job, now_s))
+
+    def withdraw(self, job: Job) -> bool:
+        """From its group."""
+        if job.place is None:
+            return False
+        group, due_s = job.place
+        return bool(group.remove(due_s, job))
+
+    def next(self, now_s: float) -> Batch | float:
+        """Drop what has become impossible, then decide."""
+        for group in self._groups:
+            if group.entries and group.entries[0][0] < now_s + group.best_s:
+                self._expire(group, now_s)
+        return super().next(now_s)
+
+    def _trial(self, group: Group, now_s: float) -> bool:
+        """Whether a job that nobody can meet, it is thought, is taken to see whether that is still so."""
+        for own in group.ways.values():
+            for way in own:
+                if self._explorer.due_s(way) <= now_s:
+                    self._explorer.sent(way, now_s)
+                    return True
+        return False
+
+    # ---- the decision -------------------------------------------------------------------------------------
+
+    def choose(self, resource: Resource, start_s: float, now_s: float) -> Batch | float:
+        """A batch for `resource`, as told at the top of the file."""
+        chosen = self._most_urgent(resource.name, start_s, now_s)
+        if chosen is None:
+            return inf
+        group, way, urgent = chosen
+        profile = way.profile
+        limit = max(1, min(way.model.max_batch, profile.largest(way.longest_s)))
+        first, count = size(group, profile, start_s, limit)
+        if count == 0:
+            explored = self._explore(resource, group, way, start_s, now_s)
+            if isinstance(explored, Batch):
+                return explored
+            expires_s = max(group.entries[0][0] - group.best_s, now_s) + SOON_S
+            return min(explored, expires_s)
+        due_s = group.entries[first][0]
+        if not urgent and start_s == now_s and group.samples < limit:
+            wait_s = self._wait_s(group, way, due_s, now_s)
+            if wait_s > now_s:
+                return wait_s
+        jobs = group.take(first, count)
+        samples = sum(job.samples for job in jobs)
+        limit = min(limit, profile.largest(due_s - start_s))
+        if samples < limit:
+            self._fill(jobs, limit, group, way, start_s)
+        batch = self.batch(resource, way.model.name, jobs, start_s)
+        self._served[group.each.name].add(batch.expected_s, now_s)
+        return batch
+
+    def _most_urgent(self, name: str, start_s: float, now_s: float) -> tuple[Group, Way, bool] | None:
+        """The group whose turn it is on the resource `name`."""
+        waiting = [
+            (group, group.way(name, start_s))
+            for group in self._groups
+            if group.entries and name in group.ways
+        ]
+        chosen = None
+        best = (True, True, 0, inf)
+        level, level_s = None, 0.0
+        for group, way in waiting:  # by priority
+            if group.priority != level:
+                level = group.priority
+                level_s = sum(w.full_s(g.samples) for g, w in waiting if g.priority == level)
+            first_s = group.entries[0][0]
+            # Another batch now, then those of its own class: it might be the last of them.
+            other_s = way.others_s or way.full_s(way.model.max_batch)
+            urgent = first_s < start_s + other_s + level_s
+            rank = 0 if not urgent or self._owed(group, now_s) else group.priority
+            key = (name not in group.pool, not urgent, rank, first_s - way.full_s(group.samples))
+            if chosen is None or key < best:
+                best, chosen = key, (group, way, urgent)
+        return chosen
+
+    def _owed(self, group: Group, now_s: float) -> bool:
+        """Whether a class below the highest has had less than its share of the time lately."""
+        if group.priority == self._groups[0].priority:
+            return False
+        served_s = self._served[group.each.name].per_s(now_s)
+        return served_s < group.each.share * sum(rate.per_s(now_s) for rate in self._served.values())
+
+    def _wait_s(self, group: Group, way: Way, due_s: float, now_s: float) -> float:
+        """Until when to wait for a larger batch.
+
+        To wait costs time, and saves what a batch of its own would cost the jobs that come: so never longer
+        than that, reckoned from the arrival of the first job, and only if one more is expected.
+        """
+        job = group.entries[0][2]
+        until_s = min(job.arrival_s + way.profile.fixed_s, due_s - way.full_s(group.samples + 1))
+        expected = group.rate.per_s(now_s) * group.pool_per_s * (until_s - now_s)
+        return until_s if expected >= 1.0 else now_s
+
+    def _fill(self, jobs: list[Job], limit: int, group: Group, way: Way, start_s: float) -> None:
+        """Add jobs of other groups for the same model, that meet their deadlines and delay nobody."""
+        samples = sum(job.samples for job in jobs)
+        largest = way.profile.largest
+        for other in self._groups:
+            if samples == limit:
+                return
+            if other is group or not other.entries or way.model not in other.models:
+                continue
+            longest_s = other.ways[way.resource.name][0].longest_s
+            most = limit if longest_s == inf else min(limit, largest(longest_s))
+            if most > samples:
+                first = other.due_from(start_s + way.profile.safe_s(most))
+                more = other.take(first, other.count(first, most - samples))
+                samples += sum(job.samples for job in more)
+                jobs += more
+
+    def _explore(
+        self, resource: Resource, group: Group, way: Way, start_s: float, now_s: float
+    ) -> Batch | float:
+        """A single job to a resource that meets nobody's deadline any more, if it is time for one."""
+        when_s = self._explorer.due_s(way)
+        if when_s > now_s:
+            return when_s
+        self._explorer.sent(way, now_s)
+        batch = self.batch(resource, way.model.name, group.take(len(group) - 1, 1), start_s)
+        batch.probe = True
+        return batch
+
+    # ---- groups -------------------------------------------------------------------------------------------
+
+    def _group(self, job: Job, now_s: float) -> Group:
+        """The group for `job`, made where there is none yet."""
+        each = self.classes[job.service_class]
+        priority = 0 if self._buckets.within(job, now_s) else job.priority or each.priority
+        models = self.variants(job)
+        key = (each.name, priority, job.family, job.accuracy, job.cost)
+        group = self._by_key.get(key)
+        if group is None:
+            deadline_s = min(job.deadline_s - job.arrival_s, each.patience_s)
+            group = self._by_key[key] = Group(each, priority, models, deadline_s)
+            self._groups = sorted(self._by_key.values(), key=lambda group: group.priority)
+            self._connect(group)
+        return group
+
+    def _connect(self, group: Group) -> None:
+        group.ways = {}
+        for resource in self.resources.values():
+            for model in group.models:
+                if resource.up and model.name in resource.models:
+                    way = Way(resource, model, self.profile(resource.name, model.name))
+                    way.look(group.deadline_s)
+                    group.ways.setdefault(resource.name, []).append(way)
+        group.look()
+
+    def _due_s(self, job: Job, now_s: float) -> float:
+        if job.deadline_s < inf and not (job.best_effort and job.deadline_s < now_s):
+            return job.deadline_s
+        return now_s + self.classes[job.service_class].patience_s
+
+    def _put(self, group: Group, job: Job, due_s: float) -> None:
+        group.add(due_s, job)
+        job.place = (group, due_s)
+
+    def _expire(self, group: Group, now_s: float) -> None:
+        """Drop what even the fastest resource would answer too late."""
+        by_s = now_s + group.best_s
+        for job in group.take(0, group.due_from(by_s)):
+            if job.best_effort or job.deadline_s == inf:
+                self._put(group, job, by_s + group.each.patience_s)
+            else:
+                self.queued[job.service_class] -= 1
+                self.drop(job, Reason.EXPIRED, missed(job, by_s - job.deadline_s))

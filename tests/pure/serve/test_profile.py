@@ -1,0 +1,115 @@
+"""Profiles: what they predict, how they learn, and that they survive being stored."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from weft.runtime.serve.profile import Profile, Profiles
+
+
+def latency_s(size: int) -> float:
+    return 3e-3 + 0.5e-3 * size
+
+
+def trained(sizes: list[int], seed: int = 1, scatter: float = 0.03) -> Profile:
+    random, profile = Random(seed), Profile(32)
+    for number, size in enumerate(sizes):
+        profile.measured(size, latency_s(size) * random.gauss(1.0, scatter), float(number))
+    return profile
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_s5_1_after_50_results_every_size_is_predicted_within_5_percent(seed):
+    random = Random(seed)
+    profile = trained([random.randint(1, 32) for _ in range(50)], seed)
+    off = [abs(profile.expected_s(size) / latency_s(size) - 1) for size in range(1, 33)]
+    assert sum(off) / len(off) <= 0.05
+
+
+def test_s5_1_sizes_never_seen_lie_on_the_line_through_those_seen():
+    profile = trained([1, 4, 16] * 10, scatter=0.0)
+    assert profile.expected_s(8) == pytest.approx(latency_s(8), rel=1e-6)
+    assert profile.expected_s(32) == pytest.approx(latency_s(32), rel=1e-6)
+    assert profile.fixed_s == pytest.approx(3e-3, rel=1e-6)
+
+
+def test_s5_1_a_larger_batch_never_takes_less():
+    profile = Profile(8)
+    for size, seconds in ((1, 5e-3), (2, 9e-3), (4, 6e-3), (8, 12e-3)):
+        profile.measured(size, seconds, 0.0)
+    table = [profile.expected_s(size) for size in range(1, 9)]
+    assert table == sorted(table)
+
+
+def test_s5_1_one_size_alone_is_taken_to_have_no_fixed_cost():
+    profile = Profile(32)
+    profile.measured(1, 4e-3, 0.0)
+    assert profile.expected_s(8) == pytest.approx(32e-3)
+
+
+def test_s5_1_the_largest_batch_within_a_time_is_the_last_that_keeps_to_it():
+    profile = trained([1, 2, 4, 8, 16, 32] * 5, scatter=0.0)
+    for within_s in (1e-3, 4e-3, 10e-3, 1.0):
+        size = profile.largest(within_s)
+        assert size == 0 or profile.safe_s(size) <= within_s
+        assert size == 32 or profile.safe_s(size + 1) > within_s
+
+
+def test_s5_1_the_distribution_is_that_of_the_results():
+    profile = trained([8] * 300, scatter=0.10)
+    assert profile.percentile_s(8, 0.5) == pytest.approx(latency_s(8), rel=0.05)
+    assert 1.10 < profile.percentile_s(8, 0.99) / profile.percentile_s(8, 0.5) < 1.45
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, 4.0])
+@pytest.mark.parametrize("size", [4, 32])
+def test_s5_4_a_change_of_speed_is_learned_for_all_sizes_within_20_batches_of_one(factor, size):
+    profile, random = trained([1, 2, 4, 8, 16, 32] * 10), Random(2)
+    for number in range(20):
+        profile.measured(size, factor * latency_s(size) * random.gauss(1.0, 0.03), 100.0 + number)
+    for other in (1, 8, 32):
+        assert profile.expected_s(other) == pytest.approx(factor * latency_s(other), rel=0.10)
+    assert profile.slowdown == pytest.approx(max(1.0, factor), rel=0.1)
+
+
+def test_s5_4_a_hiccup_is_not_a_change():
+    profile = trained([8] * 30, scatter=0.0)
+    profile.measured(8, 10 * latency_s(8), 99.0)
+    assert profile.expected_s(8) == pytest.approx(latency_s(8), rel=0.06)
+
+
+def test_s5_1_failures_lower_availability_and_answers_raise_it():
+    profile = trained([1] * 10)
+    for _ in range(10):
+        profile.failed()
+    low = profile.availability
+    profile.measured(1, latency_s(1), 0.0)
+    assert low < 0.7 < low + 0.3
+    assert profile.availability > low
+
+
+def test_s5_1_profiles_survive_json():
+    before = Profiles()
+    before._of["rank 2 cpu", "digits"] = trained([1, 8, 32] * 20)
+    after = Profiles.from_list(json.loads(json.dumps(before.to_list()))).of("rank 2 cpu", "digits")
+    profile = before.of("rank 2 cpu", "digits")
+    assert [after.safe_s(b) for b in range(1, 33)] == [profile.safe_s(b) for b in range(1, 33)]
+    assert (after.results, after.error, after.availability) == (60, profile.error, profile.availability)
+
+
+def test_s5_1_damaged_profiles_are_refused():
+    stored = {"resource": "r", "model": "m", **trained([1, 2]).to_dict()}
+    with pytest.raises(ValueError, match="took -1"):
+        Profiles.from_list([stored | {"sizes": [[1, -1.0, 3]]}])
+    with pytest.raises(KeyError):
+        Profiles.from_list([{"resource": "r", "model": "m"}])
+
+
+def test_s5_1_a_new_resource_begins_with_what_is_known_of_the_model_elsewhere():
+    found = Profiles()
+    for size in (1, 32):
+        found.of("fast", "m").measured(size, latency_s(size), 0.0)
+    assert found.of("new", "m").expected_s(16) == pytest.approx(latency_s(16))

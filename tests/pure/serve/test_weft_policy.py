@@ -1,0 +1,187 @@
+"""Weft's policy: its rules one by one, and what they come to in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from tests.pure.serve.emulated import FAST, SLOW, job, profiles, settings, started
+from weft.runtime.serve.policy import Batch, Guarantee, Model, Weft
+from weft.runtime.serve.policy.guarantee import Buckets
+from weft.runtime.serve.policy.queue import Queue
+from weft.runtime.serve.policy.size import size
+from weft.runtime.serve.request import Reason
+from weft.runtime.serve.virtual import Cost, Simulation
+
+MS = 1e-3
+
+
+def queue(*due_ms: float) -> Queue:
+    made = Queue()
+    for number, due in enumerate(due_ms):
+        made.add(due * MS, job(number))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "largest", "taken"),
+    [
+        pytest.param([50] * 4, 32, (0, 4), id="all that wait, when all can be met"),
+        pytest.param([50] * 40, 32, (0, 32), id="no more than the largest batch"),
+        pytest.param([6, *[60] * 7], 32, (0, 4), id="the first allow a small batch, the others can wait"),
+        pytest.param([6, *[12] * 12], 32, (1, 12), id="the others can't wait, so the first are left"),
+        pytest.param([1, 2], 32, (0, 0), id="none can be met"),
+        pytest.param([1, 50], 32, (1, 1), id="the first is past, the second is met"),
+    ],
+)
+def test_s5_2_a_batch_takes(due_ms, largest, taken):
+    found = size(queue(*due_ms), profiles(FAST).of("fast", "a"), 0.0, largest)
+    assert found == taken
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        pytest.param({"deadline_s": 0.050}, None, id="what can be met is accepted"),
+        pytest.param({"deadline_s": 0.001}, Reason.IMPOSSIBLE, id="less than an idle resource takes"),
+        pytest.param({"deadline_s": 0.001, "best_effort": True}, None, id="best effort is never too late"),
+        pytest.param({"deadline_s": inf}, None, id="no deadline, no refusal"),
+        pytest.param({"accuracy": 0.99}, Reason.IMPOSSIBLE, id="no variant is accurate enough"),
+    ],
+)
+def test_s5_5_on_arrival(more, reason):
+    refused = started(Weft, FAST).arrive(job(0, **more), 0.0)
+    assert (refused and refused.reason) == reason
+
+
+def test_s5_5_what_is_queued_already_makes_the_next_one_too_late():
+    policy = started(Weft, FAST)
+    reasons = []
+    for number in range(400):
+        refused = policy.arrive(job(number), 0.0)
+        policy.next(0.0)
+        reasons.append(refused and refused.reason)
+    assert reasons[0] is None
+    assert reasons[-1] == Reason.OVERLOAD
+    assert 32 <= reasons.count(None) <= 96  # 50 ms hold three batches of 32 at most
+
+
+def test_s5_5_what_becomes_impossible_while_it_waits_is_dropped_at_once():
+    policy = started(Weft, FAST)
+    for number in range(40):
+        policy.arrive(job(number), 0.0)
+    policy.next(0.0)
+    policy.next(0.049)
+    dropped = policy.dropped()
+    assert dropped
+    assert {refused.reason for _, refused in dropped} == {Reason.EXPIRED}
+
+
+def test_s5_2_a_higher_class_that_can_not_wait_for_another_batch_goes_first():
+    policy = started(Weft, FAST)
+    for number in range(32):
+        policy.arrive(job(number, deadline_s=2.0, each="batch", family="b"), 0.0)
+    policy.arrive(job(99, deadline_s=0.015), 0.0)
+    batch = policy.next(0.0)
+    assert isinstance(batch, Batch)
+    assert [each.number for each in batch.jobs] == [99]
+
+
+def test_s5_2_room_in_a_batch_is_filled_with_another_class_of_the_same_model():
+    policy = started(Weft, FAST)
+    policy.arrive(job(0), 0.0)
+    policy.arrive(job(1, deadline_s=2.0, each="batch"), 0.0)
+    policy.arrive(job(2, deadline_s=2.0, each="batch", family="b"), 0.0)
+    batch = policy.next(0.0)
+    assert isinstance(batch, Batch)
+    assert [each.number for each in batch.jobs] == [0, 1]
+
+
+def test_s5_2_more_is_expected_so_a_small_batch_waits_a_little_and_no_longer():
+    policy = started(Weft, FAST)
+    for number in range(200):  # 1,000 a second
+        each = job(number, number * MS)
+        policy.arrive(each, each.arrival_s)
+        policy.cancel(each)
+    policy.arrive(job(200, 0.2), 0.2)
+    until_s = policy.next(0.2)
+    assert not isinstance(until_s, Batch)
+    assert 0.2 < until_s <= 0.2 + 3.5 * MS  # what a batch costs, however small
+    assert isinstance(policy.next(until_s), Batch)
+
+
+def test_s5_2_a_client_is_within_its_guarantee_as_its_bucket_fills():
+    buckets = Buckets([Guarantee("paying", per_s=10.0, burst=2.0)])
+    within = [buckets.within(job(n, client="paying"), at_s) for n, at_s in enumerate([0, 0, 0, 0.05, 0.11])]
+    assert within == [True, True, False, False, True]
+    assert not buckets.within(job(9, client="other"), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "deadline_s", "model"),
+    [
+        pytest.param({}, 0.200, "large", id="time for the accurate one"),
+        pytest.param({}, 0.012, "small", id="the accurate one would be late"),
+        pytest.param({"cost": 1.0}, 0.200, "small", id="the accurate one costs too much"),
+        pytest.param({"accuracy": 0.9}, 0.200, "large", id="the small one is not accurate enough"),
+    ],
+)
+def test_s5_2_of_a_models_variants(more, deadline_s, model):
+    family = (Model("small", 32, accuracy=0.8, cost=1.0), Model("large", 32, accuracy=0.95, cost=4.0))
+    device = replace(FAST, costs={"small": Cost(1 * MS, 0.2 * MS), "large": Cost(10 * MS, 5 * MS)})
+    policy = started(Weft, device, with_settings=settings(vision=family))
+    assert policy.arrive(job(0, deadline_s=deadline_s, family="vision", **more), 0.0) is None
+    batch = policy.next(0.0)
+    assert isinstance(batch, Batch)
+    assert batch.model == model
+
+
+def test_s5_2_jobs_of_a_lost_resource_are_queued_anew():
+    policy = started(Weft, FAST, SLOW)
+    policy.arrive(job(0, deadline_s=1.0), 0.0)
+    first = policy.next(0.0)
+    assert isinstance(first, Batch)
+    policy.down(first.resource, 0.01)
+    second = policy.next(0.01)
+    assert isinstance(second, Batch)
+    assert second.jobs == first.jobs
+    assert second.resource != first.resource
+
+
+def test_s5_4_a_resource_that_was_slow_is_avoided_and_found_again():
+    other = replace(SLOW, slower=lambda now_s: 40.0 if 1.0 < now_s < 4.0 else 1.0)
+    fast = replace(FAST, costs={"b": FAST.costs["b"]})
+    simulation = Simulation(Weft(settings(), profiles(fast, other)), (fast, other), seed=1)
+    outcomes = simulation.run([job(n, n * 0.01, 0.060) for n in range(1200)])
+    sent = [sum(low <= begun < low + 1 for b, begun, _ in simulation.batches) for low in range(12)]
+    assert sent[0] > 40
+    assert sum(sent[2:4]) < sent[0] / 2  # tried now and then
+    assert sent[-1] > 40
+    late = sum(outcome.late for outcome in outcomes)
+    assert late < 20
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_s5_5_under_overload_the_top_class_is_on_time_and_the_lowest_is_not_starved(seed):
+    simulation = Simulation(Weft(settings(), profiles(FAST)), (FAST,), seed)
+    rate = 1.5 * 1600
+    jobs = [
+        job(n, n / rate, *((0.050, "interactive") if n % 2 else (2.0, "batch"))) for n in range(int(4 * rate))
+    ]
+    outcomes = simulation.run(jobs)
+    on_time = {
+        each: sum(o.on_time for o in outcomes if o.job.service_class == each) / (len(jobs) / 2)
+        for each in ("interactive", "batch")
+    }
+    assert on_time["interactive"] >= 0.99
+    assert on_time["batch"] >= 0.05
+    assert sum(o.late for o in outcomes) <= 0.001 * len(jobs)
+
+
+def test_s5_5_jobs_that_may_be_late_are_answered_in_the_end():
+    simulation = Simulation(Weft(settings(), profiles(FAST)), (FAST,), 1)
+    jobs = [job(n, n / 3000, best_effort=n % 10 == 0) for n in range(3000)]
+    outcomes = simulation.run(jobs)
+    assert all(o.refused is None for o in outcomes if o.job.best_effort)
