@@ -118,6 +118,10 @@ class Channel:
         """Send a message to rank `dest`; returns when the arrays may be changed again."""
         await self._sent(self._post(MESSAGE, 0, dest, body, arrays))
 
+    def post(self, dest: int, body: Any = None, *arrays: NDArray[Any]) -> None:
+        """`send` for a callback of the loop, which cannot wait: leave the arrays unchanged for good."""
+        self._post(MESSAGE, 0, dest, body, arrays)
+
     async def request(
         self, dest: int, body: Any = None, *arrays: NDArray[Any], timeout: float | None = None
     ) -> Message:

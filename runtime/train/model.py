@@ -5,17 +5,33 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from ...kernels.kernel import ArraySpec
 from ..errors import GraphError
 from ..graph import Builder, Graph, Node, with_loss
-from .data import Data
 from .schema import Gpt, Layer, Model
 
 BYTES = 256  # the alphabet of a byte-level model
 
 
-def build(model: Model, data: Data) -> Graph:
+class Shaped(Protocol):
+    """What a model sees of its data; `classes` is None for a regression."""
+
+    @property
+    def input_spec(self) -> ArraySpec:
+        """One sample's input."""
+
+    @property
+    def target_spec(self) -> ArraySpec:
+        """One sample's target."""
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes."""
+
+
+def build(model: Model, data: Shaped) -> Graph:
     """The graph to be trained on `data`; outputs are the loss (batch,) and the prediction it judges.
 
     Raises GraphError, naming the node, where the model does not fit the data.

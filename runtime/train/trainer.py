@@ -29,6 +29,7 @@ from .chain import Share
 from .course import pauses
 from .data import Samples
 from .evaluate import Score, evaluate
+from .inference import described
 from .log import Log
 from .loop import TrainingLoop
 from .order import steps_per_epoch
@@ -269,6 +270,7 @@ class Trainer:
         progress = {
             "lineage": lineage(self._job, self._data),
             "labels": list(self._data.labels),
+            "samples": described(self._data),
             "exchange": {"ranks_of_nodes": nodes, **asdict(self._loop.settings)},
         }
         snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)

@@ -1,0 +1,176 @@
+"""How rank 0 reaches the workers: its own by a call, the others over two channels.
+
+"serve batches"   messages both ways, in plain callbacks: a batch costs no asyncio Task
+"serve models"    requests to load, unload and tell how it goes, each a task over there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import WeftError
+from ..message import Channel, Message, World
+from .model import Array
+from .worker import Batch, Done, Worker
+
+BATCHES, MODELS = "serve batches", "serve models"
+
+JOIN_BYTES = 64 * 1024
+"""Pieces of an input that are smaller in all are sent as one: a frame of its own costs both ends more."""
+
+Answer = Callable[[Done], object]
+
+
+class Link(Protocol):
+    """A worker, as the dispatcher sees it."""
+
+    resource: str
+    rank: int
+
+    def run(self, batch: Batch, answer: Answer) -> None:
+        """Have a batch computed; `answer` is called in the loop."""
+
+    async def load(self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int) -> str:
+        """Load a model; its digest. WeftError."""
+
+    async def unload(self, key: str) -> None:
+        """Forget a model."""
+
+    async def stuck_s(self) -> float:
+        """How long the worker has been at its batch; an answer at all shows that its loop runs."""
+
+    async def close(self) -> None:
+        """Forget all models."""
+
+
+class Here:
+    """Rank 0's own worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.rank = 0
+        self.resource = worker.resource
+        self.run = worker.submit
+        self.load = worker.load
+        self.unload = worker.unload
+        self.close = worker.close
+        self._worker = worker
+
+    async def stuck_s(self) -> float:
+        """At once."""
+        return self._worker.stuck_s
+
+
+class There:
+    """Another rank's; made by `links`."""
+
+    def __init__(self, rank: int, resource: str, batches: Channel, models: Channel) -> None:
+        self.rank, self.resource = rank, resource
+        self._batches, self._models = batches, models
+        self._answers: dict[int, Answer] = {}
+
+    def run(self, batch: Batch, answer: Answer) -> None:
+        """Send a batch."""
+        self._answers[batch.number] = answer
+        pieces = [joined(parts) for parts in batch.pieces]
+        body = [batch.number, batch.key, batch.count, [len(parts) for parts in pieces]]
+        self._batches.post(self.rank, body, *(part for parts in pieces for part in parts))
+
+    def done(self, message: Message) -> None:
+        """Take an answer in."""
+        number, compute_s, error = message.body
+        self._answers.pop(number)(Done(number, message.arrays, compute_s, error))
+
+    async def load(self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int) -> str:
+        """Over there."""
+        digest: str = await self._ask("load", key, path, platform, dict(sizes), largest)
+        return digest
+
+    async def unload(self, key: str) -> None:
+        """Over there."""
+        await self._ask("unload", key)
+
+    async def stuck_s(self) -> float:
+        """Over there."""
+        seconds: float = await self._ask("stuck_s")
+        return seconds
+
+    async def close(self) -> None:
+        """Over there."""
+        await self._ask("close")
+
+    async def _ask(self, what: str, *arguments: Any) -> Any:
+        answer, problem = (await self._models.request(self.rank, [what, *arguments])).body
+        if problem:
+            raise WeftError(problem)
+        return answer
+
+
+def joined(parts: Sequence[Array]) -> Sequence[Array]:
+    """The pieces of an input as they are sent."""
+    if len(parts) > 1 and sum(part.nbytes for part in parts) <= JOIN_BYTES:
+        return [np.concatenate(parts)]
+    return parts
+
+
+async def links(world: World, worker: Worker) -> list[Link]:
+    """On rank 0 a link to every rank's worker, on the others none; collective."""
+    batches, models = await world.channel(BATCHES), await world.channel(MODELS)
+    names = np.zeros((world.size, 64), np.uint8)
+    own = np.zeros(64, np.uint8)
+    text = worker.resource.encode()[:64]
+    own[: len(text)] = np.frombuffer(text, np.uint8)
+    await world.allgather(own, names, what="names of the workers")
+    if world.rank:
+        post = Post(worker, batches)
+        batches.serve(post.batch)
+        models.serve(post.model)
+        return []
+    resources = [row.tobytes().rstrip(b"\0").decode() for row in names]
+    there = {rank: There(rank, resources[rank], batches, models) for rank in range(1, world.size)}
+    batches.serve(lambda message: there[message.source].done(message))
+    return [Here(worker), *there.values()]
+
+
+class Post:
+    """A worker's end of the channels."""
+
+    def __init__(self, worker: Worker, batches: Channel) -> None:
+        self._worker = worker
+        self._batches = batches
+
+    def batch(self, message: Message) -> None:
+        """Compute a batch and send the answer."""
+        number, key, count, lengths = message.body
+        self._worker.submit(Batch(number, key, count, list(cut(message.arrays, lengths))), self._answer)
+
+    def _answer(self, done: Done) -> None:
+        self._batches.post(0, [done.number, done.compute_s, done.error], *done.outputs)
+
+    async def model(self, message: Message) -> list[Any]:
+        """Load, unload, tell, close: [answer, problem]."""
+        what, *arguments = message.body
+        worker = self._worker
+        try:
+            match what:
+                case "load":
+                    return [await worker.load(*arguments), ""]
+                case "unload":
+                    await worker.unload(*arguments)
+                case "close":
+                    await worker.close()
+                case _:
+                    return [worker.stuck_s, ""]
+            return [None, ""]
+        except WeftError as error:
+            return [None, str(error)]
+
+
+def cut(arrays: Sequence[Array], lengths: Sequence[int]) -> Iterator[Sequence[Array]]:
+    """Arrays in runs of these lengths."""
+    at = 0
+    for length in lengths:
+        yield arrays[at : at + length]
+        at += length

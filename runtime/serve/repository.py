@@ -1,0 +1,108 @@
+"""A folder of models in Triton's layout: what is in there, and what is wrong with it.
+
+    models/
+        weft.toml             the server's classes and limits (settings.py), optional
+        digits/
+            weft.toml         the model's settings, optional
+            1/model.onnx
+            2/job.toml …      the folder of a run of `weft train`, or a link to it
+            3/model.onnx      the newest: what a request gets that names no version
+
+Only names are read here, by rank 0; the files themselves are read where they are loaded (model.py). Folders
+whose names are no whole numbers from 1 on are no versions, as with Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from ..errors import JobError, Mistake
+from .settings import ModelSettings, ServerSettings, read_settings
+
+SETTINGS = "weft.toml"
+
+
+class Platform(StrEnum):
+    """What a version's folder holds, by the name that clients see."""
+
+    ONNX = "weft_onnx"
+    CHECKPOINT = "weft_checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a model: its folder, and what is in it; `reason` where it cannot be served."""
+
+    model: str
+    number: int
+    path: Path
+    platform: Platform | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model of the repository; `reason` where none of its versions can be served."""
+
+    name: str
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    versions: tuple[Version, ...] = ()  # in ascending order
+    reason: str = ""
+
+    @property
+    def wanted(self) -> tuple[Version, ...]:
+        """The versions that are to be loaded."""
+        chosen = self.settings.versions
+        return tuple(each for each in self.versions if chosen is None or each.number in chosen)
+
+
+class Repository:
+    """The folder; every method looks anew, for models come and go while the server runs."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            found = "is a file" if root.exists() else "does not exist"
+            raise Mistake(f"the model repository {root} {found}; give a folder with NAME/VERSION/model.onnx")
+        self.root = root.resolve()
+
+    def settings(self) -> ServerSettings:
+        """The server's settings; JobError naming every problem with its line."""
+        return read_settings(ServerSettings, self.root / SETTINGS)
+
+    def scan(self) -> Mapping[str, Entry]:
+        """Every model by name."""
+        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
+        return {path.name: self.entry(path.name) for path in folders}
+
+    def entry(self, name: str) -> Entry:
+        """One model; Mistake if there is no such folder."""
+        folder = self.root / name
+        if not name or Path(name).name != name or not folder.is_dir():
+            known = ", ".join(sorted(path.name for path in self.root.iterdir() if path.is_dir())) or "nothing"
+            raise Mistake(f"the repository {self.root} has no model {name!r}; it holds {known}")
+        try:
+            settings = read_settings(ModelSettings, folder / SETTINGS)
+        except JobError as error:
+            return Entry(name, reason=str(error))
+        numbers = sorted(int(path.name) for path in folder.iterdir() if _is_version(path))
+        versions = tuple(_version(name, number, folder / str(number)) for number in numbers)
+        reason = "" if versions else f"{folder} has no version: a folder named 1, 2, … with a model in it"
+        return Entry(name, settings, versions, reason)
+
+
+def _is_version(path: Path) -> bool:
+    name = path.name
+    return name.isascii() and name.isdecimal() and name[0] != "0" and path.is_dir()
+
+
+def _version(model: str, number: int, path: Path) -> Version:
+    if (path / "model.onnx").is_file():
+        return Version(model, number, path, Platform.ONNX)
+    if (path / "job.toml").is_file():
+        return Version(model, number, path, Platform.CHECKPOINT)
+    found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+    reason = f"{path} holds {found}; it needs model.onnx, or a run's job.toml and checkpoints"
+    return Version(model, number, path, reason=reason)

@@ -1,0 +1,104 @@
+"""What the files of a model's version hold, whoever wrote them: a graph, its weights, names and digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.kernel import ArraySpec
+from ..errors import GraphError, MachineError, WeftError
+from ..graph import Graph, Layout
+from ..train.data.samples import Affine
+from ..train.inference import trained
+from .repository import Platform
+from .request import TensorInfo
+
+DATATYPES = {
+    "bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+}  # fmt: skip
+"""The protocol's name of a dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to be served. `inputs` and `outputs` lead from the names that clients use to the graph's."""
+
+    graph: Graph
+    weights: Mapping[str, NDArray[np.float32]]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    affine: Affine | None = None  # of the only input, where samples come raw
+    labels: tuple[str, ...] = ()
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # outputs that depend on no input
+
+    @property
+    def input_infos(self) -> tuple[TensorInfo, ...]:
+        """What is told of the inputs."""
+        return tuple(_info(name, self.graph.inputs[own]) for name, own in self.inputs.items())
+
+    @property
+    def output_infos(self) -> tuple[TensorInfo, ...]:
+        """What is told of the outputs."""
+        specs = self.graph.specs(1)
+        own = [_info(name, ArraySpec(specs[o].shape[1:], specs[o].dtype)) for name, o in self.outputs.items()]
+        fixed = [
+            TensorInfo(name, DATATYPES[str(array.dtype)], array.shape)
+            for name, array in self.constants.items()
+        ]
+        return (*own, *fixed)
+
+    def digest(self) -> str:
+        """The same on two ranks exactly if they have read the same model."""
+        hashed = hashlib.blake2b(repr((self.graph, self.inputs, self.outputs, self.affine)).encode())
+        for name in sorted(self.weights):
+            hashed.update(name.encode())
+            hashed.update(np.ascontiguousarray(self.weights[name]).data)
+        return hashed.hexdigest()[:32]
+
+    def fill(self, flat: NDArray[np.float32]) -> None:
+        """Write the weights into the layout's flat vector."""
+        for parameter in Layout.of(self.graph).parameters:
+            flat[parameter.start : parameter.stop] = self.weights[parameter.name].reshape(-1)
+
+
+def _info(name: str, spec: ArraySpec) -> TensorInfo:
+    return TensorInfo(name, DATATYPES[spec.dtype], (-1, *spec.shape))
+
+
+def read(path: Path, platform: Platform, sizes: Mapping[str, int]) -> Source:
+    """The model in a version's folder; a WeftError says why it cannot be served."""
+    try:
+        return _onnx(path / "model.onnx", sizes) if platform is Platform.ONNX else _checkpoint(path)
+    except WeftError as error:
+        raise type(error)(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"{path}: reading ONNX needs the onnx package, which is missing: pip install 'weft[onnx]'"
+        ) from error
+    except Exception as error:  # a damaged file makes its reader raise anything
+        raise GraphError(f"{path}: cannot be read: {error or type(error).__name__}") from error
+
+
+def _onnx(path: Path, sizes: Mapping[str, int]) -> Source:
+    from ..graph.onnx import read as read_onnx  # needs the onnx package
+
+    model = read_onnx(path, sizes=sizes, inference=True)
+    if not model.outputs:
+        raise GraphError("no output of the file depends on an input: there is nothing to serve")
+    return Source(model.graph, model.weights, model.inputs, model.outputs, constants=model.constants)
+
+
+def _checkpoint(path: Path) -> Source:
+    found = trained(path)
+    (output,) = found.graph.outputs
+    mean, scale = (np.asarray(value, np.float32) for value in (found.affine.mean, found.affine.scale))
+    affine = Affine(mean, scale) if mean.any() or (scale != 1).any() else None
+    return Source(found.graph, found.weights, {"x": "x"}, {output: output}, affine, found.labels)

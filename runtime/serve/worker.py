@@ -1,0 +1,208 @@
+"""A rank's worker: loads models when rank 0 says so, and computes batches on the rank's lane.
+
+    rank 0                                   every rank, rank 0 too
+    load, unload ── one at a time ────────►  read, share the weights in the node, compile
+    Batch ────────────────────────────────►  lane: pieces in, kernels, outputs out
+    Done  ◄───────────────────────────────   outputs, or what was raised; how long it took
+
+Loading is collective over a node: its ranks share one copy of the weights, in a window that the node's first
+rank fills. So the ranks must load and unload in one order, which is rank 0's.
+
+Every rank reads the files itself, from a path that all must see; equal digests show that they read the same.
+Sending the bytes instead would spare the shared file system that every cluster has, and cost rank 0's loop
+the time to send them.
+
+What a batch raises is its own failure: the lane goes on. Inference goes before everything else that the lane
+has ready, such as the kernels of training (their priorities begin at 0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...kernels.device import Device
+from ...kernels.lane import Task
+from ..errors import Mistake, WeftError
+from ..graph import Layout
+from ..message import Communicator, Window
+from ..work import Compute
+from .model import Array, Model
+from .repository import Platform
+from .source import Source, read
+
+PRIORITY = -1
+LOADING = 1 << 60  # behind everything: compiling a new model must not hold up those that are served
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one model that are computed together, in pieces (model.py); `key` names the model here."""
+
+    number: int
+    key: str
+    count: int
+    pieces: Sequence[Sequence[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A batch's outputs in the order of the model's, or why there are none."""
+
+    number: int
+    outputs: Sequence[Array]
+    compute_s: float
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model on this rank, and the node's window with its weights."""
+
+    model: Model | None
+    window: Window | None
+
+
+class Worker:
+    """One rank's; `node` is a communicator of the node's ranks that nobody else uses."""
+
+    def __init__(self, rank: int, host: str, node: Communicator, compute: Compute, device: Device) -> None:
+        self.resource = f"rank {rank} {device.name.partition(' ')[0]}"
+        self._where = f"rank {rank} on host {host}"
+        self._node = node
+        self._compute = compute
+        self._device = device
+        self._loop = asyncio.get_running_loop()
+        self._loaded: dict[str, Loaded] = {}
+        self._since = 0.0  # when the running batch began; 0 between batches
+
+    @property
+    def stuck_s(self) -> float:
+        """How long the running batch has been at it."""
+        since = self._since
+        return time.monotonic() - since if since else 0.0
+
+    # -- models -----------------------------------------------------------------------------------------
+
+    async def load(self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int) -> str:
+        """Load a model under `key`; its digest. Collective over the node, as is a failure.
+
+        A WeftError says what is wrong, and where. `unload` then takes back what was done.
+        """
+        source, problem = None, ""
+        try:
+            source = await asyncio.to_thread(read, Path(path), Platform(platform), sizes)
+        except WeftError as error:
+            problem = str(error)
+        if not Path(path).exists():
+            problem = f"{path} does not exist here: all ranks read the repository from one shared file system"
+        if not await self._all(source is not None):
+            raise Mistake(f"{self._where}: {problem or 'another rank of the node could not read it'}")
+        assert source is not None
+        loaded = self._loaded[key] = Loaded(None, None)
+        parameters = await self._share(source, loaded)
+        try:
+            model = Model(source, self._device, parameters, largest)
+            await self._first_of_the_node_first(self._run_all(self._warm_ups(model, largest)))
+        except Exception as error:
+            raise WeftError(f"{self._where}: {path}: {type(error).__name__}: {error}") from error
+        loaded.model = model
+        return source.digest()
+
+    async def unload(self, key: str) -> None:
+        """Forget a model; collective over the node. One that is not here is none."""
+        loaded = self._loaded.pop(key, None)
+        if loaded is not None and loaded.window is not None:
+            window, loaded.model, loaded.window = loaded.window, None, None
+            await window.close()
+
+    async def close(self) -> None:
+        """Forget all models; collective over the node."""
+        for key in list(self._loaded):
+            await self.unload(key)
+
+    async def _all(self, well: bool) -> bool:
+        flag = np.array([well], np.uint8)
+        await self._node.allreduce(flag, "min", what="whether all ranks of the node could read a model")
+        return bool(flag[0])
+
+    async def _share(self, source: Source, loaded: Loaded) -> Any:
+        """The flat vector of weights: the node's one copy, or this rank's own on a GPU or alone."""
+        size = Layout.of(source.graph).size
+        if self._device.asynchronous or self._node.size == 1:
+            flat = np.zeros(size, np.float32)
+            source.fill(flat)
+            return self._device.to_device(flat)
+        first = self._node.rank == 0
+        loaded.window = await Window.allocate(self._node, 4 * size if first else 0)
+        flat = loaded.window.array(0, np.float32, size)
+        if first:
+            source.fill(flat)
+        await loaded.window.fence()
+        return flat
+
+    def _warm_ups(self, model: Model, largest: int) -> list[Callable[[], object]]:
+        # A program for every size; kernels are compiled for one sample and for many alike.
+        made = [partial(model.program, count) for count in range(1, largest + 1)]
+        return [*made, *(partial(model.warm_up, count) for count in {1, largest})]
+
+    async def _run_all(self, calls: Sequence[Callable[[], object]]) -> None:
+        """Run them on the lane, behind what is urgent, until one fails; raises what that one raised."""
+        errors: list[Exception] = []
+
+        def attempt(call: Callable[[], object]) -> None:
+            try:
+                if not errors:
+                    call()
+            except Exception as error:
+                errors.append(error)
+
+        await self._compute.run([Task("load", partial(attempt, call), priority=LOADING) for call in calls])
+        if errors:
+            raise errors[0]
+
+    async def _first_of_the_node_first(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Await it, on the node's first rank before the others, which find its code in numba's cache."""
+        failed: Exception | None = None
+        for turn in (True, False):
+            if turn == (self._node.rank == 0):
+                try:
+                    await coroutine
+                except Exception as error:
+                    failed = error
+            await self._node.barrier(what="compiled kernels of a model")
+        if failed is not None:
+            raise failed
+
+    # -- batches ----------------------------------------------------------------------------------------
+
+    def submit(self, batch: Batch, answer: Callable[[Done], object]) -> None:
+        """Compute a batch; `answer` is called in the loop, unless the loop has ended."""
+
+        def run() -> None:
+            started = self._since = time.monotonic()
+            outputs: Sequence[Array] = ()
+            error = ""
+            try:
+                outputs = self._model(batch.key).run(batch.pieces, batch.count)
+            except Exception as problem:
+                error = f"{self._where}: {''.join(traceback.format_exception(problem)).rstrip()}"
+            took, self._since = time.monotonic() - started, 0.0
+            self._loop.call_soon_threadsafe(answer, Done(batch.number, outputs, took, error))
+
+        info: dict[str, object] = {"phase": "inference", "model": batch.key, "samples": batch.count}
+        self._compute.submit([Task(f"infer {batch.key}", run, priority=PRIORITY, info=info)])
+
+    def _model(self, key: str) -> Model:
+        loaded = self._loaded.get(key)
+        if loaded is None or loaded.model is None:
+            raise Mistake(f"{self._where} has not loaded {key!r}")
+        return loaded.model

@@ -1,0 +1,91 @@
+"""A trained model without its data: what a run's checkpoint holds, ready to be asked.
+
+A checkpoint tells in its progress what a sample looks like and how it was normalised, so that the graph can
+be built where the data is not. Checkpoints of before that have their data loaded once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.kernel import ArraySpec
+from ..graph import Graph
+from ..observe import RunFolder
+from . import checkpoint
+from .data import Data, load_data
+from .data.samples import Affine
+from .job import load_job
+from .model import build, without_loss
+
+WEIGHT = "weight/"  # what the names of weights in a checkpoint begin with; behind it the layout's
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What a model sees of its data."""
+
+    input_spec: ArraySpec
+    target_spec: ArraySpec
+    classes: int | None
+    affine: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run's model at a step: raw samples in, predictions out; `weights` by the layout's names."""
+
+    graph: Graph
+    weights: Mapping[str, NDArray[np.float32]]
+    affine: Affine
+    labels: tuple[str, ...]
+    step: int
+
+
+def described(data: Data) -> dict[str, Any]:
+    """What a checkpoint's progress tells of the samples."""
+    return {
+        "input": [list(data.input_spec.shape), data.input_spec.dtype],
+        "target": [list(data.target_spec.shape), data.target_spec.dtype],
+        "classes": data.classes,
+        "mean": np.asarray(data.affine.mean).tolist(),
+        "scale": np.asarray(data.affine.scale).tolist(),
+    }
+
+
+def newest(run: Path) -> Path:
+    """The newest checkpoint of a run's folder; Mistake if it is no such folder, or has none."""
+    return checkpoint.latest(RunFolder.open(run).checkpoints)
+
+
+def trained(run: Path) -> Trained:
+    """The model of a run at its newest checkpoint; a Mistake says what is wrong with it."""
+    folder = RunFolder.open(run)
+    path = checkpoint.latest(folder.checkpoints)
+    snapshot = checkpoint.load(path)
+    job = load_job(str(folder.job))
+    told = snapshot.progress.get("samples")
+    shapes = _shapes(told) if told is not None else load_data(job.data, job.seed, job.model.loss)
+    weights = {
+        name.removeprefix(WEIGHT): tensor
+        for name, tensor in snapshot.tensors.items()
+        if name.startswith(WEIGHT)
+    }
+    labels = tuple(snapshot.progress.get("labels", ()))
+    graph = without_loss(build(job.model, shapes))
+    return Trained(graph, weights, shapes.affine, labels, snapshot.step)
+
+
+def _shapes(told: Mapping[str, Any]) -> Shapes:
+    (input_shape, input_dtype), (target_shape, target_dtype) = told["input"], told["target"]
+    return Shapes(
+        ArraySpec(tuple(input_shape), input_dtype),
+        ArraySpec(tuple(target_shape), target_dtype),
+        told["classes"],
+        Affine(np.array(told["mean"]), np.array(told["scale"])),
+    )

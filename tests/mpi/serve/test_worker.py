@@ -1,0 +1,151 @@
+"""Workers: a node's ranks share a model's weights, compute batches in pieces, and survive what fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.mpi.serve.models import dense, expected, put, samples, shared
+from weft.kernels.device import Device
+from weft.runtime.errors import WeftError
+from weft.runtime.message import World, run
+from weft.runtime.serve.link import Link, links
+from weft.runtime.serve.repository import Platform
+from weft.runtime.serve.worker import Batch, Done, Worker
+from weft.runtime.work import Compute
+
+pytestmark = pytest.mark.mpi
+
+
+@asynccontextmanager
+async def workers(world: World) -> AsyncIterator[list[Link]]:
+    """A worker on every rank; rank 0 gets the links to all, and the others leave when it does."""
+    device = Device()
+    async with Compute(device) as compute:
+        node = await world.node.duplicate("serve")
+        worker = Worker(world.rank, world.host, node, compute, device)
+        found = await links(world, worker)
+        yield found
+        if world.rank == 0:
+            await asyncio.gather(*(link.close() for link in found))
+        await world.barrier()
+
+
+async def load(found: list[Link], path: Path, key: str = "m") -> list[str]:
+    return await asyncio.gather(*(link.load(key, str(path), Platform.ONNX, {}, 8) for link in found))
+
+
+async def ask(link: Link, batch: Batch) -> Done:
+    done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+    link.run(batch, done.set_result)
+    return await asyncio.wait_for(done, 30)
+
+
+def test_s5_3_every_rank_computes_batches_that_come_in_pieces(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+        async with workers(world) as found:
+            if world.rank:
+                return
+            digests = await load(found, root / "m" / "1")
+            assert len(set(digests)) == 1
+            parts = [samples(count, count) for count in (1, 3, 2)]
+            for link in found:
+                done = await ask(link, Batch(7, "m", 6, [parts]))
+                assert done.number == 7
+                assert not done.error
+                assert done.compute_s > 0
+                np.testing.assert_allclose(
+                    done.outputs[0], expected(np.concatenate(parts), 1), rtol=1e-5, atol=1e-6
+                )
+            # What an answer holds is its own: the next batch does not change it.
+            first = await ask(found[-1], Batch(1, "m", 1, [[parts[0]]]))
+            kept = first.outputs[0].copy()
+            await ask(found[-1], Batch(2, "m", 3, [[parts[1]]]))
+            assert (first.outputs[0] == kept).all()
+
+    run(main)
+
+
+def test_large_samples_travel_as_they_lie_in_memory(tmp_path: Path):
+    width = 30_000  # 120 kB a sample: beyond what is joined, and beyond one MPI message
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1, width)))
+        async with workers(world) as found:
+            if world.rank:
+                return
+            await load(found, root / "m" / "1")
+            parts = [samples(2, seed, width) for seed in (1, 2)]
+            wanted = expected(np.concatenate(parts), 1)
+            for done in await asyncio.gather(*(ask(link, Batch(1, "m", 4, [parts])) for link in found)):
+                np.testing.assert_allclose(done.outputs[0], wanted, rtol=1e-3, atol=1e-2)
+
+    run(main)
+
+
+def test_a_node_holds_a_models_weights_once(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+        device = Device()
+        async with Compute(device) as compute:
+            node = await world.node.duplicate("serve")
+            worker = Worker(world.rank, world.host, node, compute, device)
+            await worker.load("m", str(root / "m" / "1"), Platform.ONNX, {}, 4)
+            loaded = worker._loaded["m"]
+            held = np.array([0 if loaded.window is None else loaded.window.nbytes(world.node_rank)], np.int64)
+            await world.allreduce(held)
+            assert held[0] == (0 if world.size == 1 else 4 * len(world.nodes) * 16)  # 12 weights, padded
+            await worker.close()
+
+    run(main)
+
+
+def test_s5_3_a_batch_that_raises_fails_alone(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+        async with workers(world) as found:
+            if world.rank:
+                return
+            await load(found, root / "m" / "1")
+            for link in found:
+                wrong = await ask(link, Batch(1, "m", 2, [[np.ones((2, 5), np.float32)]]))
+                assert "ValueError" in wrong.error
+                assert f"rank {link.rank} on host {world.host}" in wrong.error
+                assert "has not loaded 'other'" in (await ask(link, Batch(2, "other", 1, [[]]))).error
+                right = await ask(link, Batch(3, "m", 1, [[samples(1)]]))
+                np.testing.assert_allclose(right.outputs[0], expected(samples(1), 1), rtol=1e-5, atol=1e-6)
+
+    run(main)
+
+
+def test_a_model_that_cannot_be_loaded_says_why_and_leaves_the_others(tmp_path: Path):
+    async def main(world: World) -> None:
+        def fill(path: Path) -> None:
+            put(path, "m", 1, dense(1))
+            put(path, "m", 2, b"no ONNX at all")
+
+        root = await shared(world, tmp_path / "models", fill)
+        async with workers(world) as found:
+            if world.rank:
+                return
+            await load(found, root / "m" / "1")
+            for path, words in ((root / "m" / "2", "m/2"), (root / "m" / "3", "does not exist here")):
+                results = await asyncio.gather(
+                    *(link.load("n", str(path), Platform.ONNX, {}, 8) for link in found),
+                    return_exceptions=True,
+                )
+                for link, problem in zip(found, results, strict=True):
+                    assert isinstance(problem, WeftError)
+                    assert words in str(problem)
+                    assert f"rank {link.rank} on host" in str(problem)
+                await asyncio.gather(*(link.unload("n") for link in found))
+            done = await ask(found[0], Batch(3, "m", 1, [[samples(1)]]))
+            assert not done.error
+
+    run(main)
