@@ -1,7 +1,7 @@
 """How rank 0 reaches the workers: its own by a call, the others over two channels.
 
 "serve batches"   messages both ways, in plain callbacks: a batch costs no asyncio Task
-"serve models"    requests to load, unload and tell how it goes, each a task over there
+"serve models"    requests to load and unload, and to say that one is there, each a task over there
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ class Link(Protocol):
 
     resource: str
     rank: int
+    host: str
 
     def run(self, batch: Batch, answer: Answer) -> None:
         """Have a batch computed; `answer` is called in the loop."""
 
-    async def load(self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int) -> str:
-        """Load a model; its digest. WeftError."""
+    async def load(
+        self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int
+    ) -> dict[str, Any]:
+        """Load a model; what it is. WeftError."""
 
     async def unload(self, key: str) -> None:
         """Forget a model."""
 
-    async def stuck_s(self) -> float:
-        """How long the worker has been at its batch; an answer at all shows that its loop runs."""
+    async def hello(self) -> None:
+        """Return when the worker's loop has answered."""
 
     async def close(self) -> None:
         """Forget all models."""
@@ -51,23 +54,22 @@ class Here:
 
     def __init__(self, worker: Worker) -> None:
         self.rank = 0
+        self.host = worker.host
         self.resource = worker.resource
         self.run = worker.submit
         self.load = worker.load
         self.unload = worker.unload
         self.close = worker.close
-        self._worker = worker
 
-    async def stuck_s(self) -> float:
-        """At once."""
-        return self._worker.stuck_s
+    async def hello(self) -> None:
+        """It is this loop."""
 
 
 class There:
     """Another rank's; made by `links`."""
 
-    def __init__(self, rank: int, resource: str, batches: Channel, models: Channel) -> None:
-        self.rank, self.resource = rank, resource
+    def __init__(self, rank: int, host: str, resource: str, batches: Channel, models: Channel) -> None:
+        self.rank, self.host, self.resource = rank, host, resource
         self._batches, self._models = batches, models
         self._answers: dict[int, Answer] = {}
 
@@ -83,19 +85,20 @@ class There:
         number, compute_s, error = message.body
         self._answers.pop(number)(Done(number, message.arrays, compute_s, error))
 
-    async def load(self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int) -> str:
+    async def load(
+        self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int
+    ) -> dict[str, Any]:
         """Over there."""
-        digest: str = await self._ask("load", key, path, platform, dict(sizes), largest)
-        return digest
+        told: dict[str, Any] = await self._ask("load", key, path, platform, dict(sizes), largest)
+        return told
 
     async def unload(self, key: str) -> None:
         """Over there."""
         await self._ask("unload", key)
 
-    async def stuck_s(self) -> float:
+    async def hello(self) -> None:
         """Over there."""
-        seconds: float = await self._ask("stuck_s")
-        return seconds
+        await self._ask("hello")
 
     async def close(self) -> None:
         """Over there."""
@@ -129,7 +132,10 @@ async def links(world: World, worker: Worker) -> list[Link]:
         models.serve(post.model)
         return []
     resources = [row.tobytes().rstrip(b"\0").decode() for row in names]
-    there = {rank: There(rank, resources[rank], batches, models) for rank in range(1, world.size)}
+    there = {
+        rank: There(rank, world.hosts[rank], resources[rank], batches, models)
+        for rank in range(1, world.size)
+    }
     batches.serve(lambda message: there[message.source].done(message))
     return [Here(worker), *there.values()]
 
@@ -150,7 +156,7 @@ class Post:
         self._batches.post(0, [done.number, done.compute_s, done.error], *done.outputs)
 
     async def model(self, message: Message) -> list[Any]:
-        """Load, unload, tell, close: [answer, problem]."""
+        """Load, unload, close, or only answer: [what was asked for, problem]."""
         what, *arguments = message.body
         worker = self._worker
         try:
@@ -161,8 +167,6 @@ class Post:
                     await worker.unload(*arguments)
                 case "close":
                     await worker.close()
-                case _:
-                    return [worker.stuck_s, ""]
             return [None, ""]
         except WeftError as error:
             return [None, str(error)]

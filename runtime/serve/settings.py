@@ -8,8 +8,9 @@ models/weft.toml
     priority = 1
     [classes.standard]
     deadline_ms = 200
-    [guarantees]
-    payments = 200.0                 # samples a second for the client of that name
+    priority = 2
+    [guarantees.payments]            # for requests that name this client
+    per_s = 200
 
 models/digits/weft.toml
 
@@ -27,10 +28,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import JobError
-from ..train.section import Amount, Count, Name, Positive, Section
+from ..train.section import Count, Name, Positive, Section, problem
 from ..train.sentences import parse, validated
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -39,31 +40,46 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class ClassSettings(Section):
     """A class of requests: what one gets that names the class and nothing else."""
 
-    deadline_ms: Positive
-    priority: Amount = 2  # 1 first, as in Triton; what is due first goes first among equals
-    weight: Positive = 1.0  # of the class's share where not all can be met
+    deadline_ms: Positive | None = None  # from arrival to answer; None: as soon as can be
+    priority: Count = 1  # 1 first, as in Triton; among equals what is due first
+    share: Share = 0.05  # of the time that higher classes must leave it, if it wants it
+    patience_ms: Positive = 2000.0  # a request without deadline is served as if it had this one
+
+
+class GuaranteeSettings(Section):
+    """What a client is served before all others, as long as it asks for no more."""
+
+    per_s: Positive  # samples
+    burst: Positive = 32.0  # samples at once
 
 
 class ServerSettings(Section):
     """models/weft.toml"""
 
     default_class: Name = "standard"
-    classes: dict[str, ClassSettings] = Field(
+    classes: Annotated[dict[str, ClassSettings], Field(min_length=1)] = Field(
         default_factory=lambda: {
-            "interactive": ClassSettings(deadline_ms=50.0, priority=1, weight=6.0),
-            "standard": ClassSettings(deadline_ms=200.0, priority=2, weight=3.0),
-            "batch": ClassSettings(deadline_ms=2000.0, priority=3, weight=1.0),
+            "interactive": ClassSettings(deadline_ms=50.0, priority=1),
+            "standard": ClassSettings(deadline_ms=200.0, priority=2),
+            "batch": ClassSettings(deadline_ms=2000.0, priority=3),
         }
     )
-    guarantees: dict[str, Positive] = Field(default_factory=dict)  # samples a second, by client
-    queue: Count = 2000  # requests that may wait, over all models
+    guarantees: dict[str, GuaranteeSettings] = Field(default_factory=dict)  # by client
+    queue: Count = 4096  # requests of a class that may wait
+
+    @model_validator(mode="after")
+    def _default_is_there(self) -> ServerSettings:
+        if self.default_class not in self.classes:
+            there = ", ".join(self.classes)
+            raise problem(f"is no class; there are {there}", ("default_class",))
+        return self
 
 
 class Variant(Section):
     """Another model of the repository that may answer for this one: same inputs and outputs."""
 
     model: Name
-    accuracy: Share | None = None
+    accuracy: Share | None = None  # None: as its own settings say
     cost: Positive | None = None
 
 

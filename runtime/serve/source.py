@@ -1,4 +1,4 @@
-"""What the files of a model's version hold, whoever wrote them: a graph, its weights, names and digest."""
+"""What the files of a model's version hold, whoever wrote them: a graph, its weights and its names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ..graph import Graph, Layout
 from ..train.data.samples import Affine
 from ..train.inference import trained
 from .repository import Platform
-from .request import TensorInfo
 
 DATATYPES = {
     "bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64",
@@ -39,24 +38,18 @@ class Source:
     labels: tuple[str, ...] = ()
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # outputs that depend on no input
 
-    @property
-    def input_infos(self) -> tuple[TensorInfo, ...]:
-        """What is told of the inputs."""
-        return tuple(_info(name, self.graph.inputs[own]) for name, own in self.inputs.items())
+    def describe(self) -> dict[str, Any]:
+        """What rank 0 has to know; equal on two ranks exactly if they have read the same model."""
+        specs = self.graph.specs(1)  # inputs too
+        fixed = [[n, DATATYPES[str(array.dtype)], list(array.shape)] for n, array in self.constants.items()]
+        return {
+            "inputs": [_told(name, specs[own]) for name, own in self.inputs.items()],
+            "outputs": [_told(name, specs[own]) for name, own in self.outputs.items()] + fixed,
+            "labels": list(self.labels),
+            "digest": self._digest(),
+        }
 
-    @property
-    def output_infos(self) -> tuple[TensorInfo, ...]:
-        """What is told of the outputs."""
-        specs = self.graph.specs(1)
-        own = [_info(name, ArraySpec(specs[o].shape[1:], specs[o].dtype)) for name, o in self.outputs.items()]
-        fixed = [
-            TensorInfo(name, DATATYPES[str(array.dtype)], array.shape)
-            for name, array in self.constants.items()
-        ]
-        return (*own, *fixed)
-
-    def digest(self) -> str:
-        """The same on two ranks exactly if they have read the same model."""
+    def _digest(self) -> str:
         hashed = hashlib.blake2b(repr((self.graph, self.inputs, self.outputs, self.affine)).encode())
         for name in sorted(self.weights):
             hashed.update(name.encode())
@@ -69,8 +62,8 @@ class Source:
             flat[parameter.start : parameter.stop] = self.weights[parameter.name].reshape(-1)
 
 
-def _info(name: str, spec: ArraySpec) -> TensorInfo:
-    return TensorInfo(name, DATATYPES[spec.dtype], (-1, *spec.shape))
+def _told(name: str, spec: ArraySpec) -> list[Any]:
+    return [name, DATATYPES[spec.dtype], [-1, *spec.shape[1:]]]
 
 
 def read(path: Path, platform: Platform, sizes: Mapping[str, int]) -> Source:
@@ -78,7 +71,8 @@ def read(path: Path, platform: Platform, sizes: Mapping[str, int]) -> Source:
     try:
         return _onnx(path / "model.onnx", sizes) if platform is Platform.ONNX else _checkpoint(path)
     except WeftError as error:
-        raise type(error)(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+        text = str(error)
+        raise type(error)(text if str(path) in text else f"{path}: {text}") from error
     except ModuleNotFoundError as error:
         raise MachineError(
             f"{path}: reading ONNX needs the onnx package, which is missing: pip install 'weft[onnx]'"

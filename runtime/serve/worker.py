@@ -76,24 +76,22 @@ class Worker:
 
     def __init__(self, rank: int, host: str, node: Communicator, compute: Compute, device: Device) -> None:
         self.resource = f"rank {rank} {device.name.partition(' ')[0]}"
+        self.host = host
         self._where = f"rank {rank} on host {host}"
         self._node = node
         self._compute = compute
         self._device = device
         self._loop = asyncio.get_running_loop()
         self._loaded: dict[str, Loaded] = {}
-        self._since = 0.0  # when the running batch began; 0 between batches
-
-    @property
-    def stuck_s(self) -> float:
-        """How long the running batch has been at it."""
-        since = self._since
-        return time.monotonic() - since if since else 0.0
+        #: Set when rank 0 has closed this worker.
+        self.closed = asyncio.Event()
 
     # -- models -----------------------------------------------------------------------------------------
 
-    async def load(self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int) -> str:
-        """Load a model under `key`; its digest. Collective over the node, as is a failure.
+    async def load(
+        self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int
+    ) -> dict[str, Any]:
+        """Load a model under `key`; what it is (source.py). Collective over the node, as is a failure.
 
         A WeftError says what is wrong, and where. `unload` then takes back what was done.
         """
@@ -115,7 +113,7 @@ class Worker:
         except Exception as error:
             raise WeftError(f"{self._where}: {path}: {type(error).__name__}: {error}") from error
         loaded.model = model
-        return source.digest()
+        return source.describe()
 
     async def unload(self, key: str) -> None:
         """Forget a model; collective over the node. One that is not here is none."""
@@ -128,6 +126,7 @@ class Worker:
         """Forget all models; collective over the node."""
         for key in list(self._loaded):
             await self.unload(key)
+        self.closed.set()
 
     async def _all(self, well: bool) -> bool:
         flag = np.array([well], np.uint8)
@@ -188,15 +187,15 @@ class Worker:
         """Compute a batch; `answer` is called in the loop, unless the loop has ended."""
 
         def run() -> None:
-            started = self._since = time.monotonic()
+            started_s = time.monotonic()
             outputs: Sequence[Array] = ()
             error = ""
             try:
                 outputs = self._model(batch.key).run(batch.pieces, batch.count)
             except Exception as problem:
-                error = f"{self._where}: {''.join(traceback.format_exception(problem)).rstrip()}"
-            took, self._since = time.monotonic() - started, 0.0
-            self._loop.call_soon_threadsafe(answer, Done(batch.number, outputs, took, error))
+                error = "".join(traceback.format_exception(problem))
+            done = Done(batch.number, outputs, time.monotonic() - started_s, error)
+            self._loop.call_soon_threadsafe(answer, done)
 
         info: dict[str, object] = {"phase": "inference", "model": batch.key, "samples": batch.count}
         self._compute.submit([Task(f"infer {batch.key}", run, priority=PRIORITY, info=info)])

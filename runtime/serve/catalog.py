@@ -1,0 +1,220 @@
+"""What is served now: loaded versions, and the families of variants that a request may name.
+
+    "digits"      family: the newest version, and the newest of each of its variants
+    "digits/2"    family of one: this version, as the profile and the policy know the model too
+
+A model that is loaded anew keeps its name; to the workers it is another one (`key`), so the old one answers
+until the new one is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .policy import Guarantee, Model, ServiceClass, Settings
+from .repository import Version
+from .request import Array, InferRequest, ModelInfo, Qos, TensorInfo, UnknownModel, WrongInput
+from .settings import ModelSettings, ServerSettings
+from .source import DATATYPES
+
+DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items()}
+
+
+@dataclass(eq=False, slots=True)
+class Served:
+    """A loaded version; `leaving` once it is to be unloaded, and takes no new requests."""
+
+    version: Version
+    settings: ModelSettings
+    key: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    labels: tuple[str, ...] = ()
+    largest: int = 32
+    leaving: bool = False
+    open: int = 0  # requests and batches that need it still
+
+    @classmethod
+    def of(
+        cls, version: Version, settings: ModelSettings, key: str, told: Mapping[str, Any], largest: int
+    ) -> Served:
+        """What a worker tells (source.py)."""
+        inputs, outputs = (
+            tuple(TensorInfo(name, datatype, tuple(shape)) for name, datatype, shape in told[kind])
+            for kind in ("inputs", "outputs")
+        )
+        return cls(version, settings, key, inputs, outputs, tuple(told["labels"]), largest)
+
+    @property
+    def name(self) -> str:
+        """As the policy and the profiles know it."""
+        return f"{self.version.model}/{self.version.number}"
+
+    def samples(self, request: InferRequest) -> tuple[int, list[Array]]:
+        """How many samples a request has, and its arrays in the order of the inputs; WrongInput."""
+        given = dict(request.inputs)
+        if len(self.inputs) == 1 and "" in given:  # the only input, unnamed
+            given[self.inputs[0].name] = given.pop("")
+        wanted = {info.name: info for info in self.inputs}
+        if set(given) != set(wanted):
+            raise WrongInput(f"{self.name} takes {_listed(wanted)}; the request has {_listed(given)}")
+        if unknown := set(request.outputs) - {info.name for info in self.outputs}:
+            known = _listed(info.name for info in self.outputs)
+            raise WrongInput(f"{self.name} has no output {_listed(unknown)}; it has {known}")
+        arrays = [given[info.name] for info in self.inputs]
+        for info, array in zip(self.inputs, arrays, strict=True):
+            if array.dtype != DTYPES[info.datatype] or array.shape[1:] != info.shape[1:] or not array.ndim:
+                raise WrongInput(
+                    f"input {info.name!r} of {self.name} is {info.datatype} {list(info.shape)}; the request "
+                    f"has {DATATYPES.get(str(array.dtype), array.dtype)} {list(array.shape)}"
+                )
+        counts = {len(array) for array in arrays}
+        if len(counts) > 1:
+            raise WrongInput(f"inputs of {self.name} have different numbers of samples: {sorted(counts)}")
+        (count,) = counts
+        if not 1 <= count <= self.largest:
+            raise WrongInput(
+                f"a request for {self.name} has 1 to {self.largest} samples, and this one {count}: split it, "
+                "or set max_batch in the model's weft.toml"
+            )
+        return count, arrays
+
+    def info(self, versions: Sequence[str]) -> ModelInfo:
+        """For clients."""
+        version = self.version
+        return ModelInfo(
+            version.model, tuple(versions), str(version.number), str(version.platform), self.inputs,
+            self.outputs, self.largest, ready=not self.leaving, config=self._config(),
+        )  # fmt: skip
+
+    def _config(self) -> dict[str, Any]:
+        """As Triton's model configuration."""
+
+        def tensors(infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
+            return [
+                {"name": i.name, "data_type": f"TYPE_{i.datatype}", "dims": list(i.shape[1:])} for i in infos
+            ]
+
+        return {
+            "name": self.version.model,
+            "platform": str(self.version.platform),
+            "backend": "weft",
+            "max_batch_size": self.largest,
+            "input": tensors(self.inputs),
+            "output": tensors(self.outputs),
+            "dynamic_batching": {},
+            "parameters": {"labels": {"string_value": ",".join(self.labels)}} if self.labels else {},
+        }
+
+
+@dataclass(slots=True)
+class Catalog:
+    """All that is loaded, by model and then version; and the server's settings."""
+
+    settings: ServerSettings
+    loaded: dict[str, dict[int, Served]] = field(default_factory=dict)
+
+    def add(self, served: Served) -> Served | None:
+        """Serve it; returns the one in whose place it comes."""
+        versions = self.loaded.setdefault(served.version.model, {})
+        old = versions.get(served.version.number)
+        versions[served.version.number] = served
+        return old
+
+    def remove(self, served: Served) -> None:
+        """It is no more."""
+        versions = self.loaded[served.version.model]
+        if versions.get(served.version.number) is served:
+            del versions[served.version.number]
+        if not versions:
+            del self.loaded[served.version.model]
+
+    def versions(self, model: str) -> dict[int, Served]:
+        """The versions of a model that take requests, in ascending order."""
+        return {n: served for n, served in sorted(self.loaded.get(model, {}).items()) if not served.leaving}
+
+    def all(self) -> list[Served]:
+        """Every version that is loaded, leaving ones too."""
+        return [served for versions in self.loaded.values() for served in versions.values()]
+
+    def find(self, model: str, version: str = "") -> Served:
+        """The version that a request names, or the newest; UnknownModel."""
+        versions = self.versions(model)
+        if not versions:
+            there = _listed(name for name in self.loaded if self.versions(name))
+            raise UnknownModel(f"no model {model!r} is loaded; there are {there}")
+        if not version:
+            return versions[max(versions)]
+        if not version.isdecimal() or int(version) not in versions:
+            there = _listed(versions)
+            raise UnknownModel(f"model {model!r} has no version {version!r} loaded; there are {there}")
+        return versions[int(version)]
+
+    def named(self, name: str) -> Served:
+        """By the policy's name of a model."""
+        model, _, version = name.rpartition("/")
+        return self.loaded[model][int(version)]
+
+    def qos(self, served: Served, qos: Qos) -> tuple[str, float | None]:
+        """The class of a request and the seconds it has; WrongInput for a class that is none."""
+        classes = self.settings.classes
+        name = qos.service_class or served.settings.default_class or self.settings.default_class
+        if name not in classes:
+            raise WrongInput(f"there is no class {name!r}; there are {_listed(classes)}")
+        of_model = None if qos.service_class else served.settings.deadline_ms
+        deadline_ms = of_model or classes[name].deadline_ms
+        deadline_s = None if deadline_ms is None else deadline_ms / 1000
+        return name, deadline_s if qos.deadline_s is None else qos.deadline_s
+
+    def policy_settings(self) -> Settings:
+        """What the policy is to know."""
+        families: dict[str, list[Model]] = {}
+        for served in self.all():
+            families[served.name] = [_model(served)]
+        for model in self.loaded:
+            if versions := self.versions(model):
+                newest = versions[max(versions)]
+                families[model] = [_model(newest), *self._variants(newest)]
+        return Settings(
+            classes=[self._class(name) for name in self.settings.classes],
+            families=families,
+            guarantees=[
+                Guarantee(client, g.per_s, g.burst) for client, g in self.settings.guarantees.items()
+            ],
+            max_queue=self.settings.queue,
+        )
+
+    def _variants(self, newest: Served) -> list[Model]:
+        found = []
+        for variant in newest.settings.variants:
+            versions = self.versions(variant.model)
+            other = versions[max(versions)] if versions else None
+            if other is None or _shapes(other) != _shapes(newest):
+                continue  # not here now, or no variant: only names may differ
+            own = other.settings
+            accuracy = variant.accuracy if variant.accuracy is not None else own.accuracy
+            cost = variant.cost if variant.cost is not None else own.cost
+            found.append(Model(other.name, other.largest, accuracy or 0.0, cost or 0.0))
+        return found
+
+    def _class(self, name: str) -> ServiceClass:
+        own = self.settings.classes[name]
+        deadline_s = float("inf") if own.deadline_ms is None else own.deadline_ms / 1000
+        return ServiceClass(name, own.priority, deadline_s, own.share, own.patience_ms / 1000)
+
+
+def _model(served: Served) -> Model:
+    own = served.settings
+    return Model(served.name, served.largest, own.accuracy or 0.0, own.cost or 0.0)
+
+
+def _shapes(served: Served) -> list[tuple[str, tuple[int, ...]]]:
+    return [(info.datatype, info.shape) for info in (*served.inputs, *served.outputs)]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(str(name)) for name in names) or "none"

@@ -1,0 +1,315 @@
+"""Rank 0's dispatcher: the policy, driven by asyncio.
+
+    infer ── Job ──> policy.arrive            refused: raised at once, with the reason
+                          │
+    pump  <── after every event, and when the policy's timer is due ──┐
+      └── policy.next ── Batch ──> link ──> a rank's lane ── Done ────┘ ──> the callers' futures
+      └── policy.dropped ──> Refused
+
+The policy decides (policy/); here is only what a decision needs: whose arrays belong to which job, who waits
+for which, timers, and what the workers say of themselves. All of it on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Any
+
+from ..errors import RequestError
+from .catalog import Catalog, Served
+from .link import BATCHES, Link
+from .policy import Batch, Job, Policy
+from .request import Array, InferRequest, InferResult, Reason, Refused
+from .tally import Tally
+from .watch import Watch
+from .worker import Batch as Samples
+from .worker import Done
+
+SHORTEST_TIMER_S = 1e-4  # the policy may ask again for "now", and the loop must go round in between
+
+
+STUCK_S, STUCK_TIMES = 0.5, 10.0
+"""What takes ten times as long as expected, and half a second, is not waited for any more: a lane hangs, or a
+process was stopped."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request whose caller waits."""
+
+    job: Job
+    request: InferRequest
+    arrays: Sequence[Array]
+    future: asyncio.Future[InferResult]
+    served: Served  # the newest of what it names; a variant may answer
+
+
+@dataclass(slots=True)
+class Sent:
+    """A batch on its way."""
+
+    batch: Batch
+    served: Served
+    link: Link
+    sent_s: float
+
+
+class Dispatcher:
+    """Answers requests through the links' workers, as `policy` decides."""
+
+    def __init__(self, links: Sequence[Link], catalog: Catalog, policy: Policy) -> None:
+        self.policy = policy
+        self.tally = Tally()
+        self.draining = False
+        self.watch = Watch(links, self._overdue, self.up, self.down)
+        self._catalog = catalog
+        self._links = {link.resource: link for link in links}
+        self._loop = asyncio.get_running_loop()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Waiting] = {}  # by the job's number
+        self._sent: dict[int, Sent] = {}  # by the batch's number
+        self._last_end_s = dict.fromkeys(self._links, 0.0)
+        self._busy_s = dict.fromkeys(self._links, 0.0)
+        self._started_s = time.monotonic()
+        self._pump_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    async def infer(self, request: InferRequest) -> InferResult:
+        """Answer; Refused, UnknownModel, WrongInput, RequestError. Cancelling withdraws the request."""
+        now_s = time.monotonic()
+        served = self._catalog.find(request.model, request.version)
+        samples, arrays = served.samples(request)
+        job = self._job(request, served, samples, now_s)
+        refused = self._closed() or self.policy.arrive(job, now_s)
+        if refused is not None:
+            self.tally.refused(served.name, job.service_class, refused.reason)
+            raise refused
+        waiting = Waiting(job, request, arrays, self._loop.create_future(), served)
+        self._waiting[job.number] = waiting
+        served.open += 1
+        self._idle.clear()
+        self.pump_soon()
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            if self.policy.cancel(job):
+                self.pump_soon()
+            self.tally.refused(served.name, job.service_class, Reason.CANCELLED)
+            raise
+        finally:
+            self._leave(job.number)
+
+    def _job(self, request: InferRequest, served: Served, samples: int, now_s: float) -> Job:
+        qos = request.qos
+        service_class, deadline_s = self._catalog.qos(served, qos)
+        return Job(
+            number=next(self._numbers),
+            family=served.name if request.version else request.model,
+            arrival_s=now_s,
+            deadline_s=inf if deadline_s is None else now_s + deadline_s,
+            service_class=service_class,
+            samples=samples,
+            client=qos.client,
+            accuracy=qos.accuracy,
+            cost=qos.cost,
+            best_effort=qos.best_effort,
+            priority=qos.priority,
+        )
+
+    def _closed(self) -> Refused | None:
+        if self.draining:
+            return Refused(Reason.DRAINING, "the server is about to end and takes no new requests")
+        if not self.watch.ready:
+            return Refused(Reason.NO_WORKER, "no rank can serve now: see the server's status")
+        return None
+
+    def _leave(self, number: int) -> None:
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            waiting.served.open -= 1
+            if not self._waiting:
+                self._idle.set()
+
+    # -- the pump -----------------------------------------------------------------------------------------
+
+    def pump_soon(self) -> None:
+        """Let the policy decide once what has happened in this round of the loop is known to it."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now_s = time.monotonic()
+        while isinstance(decision := self.policy.next(now_s), Batch):
+            self._send(decision, now_s)
+        for job, refused in self.policy.dropped():
+            waiting = self._waiting.get(job.number)
+            if waiting is not None and not waiting.future.done():
+                self.tally.refused(waiting.served.name, job.service_class, refused.reason)
+                waiting.future.set_exception(refused)
+        if decision < inf:
+            due_s = max(decision, now_s + SHORTEST_TIMER_S)
+            self._timer = self._loop.call_at(due_s, self._pump)
+
+    def _send(self, batch: Batch, now_s: float) -> None:
+        served = self._catalog.named(batch.model)
+        link = self._links[batch.resource]
+        arrays = [self._waiting[job.number].arrays for job in batch.jobs]
+        pieces = [list(each) for each in zip(*arrays, strict=True)]
+        served.open += 1
+        self._sent[batch.number] = sent = Sent(batch, served, link, now_s)
+        link.run(Samples(batch.number, served.key, batch.samples, pieces), partial(self._done, sent))
+
+    def _done(self, sent: Sent, done: Done) -> None:
+        now_s = time.monotonic()
+        batch, served, resource = sent.batch, sent.served, sent.link.resource
+        served.open -= 1
+        started_s = max(sent.sent_s, self._last_end_s[resource])
+        self._last_end_s[resource] = now_s
+        self._busy_s[resource] += now_s - started_s
+        lost = self._sent.pop(batch.number, None) is None  # its jobs are queued anew
+        if done.error:
+            self._fail(sent, done.error, now_s, lost)
+        else:
+            self.policy.ended(batch, started_s, now_s)
+            self.tally.computed(served.name, batch.samples, done.compute_s, len(batch.jobs))
+            if not lost:
+                self._answer(sent, done, started_s, now_s)
+        self.pump_soon()
+
+    def _answer(self, sent: Sent, done: Done, started_s: float, now_s: float) -> None:
+        batch, served, at = sent.batch, sent.served, 0
+        for job in batch.jobs:
+            rows = slice(at, at + job.samples)
+            at += job.samples
+            waiting = self._waiting.get(job.number)
+            if waiting is None or waiting.future.done():
+                continue  # its caller has left
+            self.tally.answered(served.name, job, started_s, now_s)
+            waiting.future.set_result(
+                InferResult(
+                    model=served.version.model,
+                    version=str(served.version.number),
+                    outputs=_outputs(waiting, served, done.outputs, rows),
+                    resource=batch.resource,
+                    queue_s=max(0.0, started_s - job.arrival_s),
+                    compute_s=done.compute_s,
+                    batch=batch.samples,
+                )
+            )
+
+    def _fail(self, sent: Sent, trace: str, now_s: float, lost: bool) -> None:
+        self.policy.failed(sent.batch, now_s)
+        if lost:
+            return
+        self.tally.failed(sent.served.name, sent.batch.jobs, now_s)
+        for job in sent.batch.jobs:
+            waiting = self._waiting.get(job.number)
+            if waiting is not None and not waiting.future.done():
+                error = RequestError(BATCHES, sent.link.rank, sent.link.host, trace)
+                waiting.future.set_exception(error)
+
+    # -- workers and models -------------------------------------------------------------------------------
+
+    def up(self, link: Link) -> None:
+        """A worker has come (back), or has other models now."""
+        models = [served.name for served in self._catalog.all()]
+        self.policy.up(link.resource, link.resource.split()[-1], models, time.monotonic())
+        self.pump_soon()
+
+    def down(self, link: Link) -> None:
+        """A worker does not answer: its jobs go elsewhere, and what it may still answer is ignored."""
+        for number in [n for n, sent in self._sent.items() if sent.link is link]:
+            del self._sent[number]
+        self.policy.down(link.resource, time.monotonic())
+        self.pump_soon()
+
+    def reconfigure(self) -> None:
+        """The catalog has changed."""
+        self.policy.configure(self._catalog.policy_settings(), time.monotonic())
+        for link in self._links.values():
+            if self.watch.well(link):
+                self.up(link)
+
+    def _overdue(self, link: Link) -> bool:
+        """Whether the batch that a worker is at takes far longer than any should."""
+        sent = next((sent for sent in self._sent.values() if sent.link is link), None)
+        if sent is None:
+            return False
+        started_s = max(sent.sent_s, self._last_end_s[link.resource])
+        return time.monotonic() - started_s > max(STUCK_S, STUCK_TIMES * sent.batch.expected_s)
+
+    async def drain(self) -> None:
+        """Take no new requests, and return when all accepted ones are answered."""
+        self.draining = True
+        await self._idle.wait()
+
+    # -- what is told -------------------------------------------------------------------------------------
+
+    def status(self) -> Mapping[str, Any]:
+        """As Service.status says."""
+        now_s = time.monotonic()
+        uptime_s = now_s - self._started_s
+        sent: dict[str, int] = dict.fromkeys(self._links, 0)
+        for each in self._sent.values():
+            sent[each.link.resource] += each.batch.samples
+        on_their_way = {job.number for each in self._sent.values() for job in each.batch.jobs}
+        oldest: dict[str, float] = {}  # requests are in the order of arrival
+        for waiting in self._waiting.values():
+            if (job := waiting.job).number not in on_their_way:
+                oldest.setdefault(job.service_class, now_s - job.arrival_s)
+        return {
+            "uptime_s": uptime_s,
+            "draining": self.draining,
+            "ranks": len(self._links),
+            "workers": [
+                {
+                    "resource": resource,
+                    "state": self.watch.state(link),
+                    "models": [served.name for served in self._catalog.all()],
+                    "busy_share": self._busy_s[resource] / uptime_s,
+                    "queued": sent[resource],
+                }
+                for resource, link in self._links.items()
+            ],
+            "queues": [
+                {"class": name, "queued": queued, "oldest_s": oldest.get(name, 0.0)}
+                for name, queued in self.policy.queued.items()
+            ],
+            "classes": self.tally.describe(),
+            "profiles": [
+                {
+                    "resource": resource, "model": model, "batch": size,
+                    "p50_ms": 1e3 * profile.percentile_s(size, 0.5),
+                    "p99_ms": 1e3 * profile.percentile_s(size, 0.99),
+                    "per_s": profile.per_s(size), "error": profile.error,
+                }
+                for (resource, model), profile in self.policy.profiles.items()
+                for size in profile.sizes
+            ],
+        }  # fmt: skip
+
+
+def _outputs(waiting: Waiting, served: Served, outputs: Sequence[Array], rows: slice) -> dict[str, Array]:
+    """A request's part of a batch, under the names of the model that it asked for."""
+    wanted = waiting.request.outputs
+    names = [info.name for info in waiting.served.outputs]
+    return {
+        name: array[rows] if info.shape[:1] == (-1,) else array
+        for name, info, array in zip(names, served.outputs, outputs, strict=True)
+        if not wanted or name in wanted
+    }

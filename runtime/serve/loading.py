@@ -1,0 +1,171 @@
+"""Loading and unloading models while others are served; what the repository holds, and what is wrong there.
+
+A model that is loaded anew is read under another key first and takes the old one's place then, so that no
+request meets neither. A version that cannot be loaded is told of in the index, and unhurt are all others.
+One load or unload at a time: a node's ranks do it together, all in one order (worker.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..errors import Mistake, WeftError
+from .catalog import Catalog, Served
+from .dispatcher import Dispatcher
+from .link import Link
+from .profiling import Profiler
+from .repository import Entry, Repository, Version
+from .request import ModelInfo, UnknownModel
+
+DRAINED_S = 0.01  # between looks at whether an old model is still needed
+OVERRIDES = ("max_batch_size",)
+
+
+class Loading:
+    """Keeps the workers' models as the repository and clients want them."""
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        repository: Repository,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        profiler: Profiler,
+    ) -> None:
+        self._links = links
+        self._repository = repository
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self._profiler = profiler
+        self._problems: dict[tuple[str, int], str] = {}
+        self._generations = itertools.count(1)
+        self._lock = asyncio.Lock()
+
+    async def load_all(self) -> None:
+        """Everything in the repository; what cannot be loaded is told of in the index."""
+        for name, entry in (await asyncio.to_thread(self._repository.scan)).items():
+            async with self._lock:
+                await self._load(name, entry)
+
+    async def load(self, name: str, config: Mapping[str, Any] | None = None) -> None:
+        """Read a model's versions, anew where they are loaded; returns when all workers have them.
+
+        Mistake with the reasons if none of them, or not all that were loaded, can be loaded now.
+        """
+        entry = await asyncio.to_thread(self._entry, name)
+        if config:
+            entry = replace(entry, settings=_overridden(entry, config))
+        async with self._lock:
+            if problems := await self._load(name, entry):
+                raise Mistake("\n".join(problems))
+
+    async def unload(self, name: str) -> None:
+        """Forget a model when what it has accepted is answered."""
+        if name not in self._catalog.loaded:
+            raise UnknownModel(f"model {name!r} is not loaded")
+        async with self._lock:
+            await self._forget(list(self._catalog.loaded.get(name, {}).values()))
+
+    def index(self) -> list[ModelInfo]:
+        """Every model and version in the repository or loaded, with the reason where one is not ready."""
+        found: dict[tuple[str, str], ModelInfo] = {}
+        for name, entry in self._repository.scan().items():
+            if not entry.versions:
+                found[name, ""] = _unready(name, "", "", entry.reason)
+            for version in entry.versions:
+                reason = version.reason or self._problems.get((name, version.number), "is not loaded")
+                number = str(version.number)
+                found[name, number] = _unready(name, number, str(version.platform or ""), reason)
+        for served in self._catalog.all():
+            found[served.version.model, str(served.version.number)] = self.info(served)
+        return [found[key] for key in sorted(found)]
+
+    def info(self, served: Served) -> ModelInfo:
+        """What is told of a loaded version."""
+        return served.info([str(number) for number in self._catalog.versions(served.version.model)])
+
+    # -- one at a time ------------------------------------------------------------------------------------
+
+    def _entry(self, name: str) -> Entry:
+        try:
+            return self._repository.entry(name)
+        except Mistake as error:
+            raise UnknownModel(str(error)) from None
+
+    async def _load(self, name: str, entry: Entry) -> list[str]:
+        """Load what is wanted of a model, forget what is not; returns what went wrong."""
+        problems = [entry.reason] if entry.reason else []
+        old = list(self._catalog.loaded.get(name, {}).values())
+        kept: set[int] = set()
+        for version in entry.wanted:
+            kept.add(version.number)
+            problem = version.reason or await self._load_version(version, entry)
+            self._problems.pop((name, version.number), None)
+            if problem:
+                self._problems[name, version.number] = problem
+                problems.append(problem)
+        if not entry.reason:
+            await self._forget(served for served in old if served.version.number not in kept)
+        return problems
+
+    async def _load_version(self, version: Version, entry: Entry) -> str:
+        """Load a version on all workers; returns why it could not be."""
+        settings = entry.settings
+        key = f"{version.model}/{version.number}@{next(self._generations)}"
+        platform = str(version.platform)
+        calls = (
+            link.load(key, str(version.path), platform, settings.sizes, settings.max_batch)
+            for link in self._links
+        )
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in errors:
+            if not isinstance(error, WeftError):
+                raise error
+        told = [result for result in results if not isinstance(result, BaseException)]
+        problem = "\n".join(dict.fromkeys(str(error) for error in errors))
+        if not errors and any(other != told[0] for other in told):
+            problem = f"{version.path}: the ranks have read different models there: is it one file system?"
+        if problem:
+            await self._unload(key)
+            return problem
+        served = Served.of(version, settings, key, told[0], settings.max_batch)
+        await self._profiler.first_look(served)
+        old = self._catalog.add(served)
+        self._dispatcher.reconfigure()
+        if old is not None:
+            await self._drained(old)
+            await self._unload(old.key)
+        return ""
+
+    async def _forget(self, some: Iterable[Served]) -> None:
+        for served in some:
+            served.leaving = True
+            self._dispatcher.reconfigure()
+            await self._drained(served)
+            self._catalog.remove(served)
+            self._dispatcher.reconfigure()
+            await self._unload(served.key)
+
+    async def _drained(self, served: Served) -> None:
+        while served.open:
+            await asyncio.sleep(DRAINED_S)
+
+    async def _unload(self, key: str) -> None:
+        await asyncio.gather(*(link.unload(key) for link in self._links))
+
+
+def _unready(name: str, version: str, platform: str, reason: str) -> ModelInfo:
+    return ModelInfo(name, (), version, platform, (), (), 0, ready=False, reason=reason)
+
+
+def _overridden(entry: Entry, config: Mapping[str, Any]) -> Any:
+    """The model's settings with those of a load request, in Triton's words."""
+    largest = config.get("max_batch_size", entry.settings.max_batch)
+    if not isinstance(largest, int) or largest < 1:
+        raise Mistake(f"max_batch_size is {largest!r}; it must be a whole number from 1 on")
+    return entry.settings.model_copy(update={"max_batch": largest})

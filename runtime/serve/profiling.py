@@ -1,0 +1,120 @@
+"""Profiles: measured before a model takes requests, stored when the server ends, read when it starts.
+
+A model of which nothing is known gets a short look, so that its first requests are neither refused for a
+guess nor accepted on one: a few single samples on every worker, and a full batch where that is soon done.
+`weft serve --profile` measures all sizes that are powers of two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import Mistake, WeftError
+from .catalog import DTYPES, Served
+from .link import Link
+from .profile import Profiles
+from .worker import Batch, Done
+
+FIRST_LOOKS, FULL_LOOKS = 3, 2
+FULL_S = 0.5  # a full batch that takes longer is left to be predicted
+REPETITIONS = 20  # of --profile, for each size
+LONGEST_S = 3.0  # of --profile, for one size on one worker
+
+
+class Profiler:
+    """Measures models on the links' workers into `profiles`."""
+
+    def __init__(self, links: Sequence[Link], profiles: Profiles) -> None:
+        self._links = links
+        self._profiles = profiles
+        self._numbers = itertools.count(-1, -1)  # never a number of the dispatcher's batches
+
+    async def first_look(self, served: Served) -> None:
+        """A short look at a model on every worker that has no profile of it; WeftError if it fails."""
+
+        async def look(link: Link) -> None:
+            profile = self._profiles.of(link.resource, served.name, served.largest)
+            if profile.results:
+                return
+            for _ in range(FIRST_LOOKS):
+                took_s = await self._measure(link, served, 1)
+            if served.largest > 1 and took_s * served.largest < FULL_S:
+                for _ in range(FULL_LOOKS):
+                    await self._measure(link, served, served.largest)
+
+        await asyncio.gather(*(look(link) for link in self._links))
+
+    async def measure(self, served: Served) -> None:
+        """All sizes that are powers of two, and the largest, on every worker."""
+
+        async def look(link: Link) -> None:
+            for size in sizes(served.largest):
+                end_s = time.monotonic() + LONGEST_S
+                for _ in range(REPETITIONS):
+                    await self._measure(link, served, size)
+                    if time.monotonic() > end_s:
+                        break
+
+        await asyncio.gather(*(look(link) for link in self._links))
+
+    async def _measure(self, link: Link, served: Served, size: int) -> float:
+        answered: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        pieces = [[np.zeros((size, *info.shape[1:]), DTYPES[info.datatype])] for info in served.inputs]
+        sent_s = time.monotonic()
+        link.run(Batch(next(self._numbers), served.key, size, pieces), answered.set_result)
+        done = await answered
+        now_s = time.monotonic()
+        if done.error:
+            raise WeftError(f"{served.name} cannot compute {size} samples on {link.resource}:\n{done.error}")
+        self._profiles.of(link.resource, served.name, served.largest).measured(size, now_s - sent_s, now_s)
+        return now_s - sent_s
+
+
+def sizes(largest: int) -> list[int]:
+    """Powers of two up to the largest batch, and that one."""
+    return sorted({*(1 << power for power in range(largest.bit_length())), largest})
+
+
+def table(profiles: Profiles) -> str:
+    """Profiles for people."""
+    lines = [f"{'resource':<14} {'model':<24} {'batch':>5} {'p50 ms':>9} {'p99 ms':>9} {'samples/s':>10}"]
+    for (resource, model), profile in sorted(profiles.items(), key=lambda item: item[0][::-1]):
+        for size in profile.sizes:
+            p50, p99 = (1e3 * profile.percentile_s(size, share) for share in (0.5, 0.99))
+            lines.append(
+                f"{resource:<14} {model:<24} {size:>5} {p50:>9.3f} {p99:>9.3f} {profile.per_s(size):>10.0f}"
+            )
+    return "\n".join(lines)
+
+
+def stored(path: Path) -> Profiles:
+    """The profiles in a file, none where there is no file; Mistake for a file that holds none."""
+    try:
+        return Profiles.from_list(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return Profiles()
+    except OSError as error:
+        raise Mistake(
+            f"{path}: cannot be read: {error.strerror}; name another file with --profiles"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Mistake(
+            f"{path}: holds no profiles ({type(error).__name__}: {error}); remove it, or name another file "
+            "with --profiles"
+        ) from error
+
+
+def store(path: Path, profiles: Profiles) -> None:
+    """Write them, whole or not at all; OSError."""
+    text = json.dumps(profiles.to_list(), indent=1)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,143 @@
+"""A server on all ranks: workers everywhere, and on rank 0 the service that uses them.
+
+    async with await Server.open(world, Path("models")) as server:    # every rank
+        client = await Client.open(world)                             # on any
+        result = await client.infer("digits", images, deadline_ms=50)
+
+Leaving drains: what has been accepted is answered, then all ranks go on. A rank other than 0 that leaves
+waits for rank 0 and goes on computing meanwhile. One server at a time in a world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+from ...kernels.device import DeviceUnavailable, choose_device
+from ..errors import MachineError, Mistake
+from ..message import World
+from ..train.prepare import share_cores
+from ..work import Compute
+from .catalog import Catalog
+from .client import CHANNEL, ClientPort
+from .dispatcher import Dispatcher
+from .link import Link, links
+from .loading import Loading
+from .policy import POLICIES
+from .profiling import Profiler, store, stored, table
+from .repository import Repository
+from .service import ModelService
+from .worker import Worker
+
+PROFILES = "profiles.json"
+DRAIN_S = 30.0
+
+
+class Server:
+    """This rank's part. `service` is rank 0's, None elsewhere."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._stack = AsyncExitStack()
+        self.service: ModelService | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        world: World,
+        repository: Path,
+        *,
+        policy: str = next(reversed(POLICIES)),
+        device: str = "auto",
+        profiles: Path | None = None,
+        measure: bool = False,
+        compute: Compute | None = None,
+    ) -> Self:
+        """Load all models of a repository on every rank; collective.
+
+        `profiles` is where profiles are stored (profiles.json in the repository); with `measure` they are
+        measured first. `compute` is this rank's lane where it has one already. Mistake where the repository
+        or its settings are wrong; of a model that is, the index tells.
+        """
+        try:
+            chosen = choose_device(device, world.node_rank)
+        except DeviceUnavailable as error:
+            raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
+        await share_cores(world)
+        async with AsyncExitStack() as stack:
+            if compute is None:
+                compute = await stack.enter_async_context(Compute(chosen))
+                lane = compute
+                world.selector.computing = lambda: lane.busy  # naps are longer while a kernel runs
+                stack.callback(setattr, world.selector, "computing", lambda: False)
+            node = await world.node.duplicate("serve")
+            server = cls(Worker(world.rank, world.host, node, compute, chosen))
+            reached = await links(world, server._worker)
+            if world.rank == 0:
+                await server._start(world, reached, repository, policy, profiles, measure)
+            server._stack = stack.pop_all()
+        return server
+
+    async def _start(
+        self,
+        world: World,
+        reached: Sequence[Link],
+        root: Path,
+        policy: str,
+        profiles: Path | None,
+        measure: bool,
+    ) -> None:
+        """Rank 0's part of `open`."""
+        if policy not in POLICIES:
+            raise Mistake(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+        repository = Repository(root)
+        catalog = Catalog(repository.settings())
+        self._profiles_path = profiles or repository.root / PROFILES
+        known = stored(self._profiles_path)
+        self._links = reached
+        self._dispatcher = Dispatcher(reached, catalog, POLICIES[policy](catalog.policy_settings(), known))
+        self._dispatcher.reconfigure()
+        profiler = Profiler(reached, known)
+        loading = Loading(reached, repository, catalog, self._dispatcher, profiler)
+        await loading.load_all()
+        if measure:
+            for served in catalog.all():
+                await profiler.measure(served)
+        self._dispatcher.watch.start()
+        self.service = ModelService(catalog, self._dispatcher, loading)
+        ClientPort(self.service, await world.channel(CHANNEL))
+
+    @property
+    def profiles(self) -> str:
+        """Rank 0's profiles, for people."""
+        return table(self._dispatcher.policy.profiles)
+
+    def drain(self) -> None:
+        """Refuse what comes from now on."""
+        self._dispatcher.draining = True
+
+    async def close(self) -> None:
+        """Answer what has been accepted, at most for `DRAIN_S`, and forget the models; collective."""
+        if self.service is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await self._dispatcher.drain()
+            await self._dispatcher.watch.stop()
+            with contextlib.suppress(OSError):  # a repository that can't be written: they are measured anew
+                await asyncio.to_thread(store, self._profiles_path, self._dispatcher.policy.profiles)
+            await asyncio.gather(*(link.close() for link in self._links))
+        await self._worker.closed.wait()
+        await self._stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            await self.close()
+        else:  # the others may never come here: what is shared goes with the processes
+            await self._stack.aclose()

@@ -1,0 +1,83 @@
+"""Which workers can serve: every one is asked several times a second, and its batch must not hang.
+
+A worker that is not well has its jobs given to others, if anybody is well. If nobody is, the server is not
+ready, and what the last ones have is left with them: nobody else could take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from .link import Link
+
+ASK_S = 0.2
+SILENT_S = 0.6
+"""Together less than the second within which the server must have noticed. A rank's loop has stood still for
+0.2 s on a machine with more ranks than cores, while kernels were compiled."""
+
+
+class Watch:
+    """Asks, and tells `up` and `down` of what has changed; `overdue` says whether a worker's batch hangs."""
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        overdue: Callable[[Link], bool],
+        up: Callable[[Link], object],
+        down: Callable[[Link], object],
+    ) -> None:
+        self._links = list(links)
+        self._overdue, self._up, self._down = overdue, up, down
+        self._silent: set[str] = set()
+        self._given_up: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._tasks = [
+            asyncio.create_task(self._ask(link), name=f"watch {link.resource}") for link in self._links
+        ]
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether any worker is well."""
+        return any(self.well(link) for link in self._links)
+
+    def well(self, link: Link) -> bool:
+        """Whether it answers, and its batch does not hang."""
+        return link.resource not in self._silent and not self._overdue(link)
+
+    def state(self, link: Link) -> str:
+        """In a word."""
+        if link.resource in self._silent:
+            return "silent"
+        return "stuck" if self._overdue(link) else "ready"
+
+    async def _ask(self, link: Link) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    await link.hello()
+                self._silent.discard(link.resource)
+            except TimeoutError:
+                self._silent.add(link.resource)
+            self._compare()
+            await asyncio.sleep(ASK_S)
+
+    def _compare(self) -> None:
+        """Tell what has changed."""
+        well = {link.resource for link in self._links if self.well(link)}
+        for link in self._links:
+            if link.resource in well and link.resource in self._given_up:
+                self._given_up.discard(link.resource)
+                self._up(link)
+            elif well and link.resource not in well | self._given_up:
+                self._given_up.add(link.resource)
+                self._down(link)

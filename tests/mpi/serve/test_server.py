@@ -1,0 +1,181 @@
+"""A server on all ranks, asked through the client from any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.mpi.serve.models import dense, expected, put, samples, shared
+from weft.runtime.message import RequestError, World, run
+from weft.runtime.serve.client import Client
+from weft.runtime.serve.model import Model
+from weft.runtime.serve.request import Reason, Refused, UnknownModel, WrongInput
+from weft.runtime.serve.server import Server
+
+pytestmark = pytest.mark.mpi
+
+
+def close_to(seed: int, given: np.ndarray, answer: np.ndarray) -> None:
+    np.testing.assert_allclose(answer, expected(given, seed), rtol=1e-5, atol=1e-6)
+
+
+def test_s5_2_any_rank_asks_any_model_and_gets_its_own_answer(tmp_path: Path):
+    def fill(path: Path) -> None:
+        put(path, "a", 1, dense(1))
+        put(path, "a", 2, dense(2))
+        put(path, "b", 1, dense(3, 6))
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", fill)
+        async with await Server.open(world, root, device="cpu") as server:
+            client = await Client.open(world)
+
+            async def one(number: int) -> str:
+                given = samples(1 + number % 3, number)
+                result = await client.infer("a", given, version=1 + number % 2, best_effort=True)
+                assert (result.model, result.version) == ("a", str(1 + number % 2))
+                assert result.batch >= len(given)
+                close_to(1 + number % 2, given, result.outputs["scores"])
+                return result.resource
+
+            used = Counter(await asyncio.gather(*(one(1000 * world.rank + n) for n in range(150))))
+            newest = await client.infer("a", samples(2), best_effort=True)
+            assert newest.version == "2"
+            other = await client.infer("b", {"pixels": samples(2, width=6)}, best_effort=True)
+            close_to(3, samples(2, width=6), other.outputs["scores"])
+            await world.barrier()
+            if server.service is not None:
+                assert server.service.ready
+                assert set(used) <= {f"rank {r} cpu" for r in range(world.size)}
+                found = server.service.statistics("a")
+                assert sorted(found) == [("a", "1"), ("a", "2")]
+                count = sum(each.success.count for each in found.values())
+                assert count == 151 * world.size
+
+    run(main)
+
+
+def test_what_is_wrong_with_a_request_is_told_to_who_asked(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            wrong = {
+                "no model 'c' is loaded; there are 'a'": client.infer("c", samples(1)),
+                "no version '7'": client.infer("a", samples(1), version=7),
+                r"'pixels' of a/1 is FP32 \[-1, 4\]; the request has FP32 \[1, 5\]": client.infer(
+                    "a", samples(1, width=5)
+                ),
+                "is FP32 .*the request has FP64": client.infer("a", samples(1).astype(np.float64)),
+                "takes 'pixels'; the request has 'x'": client.infer("a", {"x": samples(1)}),
+                "has no output 'y'; it has 'scores'": client.infer("a", samples(1), outputs=["y"]),
+                "has 1 to 32 samples, and this one 33": client.infer("a", samples(33)),
+                "no class 'royal'; there are 'interactive', ": client.infer("a", samples(1), qos="royal"),
+            }
+            for words, asked in wrong.items():
+                with pytest.raises((UnknownModel, WrongInput), match=words):
+                    await asked
+            if False:
+                with pytest.raises(Refused, match="deadline") as refused:
+                    await client.infer("a", samples(1), deadline_ms=1e-6)
+                assert refused.value.reason in (Reason.IMPOSSIBLE, Reason.OVERLOAD, Reason.EXPIRED)
+            await world.barrier()
+
+    run(main)
+
+
+def test_s5_3_a_kernel_that_raises_fails_its_own_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compute = Model.run
+
+    def run_or_raise(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
+        if (pieces[0][0] == 13).any():
+            raise ArithmeticError("unlucky")
+        return compute(self, pieces, count)
+
+    monkeypatch.setattr(Model, "run", run_or_raise)
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            with pytest.raises(RequestError, match="unlucky"):
+                await client.infer("a", np.full((1, 4), 13, np.float32), best_effort=True)
+            close_to(1, samples(1), (await client.infer("a", samples(1), best_effort=True)).outputs["scores"])
+            await world.barrier()
+
+    run(main)
+
+
+def test_models_come_and_go_while_others_are_served(tmp_path: Path):
+    async def main(world: World) -> None:
+        def fill(path: Path) -> None:
+            put(path, "a", 1, dense(1))
+            put(path, "broken", 1, b"no ONNX at all")
+            (path / "empty").mkdir()
+
+        root = await shared(world, tmp_path / "models", fill)
+        stop = asyncio.Event()
+        async with await Server.open(world, root, device="cpu") as server:
+            client = await Client.open(world)
+            asked = 0
+
+            async def keep_asking() -> None:
+                nonlocal asked
+                while not stop.is_set():
+                    result = await client.infer("a", samples(1, asked), best_effort=True)
+                    close_to(1, samples(1, asked), result.outputs["scores"])
+                    asked += 1
+
+            asking = asyncio.create_task(keep_asking())
+            if (service := server.service) is not None:
+                index = {(info.name, info.version): info for info in service.index()}
+                assert index["a", "1"].ready
+                assert "is no ONNX model" in index["broken", "1"].reason
+                assert "has no version" in index["empty", ""].reason
+                put(root, "b", 1, dense(2))
+                await service.load("b")
+                close_to(2, samples(1), (await client.infer("b", samples(1))).outputs["scores"])
+                put(root, "b", 1, dense(3))  # read anew, in the place of the old one
+                put(root, "b", 2, dense(4))
+                await service.load("b")
+                first = await client.infer("b", samples(1), version="1")
+                close_to(3, samples(1), first.outputs["scores"])
+                close_to(4, samples(1), (await client.infer("b", samples(1))).outputs["scores"])
+                put(root, "b", 1, dense(5, 6))  # with another shape
+                await service.load("b")
+                wide = await client.infer("b", samples(1, width=6), version=1)
+                close_to(5, samples(1, width=6), wide.outputs["scores"])
+                await service.unload("b")
+                with pytest.raises(UnknownModel):
+                    await client.infer("b", samples(1))
+                with pytest.raises(UnknownModel, match="has no model 'c'; it holds a, b, broken, empty"):
+                    await service.load("c")
+                before = asked
+                while asked == before:  # the other model is served all the while
+                    await asyncio.sleep(0.001)
+            await world.barrier()
+            stop.set()
+            await asking
+            assert asked > 1
+            await world.barrier()
+
+    run(main)
+
+
+def test_profiles_outlive_the_server(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        for _ in range(2):
+            async with await Server.open(world, root, device="cpu", measure=True):
+                await world.barrier()
+        if world.rank == 0:
+            stored = json.loads((root / "profiles.json").read_text())
+            assert {each["resource"] for each in stored} == {f"rank {r} cpu" for r in range(world.size)}
+            assert all(each["results"] >= 2 * 6 * 20 for each in stored)  # of both times
+
+    run(main)
