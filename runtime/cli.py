@@ -104,7 +104,7 @@ def weft(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Train neural networks on an MPI allocation.
+    """Train neural networks on an MPI allocation, and ask them.
 
     Every core it has is used, and any number of ranks gives the same answer.
     """
@@ -209,6 +209,63 @@ def train(
     if pids := run(main):
         leave_last(pids)  # a launcher ends what still runs as soon as a rank leaves with a status
         raise SystemExit(1)
+
+
+SERVE_EXAMPLES = """
+[bold]Examples[/bold]
+
+mpirun -n 4 weft serve models/
+
+weft serve models/ --port 9000 --profile
+
+WEFT_TOKEN=secret mpirun -n 2 weft serve models/ --host 0.0.0.0
+
+A repository holds NAME/VERSION/model.onnx, or a run of weft train as NAME/VERSION; weft.toml in it says \
+which classes of requests there are. Ctrl-C and SIGTERM answer what has been accepted, then end with status 0.
+"""
+
+
+@app.command(epilog=SERVE_EXAMPLES)
+@command
+def serve(
+    repository: Annotated[
+        Path, typer.Argument(metavar="REPO", help="A folder of models.", show_default=False)
+    ],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any that is free.")] = 8000,
+    token: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            envvar="WEFT_TOKEN",
+            help="Answer only who sends it, as Authorization: Bearer TEXT.",
+            show_default=False,
+        ),
+    ] = "",
+    policy: Annotated[
+        str, typer.Option(metavar="NAME", help="How it is decided what is computed when.")
+    ] = "weft",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Compute there.")] = "auto",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="First measure how long each model takes, for all batch sizes.")
+    ] = False,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep profiles there instead of in REPO/profiles.json."),
+    ] = None,
+) -> None:
+    """Answer inference requests on all ranks, over HTTP on rank 0.
+
+    Any client of the Open Inference Protocol v2 can ask, such as tritonclient. What a
+    request asks for (its class, its deadline) decides when it is computed and where;
+    what cannot be met is refused at once.
+    """
+    from .message import run
+    from .serve.program import Options
+    from .serve.program import serve as serve_all
+
+    options = Options(repository, host, port, token, policy, device, profiles, profile)
+    run(lambda world: serve_all(world, options), stop_status=0)
 
 
 @app.command(
