@@ -243,8 +243,9 @@ def serve(
         ),
     ] = "",
     policy: Annotated[
-        str, typer.Option(metavar="NAME", help="How it is decided what is computed when.")
-    ] = "weft",
+        str | None,
+        typer.Option(metavar="NAME", help="Decide so what is computed when (weft).", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Compute there.")] = "auto",
     profile: Annotated[
         bool, typer.Option("--profile", help="First measure how long each model takes, for all batch sizes.")
@@ -265,7 +266,57 @@ def serve(
     from .serve.program import serve as serve_all
 
     options = Options(repository, host, port, token, policy, device, profiles, profile)
-    run(lambda world: serve_all(world, options), stop_status=0)
+    run(lambda world: serve_all(world, options))
+
+
+@app.command(
+    name="run",
+    epilog="[bold]Examples[/bold]\n\nmpirun -n 4 weft run job.toml\n\n"
+    "WEFT_TOKEN=secret mpirun -n 4 weft run job.toml --set serve.port=9000",
+)
+@command
+def train_and_serve(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB",
+            help="A job file with a [serve] table, or a packaged job's name.",
+            autocompletion=complete_job,
+            show_default=False,
+        ),
+    ],
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job. May be repeated."),
+    ] = None,
+    token: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", envvar="WEFT_TOKEN", help="Answer only who sends it.", show_default=False
+        ),
+    ] = "",
+) -> None:
+    """Train a model and answer requests meanwhile, on the same ranks.
+
+    Inference goes before training on every rank's lane. Served are the model's newest checkpoint, under the
+    job's name with the step as its version, and the models of \\[serve] repository.
+    """
+    from .train.job import load_job
+
+    overrides = list(set_ or [])
+    if launcher_rank() is None:
+        load_job(job, overrides)  # says what is wrong with it where there is no MPI to run it
+
+    from .message import World, run
+    from .serve.program import run as run_both
+
+    async def main(world: World) -> None:
+        await run_both(world, load_job(job, overrides), [resume] if resume else [], token)
+
+    run(main)
 
 
 @app.command(

@@ -38,13 +38,13 @@ DRAIN_S = 2.0  # for operations that main left behind to end by themselves
 FIRST_S = 0.5  # head start of rank 0 where every rank would do the same
 
 
-def run(main: Main[T], *, stall_s: float = STALL_S, stop_status: int | None = None) -> T | None:
+def run(main: Main[T], *, stall_s: float = STALL_S) -> T | None:
     """Run `await main(world)` on every rank, under mpirun or alone, and return what it returned here.
 
     An exception that main does not catch, on whatever rank, ends all ranks with the exception's exit status
-    (errors.py). After a stop by signal rank 0 raises SystemExit(128 + signal) and the others return; None
-    where the stop cancelled main. `stop_status` replaces that status: 0 for a program that is meant to end
-    so. `stall_s` is how long a wait may last before it is reported (stall.py).
+    (errors.py). After a stop by signal rank 0 raises SystemExit(128 + signal), unless main has set
+    `world.stop_status`, and the others return; None where the stop cancelled main. `stall_s` is how long a
+    wait may last before it is reported (stall.py).
     """
     try:
         started = mpi.start()
@@ -65,10 +65,10 @@ def run(main: Main[T], *, stall_s: float = STALL_S, stop_status: int | None = No
     if started:
         mpi.end()
     if rank.stop.signal is not None and rank.world.rank == 0:
-        status = 128 + rank.stop.signal if stop_status is None else stop_status
-        if status:
+        status = rank.world.stop_status
+        if status != 0:
             leave_last(rank.world.node_pids)
-            raise SystemExit(status)
+            raise SystemExit(128 + rank.stop.signal if status is None else status)
     return rank.result
 
 

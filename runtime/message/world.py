@@ -63,6 +63,9 @@ class World(Communicator):
         self.clock_offset_ns = self._compare_clocks()
         #: Whether threads other than the loop's may call MPI.
         self.thread_multiple = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        #: What rank 0's process ends with after a stop by signal; None: 128 + signal. A program that only a
+        #: signal ends sets 0 when it has done so in order.
+        self.stop_status: int | None = None
         self._failures = failures
         self._stop = stop
         self._switchboard = Switchboard(Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "channels"))

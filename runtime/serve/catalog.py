@@ -87,7 +87,7 @@ class Served:
         """For clients."""
         version = self.version
         return ModelInfo(
-            version.model, tuple(versions), str(version.number), str(version.platform), self.inputs,
+            version.model, tuple(versions), version.title, str(version.platform), self.inputs,
             self.outputs, self.largest, ready=not self.leaving, config=self._config(),
         )  # fmt: skip
 
@@ -118,12 +118,9 @@ class Catalog:
     settings: ServerSettings
     loaded: dict[str, dict[int, Served]] = field(default_factory=dict)
 
-    def add(self, served: Served) -> Served | None:
-        """Serve it; returns the one in whose place it comes."""
-        versions = self.loaded.setdefault(served.version.model, {})
-        old = versions.get(served.version.number)
-        versions[served.version.number] = served
-        return old
+    def add(self, served: Served) -> None:
+        """Serve it, in the place of the one of that number, if there is one."""
+        self.loaded.setdefault(served.version.model, {})[served.version.number] = served
 
     def remove(self, served: Served) -> None:
         """It is no more."""
@@ -149,10 +146,11 @@ class Catalog:
             raise UnknownModel(f"no model {model!r} is loaded; there are {there}")
         if not version:
             return versions[max(versions)]
-        if not version.isdecimal() or int(version) not in versions:
-            there = _listed(versions)
-            raise UnknownModel(f"model {model!r} has no version {version!r} loaded; there are {there}")
-        return versions[int(version)]
+        for served in versions.values():
+            if served.version.title == version:
+                return served
+        there = _listed(served.version.title for served in versions.values())
+        raise UnknownModel(f"model {model!r} has no version {version!r} loaded; there are {there}")
 
     def named(self, name: str) -> Served:
         """By the policy's name of a model."""

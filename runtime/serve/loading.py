@@ -31,7 +31,7 @@ class Loading:
     def __init__(
         self,
         links: Sequence[Link],
-        repository: Repository,
+        repository: Repository | None,
         catalog: Catalog,
         dispatcher: Dispatcher,
         profiler: Profiler,
@@ -47,9 +47,14 @@ class Loading:
 
     async def load_all(self) -> None:
         """Everything in the repository; what cannot be loaded is told of in the index."""
-        for name, entry in (await asyncio.to_thread(self._repository.scan)).items():
-            async with self._lock:
-                await self._load(name, entry)
+        if self._repository is not None:
+            for entry in (await asyncio.to_thread(self._repository.scan)).values():
+                await self.put(entry)
+
+    async def put(self, entry: Entry) -> list[str]:
+        """Serve these versions of a model and no others; returns what went wrong."""
+        async with self._lock:
+            return await self._load(entry)
 
     async def load(self, name: str, config: Mapping[str, Any] | None = None) -> None:
         """Read a model's versions, anew where they are loaded; returns when all workers have them.
@@ -59,9 +64,8 @@ class Loading:
         entry = await asyncio.to_thread(self._entry, name)
         if config:
             entry = replace(entry, settings=_overridden(entry, config))
-        async with self._lock:
-            if problems := await self._load(name, entry):
-                raise Mistake("\n".join(problems))
+        if problems := await self.put(entry):
+            raise Mistake("\n".join(problems))
 
     async def unload(self, name: str) -> None:
         """Forget a model when what it has accepted is answered."""
@@ -73,7 +77,8 @@ class Loading:
     def index(self) -> list[ModelInfo]:
         """Every model and version in the repository or loaded, with the reason where one is not ready."""
         found: dict[tuple[str, str], ModelInfo] = {}
-        for name, entry in self._repository.scan().items():
+        entries = {} if self._repository is None else self._repository.scan()
+        for name, entry in entries.items():
             if not entry.versions:
                 found[name, ""] = _unready(name, "", "", entry.reason)
             for version in entry.versions:
@@ -81,23 +86,26 @@ class Loading:
                 number = str(version.number)
                 found[name, number] = _unready(name, number, str(version.platform or ""), reason)
         for served in self._catalog.all():
-            found[served.version.model, str(served.version.number)] = self.info(served)
+            found[served.version.model, served.version.title] = self.info(served)
         return [found[key] for key in sorted(found)]
 
     def info(self, served: Served) -> ModelInfo:
         """What is told of a loaded version."""
-        return served.info([str(number) for number in self._catalog.versions(served.version.model)])
+        versions = self._catalog.versions(served.version.model).values()
+        return served.info([each.version.title for each in versions])
 
     # -- one at a time ------------------------------------------------------------------------------------
 
     def _entry(self, name: str) -> Entry:
+        if self._repository is None:
+            raise UnknownModel(f"there is no repository to load {name!r} from")
         try:
             return self._repository.entry(name)
         except Mistake as error:
             raise UnknownModel(str(error)) from None
 
-    async def _load(self, name: str, entry: Entry) -> list[str]:
-        """Load what is wanted of a model, forget what is not; returns what went wrong."""
+    async def _load(self, entry: Entry) -> list[str]:
+        name = entry.name
         problems = [entry.reason] if entry.reason else []
         old = list(self._catalog.loaded.get(name, {}).values())
         kept: set[int] = set()

@@ -1,15 +1,24 @@
-"""weft serve: from the command line's options to the last answer."""
+"""weft serve and weft run: from the command line to the last answer."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MachineError
 from ..message import World
+from ..observe import RunFolder
+from ..train import fleet
+from ..train.schema import Job
+from ..train.serving import ServeSection
+from ..train.trainer import Result
+from ..work import Compute
+from .follow import follow
 from .request import Service
-from .server import DRAIN_S, Server
+from .server import DEFAULT_POLICY, DRAIN_S, Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +29,7 @@ class Options:
     host: str
     port: int
     token: str
-    policy: str
+    policy: str | None
     device: str
     profiles: Path | None
     measure: bool
@@ -33,7 +42,7 @@ async def serve(world: World, options: Options) -> None:
     async with await Server.open(
         world,
         options.repository,
-        policy=options.policy,
+        policy=options.policy or DEFAULT_POLICY,
         device=options.device,
         profiles=options.profiles,
         measure=options.measure,
@@ -42,11 +51,47 @@ async def serve(world: World, options: Options) -> None:
             return
         if options.measure:
             print(server.profiles, flush=True)
-        await answer(server, options, stop)
+        async with answering(server, options.host, options.port, options.token):
+            await stop.wait()
+        world.stop_status = 0
 
 
-async def answer(server: Server, options: Options, stop: asyncio.Event) -> None:
-    """Rank 0: answer over HTTP until `stop` is set, and then what has been accepted."""
+async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> list[Result]:
+    """Train a job and answer meanwhile; every rank calls it alike."""
+    section = job.serve or ServeSection()
+    stop = asyncio.Event()
+    world.on_stop(stop.set)
+
+    @asynccontextmanager
+    async def beside(compute: Compute, folders: Sequence[RunFolder]) -> AsyncIterator[None]:
+        async with await Server.open(
+            world,
+            Path(section.repository) if section.repository else None,
+            settings=section,
+            policy=section.policy or DEFAULT_POLICY,
+            device=job.device,
+            compute=compute,
+        ) as server:
+            if server.service is None:
+                yield
+                return
+            following = world.background(
+                follow(server.loading, job.name, folders[0], section.max_batch), "the model's checkpoints"
+            )
+            async with answering(server, section.host, section.port, token):
+                yield
+                if section.after == "serve":
+                    if not stop.is_set():
+                        world.stop_status = 0  # training has ended; nothing is cut short
+                    await stop.wait()
+            following.cancel()
+
+    return await fleet.train(world, [job], resume=resume, beside=beside)
+
+
+@asynccontextmanager
+async def answering(server: Server, host: str, port: int, token: str) -> AsyncIterator[None]:
+    """On rank 0: answer over HTTP; at the end what has been accepted, and no more."""
     try:
         from .http import HttpServer, HttpSettings
     except ModuleNotFoundError as error:
@@ -54,13 +99,11 @@ async def answer(server: Server, options: Options, stop: asyncio.Event) -> None:
             f"serving over HTTP needs {error.name}, which is missing: pip install 'weft[serve]'"
         ) from error
     assert server.service is not None
-    front = HttpServer(
-        server.service, HttpSettings(host=options.host, port=options.port, token=options.token)
-    )
+    front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
     await front.start()
     print(table(server.service), flush=True)
     print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
-    await stop.wait()
+    yield
     server.drain()
     await front.stop(DRAIN_S)
 

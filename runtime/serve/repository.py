@@ -34,13 +34,22 @@ class Platform(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a model: its folder, and what is in it; `reason` where it cannot be served."""
+    """A version of a model: its folder, and what is in it; `reason` where it cannot be served.
+
+    Clients see `shown` in the place of the number, where it is given.
+    """
 
     model: str
     number: int
     path: Path
     platform: Platform | None = None
     reason: str = ""
+    shown: str = ""
+
+    @property
+    def title(self) -> str:
+        """What clients call it."""
+        return self.shown or str(self.number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,16 @@ from .dispatcher import Dispatcher
 from .link import Link, links
 from .loading import Loading
 from .policy import POLICIES
+from .profile import Profiles
 from .profiling import Profiler, store, stored, table
 from .repository import Repository
 from .service import ModelService
+from .settings import ServerSettings
 from .worker import Worker
 
 PROFILES = "profiles.json"
 DRAIN_S = 30.0
+DEFAULT_POLICY = "weft" if "weft" in POLICIES else "first_come"
 
 
 class Server:
@@ -49,9 +52,10 @@ class Server:
     async def open(
         cls,
         world: World,
-        repository: Path,
+        repository: Path | None,
         *,
-        policy: str = next(reversed(POLICIES)),
+        settings: ServerSettings | None = None,
+        policy: str = DEFAULT_POLICY,
         device: str = "auto",
         profiles: Path | None = None,
         measure: bool = False,
@@ -60,8 +64,8 @@ class Server:
         """Load all models of a repository on every rank; collective.
 
         `profiles` is where profiles are stored (profiles.json in the repository); with `measure` they are
-        measured first. `compute` is this rank's lane where it has one already. Mistake where the repository
-        or its settings are wrong; of a model that is, the index tells.
+        measured first. `settings` go before the repository's. `compute` is this rank's lane where it has one.
+        Mistake where the repository or its settings are wrong; of a model that is, the index tells.
         """
         try:
             chosen = choose_device(device, world.node_rank)
@@ -78,7 +82,9 @@ class Server:
             server = cls(Worker(world.rank, world.host, node, compute, chosen))
             reached = await links(world, server._worker)
             if world.rank == 0:
-                await server._start(world, reached, repository, policy, profiles, measure)
+                found = None if repository is None else Repository(repository)
+                catalog = Catalog(settings or (found.settings() if found else ServerSettings()))
+                await server._start(world, reached, found, catalog, policy, profiles, measure)
             server._stack = stack.pop_all()
         return server
 
@@ -86,7 +92,8 @@ class Server:
         self,
         world: World,
         reached: Sequence[Link],
-        root: Path,
+        repository: Repository | None,
+        catalog: Catalog,
         policy: str,
         profiles: Path | None,
         measure: bool,
@@ -94,15 +101,13 @@ class Server:
         """Rank 0's part of `open`."""
         if policy not in POLICIES:
             raise Mistake(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
-        repository = Repository(root)
-        catalog = Catalog(repository.settings())
-        self._profiles_path = profiles or repository.root / PROFILES
-        known = stored(self._profiles_path)
+        self._profiles_path = profiles or (repository.root / PROFILES if repository else None)
+        known = stored(self._profiles_path) if self._profiles_path else Profiles()
         self._links = reached
         self._dispatcher = Dispatcher(reached, catalog, POLICIES[policy](catalog.policy_settings(), known))
         self._dispatcher.reconfigure()
         profiler = Profiler(reached, known)
-        loading = Loading(reached, repository, catalog, self._dispatcher, profiler)
+        self.loading = loading = Loading(reached, repository, catalog, self._dispatcher, profiler)
         await loading.load_all()
         if measure:
             for served in catalog.all():
@@ -127,8 +132,9 @@ class Server:
                 async with asyncio.timeout(DRAIN_S):
                     await self._dispatcher.drain()
             await self._dispatcher.watch.stop()
-            with contextlib.suppress(OSError):  # a repository that can't be written: they are measured anew
-                await asyncio.to_thread(store, self._profiles_path, self._dispatcher.policy.profiles)
+            if self._profiles_path is not None:
+                with contextlib.suppress(OSError):  # can't be written there: they are measured anew
+                    store(self._profiles_path, self._dispatcher.policy.profiles)
             await asyncio.gather(*(link.close() for link in self._links))
         await self._worker.closed.wait()
         await self._stack.aclose()

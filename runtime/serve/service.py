@@ -37,7 +37,7 @@ class ModelService:
         if name:
             self._catalog.find(name, version)
         return {
-            (served.version.model, str(served.version.number)): self._dispatcher.tally.model(served.name)
+            (served.version.model, served.version.title): self._dispatcher.tally.model(served.name)
             for served in self._catalog.all()
-            if name in ("", served.version.model) and version in ("", str(served.version.number))
+            if name in ("", served.version.model) and version in ("", served.version.title)
         }

@@ -26,53 +26,16 @@ These classes are the files' documentation: a field's name is the key, its type 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ..errors import JobError
-from ..train.section import Count, Name, Positive, Section, problem
+from ..train.section import Count, Name, Positive, Section
 from ..train.sentences import parse, validated
+from ..train.serving import ServerSettings, Share
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class ClassSettings(Section):
-    """A class of requests: what one gets that names the class and nothing else."""
-
-    deadline_ms: Positive | None = None  # from arrival to answer; None: as soon as can be
-    priority: Count = 1  # 1 first, as in Triton; among equals what is due first
-    share: Share = 0.05  # of the time that higher classes must leave it, if it wants it
-    patience_ms: Positive = 2000.0  # a request without deadline is served as if it had this one
-
-
-class GuaranteeSettings(Section):
-    """What a client is served before all others, as long as it asks for no more."""
-
-    per_s: Positive  # samples
-    burst: Positive = 32.0  # samples at once
-
-
-class ServerSettings(Section):
-    """models/weft.toml"""
-
-    default_class: Name = "standard"
-    classes: Annotated[dict[str, ClassSettings], Field(min_length=1)] = Field(
-        default_factory=lambda: {
-            "interactive": ClassSettings(deadline_ms=50.0, priority=1),
-            "standard": ClassSettings(deadline_ms=200.0, priority=2),
-            "batch": ClassSettings(deadline_ms=2000.0, priority=3),
-        }
-    )
-    guarantees: dict[str, GuaranteeSettings] = Field(default_factory=dict)  # by client
-    queue: Count = 4096  # requests of a class that may wait
-
-    @model_validator(mode="after")
-    def _default_is_there(self) -> ServerSettings:
-        if self.default_class not in self.classes:
-            there = ", ".join(self.classes)
-            raise problem(f"is no class; there are {there}", ("default_class",))
-        return self
+__all__ = ["ModelSettings", "ServerSettings", "Variant", "read_settings"]
 
 
 class Variant(Section):

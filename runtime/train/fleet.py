@@ -11,8 +11,8 @@ one: it takes no turns, and what fails ends the job.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ...kernels.lane import Group, Task
 from ..errors import first_of
 from ..graph import Graph
 from ..message import World
-from ..observe import Screen, Trace, write_chrome
+from ..observe import RunFolder, Screen, Trace, write_chrome
 from ..observe.trace import COMPUTE, WIRE, decode
 from ..work import Compute
 from .interleave import Claim, ModelOrder, preview, step_cost, weights
@@ -35,15 +35,27 @@ SPANS = 1 << 18
 """Kept over all ranks: rank 0 gathers them, and writes about 200 bytes of JSON for each."""
 
 
-async def train(world: World, jobs: Sequence[Job], *, resume: Sequence[Path] = ()) -> list[Result]:
+Beside = Callable[[Compute, Sequence[RunFolder]], AbstractAsyncContextManager[object]]
+"""What is to go on beside the training, on the same lane; told where the runs are stored."""
+
+
+async def train(
+    world: World,
+    jobs: Sequence[Job],
+    *,
+    resume: Sequence[Path] = (),
+    beside: Beside = lambda compute, folders: nullcontext(),
+) -> list[Result]:
     """Train all jobs at once; every rank calls it alike. `resume` are runs to go on with, one a job.
+
+    `beside` is entered before the first step and left after the last.
 
     Raises JobError, GraphError, DataError, CheckpointError or MachineError before anything is computed. Of a
     single job it also raises whatever a kernel raises; among several the result tells of a failure.
     """
     # A signal ends the runs behind a step (loop.py), with checkpoints; with no callback it would cancel main.
     world.on_stop(lambda: None)
-    return await Fleet(world, await prepare(world, jobs, resume or [None] * len(jobs))).run()
+    return await Fleet(world, await prepare(world, jobs, resume or [None] * len(jobs))).run(beside)
 
 
 def claim(graph: Graph, job: Job, ranks: int) -> Claim:
@@ -65,7 +77,7 @@ class Fleet:
         self._steps = [one.job.train.total_steps(len(one.data.train)) for one in ready]
         self._claims = [claim(one.replica.graph, one.job, world.size) for one in ready]
 
-    async def run(self) -> list[Result]:
+    async def run(self, beside: Beside) -> list[Result]:
         """Train all to their ends."""
         world = self._world
         with ExitStack() as stack:
@@ -81,7 +93,8 @@ class Fleet:
             async with Compute(self._ready[0].replica.device, spans=self._span) as compute:
                 world.selector.computing = lambda: compute.busy  # naps are longer while a kernel runs
                 try:
-                    return await self._train(compute, logs)
+                    async with beside(compute, [one.folder for one in self._ready]):
+                        return await self._train(compute, logs)
                 finally:
                     world.selector.computing = lambda: False
 

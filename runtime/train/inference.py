@@ -58,15 +58,13 @@ def described(data: Data) -> dict[str, Any]:
     }
 
 
-def newest(run: Path) -> Path:
-    """The newest checkpoint of a run's folder; Mistake if it is no such folder, or has none."""
-    return checkpoint.latest(RunFolder.open(run).checkpoints)
+def trained(path: Path) -> Trained:
+    """The model of a run, given by its folder, at its newest checkpoint; or by one of its checkpoints.
 
-
-def trained(run: Path) -> Trained:
-    """The model of a run at its newest checkpoint; a Mistake says what is wrong with it."""
-    folder = RunFolder.open(run)
-    path = checkpoint.latest(folder.checkpoints)
+    A Mistake says what is wrong with it.
+    """
+    folder = RunFolder.open(path.parent.parent if path.is_file() else path)
+    path = path if path.is_file() else checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
     job = load_job(str(folder.job))
     told = snapshot.progress.get("samples")

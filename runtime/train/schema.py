@@ -3,7 +3,7 @@
     [data]        where samples come from and how they are split
     [model]       exactly one of layers, gpt, python; and the loss
     [train]       batch, length, optimizer, schedule, when to evaluate and stop
-    [checkpoint] [exchange] [run] [sample]     all optional
+    [checkpoint] [exchange] [run] [sample] [serve]     all optional
 
 These classes are the file's documentation: a field's name is the key, its type and bounds what is allowed.
 job.py reads a path or a packaged job and turns what does not fit into sentences with line numbers.
@@ -27,6 +27,7 @@ from . import order
 from .data.section import DataSection, TextData
 from .optimizers import ConstantSchedule, CosineSchedule, OptimizerSection, ScheduleSection
 from .section import Amount, Count, Fraction, Name, Positive, Section, nearest, problem
+from .serving import ServeSection
 from .toml import to_toml
 
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
@@ -223,6 +224,7 @@ class Job(Section):
     exchange: Exchange = Exchange()
     run: Run = Run()
     sample: Sample | None = None
+    serve: ServeSection | None = None  # by weft run alone
 
     @field_validator("name")
     @classmethod

@@ -1,0 +1,33 @@
+"""Serving a model while it is trained: its newest checkpoint, as soon as it is written.
+
+A checkpoint is whole from the moment that it has its name (train/checkpoint.py), so looking at the folder is
+all that the training and the serving of a model have to do with each other. To clients the version is the
+step; to the policy it is always the same model, whose profile stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..observe import RunFolder
+from ..train.checkpoint import checkpoints
+from .loading import Loading
+from .repository import Entry, Platform, Version
+from .settings import ModelSettings
+
+LOOK_S = 0.5
+
+
+async def follow(loading: Loading, name: str, run: RunFolder, largest: int) -> None:
+    """Serve the newest checkpoint of a run under `name`, for ever."""
+    settings = ModelSettings(max_batch=largest)
+    served = None
+    while True:
+        newest = next(iter(checkpoints(run.checkpoints)), None)
+        if newest is not None and newest != served:
+            step = int(newest.stem.rpartition("-")[2])
+            version = Version(name, 1, newest, Platform.CHECKPOINT, shown=str(step))
+            # One that was removed for newer ones before all ranks had read it is left out.
+            await loading.put(Entry(name, settings, (version,)))
+            served = newest
+        await asyncio.sleep(LOOK_S)
