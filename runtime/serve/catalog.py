@@ -1,10 +1,11 @@
 """What is served now: loaded versions, and the families of variants that a request may name.
 
-    "digits"      family: the newest version, and the newest of each of its variants
-    "digits/2"    family of one: this version, as the profile and the policy know the model too
+    "digits/2"               this version, as profiles and the policy know the model too; a family of one
+    "digits/2 or variants"   what a request may mean that names no version, while 2 is the newest
 
-A model that is loaded anew keeps its name; to the workers it is another one (`key`), so the old one answers
-until the new one is there.
+A request keeps the family that it came with: a newer version may have other inputs. A model that is loaded
+anew keeps its name; to the workers it is another one (`key`), so the old one answers until the new one is
+there.
 """
 
 from __future__ import annotations
@@ -53,6 +54,15 @@ class Served:
     def name(self) -> str:
         """As the policy and the profiles know it."""
         return f"{self.version.model}/{self.version.number}"
+
+    @property
+    def open_family(self) -> str:
+        """What a request asks for that names no version."""
+        return f"{self.name} or variants" if self.settings.variants else self.name
+
+    def fits(self, other: Served) -> bool:
+        """Whether what `other` accepted can be computed by this one."""
+        return (self.inputs, self.outputs, self.largest) == (other.inputs, other.outputs, other.largest)
 
     def samples(self, request: InferRequest) -> tuple[int, list[Array]]:
         """How many samples a request has, and its arrays in the order of the inputs; WrongInput."""
@@ -170,13 +180,10 @@ class Catalog:
 
     def policy_settings(self) -> Settings:
         """What the policy is to know."""
-        families: dict[str, list[Model]] = {}
+        families = {served.name: [_model(served)] for served in self.all()}
         for served in self.all():
-            families[served.name] = [_model(served)]
-        for model in self.loaded:
-            if versions := self.versions(model):
-                newest = versions[max(versions)]
-                families[model] = [_model(newest), *self._variants(newest)]
+            if served.settings.variants:
+                families[served.open_family] = [_model(served), *self._variants(served)]
         return Settings(
             classes=[self._class(name) for name in self.settings.classes],
             families=families,
@@ -186,12 +193,12 @@ class Catalog:
             max_queue=self.settings.queue,
         )
 
-    def _variants(self, newest: Served) -> list[Model]:
+    def _variants(self, served: Served) -> list[Model]:
         found = []
-        for variant in newest.settings.variants:
+        for variant in served.settings.variants:
             versions = self.versions(variant.model)
             other = versions[max(versions)] if versions else None
-            if other is None or _shapes(other) != _shapes(newest):
+            if other is None or _shapes(other) != _shapes(served):
                 continue  # not here now, or no variant: only names may differ
             own = other.settings
             accuracy = variant.accuracy if variant.accuracy is not None else own.accuracy

@@ -114,7 +114,7 @@ class Dispatcher:
         service_class, deadline_s = self._catalog.qos(served, qos)
         return Job(
             number=next(self._numbers),
-            family=served.name if request.version else request.model,
+            family=served.name if request.version else served.open_family,
             arrival_s=now_s,
             deadline_s=inf if deadline_s is None else now_s + deadline_s,
             service_class=service_class,

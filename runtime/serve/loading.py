@@ -143,7 +143,10 @@ class Loading:
             return problem
         served = Served.of(version, settings, key, told[0], settings.max_batch)
         await self._profiler.first_look(served)
-        old = self._catalog.add(served)
+        old = self._catalog.loaded.get(version.model, {}).get(version.number)
+        if old is not None and not served.fits(old):
+            await self._leave(old)  # what it has accepted, the new one could not compute
+        self._catalog.add(served)
         self._dispatcher.reconfigure()
         if old is not None:
             await self._drained(old)
@@ -152,12 +155,16 @@ class Loading:
 
     async def _forget(self, some: Iterable[Served]) -> None:
         for served in some:
-            served.leaving = True
-            self._dispatcher.reconfigure()
-            await self._drained(served)
+            await self._leave(served)
             self._catalog.remove(served)
             self._dispatcher.reconfigure()
             await self._unload(served.key)
+
+    async def _leave(self, served: Served) -> None:
+        """Take no new requests for it, and return when all accepted ones are answered."""
+        served.leaving = True
+        self._dispatcher.reconfigure()
+        await self._drained(served)
 
     async def _drained(self, served: Served) -> None:
         while served.open:
