@@ -89,7 +89,7 @@ class Repository:
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
         folder = self.root / name
-        if not name or Path(name).name != name or not folder.is_dir():
+        if name in ("", "..") or Path(name).name != name or not folder.is_dir():
             known = ", ".join(sorted(path.name for path in self.root.iterdir() if path.is_dir())) or "nothing"
             raise Mistake(f"the repository {self.root} has no model {name!r}; it holds {known}")
         try:

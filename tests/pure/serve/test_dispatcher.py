@@ -1,0 +1,200 @@
+"""The dispatcher with workers that are plain callbacks: who gets what, who fails, and who is left out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weft.runtime.errors import RequestError
+from weft.runtime.serve.catalog import Catalog, Served
+from weft.runtime.serve.dispatcher import Dispatcher
+from weft.runtime.serve.policy import POLICIES
+from weft.runtime.serve.profile import Profiles
+from weft.runtime.serve.repository import Platform, Version
+from weft.runtime.serve.request import InferRequest, Qos, Reason, Refused
+from weft.runtime.serve.settings import ModelSettings, ServerSettings
+from weft.runtime.serve.worker import Batch, Done
+
+TOLD = {"inputs": [["x", "FP32", [-1, 1]]], "outputs": [["y", "FP32", [-1, 1]]], "labels": []}
+
+
+class Fake:
+    """A worker that adds its factor, `latency_s` later; `answers` False: never."""
+
+    host = "here"
+
+    def __init__(self, rank: int, latency_s: float = 0.0) -> None:
+        self.rank, self.resource, self.latency_s = rank, f"rank {rank} cpu", latency_s
+        self.answers = True
+        self.there = True
+        self.raises = ""
+        self.batches: list[int] = []  # their sizes
+        self._free_s = 0.0
+
+    def run(self, batch: Batch, answer: Callable[[Done], object]) -> None:
+        self.batches.append(batch.count)
+        if not self.answers:
+            return
+        rows = np.concatenate(batch.pieces[0])
+        assert len(rows) == batch.count
+        loop = asyncio.get_running_loop()
+        self._free_s = max(loop.time(), self._free_s) + self.latency_s  # one after the other
+        done = Done(batch.number, () if self.raises else (rows * 2,), self.latency_s, self.raises)
+        loop.call_at(self._free_s, answer, done)
+
+    async def hello(self) -> None:
+        while not self.there:
+            await asyncio.sleep(3600)
+
+    async def load(self, *arguments: Any) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    async def unload(self, key: str) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+def dispatcher(*workers: Fake, policy: str = "first_come", **settings: Any) -> Dispatcher:
+    catalog = Catalog(ServerSettings(**settings))
+    version = Version("double", 1, Path(), Platform.ONNX)
+    catalog.add(Served.of(version, ModelSettings(), "double/1@1", TOLD, 32))
+    made = Dispatcher(workers, catalog, POLICIES[policy](catalog.policy_settings(), Profiles()))
+    made.reconfigure()
+    for worker in workers:
+        for size in (1, 32):
+            for _ in range(5):
+                profile = made.policy.profiles.of(worker.resource, "double/1", 32)
+                profile.measured(size, max(worker.latency_s, 1e-4), 0.0)
+    return made
+
+
+def request(value: float, count: int = 1, **qos: Any) -> InferRequest:
+    return InferRequest("double", {"x": np.full((count, 1), value, np.float32)}, qos=Qos(**qos))
+
+
+def test_s5_3_each_of_1000_concurrent_requests_gets_its_own_answer():
+    async def main() -> None:
+        workers = [Fake(rank, 1e-3) for rank in range(3)]
+        made = dispatcher(*workers)
+        asked = [request(value, 1 + value % 3, best_effort=True) for value in range(1000)]
+        results = await asyncio.gather(*(made.infer(each) for each in asked))
+        for value, result in enumerate(results):
+            assert result.outputs["y"].tolist() == [[2.0 * value]] * (1 + value % 3)
+        assert sum(sum(worker.batches) for worker in workers) == sum(1 + v % 3 for v in range(1000))
+        assert all(worker.batches for worker in workers)
+        (found,) = made.tally.models.values()
+        assert found.success.count == 1000
+        assert found.execution_count == sum(len(worker.batches) for worker in workers)
+
+    asyncio.run(main())
+
+
+def test_s5_3_a_batch_that_fails_fails_its_requests_alone():
+    async def main() -> None:
+        worker = Fake(1)
+        made = dispatcher(worker)
+        worker.raises = "Traceback: boom"
+        with pytest.raises(RequestError, match=r"rank 1 on host here failed .*\nTraceback: boom"):
+            await made.infer(request(1.0))
+        worker.raises = ""
+        assert (await made.infer(request(1.0))).outputs["y"].tolist() == [[2.0]]
+        assert made.tally.model("double/1").fail.count == 1
+
+    asyncio.run(main())
+
+
+def test_a_caller_who_leaves_withdraws_what_has_not_been_sent():
+    async def main() -> None:
+        worker = Fake(0, 0.05)
+        made = dispatcher(worker)
+        first = [asyncio.create_task(made.infer(request(1.0, 32))) for _ in range(2)]  # all that is committed
+        await asyncio.sleep(0.01)
+        waiting = [asyncio.create_task(made.infer(request(2.0))) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        for task in waiting[:4]:
+            task.cancel()
+        await asyncio.gather(*first, *waiting[4:])
+        assert worker.batches == [32, 32, 1]
+        assert all(task.cancelled() for task in waiting[:4])
+        assert made.tally.describe()[0]["refused"] == {Reason.CANCELLED: 4}
+
+    asyncio.run(main())
+
+
+def test_draining_answers_what_was_accepted_and_refuses_the_rest():
+    async def main() -> None:
+        made = dispatcher(Fake(0, 0.05))
+        accepted = asyncio.create_task(made.infer(request(3.0)))
+        await asyncio.sleep(0)
+        drained = asyncio.create_task(made.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(Refused) as refused:
+            await made.infer(request(1.0))
+        assert refused.value.reason is Reason.DRAINING
+        assert not drained.done()
+        await drained
+        assert (await accepted).outputs["y"].tolist() == [[6.0]]
+
+    asyncio.run(main())
+
+
+def test_what_a_silent_worker_was_given_is_answered_by_another_and_it_is_found_again():
+    async def main() -> None:
+        lost, well = Fake(0), Fake(1)
+        made = dispatcher(lost, well)
+        lost.answers = lost.there = False
+        made.watch.start()
+        answers = await asyncio.gather(*(made.infer(request(v, best_effort=True)) for v in range(4)))
+        assert [answer.outputs["y"].item() for answer in answers] == [0.0, 2.0, 4.0, 6.0]
+        assert {answer.resource for answer in answers} == {"rank 1 cpu"}
+        assert lost.batches
+        assert [each["state"] for each in made.status()["workers"]] == ["silent", "ready"]
+        lost.answers = lost.there = True
+        while (await made.infer(request(1.0))).resource != "rank 0 cpu":
+            await asyncio.sleep(0.01)
+        await made.watch.stop()
+
+    asyncio.run(main())
+
+
+def test_without_a_worker_that_is_well_the_server_is_not_ready_and_refuses():
+    async def main() -> None:
+        worker = Fake(0)
+        made = dispatcher(worker)
+        made.watch.start()
+        assert made.watch.ready
+        worker.there = False
+        while made.watch.ready:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Refused) as refused:
+            await made.infer(request(1.0))
+        assert refused.value.reason is Reason.NO_WORKER
+        worker.there = True
+        while not made.watch.ready:
+            await asyncio.sleep(0.01)
+        assert (await made.infer(request(1.0))).outputs["y"].item() == 2.0
+        await made.watch.stop()
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_hangs_makes_its_worker_unfit():
+    async def main() -> None:
+        worker = Fake(0)
+        made = dispatcher(worker)
+        worker.answers = False
+        asked = asyncio.create_task(made.infer(request(1.0)))
+        while made.watch.ready:
+            await asyncio.sleep(0.01)
+        assert made.status()["workers"][0]["state"] == "stuck"
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+    asyncio.run(main())
