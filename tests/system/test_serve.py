@@ -1,0 +1,354 @@
+"""weft serve under mpirun, asked by tritonclient: a run's checkpoint and ONNX files, from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+from sklearn.datasets import load_digits
+from tritonclient.utils import InferenceServerException
+
+from tests import launch
+from tests.mpi.serve.models import dense, expected, put, samples
+
+CLI = ["-m", "weft.runtime.cli"]
+LISTENING = re.compile(r"listening on http://(127\.0\.0\.1:\d+)")
+LIMIT_S = 90.0
+
+
+class Running:
+    """A `weft serve` or `weft run`; `ranks` 0: without mpirun."""
+
+    def __init__(
+        self, ranks: int, arguments: list[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        starter = launch.launcher(ranks) if ranks else []
+        self._log = log
+        with open(log, "w") as out:
+            self.process = subprocess.Popen(
+                [*starter, sys.executable, *CLI, *arguments],
+                env=launch.environment(launch.installed_vendor(), env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.address = ""
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait_for(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
+        limit = time.monotonic() + LIMIT_S
+        while (found := re.search(pattern, self.text)) is None:
+            if time.monotonic() > limit or self.process.poll() is not None:
+                pytest.fail(f"it did not say {pattern!r}:\n{self.text}", pytrace=False)
+            time.sleep(0.05)
+        return found
+
+    def listen(self) -> Running:
+        self.address = self.wait_for(LISTENING)[1]
+        return self
+
+    def ranks(self) -> list[int]:
+        """Process ids of the ranks."""
+        return [
+            pid
+            for pid in (*launch.descendants(self.process.pid), self.process.pid)
+            if b"weft.runtime.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and b"mpiexec" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and Path(os.readlink(f"/proc/{pid}/exe")).name.startswith("python")
+        ]
+
+    def end(self) -> int:
+        try:
+            return self.process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it does not end:\n{self.text}", pytrace=False)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.end()
+
+    def kill(self) -> None:
+        for pid in (*launch.descendants(self.process.pid), self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(ranks: int, arguments: list[str], log: Path, **env: str) -> Iterator[Running]:
+    job = Running(ranks, arguments, log, env)
+    try:
+        yield job
+    finally:
+        job.kill()
+
+
+def tensor(array: np.ndarray, name: str = "pixels") -> list[triton.InferInput]:
+    given = triton.InferInput(name, list(array.shape), "FP32")
+    given.set_data_from_numpy(array)
+    return [given]
+
+
+def agrees(result: triton.InferResult, given: np.ndarray, seed: int) -> None:
+    np.testing.assert_allclose(result.as_numpy("scores"), expected(given, seed), rtol=1e-5, atol=1e-6)
+
+
+ONES = np.ones((16, 1, 8, 8), np.float32)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits trained for two epochs, twice an ONNX model, and a damaged one."""
+    root = tmp_path_factory.mktemp("models")
+    runs = tmp_path_factory.mktemp("runs")
+    trained = launch.mpiexec(
+        2, [*CLI, "train", "digits-mlp", "--set", "train.epochs=2", "--folder", runs], timeout=LIMIT_S
+    )
+    assert trained.returncode == 0, trained.stderr
+    (root / "digits").mkdir()
+    (root / "digits" / "1").symlink_to(next(runs.iterdir()))
+    put(root, "a", 1, dense(1))
+    put(root, "a", 2, dense(2))
+    put(root, "damaged", 1, b"no ONNX at all")
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    log = tmp_path_factory.mktemp("log") / "serve.txt"
+    with running(2, ["serve", str(repository), "--port", "0"], log) as job:
+        yield job.listen()
+
+
+def test_it_says_what_is_served_and_where(server: Running):
+    for words in (
+        r"weft: digits 1 \(weft_checkpoint\): x FP32 \[-1, 1, 8, 8\]",
+        r"weft: a 2 \(weft_onnx\): pixels FP32 \[-1, 4\]; up to 32 samples",
+        r"weft: damaged 1 is not served: .*no ONNX model, or a damaged one",
+        "weft: on rank 0 cpu, rank 1 cpu",
+    ):
+        assert re.search(words, server.text), server.text
+
+
+def test_s5_3_a_checkpoint_answers_raw_samples_as_it_was_trained_to(server: Running):
+    with triton.InferenceServerClient(server.address) as client:
+        (output,) = client.get_model_metadata("digits")["outputs"]
+        images, labels = load_digits(return_X_y=True)
+        right = 0
+        for start in range(0, 1600, 32):
+            given = images[start : start + 32].astype(np.float32).reshape(-1, 1, 8, 8)
+            result = client.infer("digits", tensor(given, "x"), timeout=60_000_000)
+            right += int((result.as_numpy(output["name"]).argmax(1) == labels[start : start + 32]).sum())
+        assert right / 1600 > 0.8
+
+
+def test_versions_are_answered_by_number_and_the_newest_without_one(server: Running):
+    with triton.InferenceServerClient(server.address) as client:
+        for version, seed in (("1", 1), ("2", 2), ("", 2)):
+            result = client.infer("a", tensor(samples(3)), model_version=version, timeout=60_000_000)
+            agrees(result, samples(3), seed)
+        with pytest.raises(InferenceServerException, match="no version '3' loaded; there are '1', '2'"):
+            client.infer("a", tensor(samples(1)), model_version="3")
+
+
+def test_models_are_loaded_and_unloaded_while_others_answer(server: Running, repository: Path):
+    with triton.InferenceServerClient(server.address) as client:
+        index = {(each["name"], each["version"]): each for each in client.get_model_repository_index()}
+        assert index["damaged", "1"]["state"] != "READY"
+        assert "no ONNX model" in index["damaged", "1"]["reason"]
+        put(repository, "later", 1, dense(7))
+        client.load_model("later")
+        result = client.infer("later", tensor(samples(2)), timeout=60_000_000)
+        agrees(result, samples(2), 7)
+        client.unload_model("later")
+        assert not client.is_model_ready("later")
+        with pytest.raises(InferenceServerException, match="no model 'later' is loaded"):
+            client.infer("later", tensor(samples(1)))
+        assert client.is_model_ready("a")
+
+
+def test_s5_5_what_cannot_be_met_is_refused_with_the_reason(server: Running):
+    with triton.InferenceServerClient(server.address) as client:
+        with pytest.raises(InferenceServerException, match="late") as refused:
+            client.infer("a", tensor(samples(32)), timeout=1)  # a microsecond, from arrival to answer
+        assert refused.value.status() == "503"
+
+
+def test_s5_3_1000_concurrent_requests_each_get_their_own_answer(server: Running):
+    async def main() -> None:
+        async with triton_aio.InferenceServerClient(server.address, conn_limit=64) as client:
+
+            async def one(number: int) -> None:
+                given = samples(1 + number % 4, number)
+                result = await client.infer("a", tensor(given), timeout=60_000_000)
+                agrees(result, given, 2)
+
+            await asyncio.gather(*(one(number) for number in range(1000)))
+
+    asyncio.run(main())
+    with triton.InferenceServerClient(server.address) as client:
+        (stats,) = client.get_inference_statistics("a", "2")["model_stats"]
+        assert stats["execution_count"] < stats["inference_count"]
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process's memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_overload_with_deadlines_leaves_memory_as_it_was(server: Running):
+    async def main() -> None:
+        counts = {"answered": 0, "refused": 0, "failed": 0}
+        async with triton_aio.InferenceServerClient(server.address, conn_limit=32) as client:
+
+            async def ask(end_s: float) -> None:
+                while time.monotonic() < end_s:
+                    try:
+                        await client.infer("digits", tensor(ONES, "x"), timeout=20_000)
+                        counts["answered"] += 1
+                    except InferenceServerException as error:
+                        counts["refused" if error.status() == "503" else "failed"] += 1
+
+            async def overload(seconds: float) -> list[int]:
+                end_s = time.monotonic() + seconds
+                await asyncio.gather(*(ask(end_s) for _ in range(64)))
+                return [resident(pid) for pid in server.ranks()]
+
+            before = await overload(3)
+            after = await overload(6)
+            assert counts["answered"] > 0
+            assert counts["failed"] == 0
+            assert max(a - b for a, b in zip(after, before, strict=True)) < 8 * 2**20
+
+    asyncio.run(main())
+
+
+def test_draining_answers_what_was_accepted_and_ends_with_status_0(repository: Path, tmp_path: Path):
+    with running(2, ["serve", str(repository), "--port", "0"], tmp_path / "log.txt") as job:
+        job.listen()
+
+        async def main() -> None:
+            answered, after = 0, []
+            async with triton_aio.InferenceServerClient(job.address, conn_limit=16) as client:
+
+                async def ask(number: int) -> None:
+                    nonlocal answered
+                    given = samples(4, number)
+                    for _ in range(10_000):
+                        try:
+                            result = await client.infer("a", tensor(given), timeout=60_000_000)
+                        except InferenceServerException as error:
+                            after.append(error.status())
+                            return
+                        except Exception as error:  # refused to connect: it is gone
+                            after.append(type(error).__name__)
+                            return
+                        agrees(result, given, 2)
+                        answered += 1
+                        if answered == 50:
+                            job.process.send_signal(signal.SIGTERM)
+
+                await asyncio.gather(*(ask(number) for number in range(16)))
+            assert len(after) == 16
+            assert not [status for status in after if str(status).startswith(("500", "400"))]
+
+        asyncio.run(main())
+        assert job.end() == 0, job.text
+        assert (repository / "profiles.json").exists()
+
+
+def test_a_killed_rank_ends_the_job_with_a_clear_error(repository: Path, tmp_path: Path):
+    with running(2, ["serve", str(repository), "--port", "0"], tmp_path / "log.txt") as job:
+        job.listen()
+        os.kill(max(job.ranks()), signal.SIGKILL)
+        assert job.end() != 0
+        assert re.search("KILLED BY SIGNAL: 9|signal 9|terminated", job.text), job.text
+
+
+def test_one_rank_serves_without_mpirun_and_wants_its_token(repository: Path, tmp_path: Path):
+    arguments = ["serve", str(repository), "--port", "0", "--profile", "--profiles", str(tmp_path / "p.json")]
+    with running(0, arguments, tmp_path / "log.txt", WEFT_TOKEN="secret") as job:
+        job.listen()
+        assert re.search(r"rank 0 cpu +a/2 +32 +[\d.]+ +[\d.]+ +\d+", job.text), job.text
+        with triton.InferenceServerClient(job.address) as client:
+            assert client.is_server_ready()
+            with pytest.raises(InferenceServerException):
+                client.infer("a", tensor(samples(1)))
+            headers = {"Authorization": "Bearer secret"}
+            result = client.infer("a", tensor(samples(1)), headers=headers, timeout=60_000_000)
+            agrees(result, samples(1), 2)
+        assert job.stop() == 0, job.text
+        assert (tmp_path / "p.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "nowhere"], "the model repository nowhere does not exist"),
+        (["serve", ".", "--policy", "hope"], "there is no policy 'hope'; there are first_come"),
+    ],
+    ids=["no repository", "no policy"],
+)
+def test_what_is_wrong_is_said_once(arguments: list[str], words: str, tmp_path: Path):
+    result = launch.mpiexec(2, [*CLI, *arguments], cwd=tmp_path, timeout=LIMIT_S)
+    assert result.returncode == 2
+    assert result.stderr.count(words) == 1
+
+
+def test_a_model_is_asked_while_it_is_trained(tmp_path: Path):
+    job_file = tmp_path / "job.toml"
+    job_file.write_text(JOB.format(folder=tmp_path / "runs"))
+    with running(2, ["run", str(job_file)], tmp_path / "log.txt") as job:
+        job.listen()
+        with triton.InferenceServerClient(job.address) as client:
+            versions = set[str]()
+            while len(versions) < 2:  # at least two checkpoints, one after the other
+                with contextlib.suppress(InferenceServerException):  # none yet, or none soon enough
+                    given = tensor(ONES[:2], "x")
+                    result = client.infer("job", given, timeout=60_000_000)
+                    assert result.as_numpy("dense_2").shape == (2, 10)
+                    versions.add(result.get_response()["model_version"])
+            assert all(int(version) % 50 == 0 for version in versions)
+        assert job.stop() == 128 + signal.SIGTERM
+        assert "stopped by a signal after step" in job.text
+
+
+JOB = """
+seed = 1
+device = "cpu"
+[data]
+source = "digits"
+[model]
+layers = [
+    {{ kernel = "flatten" }},
+    {{ kernel = "dense", features = 32 }}, {{ kernel = "relu" }}, {{ kernel = "dense", features = 10 }},
+]
+[train]
+batch = 32
+steps = 1000000
+evaluate_every = 1000000
+optimizer = {{ name = "sgd", rate = 0.01 }}
+[checkpoint]
+every = 50
+[run]
+folder = "{folder}"
+trace = false
+[serve]
+port = 0
+"""
