@@ -31,6 +31,7 @@ from .watch import Watch
 from .worker import Batch as Samples
 from .worker import Done
 
+REST_S = 0.001  # between looks at whether the last batch has ended
 SHORTEST_TIMER_S = 1e-4  # the policy may ask again for "now", and the loop must go round in between
 
 
@@ -246,7 +247,7 @@ class Dispatcher:
         """The catalog has changed."""
         self.policy.configure(self._catalog.policy_settings(), time.monotonic())
         for link in self._links.values():
-            if self.watch.well(link):
+            if not self.watch.given_up(link):
                 self.up(link)
 
     def _overdue(self, link: Link) -> bool:
@@ -256,6 +257,12 @@ class Dispatcher:
             return False
         started_s = max(sent.sent_s, self._last_end_s[link.resource])
         return time.monotonic() - started_s > max(STUCK_S, STUCK_TIMES * sent.batch.expected_s)
+
+    async def rest(self) -> None:
+        """Return when nothing is asked and nothing computed."""
+        await self._idle.wait()
+        while any(served.open for served in self._catalog.all()):
+            await asyncio.sleep(REST_S)
 
     async def drain(self) -> None:
         """Take no new requests, and return when all accepted ones are answered."""

@@ -121,6 +121,13 @@ class Server:
         """Rank 0's profiles, for people."""
         return table(self._dispatcher.policy.profiles)
 
+    async def use(self, policy: str) -> None:
+        """Let another policy decide, once nothing is under way. Rank 0 alone."""
+        dispatcher = self._dispatcher
+        await dispatcher.rest()
+        dispatcher.policy = POLICIES[policy](dispatcher.policy.settings, dispatcher.policy.profiles)
+        dispatcher.reconfigure()
+
     def drain(self) -> None:
         """Refuse what comes from now on."""
         self._dispatcher.draining = True

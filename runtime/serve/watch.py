@@ -16,6 +16,8 @@ SILENT_S = 0.6
 """Together less than the second within which the server must have noticed. A rank's loop has stood still for
 0.2 s on a machine with more ranks than cores, while kernels were compiled."""
 
+LATE_S = 0.1  # if this rank looks so much later than it wanted, it is its own loop that stood still
+
 
 class Watch:
     """Asks, and tells `up` and `down` of what has changed; `overdue` says whether a worker's batch hangs."""
@@ -54,6 +56,10 @@ class Watch:
         """Whether it answers, and its batch does not hang."""
         return link.resource not in self._silent and not self._overdue(link)
 
+    def given_up(self, link: Link) -> bool:
+        """Whether `down` was told of it, and `up` not yet."""
+        return link.resource in self._given_up
+
     def state(self, link: Link) -> str:
         """In a word."""
         if link.resource in self._silent:
@@ -61,13 +67,16 @@ class Watch:
         return "stuck" if self._overdue(link) else "ready"
 
     async def _ask(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            due_s = loop.time() + SILENT_S
             try:
-                async with asyncio.timeout(SILENT_S):
+                async with asyncio.timeout_at(due_s):
                     await link.hello()
                 self._silent.discard(link.resource)
             except TimeoutError:
-                self._silent.add(link.resource)
+                if loop.time() - due_s < LATE_S:
+                    self._silent.add(link.resource)
             self._compare()
             await asyncio.sleep(ASK_S)
 
