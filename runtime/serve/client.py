@@ -11,8 +11,8 @@ Cancelling `infer` withdraws it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -37,17 +37,21 @@ ONLY = ""
 
 ERRORS = {"UnknownModel": UnknownModel, "WrongInput": WrongInput}
 
+HERE: WeakKeyDictionary[World, Service] = WeakKeyDictionary()
+"""The service of a world whose rank 0 is this one: no message is needed to ask it."""
+
 
 class Client:
     """A rank's way to the dispatcher; any number of requests at a time."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, service: Service | None = None) -> None:
         self._channel = channel
+        self._service = service
 
     @classmethod
     async def open(cls, world: World) -> Client:
         """For this rank; requests wait until the server on rank 0 is up."""
-        return cls(await world.channel(CHANNEL))
+        return cls(await world.channel(CHANNEL), HERE.get(world))
 
     async def infer(
         self,
@@ -72,52 +76,44 @@ class Client:
         """
         named = inputs if isinstance(inputs, Mapping) else {ONLY: np.asarray(inputs)}
         deadline_s = None if deadline_ms is None else deadline_ms / 1000
-        wish = Qos(qos, deadline_s, priority, accuracy, cost, best_effort, client)
-        body = {
-            "model": model,
-            "version": str(version),
-            "inputs": list(named),
-            "outputs": list(outputs),
-            "qos": asdict(wish),
-        }
+        wish = (qos, deadline_s, priority, accuracy, cost, best_effort, client)
+        if self._service is not None:
+            request = InferRequest(model, named, outputs, str(version), Qos(*wish))
+            return await self._service.infer(request)
+        body = [model, str(version), list(named), list(outputs), wish]
         reply = await self._channel.request(0, body, *named.values())
-        told = reply.body
-        if "error" in told:
-            raise _raised(told)
-        return InferResult(outputs=dict(zip(told.pop("names"), reply.arrays, strict=True)), **told)
+        match reply.body:
+            case {"error": kind, "reason": reason, "message": text}:
+                raise _error(kind, reason, text)
+            case [names, *told]:
+                model, version, *rest = told
+                return InferResult(model, version, dict(zip(names, reply.arrays, strict=True)), *rest)
+        raise WeftError(f"rank 0 answered {reply.body!r:.80}: is it of another version of Weft?")
 
 
-def _raised(told: Mapping[str, Any]) -> WeftError:
-    if told["error"] == "Refused":
-        return Refused(Reason(told["reason"]), told["message"])
-    return ERRORS.get(told["error"], WeftError)(told["message"])
+def _error(kind: str, reason: str, text: str) -> WeftError:
+    if kind == Refused.__name__:
+        return Refused(Reason(reason), text)
+    return ERRORS.get(kind, WeftError)(text)
 
 
 class ClientPort:
     """Rank 0's end: hands what clients ask to the dispatcher."""
 
-    def __init__(self, service: Service, channel: Channel) -> None:
-        self._service = service
+    def __init__(self, world: World, service: Service, channel: Channel) -> None:
+        HERE[world] = self._service = service
         channel.serve(self._answer)
 
     async def _answer(self, message: Message) -> Any:
-        told = message.body
-        inputs = dict(zip(told["inputs"], message.arrays, strict=True))
-        request = InferRequest(told["model"], inputs, told["outputs"], told["version"], Qos(**told["qos"]))
+        model, version, names, outputs, wish = message.body
+        inputs = dict(zip(names, message.arrays, strict=True))
         try:
-            result = await self._service.infer(request)
+            result = await self._service.infer(InferRequest(model, inputs, outputs, version, Qos(*wish)))
         except (Refused, UnknownModel, WrongInput) as error:
             reason = error.reason if isinstance(error, Refused) else ""
             return {"error": type(error).__name__, "reason": reason, "message": str(error)}
-        names = list(result.outputs)
-        body = {
-            "model": result.model,
-            "version": result.version,
-            "resource": result.resource,
-            "queue_s": result.queue_s,
-            "compute_s": result.compute_s,
-            "batch": result.batch,
-            "names": names,
-        }
-        await message.reply(body, *(result.outputs[name] for name in names))
+        told = [
+            result.model, result.version, result.resource, result.queue_s, result.compute_s, result.batch,
+        ]  # fmt: skip
+        await message.reply([list(result.outputs), *told], *result.outputs.values())
         return None

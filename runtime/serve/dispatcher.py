@@ -99,7 +99,10 @@ class Dispatcher:
         self._waiting[job.number] = waiting
         served.open += 1
         self._idle.clear()
-        self.pump_soon()
+        if self._sent:
+            self.pump_soon()
+        else:
+            self._pump()  # nothing is under way that could be joined: a round of the loop would only delay it
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -197,7 +200,7 @@ class Dispatcher:
         else:
             self.policy.ended(sent.batch, started_s, now_s)
             self.tally.computed(sent.served.name, sent.batch.samples, done.compute_s, len(sent.batch.jobs))
-        self.pump_soon()
+        self._pump()
 
     def _answer(self, sent: Sent, done: Done, started_s: float, now_s: float) -> None:
         batch, served, at = sent.batch, sent.served, 0

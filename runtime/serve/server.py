@@ -114,7 +114,7 @@ class Server:
                 await profiler.measure(served)
         self._dispatcher.watch.start()
         self.service = ModelService(catalog, self._dispatcher, loading)
-        ClientPort(self.service, await world.channel(CHANNEL))
+        ClientPort(world, self.service, await world.channel(CHANNEL))
 
     @property
     def profiles(self) -> str:
