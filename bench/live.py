@@ -218,7 +218,7 @@ class Bench:
 
         workers = len(self._server.service.status()["workers"]) if self._server.service else 1
         await asyncio.gather(*(keep_asking(number) for number in range(4 * self._largest * workers)))
-        return answered / self._args.seconds
+        return answered / float(self._args.seconds)
 
     async def _turn(self, policy: str, per_s: float, seed: int) -> Turn:
         """One policy's requests, all to their ends."""

@@ -85,9 +85,8 @@ class Client:
         match reply.body:
             case {"error": kind, "reason": reason, "message": text}:
                 raise _error(kind, reason, text)
-            case [names, *told]:
-                model, version, *rest = told
-                return InferResult(model, version, dict(zip(names, reply.arrays, strict=True)), *rest)
+            case [names, str(model), str(version), *told]:
+                return InferResult(model, version, dict(zip(names, reply.arrays, strict=True)), *told)
         raise WeftError(f"rank 0 answered {reply.body!r:.80}: is it of another version of Weft?")
 
 

@@ -220,7 +220,7 @@ class Profiles:
     def of(self, resource: str, model: str, max_batch: int = 32) -> Profile:
         """That of `model` on `resource`; a new one begins with what is known of the model elsewhere."""
         profile = self._of.get((resource, model))
-        if profile is None:
+        if profile is None or profile.max_batch < max_batch:  # loaded anew, with larger batches
             known = [p for (_, name), p in self._of.items() if name == model and p.results]
             slowest = max(known, key=lambda p: p.expected_s(1), default=None)
             profile = self._of[resource, model] = Profile(max_batch, slowest)

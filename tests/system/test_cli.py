@@ -48,8 +48,13 @@ def test_version() -> None:
             ["Works without MPI too", "mpirun -n 4 weft info", "MODEL", "--batch", "--size", "--whole"],
         ),
         (["report"], ["RUN", "loss.png", "timeline.png"]),
+        (
+            ["serve"],
+            ["REPO", "--host", "--port", "--token", "--policy", "--profile", "NAME/VERSION/model.onnx"],
+        ),
+        (["run"], ["JOB", "--resume", "--set", "--token", "[serve]", "mpirun -n 4 weft run job.toml"]),
     ],
-    ids=["of weft", "of train", "of info", "of report"],
+    ids=["of weft", "of train", "of info", "of report", "of serve", "of run"],
 )
 def test_help(arguments: list[str], words: list[str]) -> None:
     result = weft(*arguments, "--help")
