@@ -239,9 +239,12 @@ class Dispatcher:
 
     def down(self, link: Link) -> None:
         """A worker does not answer: its jobs go elsewhere, and what it may still answer is ignored."""
-        for number in [n for n, sent in self._sent.items() if sent.link is link]:
-            del self._sent[number]
+        lost = [self._sent.pop(number) for number, sent in list(self._sent.items()) if sent.link is link]
         self.policy.down(link.resource, time.monotonic())
+        for sent in lost:
+            for job in sent.batch.jobs:
+                if job.number not in self._waiting:  # its caller has left
+                    self.policy.cancel(job)
         self.pump_soon()
 
     def reconfigure(self) -> None:

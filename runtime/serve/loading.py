@@ -138,11 +138,15 @@ class Loading:
         problem = "\n".join(dict.fromkeys(str(error) for error in errors))
         if not errors and any(other != told[0] for other in told):
             problem = f"{version.path}: the ranks have read different models there: is it one file system?"
+        if not problem:
+            served = Served.of(version, settings, key, told[0], settings.max_batch)
+            try:
+                await self._profiler.first_look(served)
+            except WeftError as error:
+                problem = str(error)
         if problem:
             await self._unload(key)
             return problem
-        served = Served.of(version, settings, key, told[0], settings.max_batch)
-        await self._profiler.first_look(served)
         old = self._catalog.loaded.get(version.model, {}).get(version.number)
         if old is not None and not served.fits(old):
             await self._leave(old)  # what it has accepted, the new one could not compute

@@ -164,6 +164,25 @@ def test_what_a_silent_worker_was_given_is_answered_by_another_and_it_is_found_a
     asyncio.run(main())
 
 
+def test_who_left_is_not_asked_for_when_the_worker_is_lost():
+    async def main() -> None:
+        lost, well = Fake(0), Fake(1)
+        made = dispatcher(lost, well)
+        lost.answers = lost.there = False
+        left = asyncio.create_task(made.infer(request(1.0)))
+        await asyncio.sleep(0)
+        left.cancel()
+        made.watch.start()
+        while made.status()["workers"][0]["state"] == "ready":
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # a look later it is given up
+        assert (await made.infer(request(2.0))).resource == "rank 1 cpu"
+        assert well.batches == [1]
+        await made.watch.stop()
+
+    asyncio.run(main())
+
+
 def test_without_a_worker_that_is_well_the_server_is_not_ready_and_refuses():
     async def main() -> None:
         worker = Fake(0)
