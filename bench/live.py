@@ -63,7 +63,7 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     """One rank's part."""
     with tempfile.TemporaryDirectory() as folder:
         root = await shared(world, folder, args.model)
-        async with await Server.open(world, root, device="cpu", measure=True) as server:
+        async with await Server.open(world, root, device="cpu") as server:
             client = await Client.open(world)
             figures: dict[str, Figure] = {}
             if server.service is not None:
