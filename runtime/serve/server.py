@@ -37,7 +37,7 @@ from .worker import Worker
 
 PROFILES = "profiles.json"
 DRAIN_S = 30.0
-DEFAULT_POLICY = "weft" if "weft" in POLICIES else "first_come"
+DEFAULT_POLICY = "weft"
 
 
 class Server:

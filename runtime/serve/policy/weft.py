@@ -241,6 +241,8 @@ class Weft(Policy):
 
     def _connect(self, group: Group) -> None:
         group.ways = {}
+        # As they are now: one may have been unloaded, or loaded anew with larger batches.
+        group.models = [self.models[model.name] for model in group.models if model.name in self.models]
         for resource in self.resources.values():
             for model in group.models:
                 if resource.up and model.name in resource.models:

@@ -151,6 +151,9 @@ def test_models_come_and_go_while_others_are_served(tmp_path: Path):
                 await service.load("b")
                 wide = await client.infer("b", samples(1, width=6), version=1)
                 close_to(5, samples(1, width=6), wide.outputs["scores"])
+                await service.load("b", {"max_batch_size": 40})
+                forty = await client.infer("b", samples(40, width=6), version=1, best_effort=True)
+                close_to(5, samples(40, width=6), forty.outputs["scores"])
                 await service.unload("b")
                 with pytest.raises(UnknownModel):
                     await client.infer("b", samples(1))
