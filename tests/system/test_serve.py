@@ -84,6 +84,9 @@ class Running:
         return self.end()
 
     def kill(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in order, if it can: MPI's memory goes with it
+            self.process.terminate()
+            self.process.wait(10)
         for pid in (*launch.descendants(self.process.pid), self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
