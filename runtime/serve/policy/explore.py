@@ -1,8 +1,8 @@
 """When to try a resource again that has become too slow for every deadline: rarely, then rapidly if it pays.
 
-Nothing is sent to such a resource, so nothing would be learned of its recovery. After a second it gets one
-job; as long as that is as slow as was expected the time doubles, up to 16 s. If it is faster the next one
-follows at once, until the profile has learned.
+Nothing is sent to such a resource, so nothing would be learned of its recovery, nor that a first result was a
+hiccup. After a second it gets one job; as long as that is as slow as was expected the time doubles, up to
+16 s. If it is faster the next one follows at once, until the profile has learned.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ FIRST_S, LAST_S = 1.0, 16.0
 """A job that is late for this is the price: one a second at most, and soon four a minute."""
 
 
+SURE = 100
+"""Results that settle what a resource that never was faster can do: with fewer a p99 is only the greatest."""
+
+
 class Explorer:
     """For each resource and model, when it is tried next."""
 
@@ -24,11 +28,12 @@ class Explorer:
         self._out: set[tuple[str, str]] = set()
 
     def due_s(self, way: Way) -> float:
-        """When it may be tried; inf while a trial is out, or if it has never been faster."""
-        key = (way.resource.name, way.model.name)
-        if key in self._out or way.profile.slowdown == 1.0:
+        """When it may be tried; inf while a trial is out, before any result, and if it was never faster."""
+        key, profile = (way.resource.name, way.model.name), way.profile
+        settled = profile.slowdown == 1.0 and profile.results >= SURE
+        if key in self._out or settled or profile.measured_s is None:
             return inf
-        return (way.profile.measured_s or 0.0) + self._wait_s.get(key, FIRST_S)
+        return profile.measured_s + self._wait_s.get(key, FIRST_S)
 
     def sent(self, way: Way, now_s: float) -> None:
         """It is being tried."""

@@ -12,6 +12,7 @@ from weft.runtime.serve.policy import Batch, Guarantee, Model, Weft
 from weft.runtime.serve.policy.guarantee import Buckets
 from weft.runtime.serve.policy.queue import Queue
 from weft.runtime.serve.policy.size import size
+from weft.runtime.serve.profile import Profiles
 from weft.runtime.serve.request import Reason
 from weft.runtime.serve.virtual import Cost, Simulation
 
@@ -161,6 +162,22 @@ def test_s5_4_a_resource_that_was_slow_is_avoided_and_found_again():
     assert sent[-1] > 40
     late = sum(outcome.late for outcome in outcomes)
     assert late < 20
+
+
+def test_s5_4_a_resource_whose_first_result_was_a_hiccup_is_found():
+    policy = Weft(settings(), Profiles())
+    policy.profiles.of(FAST.name, "a").measured(1, 0.2, 0.0)
+    policy.up(FAST.name, FAST.kind, FAST.costs, 0.0)
+    assert policy.arrive(job(0, 0.1, 0.050), 0.1) is not None  # impossible, it is thought
+    answered = 0
+    for number in range(1, 20):
+        now_s = 0.2 * number
+        if policy.arrive(job(number, now_s, 0.050), now_s) is None:
+            batch = policy.next(now_s)
+            assert isinstance(batch, Batch)
+            policy.ended(batch, now_s, now_s + 0.004)
+            answered += 1
+    assert answered > 10
 
 
 @pytest.mark.parametrize("seed", range(2))
