@@ -103,9 +103,11 @@ async def answering(server: Server, host: str, port: int, token: str) -> AsyncIt
     await front.start()
     print(table(server.service), flush=True)
     print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
-    yield
-    server.drain()
-    await front.stop(DRAIN_S)
+    try:
+        yield
+    finally:
+        server.drain()
+        await front.stop(DRAIN_S)
 
 
 def table(service: Service) -> str:
