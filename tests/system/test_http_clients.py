@@ -180,8 +180,8 @@ def test_s5_the_asyncio_client_too():
         asyncio.run(session(server.url.removeprefix("http://")))
 
 
-def test_the_session_that_the_docs_show(server: Serving):
-    text = (ROOT / "docs" / "http.md").read_text()
+def test_the_session_that_the_readme_shows(server: Serving):
+    text = (ROOT / "README.md").read_text().partition("## Answers on time")[2]
     session = text.partition("```python\n")[2].partition("```")[0].replace("localhost:8000", server.url[7:])
     assert "tritonclient" in session
-    exec(compile(session.replace('"digits"', '"echo"'), "docs/http.md", "exec"), {})
+    exec(compile(session.replace('"digits"', '"echo"'), "README.md", "exec"), {})
