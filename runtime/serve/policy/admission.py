@@ -44,9 +44,7 @@ def finish_s(
             shared = sum(speed for name, speed in group.pool.items() if name in other.pool)
             taken += other.rate.per_s(now_s) * shared / group.pool_per_s
     speed = max(1.0 - taken, group.each.share)
-    name, free_s = "", due_s
-    for each in group.pool:
-        each_s = resources[each].free_s(now_s)
-        if not name or each_s < free_s:
-            name, free_s = each, each_s
-    return free_s + before_s / speed + group.ways[name][0].full_s(group.due_by(due_s) + job.samples)
+    samples = group.due_by(due_s) + job.samples
+    # Who ends first, not who is free first: that may be the slowest.
+    own_s = min(resources[name].free_s(now_s) + group.ways[name][0].full_s(samples) for name in group.pool)
+    return own_s + before_s / speed
