@@ -2,7 +2,6 @@
 
 from .chrome import read_chrome, write_chrome
 from .folder import RunFolder
-from .gather import gather, write_timeline
 from .metrics import History, Metrics, read_metrics
 from .progress import Progress
 from .screen import Screen
@@ -22,10 +21,8 @@ __all__ = [
     "Trace",
     "decode",
     "find_terminal",
-    "gather",
     "read_chrome",
     "read_metrics",
     "summarise",
     "write_chrome",
-    "write_timeline",
 ]

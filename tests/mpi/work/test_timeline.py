@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from weft.runtime.message import World, run
-from weft.runtime.observe import Trace, gather, read_chrome, write_timeline
+from weft.runtime.observe import Trace, read_chrome
+from weft.runtime.observe.gather import gather, write_timeline
 from weft.runtime.work.pool import Pool
 
 
