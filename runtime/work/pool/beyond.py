@@ -24,8 +24,9 @@ from .counts import Counts, Rounds
 from .home import Home
 from .lanes import Lanes
 from .memory import Memory
-from .parcel import HEAD
-from .victims import Declared, Way, fullest, pause_s
+from .parcel import Head
+from .queues import Queues
+from .victims import Way, fullest, pause_s
 from .worker import Outside, Worker
 
 # The loop's thread wants the interpreter several times for an answer, and a task in plain Python gives it up
@@ -44,11 +45,12 @@ class Beyond:
         comm: Communicator,
         memory: Memory,
         lanes: Lanes,
+        queues: Queues,
         worker: Worker,
         home: Home,
     ) -> None:
         self._world, self._channel, self._comm = world, channel, comm
-        self._lanes, self._worker, self._home = lanes, worker, home
+        self._lanes, self._queues, self._worker, self._home = lanes, queues, worker, home
         #: What it costs to take something by message.
         self.far = Way(0.0, 0.0)
         self._counts: Counts = memory.counts
@@ -127,7 +129,7 @@ class Beyond:
             while self._worker.idle and not self._over and (rank := self._whom()) is not None:
                 start_ns = time.monotonic_ns()
                 lane, taken = (await self._channel.request(rank)).body
-                tally = self._worker.tally.lanes[lane]
+                tally = self._queues.tally.lanes[lane]
                 tally.attempts += 1
                 if taken:
                     self._worker.came(lane, taken, start_ns, rank)
@@ -166,19 +168,15 @@ class Beyond:
         lane = 0
         for lanes in self._lanes.open_to(thief):
             for lane in lanes if thief not in self._world.node.ranks else ():
-                declared = [
-                    Declared(rank, left, left * means[0], left * means[1], means[0])
-                    for rank in range(self._world.node_size)
-                    if (left := self._view.left(rank, lane)) and (means := self._view.means(rank, lane))
-                ]
+                declared = self._view.declared(range(self._world.node_size), lane)
                 victim = fullest(declared, self.far)
                 if victim is not None and (taken := self._view.take(victim.rank, lane)):
                     self._rest.ring(victim.rank)
                     return lane, taken
                 if declared and victim is None:
-                    self._worker.tally.lanes[lane].refused["not worth sending"] += 1
-            if taken := self._worker.large.take(lanes, self.far):
-                return HEAD.unpack_from(taken[0])[1], taken
+                    self._queues.tally.lanes[lane].refused["not worth sending"] += 1
+            if taken := self._queues.large.take(lanes, self.far):
+                return Head.of(taken[0]).lane, taken
         return lane, []
 
     def _send(self, home: int, number: int, failed: bool, parts: list[bytes]) -> None:

@@ -20,6 +20,8 @@ from ...message import World
 from ...message.window import LINE_BYTES, Window, rounded_up
 
 WORD_BYTES = 8
+THREADS, LOOPS = 0, 1
+"""Of the two words of a counter, the one that the pool's thread writes, and the one under the home's lock."""
 
 
 class Counts:

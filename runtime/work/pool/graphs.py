@@ -50,11 +50,8 @@ async def run_graph(pool: Pool, graph: TaskGraph | Combined, calls: Mapping[str,
             found[target.name] = _submit(pool, target, calls[target.name], needs), 0
         else:
             leaves = combined.leaves(target.name)
-            call, needs = (
-                _group(combined, target.name, calls),
-                [found[n] for n in combined.reads(target.name)],
-            )
-            submission = _submit(pool, target, call, needs)
+            needs = [found[need] for need in combined.reads(target.name)]
+            submission = _submit(pool, target, _group(combined, target.name, calls), needs)
             found |= {leaf: (submission, part) for part, leaf in enumerate(leaves)}
     wanted = [task.name for task in original.tasks if task.result or not original.readers[task.name]]
     for name in wanted:

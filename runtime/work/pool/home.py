@@ -16,11 +16,9 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from ...errors import Mistake, TaskError
-from .counts import Counts
+from .counts import LOOPS, Counts
 from .parcel import HEAD, NO_SLOT, Result, unpack
 from .slots import Slots, split
-
-LOOPS = 1  # of the two words of a counter, the one that is written under the lock
 
 
 class Submission:

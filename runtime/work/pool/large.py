@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from .counts import Counts
-from .parcel import HEAD
+from .parcel import Head
 from .victims import Declared, Way, gain_s
 
 
@@ -41,7 +41,7 @@ class Large:
         with self._lock:
             for lane in lanes:
                 own = self._tasks[lane]
-                seconds, nbytes = sum(HEAD.unpack_from(task)[-1] for task in own), sum(map(len, own))
+                seconds, nbytes = sum(Head.of(task).seconds for task in own), sum(map(len, own))
                 if own and gain_s(Declared(0, len(own), seconds, nbytes, seconds / len(own)), way) > 0:
                     taken = [own.popleft() for _ in range((len(own) + 1) // 2)]
                     self._declare(lane)

@@ -20,8 +20,8 @@ loop's, of whichever rank has it then.
                      shelf (shelf.py) <── the oldest half │ a thief of the node takes half, unasked
     loop's thread    between nodes: ask, answer, agree on the end (beyond.py)
 
-Where each decision stands: who may run what in lanes.py, whom to rob and whether that pays in victims.py,
-what is ready in home.py, when all is over in counts.py.
+Where each decision stands: who may run what in lanes.py, what is next in queues.py, whom to rob and whether
+that pays in victims.py, what is ready in home.py, when all is over in counts.py.
 
 What a spawned task raises ends the job, with its traceback; what a submitted one raises is raised where its
 result is awaited, or by `run`, if nobody awaited it.
@@ -45,9 +45,10 @@ from .home import Home, Need, Submission
 from .lanes import UNLIMITED, Lanes, Offer
 from .memory import Memory
 from .parcel import HEAD, NO_SLOT, Array, pack
-from .tally import Tally
+from .queues import Queues
+from .tally import Recorder, Tally
 from .victims import Way
-from .worker import Recorder, Worker
+from .worker import Worker
 
 Function = Callable[..., object]
 """Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
@@ -67,12 +68,14 @@ class Pool:
         *,
         near: Way,
         task_s: float,
+        trace: Recorder | None,
     ) -> None:
         self._world, self._lanes, self._memory = world, lanes, memory
         self._numbers = {name: number for number, name in enumerate(sorted(functions))}
         self._functions = [functions[name] for name in self._numbers]
-        self._worker = Worker(world, self, functions, lanes, memory, near, task_s)
-        self._home = Home(world.rank, memory.counts, memory.slots, self._worker.add)
+        self._queues = Queues(world, lanes, memory, near, trace)
+        self._worker = Worker(world, self, functions, self._queues, memory, task_s=task_s, trace=trace)
+        self._home = Home(world.rank, memory.counts, memory.slots, self._queues.add)
         self._worker.home = self._home
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._beyond: Beyond
@@ -107,11 +110,10 @@ class Pool:
         lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)
-        pool = cls(world, functions, lanes, memory, near=near, task_s=task_s)
-        pool._worker.trace = trace
+        pool = cls(world, functions, lanes, memory, near=near, task_s=task_s, trace=trace)
         channel = await world.channel(f"weft {name}")
         comm = await world.duplicate(f"weft {name}")
-        pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._worker, pool._home)
+        pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
         pool.far = pool._beyond.far = await measure.far(world, channel)
         return pool
 
@@ -155,7 +157,7 @@ class Pool:
             self._worker.spawn(queue, task)
         else:
             self._home.spawned()
-            self._worker.add(queue, task)
+            self._queues.add(queue, task)
             self._worker.offer()
 
     def submit(
@@ -213,16 +215,15 @@ class Pool:
             for task in running:
                 task.cancel()
         await self._beyond.end()
-        await self._world.barrier(
-            what="the end of a pool's run"
-        )  # nobody spawns for the next while one looks
+        # Nobody spawns for the next while one still looks.
+        await self._world.barrier(what="the end of a pool's run")
         self._home.raise_unseen()
-        return worker.tally
+        return self._queues.tally
 
     @property
     def tally(self) -> Tally:
         """What this rank has done in this run, or in the last."""
-        return self._worker.tally
+        return self._queues.tally
 
     def function(self, name: str) -> Function:
         """The function of that name; Mistake if there is none."""

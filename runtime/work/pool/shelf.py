@@ -23,6 +23,7 @@ from ...errors import Mistake
 from ...message import World
 from ...message.window import LINE_BYTES, Window, rounded_up
 from . import lot
+from .victims import Declared
 
 WORD_BYTES = 8
 
@@ -94,10 +95,14 @@ class Shelf:
         """How many tasks are out on the shelf of the node's rank `rank`, at the cost of a load."""
         return len(lot.left(self._lanes[rank][lane].word.peek()))
 
-    def means(self, rank: int, lane: int = 0) -> tuple[float, float]:
-        """Seconds and bytes of a task on the shelf of the node's rank `rank`."""
-        seconds, nbytes = self._lanes[rank][lane].means.tolist()
-        return seconds, nbytes
+    def declared(self, ranks: Iterable[int], lane: int = 0) -> list[Declared]:
+        """What those of the node's ranks have out that have something; taken to be at one task more."""
+        found = []
+        for rank in ranks:
+            if left := self.left(rank, lane):
+                seconds, nbytes = self._lanes[rank][lane].means.tolist()
+                found.append(Declared(rank, left, left * seconds, left * nbytes, seconds))
+        return found
 
     def take(self, rank: int, lane: int = 0) -> list[bytes]:
         """Half of what is out on the shelf of the node's rank `rank`, rounded up; [] if there is nothing."""

@@ -1,10 +1,11 @@
-"""What a rank did in a run of a pool, for each lane of its queue."""
+"""What a rank did in a run of a pool: counted for each lane of its queue, and told as it happens."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 @dataclass(slots=True)
@@ -74,3 +75,10 @@ class Tally:
             for name, (count, seconds) in self.functions.items()
         ]
         return "\n".join(lines)
+
+
+class Recorder(Protocol):
+    """What is told of every task that ran and every theft: `observe.Trace` is one."""
+
+    def span(self, track: str, name: str, start_ns: int, end_ns: int, **args: Any) -> None:
+        """Record `[start_ns, end_ns)` of `time.monotonic_ns()`; from any thread."""
