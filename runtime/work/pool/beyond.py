@@ -165,19 +165,31 @@ class Beyond:
         return [lane, taken]
 
     def _give(self, thief: int) -> tuple[int, list[bytes]]:
+        """Tasks and their lane, or none and the lane that was looked into last.
+
+        A rank of this node takes from the shelves itself, and asks for what is too large for them.
+        """
+        near = thief in self._world.node.ranks
         lane = 0
         for lanes in self._lanes.open_to(thief):
-            for lane in lanes if thief not in self._world.node.ranks else ():
-                declared = self._view.declared(range(self._world.node_size), lane)
-                victim = fullest(declared, self.far)
-                if victim is not None and (taken := self._view.take(victim.rank, lane)):
-                    self._rest.ring(victim.rank)
+            for lane in () if near else lanes:
+                if taken := self._from_shelves(lane):
                     return lane, taken
-                if declared and victim is None:
-                    self._queues.tally.lanes[lane].refused["not worth sending"] += 1
             if taken := self._queues.large.take(lanes, self.far):
                 return Head.of(taken[0]).lane, taken
         return lane, []
+
+    def _from_shelves(self, lane: int) -> list[bytes]:
+        declared = self._view.declared(range(self._world.node_size), lane)
+        victim = fullest(declared, self.far)
+        if victim is None:
+            if declared:
+                self._queues.tally.lanes[lane].refused["not worth sending"] += 1
+            return []
+        taken = self._view.take(victim.rank, lane)
+        if taken:
+            self._rest.ring(victim.rank)  # which may have more of what it cannot run itself
+        return taken
 
     def _send(self, home: int, number: int, failed: bool, parts: list[bytes]) -> None:
         message = self._channel.send(home, [number, failed, parts])

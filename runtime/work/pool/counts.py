@@ -2,7 +2,7 @@
 
     rank's segment   line 0   spawned: by its tasks, by its loop     each word has one writer, a thread,
                      line 1   ended: on its thread, at its home      and only grows
-                     line 2   when its thread began the task that it is at, 0 between tasks
+                     line 2   when its thread began to look for the task that it is at, 0 if it has none
                      line 3.. tasks too large for a place, by lane
 
 A task counts as spawned before it can end. So who reads all ended ones first and all spawned ones then, and
@@ -37,7 +37,7 @@ class Counts:
         self.spawned, self.ended = self._all_spawned[rank], self._all_ended[rank]
         #: For every rank of the node its tasks that fit no place, by lane.
         self.large = [word[3 * line : 3 * line + lanes].data for word in words]
-        #: For every rank of the node when its thread began a task, in ns of `time.monotonic_ns()`.
+        #: For every rank of the node when its thread began to look for its task, in `time.monotonic_ns()`.
         self.began_ns = [word[2 * line :][:1].data for word in words]
 
     @classmethod

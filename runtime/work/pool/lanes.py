@@ -35,7 +35,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Tasks of one class that the same ranks can run; one wants `device` and `memory_bytes` at most."""
+    """Tasks of one class that the same ranks can run. `device` and `memory_bytes` only name it.
+
+    They are the least special device of those that tasks in it want, and the most memory on that.
+    """
 
     priority: int
     device: str | None
@@ -57,17 +60,16 @@ class Lanes:
         if classes < 1:
             raise Mistake(f"a pool with {classes} priority classes was asked for; give 1 or more")
         self.offers, self.classes = tuple(offers), classes
-        sets: dict[frozenset[int], tuple[str | None, int]] = {}
-        for device, memory_bytes in self._demands():
-            if ranks := self._able(device, memory_bytes):
-                first, _ = sets.get(ranks, (device, 0))
-                if first == device:
-                    sets[ranks] = (device, memory_bytes)
-        self._sets = {ranks: index for index, ranks in enumerate(sets)}
+        #: By the ranks that meet them, what tasks may demand.
+        self._demanded: dict[frozenset[int], list[tuple[str | None, int]]] = {}
+        for demand in self._demands():
+            if ranks := self._able(*demand):
+                self._demanded.setdefault(ranks, []).append(demand)
+        self._sets = {ranks: index for index, ranks in enumerate(self._demanded)}
         self.all = [
-            Lane(priority, device, memory_bytes, ranks)
+            Lane(priority, demands[0][0], max(most for on, most in demands if on == demands[0][0]), ranks)
             for priority in range(classes)
-            for ranks, (device, memory_bytes) in sets.items()
+            for ranks, demands in self._demanded.items()
         ]
         self._found: dict[tuple[int, str | None, int], int] = {}
 
@@ -91,15 +93,16 @@ class Lanes:
         ]
 
     def closed_to(self, rank: int) -> dict[int, str]:
-        """The lanes that a rank must leave to others, and why."""
+        """The lanes that a rank must leave to others, and why: all reasons that tasks in one may have."""
         offer = self.offers[rank]
-        refusals = {
-            number: offer.refusal(lane.device, lane.memory_bytes) for number, lane in enumerate(self.all)
-        }
-        return {number: why for number, why in refusals.items() if why}
+        reasons = [
+            {why for demand in self._demanded[lane.ranks] if (why := offer.refusal(*demand))}
+            for lane in self.all
+        ]
+        return {number: " or ".join(sorted(whys)) for number, whys in enumerate(reasons) if whys}
 
     def _demands(self) -> Iterator[tuple[str | None, int]]:
-        """Every demand that some rank just meets; the least demanding device first, for it names the lane."""
+        """Every demand that some rank just meets; the least special device first, for it names the lane."""
         devices = sorted({device for offer in self.offers for device in offer.devices})
         memories = sorted({offer.memory_bytes for offer in self.offers})
         for device in (None, *devices):

@@ -96,7 +96,7 @@ class Shelf:
         return len(lot.left(self._lanes[rank][lane].word.peek()))
 
     def declared(self, ranks: Iterable[int], lane: int = 0) -> list[Declared]:
-        """What those of the node's ranks have out that have something; taken to be at one task more."""
+        """What these ranks of the node have out, if anything; each is taken to be at one task more."""
         found = []
         for rank in ranks:
             if left := self.left(rank, lane):

@@ -13,7 +13,8 @@ class LaneTally:
     """Of one lane: tasks that ran here, and what was taken from others.
 
     `attempts` are claims and questions that looked worth it, `misses` those of them that brought nothing.
-    `refused` counts idle looks at work that was out and was left there, by reason.
+    `refused` counts looks at work that was out and was left there, by reason: this rank's when it was idle,
+    and those for a rank of another node that asked.
     """
 
     ran: int = 0

@@ -3,7 +3,7 @@
     collect what came home ──> next (queues.py) ──> run ──> its result: kept, to a slot, or by message
                                      └─ nothing: look again for a while, ask other nodes, sleep until rung
 
-One task at a time; beside it the loop goes on, which stops the thread between tasks only.
+One task at a time; beside it the loop goes on, which can stop it between tasks only.
 """
 
 from __future__ import annotations

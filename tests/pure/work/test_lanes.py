@@ -30,6 +30,12 @@ def test_r3_a_lane_for_each_set_of_ranks_that_can_run_what_is_in_it():
     assert lanes.closed_to(1) == {2: "wrong device"}
 
 
+def test_r3_a_lane_of_tasks_that_want_memory_or_a_device_is_closed_for_both_reasons():
+    lanes = Lanes([LAPTOP, GPU])
+    assert lanes.of(0, None, 9) == lanes.of(0, "gpu", 1) == 1
+    assert lanes.closed_to(0) == {1: "too little memory or wrong device"}
+
+
 @pytest.mark.parametrize(
     ("demand", "message"),
     [
