@@ -20,6 +20,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -54,6 +55,7 @@ class Profile:
         """`like` is believed until something has been measured here."""
         self.max_batch = max_batch
         self.results = 0
+        self.here = 0  # of these, not stored by an earlier server: of the machine as it is now
         self.measured_s: float | None = None  # when the last result came
         self.error = 0.0  # |measured - expected| / measured, averaged over the last twenty or so
         self.availability = 1.0  # the share of batches that did not fail, likewise
@@ -106,6 +108,7 @@ class Profile:
         """A batch of so many samples took so long; its result came at `now_s`."""
         ratio = seconds / self._latency[samples]
         self.results += 1
+        self.here += 1
         self.measured_s = now_s
         self.availability += 0.05 * (1.0 - self.availability)
         self.error += max(0.05, 1 / self.results) * (abs(1.0 - 1.0 / ratio) - self.error)
@@ -199,6 +202,7 @@ class Profile:
         """What `to_dict` gave; KeyError, TypeError or ValueError where it did not."""
         profile = cls(int(stored["max_batch"]))
         profile.results = int(stored["results"])
+        profile.measured_s = -inf  # long ago
         profile.availability, profile.error = float(stored["availability"]), float(stored["error"])
         for size, mean, count in stored["sizes"]:
             if not (1 <= int(size) <= profile.max_batch and float(mean) > 0.0 and int(count) > 0):

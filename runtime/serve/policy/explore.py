@@ -17,7 +17,8 @@ FIRST_S, LAST_S = 1.0, 16.0
 
 
 SURE = 100
-"""Results that settle what a resource that never was faster can do: with fewer a p99 is only the greatest."""
+"""Results of this server that settle what a resource can do that never was faster: with fewer, a p99 is only
+the greatest."""
 
 
 class Explorer:
@@ -30,7 +31,7 @@ class Explorer:
     def due_s(self, way: Way) -> float:
         """When it may be tried; inf while a trial is out, before any result, and if it was never faster."""
         key, profile = (way.resource.name, way.model.name), way.profile
-        settled = profile.slowdown == 1.0 and profile.results >= SURE
+        settled = profile.slowdown == 1.0 and profile.here >= SURE
         if key in self._out or settled or profile.measured_s is None:
             return inf
         return profile.measured_s + self._wait_s.get(key, FIRST_S)

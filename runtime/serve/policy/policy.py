@@ -175,15 +175,19 @@ class Policy(ABC):
 
     def variants(self, job: Job) -> list[Model]:
         """The models that may answer `job`, the most accurate first, then the cheapest."""
-        key = (job.family, job.accuracy, job.cost)
+        return self.allowed(job.family, job.accuracy, job.cost)
+
+    def allowed(self, family: str, accuracy: float | None, cost: float | None) -> list[Model]:
+        """The models of a family within a floor and a ceiling; none where the family is not loaded."""
+        key = (family, accuracy, cost)
         found = self._variants.get(key)
         if found is None:
             found = self._variants[key] = sorted(
                 (
                     model
-                    for model in self.settings.families[job.family]
-                    if (job.accuracy is None or model.accuracy >= job.accuracy)
-                    and (job.cost is None or model.cost <= job.cost)
+                    for model in self.settings.families.get(family, ())
+                    if (accuracy is None or model.accuracy >= accuracy)
+                    and (cost is None or model.cost <= cost)
                 ),
                 key=lambda model: (-model.accuracy, model.cost),
             )

@@ -33,6 +33,9 @@ LOOK_EVERY = 8
 """Results after which it is worked out anew what a resource is good for: some 50 us for a dozen groups."""
 
 
+MOST_GROUPS = 64
+"""Beyond these the empty ones are forgotten: every decision looks at all groups."""
+
 SOON_S = 1e-4
 """After a job has expired it is looked at again: later than any rounding, sooner than anybody minds."""
 
@@ -57,7 +60,9 @@ class Weft(Policy):
         """All groups are connected to the resources anew."""
         self._served = {name: self._served.get(name, Rate()) for name in self.classes}
         self._explorer.forget()
-        for group in self._groups:
+        self._forget_empty()
+        for (_, _, *asked), group in self._by_key.items():
+            group.models = self.allowed(*asked)  # one may have been unloaded, or loaded anew
             self._connect(group)
         for name in self.resources:
             limit_batches(self._groups, name, now_s)
@@ -82,14 +87,14 @@ class Weft(Policy):
         group = self._group(job, now_s)
         due_s = self._due_s(job, now_s)
         if job.deadline_s < inf and not job.best_effort:
-            if now_s + group.best_s > due_s:
-                if not self._trial(group, now_s):
-                    return Refused(Reason.IMPOSSIBLE, missed(job, now_s + group.best_s - due_s))
-                self._put(group, job, now_s + group.best_s + group.each.patience_s)
-                return None
             end_s = finish_s(job, due_s, group, self._groups, self.resources, now_s)
             if end_s > due_s:
-                return Refused(Reason.OVERLOAD, missed(job, end_s - due_s))
+                group.look()  # by what is known now: has nobody the time, or is nobody fast enough?
+                if now_s + group.best_s <= due_s:
+                    return Refused(Reason.OVERLOAD, missed(job, end_s - due_s))
+                if not self._trial(group, now_s):
+                    return Refused(Reason.IMPOSSIBLE, missed(job, now_s + group.best_s - due_s))
+                due_s = now_s + group.best_s + group.each.patience_s
         self._put(group, job, due_s)
         group.rate.add(job.samples / group.pool_per_s, now_s)
         return None
@@ -233,16 +238,24 @@ class Weft(Policy):
         key = (each.name, priority, job.family, job.accuracy, job.cost)
         group = self._by_key.get(key)
         if group is None:
+            if len(self._by_key) >= MOST_GROUPS:
+                self._forget_empty()
             deadline_s = min(job.deadline_s - job.arrival_s, each.patience_s)
             group = self._by_key[key] = Group(each, priority, models, deadline_s)
-            self._groups = sorted(self._by_key.values(), key=lambda group: group.priority)
+            self._sort()
             self._connect(group)
         return group
 
+    def _forget_empty(self) -> None:
+        """Groups are made anew when somebody asks; whoever asks differently each time makes many."""
+        self._by_key = {key: group for key, group in self._by_key.items() if group.entries}
+        self._sort()
+
+    def _sort(self) -> None:
+        self._groups = sorted(self._by_key.values(), key=lambda group: group.priority)
+
     def _connect(self, group: Group) -> None:
         group.ways = {}
-        # As they are now: one may have been unloaded, or loaded anew with larger batches.
-        group.models = [self.models[model.name] for model in group.models if model.name in self.models]
         for resource in self.resources.values():
             for model in group.models:
                 if resource.up and model.name in resource.models:
