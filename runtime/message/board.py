@@ -284,7 +284,7 @@ class Board:
         Later ones would only repeat it. Waits are made long before they matter: a rank that is behind itself,
         or whose lane computes, waits for no other yet.
         """
-        if self.selector.computing():
+        if self.selector.busy:
             self._computed = time.monotonic()
         reported: set[tuple[float | None, int]] = set()
         for wait in self._waits:

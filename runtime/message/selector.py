@@ -130,6 +130,8 @@ class MpiSelector(selectors.BaseSelector):
         self.loop: MpiLoop
         #: Whether a kernel runs on this rank now; set by the owner of the lane.
         self.computing: Callable[[], bool] = lambda: False
+        #: The same of others than the lane, that compute on threads of their own.
+        self.beside: set[Callable[[], bool]] = set()
         #: Waits for what standing receives bring (a channel's receive).
         self.expecting = 0
         #: All communicators in use, in the order they were made: the same order on all their ranks.
@@ -261,6 +263,11 @@ class MpiSelector(selectors.BaseSelector):
                 self._complete(pending, status)
         self.last_activity = time.monotonic()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a kernel runs on this rank now."""
+        return self.computing() or any(each() for each in self.beside)
+
     def linger(self, future: asyncio.Future[Any]) -> None:
         """Look for `future`'s completion a few times before its awaiter suspends.
 
@@ -271,7 +278,7 @@ class MpiSelector(selectors.BaseSelector):
         """
         ready = self.loop.ready
         now = self.last_activity = time.monotonic()  # what is awaited was asked for just now
-        if ready or now - self.last_look > FAIR_S or self.computing():
+        if ready or now - self.last_look > FAIR_S or self.busy:
             return
         end = now + LINGER_S
         test = self.test
@@ -302,7 +309,7 @@ class MpiSelector(selectors.BaseSelector):
                 awaited=len(self._requests) > self._standing or (watched and self.bells is None),
                 watched=watched,
                 expecting=self.expecting > 0,
-                computing=self.computing(),
+                computing=self.busy,
                 rung=self.bells is not None and self.bells.everyone,
                 pace_s=self.pace_s,
             )

@@ -62,7 +62,8 @@ class Served:
 
     def fits(self, other: Served) -> bool:
         """Whether what `other` accepted can be computed by this one."""
-        return (self.inputs, self.outputs, self.largest) == (other.inputs, other.outputs, other.largest)
+        mine = (self.inputs, self.outputs, self.largest, self.open_family)
+        return mine == (other.inputs, other.outputs, other.largest, other.open_family)
 
     def samples(self, request: InferRequest) -> tuple[int, list[Array]]:
         """How many samples a request has, and its arrays in the order of the inputs; WrongInput."""

@@ -273,6 +273,12 @@ class Dispatcher:
         self.draining = True
         await self._idle.wait()
 
+    def give_up(self, why: str) -> None:
+        """Refuse all that is still waited for."""
+        for waiting in list(self._waiting.values()):
+            if not waiting.future.done():
+                waiting.future.set_exception(Refused(Reason.DRAINING, why))
+
     # -- what is told -------------------------------------------------------------------------------------
 
     def status(self) -> Mapping[str, Any]:

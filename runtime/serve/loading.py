@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import Mistake, WeftError
 from .catalog import Catalog, Served
@@ -23,6 +23,8 @@ from .request import ModelInfo, UnknownModel
 
 DRAINED_S = 0.01  # between looks at whether an old model is still needed
 OVERRIDES = ("max_batch_size",)
+
+T = TypeVar("T")
 
 
 class Loading:
@@ -53,8 +55,7 @@ class Loading:
 
     async def put(self, entry: Entry) -> list[str]:
         """Serve these versions of a model and no others; returns what went wrong."""
-        async with self._lock:
-            return await self._load(entry)
+        return await self._whole(self._load(entry))
 
     async def load(self, name: str, config: Mapping[str, Any] | None = None) -> None:
         """Read a model's versions, anew where they are loaded; returns when all workers have them.
@@ -71,8 +72,11 @@ class Loading:
         """Forget a model when what it has accepted is answered."""
         if name not in self._catalog.loaded:
             raise UnknownModel(f"model {name!r} is not loaded")
-        async with self._lock:
-            await self._forget(list(self._catalog.loaded.get(name, {}).values()))
+        await self._whole(self._remove(name))
+
+    async def settle(self) -> None:
+        """Wait until nothing is loaded or unloaded, and let nothing be any more."""
+        await self._lock.acquire()
 
     def index(self) -> list[ModelInfo]:
         """Every model and version in the repository or loaded, with the reason where one is not ready."""
@@ -95,6 +99,15 @@ class Loading:
         return served.info([each.version.title for each in versions])
 
     # -- one at a time ------------------------------------------------------------------------------------
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it to its end, whether or not the caller waits for that: all ranks of a node do it together."""
+
+        async def alone() -> T:
+            async with self._lock:
+                return await work
+
+        return await asyncio.shield(asyncio.ensure_future(alone()))
 
     def _entry(self, name: str) -> Entry:
         if self._repository is None:
@@ -156,6 +169,9 @@ class Loading:
             await self._drained(old)
             await self._unload(old.key)
         return ""
+
+    async def _remove(self, name: str) -> None:
+        await self._forget(list(self._catalog.loaded.get(name, {}).values()))
 
     async def _forget(self, some: Iterable[Served]) -> None:
         for served in some:

@@ -112,7 +112,7 @@ class Server:
         if measure:
             for served in catalog.all():
                 await profiler.measure(served)
-        self._dispatcher.watch.start()
+        self._dispatcher.watch.start(world.background)
         self.service = ModelService(catalog, self._dispatcher, loading)
         ClientPort(world, self.service, await world.channel(CHANNEL))
 
@@ -135,9 +135,12 @@ class Server:
     async def close(self) -> None:
         """Answer what has been accepted, at most for `DRAIN_S`, and forget the models; collective."""
         if self.service is not None:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(DRAIN_S):
                     await self._dispatcher.drain()
+            except TimeoutError:
+                self._dispatcher.give_up(f"the server ends, and waited {DRAIN_S:.0f} s for the answer")
+            await self.loading.settle()
             await self._dispatcher.watch.stop()
             if self._profiles_path is not None:
                 with contextlib.suppress(OSError):  # can't be written there: they are measured anew

@@ -92,6 +92,13 @@ def _onnx(path: Path, sizes: Mapping[str, int]) -> Source:
 
 def _checkpoint(path: Path) -> Source:
     found = trained(path)
+    for parameter in Layout.of(found.graph).parameters:
+        weight = found.weights.get(parameter.name)
+        if weight is None or weight.size != parameter.stop - parameter.start:
+            raise GraphError(
+                f"the checkpoint's {parameter.name!r} does not fit the model in job.toml: was that changed "
+                "after the run?"
+            )
     (output,) = found.graph.outputs
     mean, scale = (np.asarray(value, np.float32) for value in (found.affine.mean, found.affine.scale))
     affine = Affine(mean, scale) if mean.any() or (scale != 1).any() else None

@@ -7,9 +7,13 @@ ready, and what the last ones have is left with them: nobody else could take it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from .link import Link
+
+Background = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+"""As `World.background`."""
 
 ASK_S = 0.2
 SILENT_S = 0.6
@@ -35,11 +39,9 @@ class Watch:
         self._given_up: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begin to ask."""
-        self._tasks = [
-            asyncio.create_task(self._ask(link), name=f"watch {link.resource}") for link in self._links
-        ]
+    def start(self, background: Background) -> None:
+        """Begin to ask, in tasks whose errors end the job."""
+        self._tasks = [background(self._ask(link), f"watch {link.resource}") for link in self._links]
 
     async def stop(self) -> None:
         """Ask no more."""

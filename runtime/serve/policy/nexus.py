@@ -62,7 +62,9 @@ class Nexus(Queued):
         if now_s >= self._epoch_s:
             self._plan(now_s)
         own = self._rounds.get(resource.name) or [
-            (key, self.models[key[0]].max_batch) for key in self._deadlines if key[0] in resource.models
+            (key, self.models[key[0]].max_batch)
+            for key in self._deadlines
+            if key[0] in resource.models and key[0] in self.models
         ]
         turn = self._turn[resource.name]
         for step in range(len(own)):
@@ -98,7 +100,7 @@ class Nexus(Queued):
         sessions = {
             Session(key[0], self.models[key[0]].max_batch, self._deadlines[key], rate): key
             for key, rate in self._rates.items()
-            if rate > 0.0
+            if rate > 0.0 and key[0] in self.models
         }
         profiles = {
             resource.name: {

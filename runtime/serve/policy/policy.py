@@ -211,6 +211,11 @@ class Policy(ABC):
         expected_s = self.profile(resource.name, model).expected_s(samples)
         return Batch(next(self._numbers), resource.name, model, jobs, samples, start_s, expected_s)
 
+    def strand(self, job: Job) -> None:
+        """Drop a job that waits, and that no model which is loaded now may answer."""
+        self.queued[job.service_class] -= 1
+        self.drop(job, Reason.NO_WORKER, f"no variant of {job.family} that it allows is loaded any more")
+
     def drop(self, job: Job, reason: Reason, message: str) -> None:
         """Give up a job that was accepted and is no longer queued."""
         self._dropped.append((job, Refused(reason, message)))
@@ -219,4 +224,6 @@ class Policy(ABC):
 def missed(job: Job, by_s: float) -> str:
     """The message for a job that would be late by so much."""
     allowed_s = job.deadline_s - job.arrival_s
+    if by_s == inf:
+        return f"no rank that is up has {job.family}"
     return f"it would be {by_s * 1e3:.1f} ms late for its deadline of {allowed_s * 1e3:g} ms"

@@ -40,10 +40,22 @@ class Queued(Policy):
         if key not in self.queues:
             self.queues[key] = Queue()
         self.queues[key].add(self.rank(job), job)
+        job.place = key
+
+    def configure(self, settings: Settings, now_s: float) -> None:
+        """Jobs wait where they would if they came now: their variant may have been unloaded."""
+        waiting = [job for queue in self.queues.values() for _, _, job in queue.entries]
+        self.queues = {}
+        super().configure(settings, now_s)
+        for job in waiting:
+            if self.variants(job):
+                self.requeue(job, now_s)
+            else:
+                self.strand(job)
 
     def withdraw(self, job: Job) -> bool:
         """By its rank."""
-        queue = self.queues.get(self.key(job))
+        queue = self.queues.get(job.place)
         return queue is not None and queue.remove(self.rank(job), job)
 
     def model(self, job: Job) -> str:

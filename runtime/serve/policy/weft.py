@@ -61,8 +61,11 @@ class Weft(Policy):
         self._served = {name: self._served.get(name, Rate()) for name in self.classes}
         self._explorer.forget()
         self._forget_empty()
-        for (_, _, *asked), group in self._by_key.items():
-            group.models = self.allowed(*asked)  # one may have been unloaded, or loaded anew
+        for (_, _, family, accuracy, cost), group in self._by_key.items():
+            group.models = self.allowed(family, accuracy, cost)  # one may have been unloaded, or loaded anew
+            if not group.models:
+                for job in group.take(0, len(group)):
+                    self.strand(job)
             self._connect(group)
         for name in self.resources:
             limit_batches(self._groups, name, now_s)

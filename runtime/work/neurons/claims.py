@@ -109,14 +109,21 @@ def take(words: Words, book: Words, request: int, looks: int, patience: int) -> 
     count, own, others = book[_COUNT], book[_OWN], book[_OTHERS]
     lists = _ARRAYS + 2 * count + 1
     for look in range(looks):
+        # Before each look: a rank that comes late sees the failure, or who failed sees that it has entered.
+        if _over(words, request, count):
+            return OVER
         found = _look(words, book, request, lists, own, _OWN_AT)
         if found < 0 and look >= patience:
             found = _look(words, book, request, lists + own, others, _OTHERS_AT)
         if found >= 0:
             return found
-        if _load(words, ENDED) >= request * count or _load(words, FAILED) == request:
-            return OVER
-    return NOTHING
+    return OVER if _over(words, request, count) else NOTHING
+
+
+@jit
+def _over(words: Words, request: int, count: int) -> bool:
+    """Whether all blocks of a request have ended, or it has failed."""
+    return _load(words, ENDED) >= request * count or _load(words, FAILED) == request
 
 
 @jit

@@ -86,16 +86,27 @@ class Crew:
         self = cls(world, job, spans, await world.window(nbytes if world.node_rank == 0 else 0))
         await self._window.fence()
         # The loop's thread naps longer while a kernel of ours computes on its core.
-        selector, others = world.loop.mpi, world.loop.mpi.computing
-        selector.computing = lambda: self._busy or others()
+        world.loop.mpi.beside.add(self.busy)
         if 0 < self._rank < job.ranks:
             self._thread = threading.Thread(target=self._help, name="neurons", daemon=True)
             self._thread.start()
         return self
 
     async def run(self) -> None:
-        """Run all blocks once; on the front alone, one call at a time. BlockError when one raised."""
-        await asyncio.to_thread(self._front)
+        """Run all blocks once; on the front alone, one call at a time. BlockError when one raised.
+
+        Who is cancelled waits for the blocks that run: until then the arrays are theirs.
+        """
+        work = asyncio.ensure_future(asyncio.to_thread(self._front))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+
+    def busy(self) -> bool:
+        """Whether a block runs on this rank."""
+        return self._busy
 
     def _front(self) -> None:
         self._request += 1
@@ -196,6 +207,7 @@ class Crew:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         self._stopped = True
+        self._world.loop.mpi.beside.discard(self.busy)
         await self._window.close()
         if self._bells is not None:
             self._bells.close()

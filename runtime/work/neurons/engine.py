@@ -218,6 +218,8 @@ class Neurons:
     async def close(self) -> None:
         """End the helpers and give the memory back; collective over the node."""
         async with self._turn:
+            if self._crew is None:
+                return  # closed already
             await self._close_plan()
             del self._bound, self._rows, self._arena, self.parameters
             await self._memory.close()

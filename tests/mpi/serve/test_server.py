@@ -157,6 +157,13 @@ def test_models_come_and_go_while_others_are_served(tmp_path: Path):
                 await service.unload("b")
                 with pytest.raises(UnknownModel):
                     await client.infer("b", samples(1))
+                await service.load("b")  # as before, and with the same questions
+                close_to(4, samples(1), (await client.infer("b", samples(1))).outputs["scores"])
+                again = await client.infer("b", samples(1, width=6), version=1)
+                close_to(5, samples(1, width=6), again.outputs["scores"])
+                loading = asyncio.create_task(service.load("b"))
+                await asyncio.sleep(0)
+                loading.cancel()  # all ranks load it to the end all the same
                 with pytest.raises(UnknownModel, match="has no model 'c'; it holds a, b, broken, empty"):
                     await service.load("c")
                 before = asked

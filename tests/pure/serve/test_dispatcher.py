@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,16 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest():
     asyncio.run(main())
 
 
+def background(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.create_task(coroutine, name=name)
+
+
 def test_what_a_silent_worker_was_given_is_answered_by_another_and_it_is_found_again():
     async def main() -> None:
         lost, well = Fake(0), Fake(1)
         made = dispatcher(lost, well)
         lost.answers = lost.there = False
-        made.watch.start()
+        made.watch.start(background)
         answers = await asyncio.gather(*(made.infer(request(v, best_effort=True)) for v in range(4)))
         assert [answer.outputs["y"].item() for answer in answers] == [0.0, 2.0, 4.0, 6.0]
         assert {answer.resource for answer in answers} == {"rank 1 cpu"}
@@ -172,7 +176,7 @@ def test_who_left_is_not_asked_for_when_the_worker_is_lost():
         left = asyncio.create_task(made.infer(request(1.0)))
         await asyncio.sleep(0)
         left.cancel()
-        made.watch.start()
+        made.watch.start(background)
         while made.status()["workers"][0]["state"] == "ready":
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)  # a look later it is given up
@@ -187,7 +191,7 @@ def test_without_a_worker_that_is_well_the_server_is_not_ready_and_refuses():
     async def main() -> None:
         worker = Fake(0)
         made = dispatcher(worker)
-        made.watch.start()
+        made.watch.start(background)
         assert made.watch.ready
         worker.there = False
         while made.watch.ready:

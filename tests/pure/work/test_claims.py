@@ -127,6 +127,16 @@ def test_a_block_of_another_home_is_taken_when_none_of_ones_own_is_ready():
     assert sorted(each.rank for each in ran) == [0, 0, 1, 1]
 
 
+def test_who_comes_late_to_a_request_that_failed_takes_nothing():
+    found = blocks((1, ()), (1, ()))
+    words = np.zeros(claims.words(2, 2), np.int64)
+    book = claims.book([block.needs for block in found], [0, 1], [])
+    claims.fail(words, 1)
+    claims.begin(book)
+    assert claims.take(words, book, 1, 10, 0) == claims.OVER
+    assert words[claims.ENDED] == 0
+
+
 def test_a_request_that_failed_leaves_nothing_behind():
     found = blocks((1.0, ()), (1.0, (0,)), (1.0, (0, 1)))
     book = claims.book([block.needs for block in found], [0, 1, 2], [])
