@@ -61,10 +61,15 @@ class Queue:
             place += 1
         return place - first
 
+    def samples_of(self, first: int, count: int) -> int:
+        """How many samples so many jobs from place `first` on have together."""
+        if self.samples == len(self.entries):  # of one sample each
+            return count
+        return sum(job.samples for _, _, job in self.entries[first : first + count])
+
     def take(self, first: int, count: int) -> list[Job]:
         """Take out so many jobs from place `first` on."""
-        single = self.samples == len(self.entries)
         taken = [job for _, _, job in self.entries[first : first + count]]
+        self.samples -= self.samples_of(first, len(taken))
         del self.entries[first : first + count]
-        self.samples -= len(taken) if single else sum(job.samples for job in taken)
         return taken

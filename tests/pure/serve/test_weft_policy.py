@@ -33,6 +33,8 @@ def queue(*due_ms: float) -> Queue:
         pytest.param([50] * 40, 32, (0, 32), id="no more than the largest batch"),
         pytest.param([6, *[60] * 7], 32, (0, 4), id="the first allow a small batch, the others can wait"),
         pytest.param([6, *[12] * 12], 32, (1, 12), id="the others can't wait, so the first are left"),
+        pytest.param([*[15] * 10, *[60] * 30], 32, (10, 30), id="enough to fill the largest: those that can"),
+        pytest.param([6, *range(9, 39)], 32, (9, 22), id="as many as that very batch would meet"),
         pytest.param([1, 2], 32, (0, 0), id="none can be met"),
         pytest.param([1, 50], 32, (1, 1), id="the first is past, the second is met"),
     ],
@@ -40,6 +42,13 @@ def queue(*due_ms: float) -> Queue:
 def test_s5_2_a_batch_takes(due_ms, largest, taken):
     found = size(queue(*due_ms), profiles(FAST).of("fast", "a"), 0.0, largest)
     assert found == taken
+
+
+def test_s5_2_a_batch_takes_a_large_job_behind_a_small_one_that_is_past():
+    made = Queue()
+    made.add(1 * MS, job(0, samples=4))
+    made.add(20 * MS, job(1, samples=20))
+    assert size(made, profiles(FAST).of("fast", "a"), 0.0, 32) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,29 @@ def test_s5_2_room_in_a_batch_is_filled_with_another_class_of_the_same_model():
     batch = policy.next(0.0)
     assert isinstance(batch, Batch)
     assert [each.number for each in batch.jobs] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "samples"),
+    [
+        pytest.param(50, 28, id="up to its own deadline where who waits can wait for it"),
+        pytest.param(19, 22, id="no further than who waits for the resource can wait"),
+    ],
+)
+def test_s5_2_where_the_highest_class_keeps_the_resource_busy_room_is_filled(due_ms, samples):
+    policy = started(Weft, FAST)
+    for number in range(400):  # 2,000 a second of either model
+        each = job(number, number / 4 * MS, family="ab"[number % 2])
+        policy.arrive(each, each.arrival_s)
+        policy.cancel(each)
+    for number in range(400, 440):
+        policy.arrive(job(number, 0.1, 2.0, "batch"), 0.1)
+    policy.changed(0.1)
+    policy.arrive(job(440, 0.1, 20 * MS), 0.1)
+    policy.arrive(job(441, 0.1, due_ms * MS, family="b"), 0.1)
+    batch = policy.next(0.1)
+    assert isinstance(batch, Batch)
+    assert (batch.jobs[0].number, batch.samples) == (440, samples)
 
 
 def test_s5_2_more_is_expected_so_a_small_batch_waits_a_little_and_no_longer():
