@@ -39,12 +39,17 @@ Beside = Callable[[Compute, Sequence[RunFolder]], AbstractAsyncContextManager[ob
 """What is to go on beside the training, on the same lane; told where the runs are stored."""
 
 
+def nothing(compute: Compute, folders: Sequence[RunFolder]) -> AbstractAsyncContextManager[None]:
+    """Only the training."""
+    return nullcontext()
+
+
 async def train(
     world: World,
     jobs: Sequence[Job],
     *,
     resume: Sequence[Path] = (),
-    beside: Beside = lambda compute, folders: nullcontext(),
+    beside: Beside = nothing,
 ) -> list[Result]:
     """Train all jobs at once; every rank calls it alike. `resume` are runs to go on with, one a job.
 
@@ -77,7 +82,7 @@ class Fleet:
         self._steps = [one.job.train.total_steps(len(one.data.train)) for one in ready]
         self._claims = [claim(one.replica.graph, one.job, world.size) for one in ready]
 
-    async def run(self, beside: Beside) -> list[Result]:
+    async def run(self, beside: Beside = nothing) -> list[Result]:
         """Train all to their ends."""
         world = self._world
         with ExitStack() as stack:

@@ -60,13 +60,16 @@ class Weft(Policy):
         """All groups are connected to the resources anew."""
         self._served = {name: self._served.get(name, Rate()) for name in self.classes}
         self._explorer.forget()
-        self._forget_empty()
-        for (_, _, family, accuracy, cost), group in self._by_key.items():
+        for key, group in tuple(self._by_key.items()):
+            _, _, family, accuracy, cost = key
             group.models = self.allowed(family, accuracy, cost)  # one may have been unloaded, or loaded anew
-            if not group.models:
+            if group.models:
+                self._connect(group)
+            else:
+                del self._by_key[key]
                 for job in group.take(0, len(group)):
                     self.strand(job)
-            self._connect(group)
+        self._sort()
         for name in self.resources:
             limit_batches(self._groups, name, now_s)
 
