@@ -29,6 +29,7 @@ from weft.runtime.serve.request import (
 )
 
 ANY = (-1, -1)
+IMAGE = (-1, 1, 8, 8)
 VERSIONS = ("1", "2")
 
 
@@ -40,7 +41,9 @@ class Fake:
     requests: list[InferRequest] = field(default_factory=list)
     cancelled: int = 0
     held: asyncio.Event = field(default_factory=asyncio.Event)  # the model "slow" waits for it
-    loaded: set[str] = field(default_factory=lambda: {"echo", "slow", "broken", "full", "impossible"})
+    loaded: set[str] = field(
+        default_factory=lambda: {"echo", "digits", "slow", "broken", "full", "impossible"}
+    )
     configs: dict[str, Any] = field(default_factory=dict)
     counted: dict[str, ModelStatistics] = field(default_factory=dict)
 
@@ -58,6 +61,8 @@ class Fake:
         ready = name in self.loaded
         inputs = (TensorInfo("x", "FP32", ANY),)
         outputs = (TensorInfo("y", "FP32", ANY), TensorInfo("half", "BF16", ANY))
+        if name == "digits":  # as `weft train digits-mlp` leaves it
+            inputs, outputs = (TensorInfo("x", "FP32", IMAGE),), (TensorInfo("dense_2", "FP32", (-1, 10)),)
         reason, config = "" if ready else "not loaded", self.configs.get(name, {})
         return ModelInfo(name, VERSIONS, version, "weft_onnx", inputs, outputs, 8, ready, reason, config)
 
@@ -83,6 +88,10 @@ class Fake:
                 raise Refused(Reason.IMPOSSIBLE, "no resource meets 1 ms")
         array = next(iter(request.inputs.values()))
         outputs = {"y": array, "half": array} if array.dtype == np.float32 else {"y": array}
+        if request.model == "digits":
+            if list(request.inputs) != ["x"] or array.dtype != np.float32 or array.shape[1:] != IMAGE[1:]:
+                raise WrongInput("digits takes x FP32 [-1, 1, 8, 8]")
+            outputs = {"dense_2": array.reshape(-1, 64)[:, :10]}
         if unknown := [name for name in request.outputs if name not in outputs]:
             raise WrongInput(f"no output {unknown[0]!r}; there are {', '.join(outputs)}")
         self._count(request.model, len(array))

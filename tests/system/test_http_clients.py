@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
 import warnings
 from collections.abc import Iterator
 
@@ -184,4 +186,13 @@ def test_the_session_that_the_readme_shows(server: Serving):
     text = (ROOT / "README.md").read_text().partition("## Answers on time")[2]
     session = text.partition("```python\n")[2].partition("```")[0].replace("localhost:8000", server.url[7:])
     assert "tritonclient" in session
-    exec(compile(session.replace('"digits"', '"echo"'), "README.md", "exec"), {})
+    exec(compile(session, "README.md", "exec"), {})
+
+
+def test_the_request_that_the_page_on_http_shows(server: Serving):
+    text = (ROOT / "docs" / "http.md").read_text().partition("v2/models/digits/infer -d '")[2]
+    with urllib.request.urlopen(
+        f"{server.url}/v2/models/digits/infer", text.partition("'")[0].encode()
+    ) as answer:
+        (output,) = json.load(answer)["outputs"]
+    assert (output["name"], output["shape"]) == ("dense_2", [1, 10])

@@ -151,7 +151,11 @@ def test_it_says_what_is_served_and_where(server: Running):
 
 def test_s5_3_a_checkpoint_answers_raw_samples_as_it_was_trained_to(server: Running):
     with triton.InferenceServerClient(server.address) as client:
-        (output,) = client.get_model_metadata("digits")["outputs"]
+        metadata = client.get_model_metadata("digits")
+        (output,) = metadata["outputs"]
+        # What README.md and docs/http.md ask of it, and the fake model of tests/serving.py stands for.
+        assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+        assert output == {"name": "dense_2", "datatype": "FP32", "shape": [-1, 10]}
         images, labels = load_digits(return_X_y=True)
         right = 0
         for start in range(0, 1600, 32):
