@@ -9,6 +9,7 @@ Under mpirun every rank runs this file with the same arguments, and one should s
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 import time
@@ -61,6 +62,10 @@ def main() -> None:
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
     """A command: usage was right, so all ranks may speak again; a WeftError is a message, not a traceback."""
+
+    # Typer keeps a paragraph's line ends, which a terminal of another width breaks in mid-sentence.
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    function.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **keys: P.kwargs) -> None:
@@ -244,7 +249,12 @@ def serve(
     ] = "",
     policy: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Decide so what is computed when (weft).", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="Decide so what is computed when: weft (which is taken), clockwork, first_come, nexus or "
+            "triton.",
+            show_default=False,
+        ),
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Compute there.")] = "auto",
     profile: Annotated[
@@ -277,14 +287,15 @@ def serve(
 @command
 def train_and_serve(
     job: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="JOB",
-            help="A job file with a [serve] table, or a packaged job's name.",
+            help="A job file, perhaps with a \\[serve] table, or a packaged job's name. Not needed with "
+            "--resume: the run has its job.",
             autocompletion=complete_job,
             show_default=False,
         ),
-    ],
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")
     ] = None,
@@ -304,17 +315,25 @@ def train_and_serve(
     Inference goes before training on every rank's lane. Served are the model's newest checkpoint, under the
     job's name with the step as its version, and the models of \\[serve] repository.
     """
-    from .train.job import load_job
+    from .train.job import Job, load_job
 
-    overrides = list(set_ or [])
+    def load() -> Job:
+        if job is not None:
+            return load_job(job, list(set_ or []))
+        if resume is None:
+            raise Mistake("no job was named: give a .toml file or a packaged job, or --resume RUN")
+        from .observe import RunFolder
+
+        return load_job(str(RunFolder.open(resume).job), list(set_ or []))
+
     if launcher_rank() is None:
-        load_job(job, overrides)  # says what is wrong with it where there is no MPI to run it
+        load()  # says what is wrong with a job where there is no MPI to run it
 
     from .message import World, run
     from .serve.program import run as run_both
 
     async def main(world: World) -> None:
-        await run_both(world, load_job(job, overrides), [resume] if resume else [], token)
+        await run_both(world, load(), [resume] if resume else [], token)
 
     run(main)
 

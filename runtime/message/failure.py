@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 from mpi4py import MPI
 
-from ..errors import Mistake, PeerFailure, WeftError
+from ..errors import MachineError, Mistake, PeerFailure, WeftError
 from .control import MESSAGE_BYTES, Control
 from .mpi import launched_as, unlink_segments
 
@@ -47,7 +47,7 @@ TEXT_BYTES = MESSAGE_BYTES // 2
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What went wrong on one rank: `text` is a traceback, or a Mistake's message."""
+    """What went wrong on one rank: `text` is a traceback, or where it is `plain` all that a reader wants."""
 
     rank: int
     size: int
@@ -55,12 +55,13 @@ class Report:
     where: str
     text: str
     status: int
-    mistake: bool = False
+    plain: bool = False
 
 
 def report_of(error: BaseException, rank: int, size: int, host: str, where: str) -> Report:
     """The report of an uncaught exception; `where` says what it ended ("main", a task's name)."""
-    if isinstance(error, Mistake):
+    plain = isinstance(error, Mistake | MachineError)  # not Weft's own fault: where it was seen helps nobody
+    if isinstance(error, Mistake | MachineError):
         text, status = str(error), error.exit_status
     elif isinstance(error, SystemExit):
         # Like Python itself: sys.exit("text") prints the text, sys.exit(3) nothing.
@@ -69,7 +70,7 @@ def report_of(error: BaseException, rank: int, size: int, host: str, where: str)
     else:
         text = "".join(traceback.format_exception(type(error), error, frames_of(error))).rstrip()
         status = error.exit_status if isinstance(error, WeftError) else 1
-    return Report(rank, size, host, where, shortened(text), status, isinstance(error, Mistake))
+    return Report(rank, size, host, where, shortened(text), status, plain)
 
 
 def frames_of(error: BaseException) -> TracebackType | None:
@@ -110,7 +111,7 @@ def render(reports: Iterable[Report]) -> str:
         size = group[0].size
         hosts = ", ".join(dict.fromkeys(r.host for r in group))
         who = f"{ranks_text([r.rank for r in group])} of {size} on {hosts}"
-        if group[0].mistake:
+        if group[0].plain:
             paragraphs.append(f"weft: {text}" + ("" if len(group) == size else f" ({who})"))
         elif len(text.splitlines()) == 1:
             paragraphs.append(f"weft: {who} failed in {where}: {text}")

@@ -88,9 +88,9 @@ class Served:
             raise WrongInput(f"inputs of {self.name} have different numbers of samples: {sorted(counts)}")
         (count,) = counts
         if not 1 <= count <= self.largest:
+            advice = ": split it, or set max_batch in the model's weft.toml" if count else ""
             raise WrongInput(
-                f"a request for {self.name} has 1 to {self.largest} samples, and this one {count}: split it, "
-                "or set max_batch in the model's weft.toml"
+                f"a request for {self.name} has 1 to {self.largest} samples, and this one {count}{advice}"
             )
         return count, arrays
 
@@ -128,6 +128,9 @@ class Catalog:
 
     settings: ServerSettings
     loaded: dict[str, dict[int, Served]] = field(default_factory=dict)
+    awaited: dict[str, str] = field(
+        default_factory=dict
+    )  # models that are to come, and why they are not here
 
     def add(self, served: Served) -> None:
         """Serve it, in the place of the one of that number, if there is one."""
@@ -152,6 +155,8 @@ class Catalog:
     def find(self, model: str, version: str = "") -> Served:
         """The version that a request names, or the newest; UnknownModel."""
         versions = self.versions(model)
+        if not versions and (reason := self.awaited.get(model)):
+            raise UnknownModel(f"model {model!r} is not loaded yet: {reason}")
         if not versions:
             there = _listed(name for name in self.loaded if self.versions(name))
             raise UnknownModel(f"no model {model!r} is loaded; there are {there}")

@@ -18,8 +18,12 @@ from .settings import ModelSettings
 LOOK_S = 0.5
 
 
-async def follow(loading: Loading, name: str, run: RunFolder, largest: int) -> None:
-    """Serve the newest checkpoint of a run under `name`, for ever."""
+async def follow(loading: Loading, name: str, run: RunFolder, largest: int, every: int) -> None:
+    """Serve the newest checkpoint of a run under `name`, for ever; one is written every so many steps."""
+    when = (
+        f"the first comes after step {every}" if every else "with [checkpoint] every = 0 it comes at the end"
+    )
+    loading.await_model(name, f"no checkpoint yet: {when}")
     settings = ModelSettings(max_batch=largest)
     served = None
     while True:
@@ -28,6 +32,7 @@ async def follow(loading: Loading, name: str, run: RunFolder, largest: int) -> N
             step = int(newest.stem.rpartition("-")[2])
             version = Version(name, 1, newest, Platform.CHECKPOINT, shown=str(step))
             # One that was removed for newer ones before all ranks had read it is left out.
-            await loading.put(Entry(name, settings, (version,)))
+            if problems := await loading.put(Entry(name, settings, (version,))):
+                loading.await_model(name, "\n".join(problems))
             served = newest
         await asyncio.sleep(LOOK_S)

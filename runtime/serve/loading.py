@@ -14,12 +14,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..errors import Mistake, WeftError
+from ..message.failure import ranks_text
 from .catalog import Catalog, Served
 from .dispatcher import Dispatcher
 from .link import Link
 from .profiling import Profiler
 from .repository import Entry, Repository, Version
 from .request import ModelInfo, UnknownModel
+from .worker import ELSEWHERE
 
 DRAINED_S = 0.01  # between looks at whether an old model is still needed
 OVERRIDES = ("max_batch_size",)
@@ -78,17 +80,25 @@ class Loading:
         """Wait until nothing is loaded or unloaded, and let nothing be any more."""
         await self._lock.acquire()
 
+    def await_model(self, name: str, reason: str) -> None:
+        """Tell whoever asks why this model is not here, until it is loaded."""
+        self._catalog.awaited[name] = reason
+
     def index(self) -> list[ModelInfo]:
         """Every model and version in the repository or loaded, with the reason where one is not ready."""
         found: dict[tuple[str, str], ModelInfo] = {}
         entries = {} if self._repository is None else self._repository.scan()
         for name, entry in entries.items():
+            entry = self._checked(entry)
             if not entry.versions:
                 found[name, ""] = _unready(name, "", "", entry.reason)
             for version in entry.versions:
                 reason = version.reason or self._problems.get((name, version.number), "is not loaded")
                 number = str(version.number)
                 found[name, number] = _unready(name, number, str(version.platform or ""), reason)
+        for name, reason in self._catalog.awaited.items():
+            if name not in self._catalog.loaded:
+                found[name, ""] = _unready(name, "", "", reason)
         for served in self._catalog.all():
             found[served.version.model, served.version.title] = self.info(served)
         return [found[key] for key in sorted(found)]
@@ -117,7 +127,16 @@ class Loading:
         except Mistake as error:
             raise UnknownModel(str(error)) from None
 
+    def _checked(self, entry: Entry) -> Entry:
+        """With a reason against it where its settings name a class that the server has not."""
+        name, classes = entry.settings.default_class, self._catalog.settings.classes
+        if name is None or name in classes:
+            return entry
+        reason = f"default_class = {name!r} in its weft.toml: the server has {', '.join(classes)}"
+        return Entry(entry.name, reason=reason)
+
     async def _load(self, entry: Entry) -> list[str]:
+        entry = self._checked(entry)
         name = entry.name
         problems = [entry.reason] if entry.reason else []
         old = list(self._catalog.loaded.get(name, {}).values())
@@ -143,13 +162,9 @@ class Loading:
             for link in self._links
         )
         results = await asyncio.gather(*calls, return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        for error in errors:
-            if not isinstance(error, WeftError):
-                raise error
         told = [result for result in results if not isinstance(result, BaseException)]
-        problem = "\n".join(dict.fromkeys(str(error) for error in errors))
-        if not errors and any(other != told[0] for other in told):
+        problem = _merged(self._links, results)
+        if not problem and any(other != told[0] for other in told):
             problem = f"{version.path}: the ranks have read different models there: is it one file system?"
         if not problem:
             served = Served.of(version, settings, key, told[0], settings.max_batch)
@@ -192,6 +207,24 @@ class Loading:
 
     async def _unload(self, key: str) -> None:
         await asyncio.gather(*(link.unload(key) for link in self._links))
+
+
+def _merged(links: Sequence[Link], results: Sequence[Any]) -> str:
+    """What the ranks could not load and why, one line a reason; raises what is no WeftError."""
+    who: dict[str, list[int]] = {}
+    for link, result in zip(links, results, strict=True):
+        if isinstance(result, WeftError):
+            who.setdefault(str(result), []).append(link.rank)
+        elif isinstance(result, BaseException):
+            raise result
+    if len(who) > 1:
+        who.pop(ELSEWHERE, None)
+    hosts = {link.rank: link.host for link in links}
+    lines = []
+    for text, ranks in who.items():
+        where = ", ".join(dict.fromkeys(hosts[rank] for rank in ranks))
+        lines.append(text if len(ranks) == len(links) else f"{ranks_text(ranks)} on {where}: {text}")
+    return "\n".join(lines)
 
 
 def _unready(name: str, version: str, platform: str, reason: str) -> ModelInfo:

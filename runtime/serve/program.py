@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,7 +52,11 @@ async def serve(world: World, options: Options) -> None:
             return
         if options.measure:
             print(server.profiles, flush=True)
-        async with answering(server, options.host, options.port, options.token):
+        if not server.service.index():
+            print(
+                f"weft: no model in {options.repository}: it has no NAME/VERSION/model.onnx yet", flush=True
+            )
+        async with answering(server, options.host, options.port, options.token, "--host and --port"):
             await stop.wait()
         world.stop_status = 0
 
@@ -76,22 +81,29 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
                 yield
                 return
             following = world.background(
-                follow(server.loading, job.name, folders[0], section.max_batch), "the model's checkpoints"
+                follow(server.loading, job.name, folders[0], section.max_batch, job.checkpoint.every),
+                "the model's checkpoints",
             )
-            async with answering(server, section.host, section.port, token):
+            await asyncio.sleep(0)  # it tells what is awaited before the models are listed
+            ways = "--set serve.host=ADDRESS and --set serve.port=N"
+            async with answering(server, section.host, section.port, token, ways):
                 yield
                 if section.after == "serve":
                     if not stop.is_set():
-                        world.stop_status = 0  # training has ended; nothing is cut short
+                        print("weft: training has ended; serving until Ctrl-C or SIGTERM", flush=True)
+                        world.stop_status = 0  # nothing is cut short
                     await stop.wait()
             following.cancel()
 
-    return await fleet.train(world, [job], resume=resume, beside=beside)
+    return await fleet.train(world, [job], resume=resume, beside=beside, command="weft run")
 
 
 @asynccontextmanager
-async def answering(server: Server, host: str, port: int, token: str) -> AsyncIterator[None]:
-    """On rank 0: answer over HTTP; at the end what has been accepted, and no more."""
+async def answering(server: Server, host: str, port: int, token: str, ways: str) -> AsyncIterator[None]:
+    """On rank 0: answer over HTTP; at the end what has been accepted, and no more.
+
+    `ways` are how another host and port are chosen.
+    """
     try:
         from .http import HttpServer, HttpSettings
     except ModuleNotFoundError as error:
@@ -100,14 +112,31 @@ async def answering(server: Server, host: str, port: int, token: str) -> AsyncIt
         ) from error
     assert server.service is not None
     front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
-    await front.start()
+    try:
+        await front.start()
+    except MachineError as error:
+        raise MachineError(f"{error}; choose another with {ways}") from error
     print(table(server.service), flush=True)
     print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
+    if not token and not loopback(host):
+        print(
+            f"weft: warning: whoever reaches {front.url} may use this machine and load models; "
+            "set WEFT_TOKEN to ask for a token",
+            flush=True,
+        )
     try:
         yield
     finally:
         server.drain()
         await front.stop(DRAIN_S)
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def table(service: Service) -> str:

@@ -83,23 +83,41 @@ class Repository:
 
     def scan(self) -> Mapping[str, Entry]:
         """Every model by name."""
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
-        return {path.name: self.entry(path.name) for path in folders}
+        return {name: self.entry(name) for name in self._names()}
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
 
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
         folder = self.root / name
         if name in ("", "..") or Path(name).name != name or not folder.is_dir():
-            known = ", ".join(sorted(path.name for path in self.root.iterdir() if path.is_dir())) or "nothing"
+            known = ", ".join(self._names()) or "nothing"
             raise Mistake(f"the repository {self.root} has no model {name!r}; it holds {known}")
         try:
             settings = read_settings(ModelSettings, folder / SETTINGS)
         except JobError as error:
             return Entry(name, reason=str(error))
-        numbers = sorted(int(path.name) for path in folder.iterdir() if _is_version(path))
-        versions = tuple(_version(name, number, folder / str(number)) for number in numbers)
+        if absent := [v.model for v in settings.variants if not (self.root / v.model).is_dir()]:
+            known = ", ".join(self._names())
+            return Entry(
+                name, reason=f"variants in {folder / SETTINGS}: no model {absent[0]!r}; there are {known}"
+            )
+        there = {int(path.name) for path in folder.iterdir() if _is_version(path)}
+        numbers = sorted(there | set(settings.versions or ()) if there else there)
+        versions = tuple(
+            _version(name, number, folder / str(number))
+            if number in there
+            else Version(name, number, folder / str(number), reason=_no_version(folder, number, there))
+            for number in numbers
+        )
         reason = "" if versions else f"{folder} has no version: a folder named 1, 2, … with a model in it"
         return Entry(name, settings, versions, reason)
+
+
+def _no_version(folder: Path, number: int, there: set[int]) -> str:
+    known = ", ".join(map(str, sorted(there)))
+    return f"versions in {folder / SETTINGS}: there is no version {number}; there are {known}"
 
 
 def _is_version(path: Path) -> bool:

@@ -70,7 +70,7 @@ class Server:
         try:
             chosen = choose_device(device, world.node_rank)
         except DeviceUnavailable as error:
-            raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
+            raise MachineError(str(error)) from error
         await share_cores(world)
         async with AsyncExitStack() as stack:
             if compute is None:

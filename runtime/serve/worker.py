@@ -40,6 +40,7 @@ from .repository import Platform
 from .source import Source, read
 
 PRIORITY = -1
+ELSEWHERE = "another rank of the node could not read it"
 LOADING = 1 << 60  # behind everything: compiling a new model must not hold up those that are served
 
 
@@ -93,7 +94,7 @@ class Worker:
     ) -> dict[str, Any]:
         """Load a model under `key`; what it is (source.py). Collective over the node, as is a failure.
 
-        A WeftError says what is wrong, and where. `unload` then takes back what was done.
+        A WeftError says what is wrong. `unload` then takes back what was done.
         """
         source, problem = None, ""
         try:
@@ -103,7 +104,7 @@ class Worker:
         if not Path(path).exists():
             problem = f"{path} does not exist here: all ranks read the repository from one shared file system"
         if not await self._all(source is not None):
-            raise Mistake(f"{self._where}: {problem or 'another rank of the node could not read it'}")
+            raise Mistake(problem or ELSEWHERE)
         assert source is not None
         loaded = self._loaded[key] = Loaded(None, None)
         parameters = await self._share(source, loaded)
@@ -111,7 +112,7 @@ class Worker:
             model = Model(source, self._device, parameters, largest)
             await self._first_of_the_node_first(self._run_all(self._warm_ups(model, largest)))
         except Exception as error:
-            raise WeftError(f"{self._where}: {path}: {type(error).__name__}: {error}") from error
+            raise WeftError(f"{path}: {type(error).__name__}: {error}") from error
         loaded.model = model
         return source.describe()
 

@@ -50,17 +50,19 @@ async def train(
     *,
     resume: Sequence[Path] = (),
     beside: Beside = nothing,
+    command: str = "weft train",
 ) -> list[Result]:
     """Train all jobs at once; every rank calls it alike. `resume` are runs to go on with, one a job.
 
-    `beside` is entered before the first step and left after the last.
+    `beside` is entered before the first step and left after the last. `command` is what goes on with a run.
 
     Raises JobError, GraphError, DataError, CheckpointError or MachineError before anything is computed. Of a
     single job it also raises whatever a kernel raises; among several the result tells of a failure.
     """
     # A signal ends the runs behind a step (loop.py), with checkpoints; with no callback it would cancel main.
     world.on_stop(lambda: None)
-    return await Fleet(world, await prepare(world, jobs, resume or [None] * len(jobs))).run(beside)
+    ready = await prepare(world, jobs, resume or [None] * len(jobs))
+    return await Fleet(world, ready, command).run(beside)
 
 
 def claim(graph: Graph, job: Job, ranks: int) -> Claim:
@@ -72,8 +74,9 @@ def claim(graph: Graph, job: Job, ranks: int) -> Claim:
 class Fleet:
     """Prepared models on this rank."""
 
-    def __init__(self, world: World, ready: Sequence[Prepared]) -> None:
+    def __init__(self, world: World, ready: Sequence[Prepared], command: str) -> None:
         self._world = world
+        self._command = command
         self._ready = ready
         traced = any(one.job.run.trace for one in ready)
         self._trace = Trace(world.rank, world.host, limit=SPANS // world.size if traced else 0)
@@ -120,8 +123,11 @@ class Fleet:
             logs[0].note(self._headline())
         else:
             trainers = [
-                Trainer(self._world, self._world.comm, self._ready[0], compute, logs[0], wire=self._wire)
-            ]
+                Trainer(
+                    self._world, self._world.comm, self._ready[0], compute, logs[0],
+                    wire=self._wire, command=self._command,
+                )
+            ]  # fmt: skip
         for trainer in trainers:
             await trainer.start()
         results = await self._together(trainers)

@@ -212,7 +212,7 @@ def _device(world: World, jobs: Sequence[Job]) -> Device:
     try:
         devices = [choose_device(kind, world.node_rank) for kind in dict.fromkeys(job.device for job in jobs)]
     except DeviceUnavailable as error:
-        raise MachineError(f"rank {world.rank} on host {world.host}: {error}") from error
+        raise MachineError(str(error)) from error
     if len({device.asynchronous for device in devices}) > 1:
         wishes = ", ".join(f"{job.name} device = {job.device}" for job in jobs)
         raise Mistake(f"jobs that train together share a device: {wishes}; choose one with --device")

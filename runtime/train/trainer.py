@@ -60,7 +60,8 @@ class Result:
 class Trainer:
     """A prepared model, its communicator and its part of the lane.
 
-    `compute` has a group if the model may fail alone; what then fails on one rank is told to all.
+    `compute` has a group if the model may fail alone; what then fails on one rank is told to all. `command`
+    is what goes on with a run that was stopped.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Trainer:
         wire: Wire,
         turns: Turn | None = None,
         model: int = 0,
+        command: str = "weft train",
     ) -> None:
         self._world = world
         self._comm = comm
@@ -84,6 +86,7 @@ class Trainer:
         self._first_step = ready.first_step
         self._compute = compute
         self._log = log
+        self._command = command
         self._loop = TrainingLoop(
             world, comm, job, ready.data, ready.replica, compute,
             on_step=self._on_step, wire=wire, memory=ready.memory, turns=turns, model=model,
@@ -177,7 +180,7 @@ class Trainer:
             text += f"; test loss {score.loss:.4f}"
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
         text += f"\nstored in {result.folder}"
-        return text + (f"; go on with: weft train --resume {result.folder}" if result.stopped else "")
+        return text + (f"; go on with: {self._command} --resume {result.folder}" if result.stopped else "")
 
     async def _write_sample(self) -> None:
         assert self._job.sample is not None

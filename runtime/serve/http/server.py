@@ -66,8 +66,7 @@ class HttpServer:
             )
         except OSError as error:
             raise MachineError(
-                f"can't listen on {self.settings.host} port {self.settings.port}: {error}; "
-                "choose another with --host and --port"
+                f"can't listen on {self.settings.host} port {self.settings.port}: {error.strerror or error}"
             ) from error
         self._check()
 
