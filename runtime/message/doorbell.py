@@ -81,6 +81,7 @@ class Doorbells:
         """Nobody can ring any more."""
         self.woke()
         self._bell.close()
+        self._byte = {}  # whoever rings now rings nobody
         self._memory.close()
 
     def _address(self, rank: int) -> str:
