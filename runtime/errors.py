@@ -11,7 +11,8 @@
     ├── TaskError                  1   a task that was submitted to a pool raised; the same of where it ran
     └── MachineError               3   the environment: no MPI, no shared memory, no GPU, a full disk
 
-Every message says what happened, the value that was seen, and what to do about it.
+Every message says what happened, the value that was seen, and what to do about it. Where a Mistake or a
+MachineError ends the program it is all that is printed; anything else comes with its traceback.
 """
 
 from __future__ import annotations

@@ -128,9 +128,7 @@ class Catalog:
 
     settings: ServerSettings
     loaded: dict[str, dict[int, Served]] = field(default_factory=dict)
-    awaited: dict[str, str] = field(
-        default_factory=dict
-    )  # models that are to come, and why they are not here
+    awaited: dict[str, str] = field(default_factory=dict)  # models to come, and why they are not here
 
     def add(self, served: Served) -> None:
         """Serve it, in the place of the one of that number, if there is one."""

@@ -20,10 +20,8 @@ LOOK_S = 0.5
 
 async def follow(loading: Loading, name: str, run: RunFolder, largest: int, every: int) -> None:
     """Serve the newest checkpoint of a run under `name`, for ever; one is written every so many steps."""
-    when = (
-        f"the first comes after step {every}" if every else "with [checkpoint] every = 0 it comes at the end"
-    )
-    loading.await_model(name, f"no checkpoint yet: {when}")
+    when = f"after step {every}" if every else "at the end of training, for [checkpoint] every is 0"
+    loading.await_model(name, f"no checkpoint yet: the first comes {when}")
     settings = ModelSettings(max_batch=largest)
     served = None
     while True:

@@ -163,7 +163,7 @@ class Loading:
         )
         results = await asyncio.gather(*calls, return_exceptions=True)
         told = [result for result in results if not isinstance(result, BaseException)]
-        problem = _merged(self._links, results)
+        problem = merged(self._links, results)
         if not problem and any(other != told[0] for other in told):
             problem = f"{version.path}: the ranks have read different models there: is it one file system?"
         if not problem:
@@ -209,7 +209,7 @@ class Loading:
         await asyncio.gather(*(link.unload(key) for link in self._links))
 
 
-def _merged(links: Sequence[Link], results: Sequence[Any]) -> str:
+def merged(links: Sequence[Link], results: Sequence[Any]) -> str:
     """What the ranks could not load and why, one line a reason; raises what is no WeftError."""
     who: dict[str, list[int]] = {}
     for link, result in zip(links, results, strict=True):

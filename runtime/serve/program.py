@@ -40,6 +40,8 @@ async def serve(world: World, options: Options) -> None:
     """Serve until a signal comes; every rank calls it alike."""
     stop = asyncio.Event()
     world.on_stop(stop.set)
+    if world.rank == 0:
+        await require_front(options.host, options.port, "--host and --port")
     async with await Server.open(
         world,
         options.repository,
@@ -53,10 +55,8 @@ async def serve(world: World, options: Options) -> None:
         if options.measure:
             print(server.profiles, flush=True)
         if not server.service.index():
-            print(
-                f"weft: no model in {options.repository}: it has no NAME/VERSION/model.onnx yet", flush=True
-            )
-        async with answering(server, options.host, options.port, options.token, "--host and --port"):
+            print(f"weft: no model in {options.repository}: give it NAME/VERSION/model.onnx", flush=True)
+        async with answering(server, options.host, options.port, options.token):
             await stop.wait()
         world.stop_status = 0
 
@@ -66,6 +66,9 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
     section = job.serve or ServeSection()
     stop = asyncio.Event()
     world.on_stop(stop.set)
+    if world.rank == 0:
+        ways = "--set serve.host=ADDRESS and --set serve.port=N"
+        await require_front(section.host, section.port, ways)
 
     @asynccontextmanager
     async def beside(compute: Compute, folders: Sequence[RunFolder]) -> AsyncIterator[None]:
@@ -85,8 +88,7 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
                 "the model's checkpoints",
             )
             await asyncio.sleep(0)  # it tells what is awaited before the models are listed
-            ways = "--set serve.host=ADDRESS and --set serve.port=N"
-            async with answering(server, section.host, section.port, token, ways):
+            async with answering(server, section.host, section.port, token):
                 yield
                 if section.after == "serve":
                     if not stop.is_set():
@@ -98,24 +100,31 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
     return await fleet.train(world, [job], resume=resume, beside=beside, command="weft run")
 
 
-@asynccontextmanager
-async def answering(server: Server, host: str, port: int, token: str, ways: str) -> AsyncIterator[None]:
-    """On rank 0: answer over HTTP; at the end what has been accepted, and no more.
+async def require_front(host: str, port: int, ways: str) -> None:
+    """MachineError, before models are loaded and measured, where HTTP could not be spoken on that address.
 
-    `ways` are how another host and port are chosen.
+    `ways` are how another is chosen.
     """
     try:
-        from .http import HttpServer, HttpSettings
+        from .http import require_address
     except ModuleNotFoundError as error:
         raise MachineError(
             f"serving over HTTP needs {error.name}, which is missing: pip install 'weft[serve]'"
         ) from error
-    assert server.service is not None
-    front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
     try:
-        await front.start()
+        await require_address(host, port)
     except MachineError as error:
         raise MachineError(f"{error}; choose another with {ways}") from error
+
+
+@asynccontextmanager
+async def answering(server: Server, host: str, port: int, token: str) -> AsyncIterator[None]:
+    """On rank 0: answer over HTTP; at the end what has been accepted, and no more."""
+    from .http import HttpServer, HttpSettings
+
+    assert server.service is not None
+    front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
+    await front.start()
     print(table(server.service), flush=True)
     print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
     if not token and not loopback(host):

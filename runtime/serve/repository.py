@@ -98,11 +98,9 @@ class Repository:
             settings = read_settings(ModelSettings, folder / SETTINGS)
         except JobError as error:
             return Entry(name, reason=str(error))
-        if absent := [v.model for v in settings.variants if not (self.root / v.model).is_dir()]:
-            known = ", ".join(self._names())
-            return Entry(
-                name, reason=f"variants in {folder / SETTINGS}: no model {absent[0]!r}; there are {known}"
-            )
+        if absent := [v.model for v in settings.variants if v.model not in (models := self._names())]:
+            reason = f"variants in {folder / SETTINGS}: no model {absent[0]!r}; there are {', '.join(models)}"
+            return Entry(name, reason=reason)
         there = {int(path.name) for path in folder.iterdir() if _is_version(path)}
         numbers = sorted(there | set(settings.versions or ()) if there else there)
         versions = tuple(

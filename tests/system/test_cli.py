@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from tests.launch import VENDORS, environment, mpiexec, run
+from weft.runtime.serve.policy import POLICIES
 
 
 def weft(*arguments: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -50,9 +51,12 @@ def test_version() -> None:
         (["report"], ["RUN", "loss.png", "timeline.png"]),
         (
             ["serve"],
-            ["REPO", "--host", "--port", "--token", "--policy", "--profile", "NAME/VERSION/model.onnx"],
+            ["REPO", "--host", "--port", "--token", *POLICIES, "--profile", "NAME/VERSION/model.onnx"],
         ),
-        (["run"], ["JOB", "--resume", "--set", "--token", "[serve]", "mpirun -n 4 weft run job.toml"]),
+        (
+            ["run"],
+            ["JOB", "--resume", "--set", "--token", "a [serve] table", "mpirun -n 4 weft run job.toml"],
+        ),
     ],
     ids=["of weft", "of train", "of info", "of report", "of serve", "of run"],
 )
@@ -81,6 +85,7 @@ WRONG = {
         2,
         "weft: no job was named: give a .toml file or a packaged job (weft train digits), or",
     ),
+    "no job to run": (["run"], 2, "weft: no job was named: give a .toml file or a packaged job, or --resume"),
     "more jobs than runs": (
         ["train", "digits", "digits-mlp", "--resume", "runs/x"],
         2,

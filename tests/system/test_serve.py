@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -307,8 +308,11 @@ def test_one_rank_serves_without_mpirun_and_wants_its_token(repository: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serve", "nowhere"], "the model repository nowhere does not exist"),
-        (["serve", ".", "--policy", "hope"], "there is no policy 'hope'; there are first_come"),
+        (["serve", "nowhere", "--port", "0"], "the model repository nowhere does not exist"),
+        (
+            ["serve", ".", "--port", "0", "--policy", "hope"],
+            "there is no policy 'hope'; there are first_come",
+        ),
     ],
     ids=["no repository", "no policy"],
 )
@@ -316,6 +320,35 @@ def test_what_is_wrong_is_said_once(arguments: list[str], words: str, tmp_path: 
     result = launch.mpiexec(2, [*CLI, *arguments], cwd=tmp_path, timeout=LIMIT_S)
     assert result.returncode == 2
     assert result.stderr.count(words) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ways"),
+    [
+        (["serve", "."], "--host and --port"),
+        (["run", "digits-mlp"], "--set serve.host=ADDRESS and --set serve"),
+    ],
+    ids=["serve", "run"],
+)
+def test_an_address_that_is_taken_is_told_in_a_line(arguments: list[str], ways: str, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        option = ["--port", f"{port}"] if arguments[0] == "serve" else ["--set", f"serve.port={port}"]
+        result = launch.mpiexec(2, [*CLI, *arguments, *option], cwd=tmp_path, timeout=LIMIT_S)
+    assert result.returncode == 3
+    (line,) = re.findall("weft: .*", result.stderr)
+    assert re.search(rf"can't listen on 127.0.0.1 port {port}: .* in use; choose another with {ways}", line)
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_repository_without_a_model_is_told(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    arguments = ["serve", str(tmp_path / "models"), "--port", "0", "--host", "0.0.0.0"]
+    with running(0, arguments, tmp_path / "log.txt") as job:
+        job.wait_for("weft: warning: whoever reaches .*WEFT_TOKEN")
+        assert f"weft: no model in {tmp_path / 'models'}" in job.text
+        assert job.stop() == 0
 
 
 def test_a_model_is_asked_while_it_is_trained(tmp_path: Path):
@@ -333,7 +366,21 @@ def test_a_model_is_asked_while_it_is_trained(tmp_path: Path):
                     versions.add(result.get_response()["model_version"])
             assert all(int(version) % 50 == 0 for version in versions)
         assert job.stop() == 128 + signal.SIGTERM
-        assert "stopped by a signal after step" in job.text
+        assert "weft: job is not served: no checkpoint yet: the first comes after step 50" in job.text
+        assert re.search("stopped by a signal after step .*\n.*go on with: weft run --resume ", job.text)
+
+
+def test_who_has_trained_serves_on_and_a_run_brings_its_job(tmp_path: Path):
+    job_file = tmp_path / "job.toml"
+    job_file.write_text(JOB.format(folder=tmp_path / "runs").replace("steps = 1000000", "steps = 20"))
+    with running(0, ["run", str(job_file)], tmp_path / "log.txt") as job:
+        job.wait_for("weft: training has ended; serving until Ctrl-C or SIGTERM")
+        assert job.stop() == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    with running(
+        0, ["run", "--resume", str(run), "--set", "serve.after='end'"], tmp_path / "again.txt"
+    ) as job:
+        assert job.end() == 0, job.text
 
 
 JOB = """

@@ -266,7 +266,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next(job, t
     changes = ["model.python=unwritable:model", "train.epochs=1000", "checkpoint.every=500"]
     result = train(2, job, *(word for change in changes for word in ("--set", change)), folder=tmp_path)
     assert result.returncode not in (0, None)
-    assert "MachineError: the disk is full" in result.stderr
+    assert "the disk is full" in result.stderr
     (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert 500 <= max(steps) < 1000

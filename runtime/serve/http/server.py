@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +25,21 @@ from .settings import HttpSettings
 CHECK_S: Final = 0.5  # how often connections are looked at for what takes too long
 FLUSH_S: Final = 1.0  # for the last answers to leave
 OTHER_FILES: Final = 192  # what MPI, models and connections that are being refused may open
+
+
+async def listen(made: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+    """A server on this address; MachineError where it can't be had."""
+    try:
+        return await asyncio.get_running_loop().create_server(made, host, port, backlog=1024)
+    except OSError as error:
+        raise MachineError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
+
+
+async def require_address(host: str, port: int) -> None:
+    """MachineError where nobody could listen on it now. (Who comes first may still take it meanwhile.)"""
+    server = await listen(asyncio.Protocol, host, port)
+    server.close()
+    await server.wait_closed()
 
 
 class HttpServer:
@@ -59,15 +75,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen; MachineError where the address can't be had."""
-        loop = asyncio.get_running_loop()
-        try:
-            self._listening = await loop.create_server(
-                lambda: Connection(self), self.settings.host, self.settings.port, backlog=1024
-            )
-        except OSError as error:
-            raise MachineError(
-                f"can't listen on {self.settings.host} port {self.settings.port}: {error.strerror or error}"
-            ) from error
+        self._listening = await listen(lambda: Connection(self), self.settings.host, self.settings.port)
         self._check()
 
     async def stop(self, drain_s: float = 30.0) -> None:

@@ -76,7 +76,8 @@ def test_what_is_wrong_with_a_request_is_told_to_who_asked(tmp_path: Path):
                 "is FP32 .*the request has FP64": client.infer("a", samples(1).astype(np.float64)),
                 "takes 'pixels'; the request has 'x'": client.infer("a", {"x": samples(1)}),
                 "has no output 'y'; it has 'scores'": client.infer("a", samples(1), outputs=["y"]),
-                "has 1 to 32 samples, and this one 33": client.infer("a", samples(33)),
+                "has 1 to 32 samples, and this one 33: split it": client.infer("a", samples(33)),
+                "has 1 to 32 samples, and this one 0$": client.infer("a", samples(1)[:0]),
                 "no class 'royal'; there are 'interactive', ": client.infer("a", samples(1), qos="royal"),
             }
             for words, asked in wrong.items():
@@ -118,6 +119,8 @@ def test_models_come_and_go_while_others_are_served(tmp_path: Path):
             put(path, "a", 1, dense(1))
             put(path, "broken", 1, b"no ONNX at all")
             (path / "empty").mkdir()
+            put(path, "odd", 1, dense(1))
+            (path / "odd" / "weft.toml").write_text('default_class = "zzz"')
 
         root = await shared(world, tmp_path / "models", fill)
         stop = asyncio.Event()
@@ -136,7 +139,9 @@ def test_models_come_and_go_while_others_are_served(tmp_path: Path):
             if (service := server.service) is not None:
                 index = {(info.name, info.version): info for info in service.index()}
                 assert index["a", "1"].ready
-                assert "is no ONNX model" in index["broken", "1"].reason
+                assert index["broken", "1"].reason.count("is no ONNX model") == 1  # once for all ranks
+                assert "'zzz'" in index["odd", ""].reason
+                assert "interactive, standard, batch" in index["odd", ""].reason
                 assert "has no version" in index["empty", ""].reason
                 put(root, "b", 1, dense(2))
                 await service.load("b")
@@ -164,7 +169,7 @@ def test_models_come_and_go_while_others_are_served(tmp_path: Path):
                 loading = asyncio.create_task(service.load("b"))
                 await asyncio.sleep(0)
                 loading.cancel()  # all ranks load it to the end all the same
-                with pytest.raises(UnknownModel, match="has no model 'c'; it holds a, b, broken, empty"):
+                with pytest.raises(UnknownModel, match="has no model 'c'; it holds a, b, broken, empty, odd"):
                     await service.load("c")
                 before = asked
                 while asked == before:  # the other model is served all the while

@@ -141,10 +141,9 @@ def test_a_model_that_cannot_be_loaded_says_why_and_leaves_the_others(tmp_path: 
                     *(link.load("n", str(path), Platform.ONNX, {}, 8) for link in found),
                     return_exceptions=True,
                 )
-                for link, problem in zip(found, results, strict=True):
+                for problem in results:
                     assert isinstance(problem, WeftError)
                     assert words in str(problem)
-                    assert f"rank {link.rank} on host" in str(problem)
                 await asyncio.gather(*(link.unload("n") for link in found))
             done = await ask(found[0], Batch(3, "m", 1, [[samples(1)]]))
             assert not done.error

@@ -45,6 +45,22 @@ def test_only_the_versions_that_the_settings_name_are_wanted(tmp_path: Path):
     assert entry.settings.max_batch == 4
 
 
+def test_a_version_that_is_wanted_and_not_there_has_a_reason(tmp_path: Path):
+    put(tmp_path, "m/1/model.onnx", "m/2/model.onnx")
+    put(tmp_path, "m/weft.toml", text="versions = [2, 7]\n")
+    two, seven = Repository(tmp_path).entry("m").wanted
+    assert not two.reason
+    assert "weft.toml: there is no version 7; there are 1, 2" in seven.reason
+
+
+def test_a_variant_that_is_no_model_has_a_reason(tmp_path: Path):
+    put(tmp_path, "m/1/model.onnx", "n/1/model.onnx")
+    put(tmp_path, "m/weft.toml", text='variants = [{ model = "n" }, { model = "nonesuch" }]\n')
+    entry = Repository(tmp_path).entry("m")
+    assert "no model 'nonesuch'; there are m, n" in entry.reason
+    assert not entry.wanted
+
+
 @pytest.mark.parametrize(
     ("files", "name", "words"),
     [
