@@ -74,7 +74,7 @@ def claim(graph: Graph, job: Job, ranks: int) -> Claim:
 class Fleet:
     """Prepared models on this rank."""
 
-    def __init__(self, world: World, ready: Sequence[Prepared], command: str) -> None:
+    def __init__(self, world: World, ready: Sequence[Prepared], command: str = "weft train") -> None:
         self._world = world
         self._command = command
         self._ready = ready
