@@ -324,7 +324,10 @@ class Trainer:
         await self._comm.broadcast(told, rank, what=f"{job.name}: what went wrong on rank {rank}")
         text = told.tobytes().rstrip(b"\0").decode(errors="replace")
         self._log.error(text)
-        return f"{text.splitlines()[-1].removeprefix('weft: ')} (rank {rank} on host {world.hosts[rank]})"
+        host = world.hosts[rank]
+        told_by = f" (rank {rank} of {world.size} on {host})"  # at the end of what is nobody's fault
+        heart = text.splitlines()[-1].removeprefix("weft: ").removesuffix(told_by)
+        return f"{heart} (rank {rank} on host {host})"
 
 
 def reached(job: Job, score: Score) -> bool:
