@@ -32,7 +32,12 @@ NODES = {
     "2+2": {"MPIR_CVAR_NUM_CLIQUES": "2", "MPIR_CVAR_CLIQUES_BY_BLOCK": "1"},
     "2+1+1": {"MPIR_CVAR_NUM_CLIQUES": "3"},  # ranks 0 and 3, rank 1, rank 2
 }
-ON_NODES = ["exchange", "train", "work"]
+# Blocks of neurons never leave a node: work's other tests do.
+ON_NODES = [
+    "exchange",
+    "train",
+    *(f"work/test_{name}.py" for name in ("graphs", "pool", "shelf", "timeline")),
+]
 
 JOB_LIMIT_S = 420.0
 
