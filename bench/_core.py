@@ -1,12 +1,17 @@
-"""The core a rank runs on, and how much of it others take: on a shared machine, what spoils a turn."""
+"""The core a rank runs on, and what of it others take: on a shared machine, what spoils a turn."""
 
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # of /proc/stat: 10 ms, so what lasted a second is known to a percent
+SIDE, PRODUCTS = 256, 40  # of matrices that fit a core's own cache: 10 ms
 SOFTIRQ = 6  # its place in a line of /proc/stat; idle and waiting for a disk are 3 and 4, stolen 7
 
 
@@ -26,6 +31,31 @@ class Use:
     def others(self) -> float:
         """What neither the process nor the network used, or what the hypervisor kept."""
         return max(0.0, self.core - self.softirq - self.own)
+
+
+class Speed:
+    """How fast the core computes, seen from the CPU time of a fixed product.
+
+    On a virtual machine the guests that share a core's other thread, its clock or its memory slow it down by
+    up to a half for seconds, and no counter of this system tells.
+    """
+
+    def __init__(self) -> None:
+        self._a = np.ones((SIDE, SIDE), np.float32)
+        self._out = np.empty_like(self._a)
+        self._best_s = np.inf
+        self.slowdown()  # the first loads code
+
+    def slowdown(self) -> float:
+        """CPU time of the product now, over the least that it ever took here."""
+        taken = []
+        for _ in range(PRODUCTS):
+            start = time.thread_time()
+            np.matmul(self._a, self._a, out=self._out)
+            taken.append(time.thread_time() - start)
+        now_s = statistics.median(taken)
+        self._best_s = min(self._best_s, now_s)
+        return now_s / self._best_s
 
 
 def take_core(number: int) -> int:

@@ -1,7 +1,8 @@
 """Turns of candidates on all ranks: what each gave is checked, and it is repeated where others disturbed it.
 
 barrier ─ turn ─ barrier       the slowest rank's time; bytes over the link; losses; weights as on all ranks
-  └─ others used more than 5% of some rank's core: wait until nobody does, and again
+  └─ others used more than 5% of some rank's core, or it computed 10% slower before or behind the turn than
+     it can: wait until neither is so, and again
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench._core import Use, take_core, use
+from bench._core import Speed, Use, take_core, use
 from bench._rig import link_bytes
 from bench._steps import Turn, check_losses
 from bench.harness import check
 from weft.runtime.message import World
 
 DISTURBED = 0.05  # of a core, used by others: such a turn is repeated
+SLOWED = 1.1  # of the time that the core needs at best
 JUDGED_S = 0.5  # use of a core is counted in ticks of 10 ms: of shorter turns it tells nothing
 
 
@@ -48,38 +50,52 @@ class Judge:
     def __init__(self, world: World, patience_s: float, pids: Sequence[int] = ()) -> None:
         self._world = world
         self._core = take_core(world.node_rank)
+        self._speed = Speed()
         #: The processes that may use the core.
         self.pids = [os.getpid(), *pids]
         # Ranks that share a core disturb each other in any case.
         neighbours = world.size if "WEFT_BENCH_HOSTS" in os.environ else world.node_size
         self._patience_s = patience_s if neighbours <= (os.cpu_count() or 1) else 0.0
-        #: What others used of a core, turn by turn.
+        #: What others used of a core, and how much slower the slowest computed than it can, turn by turn.
         self.others: list[float] = []
+        self.slowed: list[float] = []
 
     async def turn(self, name: str, candidate: Candidate) -> tuple[Turn, float]:
         """What a turn gave here, and its `seconds` on the slowest rank."""
+        others = 0.0
         while True:
+            await self._quiet(others)
             turn, seconds, others, whole_s = await self._once(name, candidate)
-            if others <= DISTURBED or self._patience_s <= 0.0:
+            slowed = await self._slowdown()
+            if (others <= DISTURBED and slowed <= SLOWED) or self._patience_s <= 0.0:
                 break
             self._patience_s -= whole_s
-            await self._quiet()
         self.others.append(others)
+        self.slowed.append(slowed)
         return turn, seconds
 
     def _use(self) -> Use:
         return use(self._core, tuple(self.pids))
 
-    async def _quiet(self) -> None:
-        """Wait until nobody else uses the ranks' cores, or for as long as patience lasts."""
-        while self._patience_s > 0.0:
+    async def _quiet(self, others: float) -> None:
+        """Wait until the ranks' cores are theirs and as fast as they can be, or until patience is over.
+
+        `others` is what others used of a core until now.
+        """
+        while self._patience_s > 0.0 and (others > DISTURBED or await self._slowdown() > SLOWED):
             before = self._use()
             await asyncio.sleep(JUDGED_S)
             self._patience_s -= JUDGED_S
-            others = np.array([self._use().since(before).others / JUDGED_S])
-            await self._world.allreduce(others, "max")
-            if others[0] <= DISTURBED:
-                break
+            found = np.array([self._use().since(before).others / JUDGED_S])
+            await self._world.allreduce(found, "max")
+            others = float(found[0])
+
+    async def _slowdown(self) -> float:
+        """Of the slowest rank's core, while all compute."""
+        await self._world.barrier()
+        slowed = np.array([self._speed.slowdown()])
+        await self._world.allreduce(slowed, "max")
+        return float(slowed[0])
 
     async def _once(self, name: str, candidate: Candidate) -> tuple[Turn, float, float, float]:
         await self._world.barrier()

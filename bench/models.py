@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--width", type=both, default=(1024, 896), metavar="A[,B]", help="features of each (1024,896)")
     add("--steps", type=int, default=12, metavar="N", help="of the first; of the other for as long (12)")
     add("--repetitions", type=int, default=5, metavar="N", help="rounds that count (5)")
-    add("--patience", type=float, default=60.0, metavar="S", help="to repeat turns others disturbed (60)")
+    add("--patience", type=float, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
     add("--portion", type=int, metavar="BYTES", help="size of portions (as a job file without [exchange])")
     add("--credit", type=int, metavar="N", help="portions of a model in flight")
     add("--rule", choices=RULES, help="which portion of a model goes first")
@@ -98,8 +98,8 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     """One rank's part of the bench."""
     if world.size < 2:
         raise Mistake("models needs two ranks: leave --no-rig out, or run it under mpirun -n 2")
-    judge = Judge(world, args.patience)
     limit_threads(1)
+    judge = Judge(world, args.patience)
     fixed = Fixed(args.portion, args.credit, args.rule)
     models = []
     for sizes, name, momentum in zip(networks(args, world.size), NAMES, MOMENTA, strict=True):
@@ -208,6 +208,7 @@ class Bench:
             if name.startswith(("compute", "wire")):
                 found[f"{name.replace(' ', '_')}_ms"] = Figure.of(times, "ms", 1e3)
         found["others_share"] = Figure.of(self._judge.others, "cores")
+        found["slowed"] = Figure.of(self._judge.slowed, "x")
         return found
 
 

@@ -37,10 +37,10 @@ Where a step of Weft goes, on rank 0:
     lane_cpu_ms, loop_cpu_ms        CPU time of both threads; the network's interrupts are in either
     portion_mb, credit      what tuning chose (the rule is told on stderr)
 
-Candidates take turns, and ratios are of one round. A turn in which others used more than 5% of a rank's core
-is repeated once it is quiet; others_share tells what is left of them. With `--skew 0.7` one layer in the
-middle holds 70% of as many weights. A round takes 14 turns: a minute at 1 Gbit/s, three at
-100 Mbit/s.
+Candidates take turns, and ratios are of one round. A turn in which others used more than 5% of a rank's
+core, or at whose ends it computed 10% slower than it can, is repeated when that is over; others_share and
+slowed tell what is left of them. With `--skew 0.7` one layer in the middle holds 70% of as many weights. A
+round takes 14 turns: a minute at 1 Gbit/s, three at 100 Mbit/s.
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repetitions", type=int, default=5, metavar="N", help="rounds that count (5)")
     allowed = f"what {TURN_S:g} s allow, {LEAST} to {MOST}"
     add("--steps", type=int, metavar="N", help=f"timed steps of a turn ({allowed})")
-    add(
-        "--patience", type=float, default=60.0, metavar="S", help="to repeat turns that others disturbed (60)"
-    )
+    add("--patience", type=float, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
     add("--portion", type=int, metavar="BYTES", help="size of Weft's portions (tuned)")
     add("--credit", type=int, metavar="N", help="Weft's portions in flight (tuned)")
     add("--rule", choices=RULES, help="which of Weft's portions goes first (tuned)")
@@ -237,4 +235,5 @@ class Bench:
         found["portion_mb"] = Figure.of([settings.portion_bytes / 2**20], "MB")
         found["credit"] = Figure.of([settings.credit], "")
         found["others_share"] = Figure.of(self._judge.others, "cores")
+        found["slowed"] = Figure.of(self._judge.slowed, "x")
         return found

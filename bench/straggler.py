@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=int, default=3, metavar="N", help="dense layers (3)")
     add("--steps", type=int, default=4, metavar="N", help="timed of a turn (4)")
     add("--repetitions", type=int, default=3, metavar="N", help="rounds that count (3)")
-    add("--patience", type=float, default=60.0, metavar="S", help="to repeat turns others disturbed (60)")
+    add("--patience", type=float, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -95,8 +95,8 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     """One rank's part of the bench."""
     if world.node_size < 2 or world.size != world.node_size:
         raise Mistake("straggler needs two ranks or more of one node: run it under mpirun -n 2")
-    judge = Judge(world, args.patience)
     limit_threads(1)
+    judge = Judge(world, args.patience)
     bench = Bench(world, args, judge)
     await bench.open()
     return await bench.run(args.repetitions)
@@ -280,4 +280,5 @@ class Bench:
             **found,
             "alone_per_s": Figure.of(speeds["alone equal"], "1/s"),
             "others_share": Figure.of(self._judge.others, "cores"),
+            "slowed": Figure.of(self._judge.slowed, "x"),
         }
