@@ -9,7 +9,7 @@
 
 Segments are zeroed and start at multiples of 64 bytes, so that a counter in its own 64-byte line shares
 it with nobody. A counter has one writer. A word that several write is an `AtomicWord`, and written by nothing
-else: never mix plain stores and MPI atomics on one word.
+else (atomics.py).
 
 Both MPIs take the window's name out of /dev/shm as soon as all ranks of the node have attached, so it goes
 with the processes, however they end.
@@ -27,6 +27,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import MachineError, Mistake
+from . import atomics
 from .communicator import Communicator
 
 LINE_BYTES = 64
@@ -46,7 +47,6 @@ class Window:
         self._node = node
         self._sizes = np.zeros(node.size, np.int64)
         self._sizes[node.rank] = nbytes
-        self._bases = [0] * node.size
         self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
         self._win.Sync()
         node.mpi.Allgather(MPI.IN_PLACE, self._sizes)
@@ -69,7 +69,6 @@ class Window:
     def _segment(self, rank: int) -> NDArray[np.uint8]:
         buffer, _ = self._win.Shared_query(rank)
         memory: NDArray[np.uint8] = np.frombuffer(buffer.cast("B"), np.uint8)
-        self._bases[rank] = memory.ctypes.data
         skip = -memory.ctypes.data % LINE_BYTES  # the same in all processes, for pages are aligned
         segment: NDArray[np.uint8] = memory[skip : skip + int(self._sizes[rank])]
         return segment
@@ -94,13 +93,11 @@ class Window:
 
     def atomic(self, rank: int, offset_bytes: int) -> AtomicWord:
         """The 64-bit word at byte `offset_bytes` of the segment of the node's rank `rank`."""
-        word = self.array(rank, np.int64, 1, offset_bytes)
-        skip = word.ctypes.data - self._bases[rank]
-        return AtomicWord(self._win, rank, skip, word)
+        return AtomicWord(self.array(rank, np.int64, 1, offset_bytes))
 
     def sync(self) -> None:
-        """A memory barrier: earlier stores of this rank come before its later ones, for everyone."""
-        self._win.Sync()
+        """A memory barrier: earlier stores of this thread come before its later ones, for everyone."""
+        atomics.barrier()
 
     async def fence(self) -> None:
         """Everyone's stores before it are seen by everyone after it; collective over the node."""
@@ -133,36 +130,25 @@ class Window:
 
 
 class AtomicWord:
-    """A signed 64-bit word in shared memory that several ranks change; made by `Window.atomic`.
+    """A signed 64-bit word in shared memory that several threads of several ranks change."""
 
-    Any thread may use it where MPI gives MPI_THREAD_MULTIPLE, one thread at a time an object of its own.
-    """
+    __slots__ = ("_view", "_word")
 
-    __slots__ = ("_offset", "_old", "_rank", "_value", "_win", "_word")
-
-    def __init__(self, win: MPI.Win, rank: int, offset: int, word: NDArray[np.int64]) -> None:
-        self._win, self._rank, self._offset = win, rank, offset
-        self._word = word.data
-        self._value, self._old = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    def __init__(self, word: NDArray[np.int64]) -> None:
+        self._word, self._view = word, word.data
 
     def peek(self) -> int:
         """The word as this rank sees it now, at the cost of a load: a hint, soon out of date."""
-        value: int = self._word[0]
+        value: int = self._view[0]
         return value
 
     def add(self, value: int) -> int:
         """Add `value`; returns the word before it. Overflow wraps."""
-        return self._apply(MPI.SUM, value)
+        return atomics.add(self._word, 0, value)
 
     def swap(self, value: int) -> int:
         """Put `value` in its place; returns the word before it."""
-        return self._apply(MPI.REPLACE, value)
-
-    def _apply(self, operation: MPI.Op, value: int) -> int:
-        self._value[0] = value
-        self._win.Fetch_and_op(self._value, self._old, self._rank, self._offset, operation)
-        self._win.Flush(self._rank)
-        return int(self._old[0])
+        return atomics.swap(self._word, 0, value)
 
 
 def rounded_up(nbytes: int) -> int:
