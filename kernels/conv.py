@@ -1,11 +1,11 @@
-"""conv2d: the kernel and its array-module body, matrix products over unrolled windows (im2col).
+"""conv2d and conv2d_add: kernels and their array-module body, products over unrolled windows (im2col).
 
 On a CPU direct.py computes it without unrolling.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import ClassVar
 
@@ -56,7 +56,7 @@ class Conv2d(ByRows):
             )
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
-        (x,) = inputs
+        x = inputs[0]
         height, width = self.window.output(self.name, x.shape)
         if x.shape[1] % self.groups:
             raise ValueError(
@@ -72,7 +72,7 @@ class Conv2d(ByRows):
         return (weight, bias) if self.bias else (weight,)
 
     def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
-        (x,) = inputs
+        x = inputs[0]
         itemsize = np.dtype(x.dtype).itemsize
         images, wide, block = layout(self.window, x.shape, self.channels, self.groups, itemsize).scratch_sizes
         if self.window.pointwise:
@@ -91,8 +91,7 @@ class Conv2d(ByRows):
         )
 
     def cost(self, *inputs: ArraySpec) -> Cost:
-        (x,) = inputs
-        y = self.output(x)
+        x, y = inputs[0], self.output(*inputs)
         product = 2.0 * y.size * (x.shape[1] // self.groups) * self.window.size
         adds = float(y.size) if self.bias else 0.0
         weight = sum(each.size for each in self.parameters(x)) * 4.0
@@ -100,7 +99,7 @@ class Conv2d(ByRows):
 
     def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         image = slice(0, b.output.shape[2])
-        _forward(b.inputs[0], *self._weights(b), b.output, rows, image, b.scratch, self)
+        _forward(b.inputs[0], self._added(b), *self._weights(b), b.output, rows, image, b.scratch, self)
 
     def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
         _, channels, height, width = inputs[0].shape
@@ -112,11 +111,14 @@ class Conv2d(ByRows):
     def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
         """Rows of the image cost what they read; every block of channels pads its rows of the image anew."""
         channels, rows = images_part(self, region, b.output)
-        _forward(b.inputs[0], *self._weights(b), b.output, channels, rows, b.scratch, self)
+        _forward(b.inputs[0], self._added(b), *self._weights(b), b.output, channels, rows, b.scratch, self)
 
     def _slope(self, b: Buffers) -> Array:
         """The gradient of what `relu` is given; a new array: the two are merged for inference."""
         return b.output_gradient * (b.output > 0) if self.relu else b.output_gradient
+
+    def _added(self, b: Buffers) -> Array | None:
+        return None
 
     def _weights(self, b: Buffers) -> tuple[Array, Array | None]:
         return b.parameters[0], b.parameters[1] if self.bias else None
@@ -132,6 +134,38 @@ class Conv2d(ByRows):
             array_module(dy).sum(dy, axis=(0, 2, 3), out=b.weight_gradients[1])
 
 
+@dataclass(frozen=True, slots=True)
+class Conv2dAdd(Conv2d):
+    """conv2d onto a second input, of the output's shape: a residual network's sum, in the same visit."""
+
+    name: ClassVar[str] = "conv2d_add"
+    arity: ClassVar[int | None] = 2
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        x, added = inputs
+        y = Conv2d.output(self, x)
+        if added != y:
+            raise ValueError(f"{self.name}: {added.shape} is to be added to {y.shape}; they must be equal")
+        return y
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        found, added = Conv2d.cost(self, *inputs), inputs[1]
+        return replace(
+            found, forward_flops=found.forward_flops + added.size, bytes=found.bytes + added.nbytes
+        )
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (*Conv2d.needs(self, region, *inputs), region)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        Conv2d.input_gradient(self, b, mode)
+        if b.input_gradients[1] is not None:
+            b.input_gradients[1][...] = self._slope(b)
+
+    def _added(self, b: Buffers) -> Array | None:
+        return b.inputs[1]
+
+
 def _grouped_columns(x: Array, window: Window, groups: int) -> Array:
     """The input under every window, a new array (N, groups, depth, pixels)."""
     seen = window.gather(x)
@@ -140,6 +174,7 @@ def _grouped_columns(x: Array, window: Window, groups: int) -> Array:
 
 def _forward_arrays(
     x: Array,
+    added: Array | None,
     weight: Array,
     bias: Array | None,
     y: Array,
@@ -155,6 +190,8 @@ def _forward_arrays(
     y[:, channels, rows] = found[:, channels]
     if bias is not None:
         y[:, channels, rows] += bias[channels, None, None]
+    if added is not None:
+        y[:, channels, rows] += added[:, channels, rows]
     if kernel.relu:
         array_module(x).maximum(y[:, channels, rows], 0, out=y[:, channels, rows])
 
@@ -162,6 +199,7 @@ def _forward_arrays(
 @fast_path(oracle=_forward_arrays)
 def _forward(
     x: Array,
+    added: Array | None,
     weight: Array,
     bias: Array | None,
     y: Array,
@@ -170,22 +208,18 @@ def _forward(
     scratch: tuple[Array, ...],
     kernel: Conv2d,
 ) -> None:
-    if kernel.window.pointwise:
+    window, relu = kernel.window, kernel.relu
+    if window.pointwise:
+        part = channels, rows
         pointwise.convolve(
-            x,
-            weight,
-            bias,
-            y,
-            (channels, rows),
-            scratch,
-            kernel.window.stride,
-            kernel.groups,
-            relu=kernel.relu,
+            x, weight, bias, y, part, scratch, window.stride, kernel.groups, added=added, relu=relu
         )
         return
-    for strip in strips(kernel.window, x.shape, (rows.start, rows.stop), kernel.groups, x.itemsize):
-        part = strip.seen, channels, strip.rows
-        direct.convolve(x, weight, bias, y, part, scratch, strip.terms, kernel.groups, relu=kernel.relu)
+    for strip in strips(window, x.shape, (rows.start, rows.stop), kernel.groups, x.itemsize):
+        strip_part = strip.seen, channels, strip.rows
+        direct.convolve(
+            x, weight, bias, y, strip_part, scratch, strip.terms, kernel.groups, added=added, relu=relu
+        )
 
 
 def _input_gradient_arrays(

@@ -24,7 +24,7 @@ from .blocks import (
 from .compiled import flat, jit, unsigned
 from .conv_layout import Layout, Sum
 from .kernel import Array
-from .rows import put_row
+from .rows import put_row, put_sum
 from .vectors import VECTOR_BYTES
 
 
@@ -38,11 +38,13 @@ def convolve(
     terms: Sum,
     groups: int,
     *,
+    added: Array | None = None,
     relu: bool = False,
 ) -> None:
     """A part of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, KH, KW).
 
     `part` is rows of x, and channels and rows of y; `terms` are the sums over an image of those rows of x.
+    `added` has the shape of y.
     """
     weights = flat(weight)
     seen, channels, rows = part
@@ -52,6 +54,7 @@ def convolve(
         flat(x),
         weights,
         weights[:0] if bias is None else bias,
+        weights[:0] if added is None else flat(added),
         flat(y),
         y.dtype.type(0 if relu else -np.inf),
         scratch[0][: terms.padded_size],
@@ -107,6 +110,7 @@ def _convolve(
     x: Array,
     weight: Array,
     bias: Array,
+    added: Array,
     y: Array,
     floor: float,
     padded: Array,
@@ -117,7 +121,7 @@ def _convolve(
     image: tuple[int, ...],
     out: tuple[int, ...],
 ) -> None:
-    """Channels `start` to `stop` of y from x, all arrays but `phases` flat; an empty bias adds nothing."""
+    """Channels `start` to `stop` of y from x, all arrays but `phases` flat; what is empty adds nothing."""
     images, channels, _first, rows_seen, _height, width, _top, _left = image[:8]
     stride_h, stride_w, plane, row, _phases_h, _phases_w = image[8:]
     groups, outputs, start, stop, y_first, y_plane, y_row, y_column, weight_step = out
@@ -150,7 +154,8 @@ def _convolve(
                         channel = g * filters + o + i
                         shift = bias[channel] if bias.size > 0 else zero
                         to = (n * outputs + channel) * y_plane + y_first + place
-                        put_rows(wide, i * pixels, row, rows, columns, shift, floor, y, to, y_row, y_column)
+                        own = i * pixels, row, rows, columns
+                        put_rows(wide, own, shift, floor, added, y, to, y_row, y_column)
 
 
 @jit
@@ -176,21 +181,25 @@ def blocks(
 @jit
 def put_rows(
     wide: Array,
-    at: int,
-    row: int,
-    rows: int,
-    columns: int,
+    own: tuple[int, int, int, int],
     shift: float,
     floor: float,
+    added: Array,
     y: Array,
     to: int,
     y_row: int,
     y_column: int,
 ) -> None:
-    """y[to:] = max(wide[at:] + shift, floor), `rows` rows of `columns`; no more of a wide row counts."""
+    """y[to:] = max(wide[at:] + shift + added[to:], floor), `rows` rows of `columns`, the first of a wide row.
+
+    `own` is at, the length of a wide row, rows and columns. Nothing is added where columns of y lie apart.
+    """
+    at, row, rows, columns = own
     for r in range(rows):
         source, target = at + r * row, to + r * y_row
-        if y_column == 1:
+        if added.size > 0:
+            put_sum(wide, source, added, y, target, columns, shift, floor)
+        elif y_column == 1:
             put_row(wide, source, y, target, columns, shift, floor)
         else:
             for c in range(columns):

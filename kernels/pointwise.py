@@ -16,7 +16,7 @@ import numpy as np
 from .blocks import CHANNELS, VECTORS, forward_block, forward_pair, forward_single
 from .compiled import flat, jit, unsigned
 from .kernel import Array
-from .rows import put_row
+from .rows import put_row, put_sum
 from .vectors import VECTOR_BYTES
 
 DEPTH = 128  # 48 pixels of so many channels are 24 KB of the first cache's 32 or 48
@@ -54,9 +54,13 @@ def convolve(
     stride: tuple[int, int],
     groups: int,
     *,
+    added: Array | None = None,
     relu: bool = False,
 ) -> None:
-    """Channels and rows `part` of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, 1, 1)."""
+    """Channels and rows `part` of y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, 1, 1).
+
+    `added` has the shape of y.
+    """
     channels, rows = part
     start, stop, _ = channels.indices(y.shape[1])
     width = y.shape[3]
@@ -68,6 +72,7 @@ def convolve(
         flat(x),
         flat(weight),
         flat(weight)[:0] if bias is None else bias,
+        flat(weight)[:0] if added is None else flat(added),
         flat(y),
         y.dtype.type(0 if relu else -np.inf),
         scratch[0],
@@ -84,6 +89,7 @@ def _multiply(
     x: Array,
     weight: Array,
     bias: Array,
+    added: Array,
     y: Array,
     floor: float,
     panel: Array,
@@ -112,7 +118,10 @@ def _multiply(
                     channel = g * filters + o
                     shift = bias[channel] if bias.size > 0 else x.dtype.type(0)
                     to = (n * outputs + channel) * rows * columns + q
-                    put_row(sums, (o - top) * row, y, to, count, shift, floor)
+                    if added.size > 0:
+                        put_sum(sums, (o - top) * row, added, y, to, count, shift, floor)
+                    else:
+                        put_row(sums, (o - top) * row, y, to, count, shift, floor)
                 q += count
 
 

@@ -12,7 +12,7 @@ from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from .arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from .attention import Attention
 from .batch_norm import BatchNorm
-from .conv import Conv2d
+from .conv import Conv2d, Conv2dAdd
 from .embedding import Embedding, PositionEmbedding
 from .function import Cast, Erf, Sqrt
 from .kernel import Kernel
@@ -32,6 +32,7 @@ KERNELS: dict[str, type[Kernel]] = {
     for kind in (
         Dense,
         Conv2d,
+        Conv2dAdd,
         MaxPool2d,
         AveragePool2d,
         GlobalAveragePool2d,

@@ -29,22 +29,57 @@ def put_row(
         source, at, target, to, count, shift, floor = arguments
         build = Vectors(context, builder, signature)
         source, target = build.address(0, source, at), build.address(2, target, to)
-        shift, floor = build.spread(shift), build.spread(floor)
-
-        def raised(value: Any) -> Any:
-            value = builder.fadd(value, shift)
-            return builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
-
-        whole, rest = _parts(build, builder, count)
-        with cgutils.for_range_slice(builder, integer(0), whole, integer(build.lanes)) as (q, _):
-            build.store(raised(build.load(builder.gep(source, [q]))), builder.gep(target, [q]))
-        with builder.if_then(builder.icmp_signed(">", rest, integer(0))):
-            some = build.first(rest)
-            value = raised(build.load_some(builder.gep(source, [whole]), some, 0.0))
-            build.store_some(value, builder.gep(target, [whole]), some)
+        _put(build, builder, [source], target, count, shift, floor)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def put_sum(
+    _typing: Any,
+    source: Any,
+    at: Any,
+    added: Any,
+    target: Any,
+    to: Any,
+    count: Any,
+    shift: Any,
+    floor: Any,
+) -> Any:
+    """target[to:] = max(source[at:] + shift + added[to:], floor), as `put_row`."""
+    n = types.int64
+    signature = types.void(source, n, added, target, n, n, source.dtype, source.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, at, added, target, to, count, shift, floor = arguments
+        build = Vectors(context, builder, signature)
+        terms = [build.address(0, source, at), build.address(2, added, to)]
+        _put(build, builder, terms, build.address(3, target, to), count, shift, floor)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _put(
+    build: Vectors, builder: Any, terms: Sequence[Any], target: Any, count: Any, shift: Any, floor: Any
+) -> None:
+    """`count` elements at `target` become max(the sum of `terms` and `shift`, floor)."""
+    shift, floor = build.spread(shift), build.spread(floor)
+
+    def raised(load: Callable[[Any], Any], q: Any) -> Any:
+        value = shift
+        for term in terms:
+            value = builder.fadd(value, load(builder.gep(term, [q])))
+        return builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
+
+    whole, rest = _parts(build, builder, count)
+    with cgutils.for_range_slice(builder, integer(0), whole, integer(build.lanes)) as (q, _):
+        build.store(raised(build.load, q), builder.gep(target, [q]))
+    with builder.if_then(builder.icmp_signed(">", rest, integer(0))):
+        some = build.first(rest)
+        value = raised(lambda pointer: build.load_some(pointer, some, 0.0), whole)
+        build.store_some(value, builder.gep(target, [whole]), some)
 
 
 @intrinsic

@@ -13,6 +13,10 @@ IMAGE, ROWS, TOKENS = ArraySpec((4, 6, 10, 9)), ArraySpec((4, 7, 12)), ArraySpec
 CALLS = {
     "dense": (kernel("dense", features=5), (ROWS,)),
     "conv2d": (kernel("conv2d", channels=8, kernel_size=3, stride=2, padding=1, groups=2), (IMAGE,)),
+    "conv2d_add": (
+        kernel("conv2d_add", channels=6, kernel_size=3, padding=1, relu=True),
+        (IMAGE, IMAGE),
+    ),
     "max_pool2d": (kernel("max_pool2d", kernel_size=3, stride=2, padding=1), (IMAGE,)),
     "average_pool2d": (kernel("average_pool2d", kernel_size=2), (IMAGE,)),
     "global_average_pool2d": (kernel("global_average_pool2d"), (IMAGE,)),

@@ -50,7 +50,9 @@ def live(
     for node in graph.nodes:
         mask = _inherited(node, [found[value] for value in node.inputs], specs)
         if _by_neurons(node, specs):
-            mask &= np.logical_or.reduce([_any(each) for each in layout.views(parameters, node.name)])
+            rows = [_any(each) for each in layout.views(parameters, node.name)]
+            # What is added to a sum, by conv2d_add, comes to its neurons one by one.
+            mask &= np.logical_or.reduce([*rows, *(found[value] for value in node.inputs[1:])])
         for neuron in dropped.get(node.name, ()):
             if not 0 <= neuron < len(mask):
                 raise GraphError(

@@ -3,7 +3,8 @@
     dense without bias, + (features)            ->  dense
     batch_norm or conv2d, · or + (C, 1, 1)      ->  the same
     conv2d, batch_norm                          ->  conv2d            only for inference
-    conv2d, relu                                ->  conv2d            only for inference
+    conv2d, add of another value                ->  conv2d_add        only for inference
+    conv2d or conv2d_add, relu                  ->  the same          only for inference
 
 The merged node has the second's name, which the others read, and the first's tags beneath the second's.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from ....kernels.activation import ReLU
 from ....kernels.arithmetic import ArithmeticWeight
 from ....kernels.batch_norm import BatchNorm
-from ....kernels.conv import Conv2d
+from ....kernels.conv import Conv2d, Conv2dAdd
 from ....kernels.kernel import Kernel
 from ....kernels.linear import Dense
+from ....kernels.shape import Add
 from ..graph import Node
 
 Weights = dict[str, NDArray[np.float32]]
@@ -45,6 +47,8 @@ def merge(
         own[node_name][parameter] = array
     kept: dict[str, Node] = {}
     for node in nodes:
+        if inference and isinstance(node.kernel, Add) and len(node.inputs) == 2:
+            node = _onto(node, kept, readers, own)
         first = kept.get(node.inputs[0])
         if first is not None and len(node.inputs) == 1 and readers[first.name] == 1:
             for rule in rules:
@@ -57,6 +61,27 @@ def merge(
         kept[node.name] = node
     found = {f"{name}.{parameter}": array for name in kept for parameter, array in own[name].items()}
     return list(kept.values()), found
+
+
+def _onto(add: Node, kept: dict[str, Node], readers: Mapping[str, int], own: dict[str, Weights]) -> Node:
+    """A sum, merged with the last convolution among its terms: whatever that is added to is there then."""
+    place = {name: number for number, name in enumerate(kept)}
+    terms = [
+        kept[value]
+        for value in add.inputs
+        if value in kept
+        and type(kept[value].kernel) is Conv2d
+        and not kept[value].kernel.relu
+        and readers[value] == 1
+    ]
+    if not terms:
+        return add
+    term = max(terms, key=lambda node: place[node.name])
+    (other,) = (value for value in add.inputs if value != term.name)
+    given = {each.name: getattr(term.kernel, each.name) for each in fields(term.kernel) if each.init}
+    own[add.name] = own[term.name]
+    del kept[term.name]
+    return Node(add.name, Conv2dAdd(**given), (*term.inputs, other), {**term.tags, **add.tags})
 
 
 def _bias(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:

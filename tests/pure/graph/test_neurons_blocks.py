@@ -137,6 +137,19 @@ def test_s1_4_neurons_whose_weights_are_all_zero_are_not_waited_for(small):
     assert needs_of(by_channels(graph, flat), "second channels 0-15") == {CUTS[0], CUTS[1]}
 
 
+def test_s1_4_a_neuron_without_weights_that_another_value_is_added_to_is_waited_for():
+    b = Builder()
+    x = b.input("x", (64, 1, 1))
+    h = b("conv2d_add", x, x, channels=64, kernel_size=1, name="first")
+    graph = b.build(
+        b("conv2d", b("relu", h, name="bent"), channels=32, kernel_size=3, padding=1, name="second")
+    )
+    flat = parameters(graph)
+    for each in views(graph, flat, "first"):
+        each[32:64] = 0
+    assert needs_of(by_channels(graph, flat), "second channels 0-15") == set(CUTS)
+
+
 def test_s1_4_neurons_to_which_all_weights_are_zero_are_not_waited_for_by_those_whose_weights_they_are(small):
     graph, flat = small
     views(graph, flat, "second")[0][:16, 16:] = 0

@@ -168,3 +168,33 @@ def test_for_inference_a_convolution_takes_the_norm_and_the_scale_behind_it():
     x = normal(2, 2, 5, 5)
     (one,), (other,) = (compute(model, {"x": x}).values() for model in (apart, folded))
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["n short", "short n"])
+def test_for_inference_a_sum_and_what_bends_it_are_merged_into_the_last_convolution(order):
+    weights = {
+        "j": normal(3, 2, 1, 1, seed=7), "k": normal(3, 2, 3, 3), "s": normal(3, seed=1),
+        "b": normal(3, seed=2), "m": normal(3, seed=3), "v": normal(3, seed=4) ** 2 + 1,
+    }  # fmt: skip
+    nodes = [
+        node("Conv", "x j", "short"), node("Conv", "x k", "c", pads=[1] * 4),
+        node("BatchNormalization", "c s b m v", "n"), node("Add", order, "sum"), node("Relu", "sum", "y"),
+    ]  # fmt: skip
+    proto = file(nodes, {"x": ("n", 2, 5, 5)}, ["y"], weights)
+    apart, merged = read(proto), read(proto, inference=True)
+    assert [(each.name, each.kernel.name) for each in merged.graph.nodes] == [
+        ("short_node", "conv2d"), ("y_node", "conv2d_add")
+    ]  # fmt: skip
+    assert merged.graph.nodes[1].kernel.relu
+    x = normal(2, 2, 5, 5)
+    (one,), (other,) = (compute(model, {"x": x}).values() for model in (apart, merged))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_that_is_added_to_itself_or_read_by_others_stays():
+    weights = {"k": normal(2, 2, 1, 1)}
+    for sum_of, outputs in (("c c", ["y"]), ("c x", ["c", "y"])):
+        nodes = [node("Conv", "x k", "c"), node("Add", sum_of, "y")]
+        proto = file(nodes, {"x": ("n", 2, 3, 3)}, outputs, weights)
+        model = read(proto, inference=True)
+        assert [each.kernel.name for each in model.graph.nodes] == ["conv2d", "add"]

@@ -12,7 +12,7 @@ from tests.pure.kernels.checks import (
     normal,
     oracle_only,
 )
-from weft.kernels.conv import ROWS_GRANULE, Conv2d
+from weft.kernels.conv import ROWS_GRANULE, Conv2d, Conv2dAdd
 from weft.kernels.kernel import ArraySpec
 
 CASES = {
@@ -67,6 +67,29 @@ def test_equals_pytorch(kernel, shape):
         return torch.relu(y) if kernel.relu else y
 
     check_against(kernel, reference, normal(*shape))
+
+
+ADDED = {
+    "a 3x3 window": (Conv2dAdd(4, 3, padding=1), (2, 3, 5, 6)),
+    "strided, grouped, rectified": (Conv2dAdd(6, 3, stride=2, groups=2, relu=True), (2, 4, 7, 6)),
+    "1x1": (Conv2dAdd(5, 1), (2, 3, 4, 4)),
+    "1x1, rectified, without bias": (Conv2dAdd(5, 1, bias=False, relu=True), (2, 3, 4, 9)),
+    "1x1, strided": (Conv2dAdd(5, 1, stride=2), (2, 3, 5, 4)),
+    "1x1, more pixels than a panel": (Conv2dAdd(2, 1, relu=True), (1, 300, 15, 30)),
+}
+
+
+@pytest.mark.parametrize(("kernel", "shape"), ADDED.values(), ids=ADDED)
+def test_onto_another_value_it_is_the_sum_of_both(kernel, shape):
+    alone = Conv2d(kernel.channels, kernel.kernel_size, kernel.stride, kernel.padding, groups=kernel.groups)
+    inputs = normal(*shape), normal(*alone.output(ArraySpec(shape)).shape, seed=1)
+    check_gradients(kernel, *inputs, samples=20)
+    check_oracle(kernel, *inputs)
+
+
+def test_onto_a_value_of_another_shape_it_is_refused():
+    with pytest.raises(ValueError, match=r"conv2d_add: \(2, 4, 1, 6\) is to be added to \(2, 4, 5, 6\)"):
+        Conv2dAdd(4, 3, padding=1).output(ArraySpec((2, 3, 5, 6)), ArraySpec((2, 4, 1, 6)))
 
 
 BLOCKS = {

@@ -14,7 +14,7 @@ from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from weft.kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from weft.kernels.attention import Attention
 from weft.kernels.batch_norm import BatchNorm
-from weft.kernels.conv import Conv2d
+from weft.kernels.conv import Conv2d, Conv2dAdd
 from weft.kernels.embedding import Embedding, PositionEmbedding
 from weft.kernels.function import Cast, Erf, Sqrt
 from weft.kernels.kernel import Kernel, Mode, Region
@@ -83,6 +83,8 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "conv2d, 1x1": (Conv2d(9, 1), (IMAGES,)),
     "conv2d, rectified": (Conv2d(9, 3, relu=True), (IMAGES,)),
     "conv2d, 1x1 strided": (Conv2d(9, 1, stride=2), (IMAGES,)),
+    "conv2d_add": (Conv2dAdd(7, 3, padding=1), (IMAGES, (2, 7, 9, 7))),
+    "conv2d_add, 1x1 rectified": (Conv2dAdd(9, 1, relu=True), (IMAGES, (2, 9, 9, 7))),
     "max_pool2d": (MaxPool2d(3, stride=2, padding=1), (IMAGES,)),
     "max_pool2d, apart": (MaxPool2d(2, stride=3), (IMAGES,)),
     "average_pool2d": (AveragePool2d(3, stride=1, padding=(1, 0, 2, 1)), (IMAGES,)),
