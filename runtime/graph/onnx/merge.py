@@ -66,22 +66,25 @@ def merge(
 def _onto(add: Node, kept: dict[str, Node], readers: Mapping[str, int], own: dict[str, Weights]) -> Node:
     """A sum, merged with the last convolution among its terms: whatever that is added to is there then."""
     place = {name: number for number, name in enumerate(kept)}
-    terms = [
-        kept[value]
-        for value in add.inputs
-        if value in kept
-        and type(kept[value].kernel) is Conv2d
-        and not kept[value].kernel.relu
-        and readers[value] == 1
-    ]
+    terms: list[tuple[Node, Conv2d]] = []
+    for value in add.inputs:
+        node = kept.get(value)
+        if node is not None and readers[value] == 1 and _plain(node.kernel):
+            assert isinstance(node.kernel, Conv2d)
+            terms.append((node, node.kernel))
     if not terms:
         return add
-    term = max(terms, key=lambda node: place[node.name])
+    term, kernel = max(terms, key=lambda found: place[found[0].name])
     (other,) = (value for value in add.inputs if value != term.name)
-    given = {each.name: getattr(term.kernel, each.name) for each in fields(term.kernel) if each.init}
+    given = {each.name: getattr(kernel, each.name) for each in fields(kernel) if each.init}
     own[add.name] = own[term.name]
     del kept[term.name]
     return Node(add.name, Conv2dAdd(**given), (*term.inputs, other), {**term.tags, **add.tags})
+
+
+def _plain(kernel: Kernel) -> bool:
+    """Whether it is a convolution and nothing more, so that its weights tell all of its output."""
+    return isinstance(kernel, Conv2d) and not (kernel.relu or isinstance(kernel, Conv2dAdd))
 
 
 def _bias(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
@@ -100,18 +103,12 @@ def _channels(
     first: Kernel, weights: Weights, second: Kernel, more: Weights
 ) -> tuple[Kernel, Weights] | None:
     """y · s + t after channels that have weights and biases of their own: the same with other ones."""
-    if not (
-        isinstance(first, BatchNorm | Conv2d) and isinstance(second, ArithmeticWeight) and second.trained
-    ):
+    if not (isinstance(first, BatchNorm) or _plain(first)):
         return None
-    if isinstance(first, Conv2d) and first.relu:
+    if not (isinstance(second, ArithmeticWeight) and second.trained):
         return None
     channels = len(weights["weight"])
-    if (
-        second.operator not in ("add", "mul")
-        or not second.trained
-        or more["weight"].shape != (channels, 1, 1)
-    ):
+    if second.operator not in ("add", "mul") or more["weight"].shape != (channels, 1, 1):
         return None
     factor = more["weight"].reshape(-1)
     bias = weights.get("bias", np.zeros_like(factor))
@@ -124,7 +121,7 @@ def _channels(
 
 
 def _fold(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
-    if not (isinstance(first, Conv2d) and isinstance(second, BatchNorm)) or first.relu:
+    if not (_plain(first) and isinstance(first, Conv2d) and isinstance(second, BatchNorm)):
         return None
     factor = more["weight"] / np.sqrt(more["running_variance"] + np.float32(second.epsilon))
     bias = weights.get("bias", np.zeros_like(factor))

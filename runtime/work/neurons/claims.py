@@ -12,7 +12,8 @@ a request that is over, finds nothing to take, and no request begins with a barr
 To end a block and take the next takes 0.6 us.
 """
 
-# mypy: disable-error-code="no-any-return"  (of what is compiled)
+# What intrinsics return is untyped.
+# mypy: disable-error-code="no-any-return"
 
 from __future__ import annotations
 

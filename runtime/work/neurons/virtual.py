@@ -10,6 +10,7 @@ import numpy as np
 
 from ...graph.neurons.blocks import Block
 from ...graph.neurons.placement import Placement
+from ...message.atomics import Words
 from . import claims
 
 
@@ -52,8 +53,8 @@ def simulate(
 
 def _request(
     blocks: Sequence[Block],
-    words: claims.Words,
-    books: Sequence[claims.Words],
+    words: Words,
+    books: Sequence[Words],
     request: int,
     task_s: float,
     speeds: Sequence[float],

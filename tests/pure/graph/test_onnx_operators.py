@@ -191,6 +191,21 @@ def test_for_inference_a_sum_and_what_bends_it_are_merged_into_the_last_convolut
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_a_norm_behind_a_sum_is_not_taken_for_the_convolutions_own():
+    weights = {
+        "k": normal(2, 2, 1, 1), "s": normal(2, seed=1), "b": normal(2, seed=2), "m": normal(2, seed=3),
+        "v": normal(2, seed=4) ** 2 + 1, "f": normal(2, 1, 1, seed=5),
+    }  # fmt: skip
+    nodes = [node("Conv", "x k", "c"), node("Add", "c x", "sum")]
+    for last in (node("BatchNormalization", "sum s b m v", "y"), node("Mul", "sum f", "y")):
+        proto = file([*nodes, last], {"x": ("n", 2, 3, 3)}, ["y"], weights)
+        apart, merged = read(proto), read(proto, inference=True)
+        assert merged.graph.nodes[0].kernel.name == "conv2d_add"
+        x = normal(2, 2, 3, 3)
+        (one,), (other,) = (compute(model, {"x": x}).values() for model in (apart, merged))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_convolution_that_is_added_to_itself_or_read_by_others_stays():
     weights = {"k": normal(2, 2, 1, 1)}
     for sum_of, outputs in (("c c", ["y"]), ("c x", ["c", "y"])):
