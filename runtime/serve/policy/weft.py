@@ -165,24 +165,23 @@ class Weft(Policy):
 
     def _most_urgent(self, name: str, start_s: float, now_s: float) -> tuple[Group, Way, bool] | None:
         """The group whose turn it is on the resource `name`."""
-        waiting = [
-            (group, group.way(name, start_s))
-            for group in self._groups
-            if group.entries and name in group.ways
-        ]
+        waiting: list[tuple[Group, Way, float]] = []
+        levels_s: dict[int, float] = {}  # what the batches of a priority's groups take
+        for group in self._groups:
+            if group.entries and name in group.ways:
+                way = group.way(name, start_s)
+                own_s = way.full_s(group.samples)
+                waiting.append((group, way, own_s))
+                levels_s[group.priority] = levels_s.get(group.priority, 0.0) + own_s
         chosen = None
         best = (True, True, 0, inf)
-        level, level_s = None, 0.0
-        for group, way in waiting:  # by priority
-            if group.priority != level:
-                level = group.priority
-                level_s = sum(w.full_s(g.samples) for g, w in waiting if g.priority == level)
+        for group, way, own_s in waiting:
             first_s = group.entries[0][0]
             # Another batch now, then those of its own class: it might be the last of them.
             other_s = way.others_s or way.full_s(way.model.max_batch)
-            urgent = first_s < start_s + other_s + level_s
+            urgent = first_s < start_s + other_s + levels_s[group.priority]
             rank = 0 if not urgent or self._owed(group, now_s) else group.priority
-            key = (name not in group.pool, not urgent, rank, first_s - way.full_s(group.samples))
+            key = (name not in group.pool, not urgent, rank, first_s - own_s)
             if chosen is None or key < best:
                 best, chosen = key, (group, way, urgent)
         return chosen
@@ -214,17 +213,20 @@ class Weft(Policy):
         """
         samples = sum(job.samples for job in jobs)
         name, largest = way.resource.name, way.profile.largest
-        latest_s = [
-            each.entries[0][0] - each.ways[name][0].full_s(each.samples)
-            for each in self._groups
-            if each.entries and name in each.pool and each.priority <= group.priority and each is not group
-        ]
-        spare_s = min(latest_s, default=inf) - start_s
+        spare_s: float | None = None
         for other in self._groups:
             if samples == limit:
                 return
             if other is group or not other.entries or way.model not in other.models:
                 continue
+            if spare_s is None:
+                latest_s = [
+                    each.entries[0][0] - each.ways[name][0].full_s(each.samples)
+                    for each in self._groups
+                    if each.entries and name in each.pool and each.priority <= group.priority
+                    if each is not group
+                ]
+                spare_s = min(latest_s, default=inf) - start_s
             may_take_s = max(other.ways[name][0].longest_s, spare_s)
             most = limit if may_take_s == inf else min(limit, largest(may_take_s))
             if most > samples:
