@@ -410,7 +410,10 @@ def show_model(path: Path, batch: int, sizes: list[str], whole: bool) -> None:
 )
 @command
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run's folder, or a pool's trace file.", show_default=False),
+    ],
     other: Annotated[
         Path | None,
         typer.Argument(metavar="OTHER", help="Another run, to lay beside it.", show_default=False),
@@ -424,9 +427,17 @@ def report(
 
     With OTHER the two runs are laid side by side: a table, and a typical step of
     each (compare.png in RUN).
+
+    Of a trace file that a pool of tasks has left (docs/tasks.md): who ran what,
+    for whom, and took it from where; the picture comes beside the file.
     """
     if launcher_rank():
         return  # one rank is enough to draw
+    if run.is_file() and other is None:
+        from .observe.tasks import report_tasks
+
+        print(report_tasks(run))
+        return
     from .observe import report as reports
 
     print(reports.report(run) if other is None else reports.compare(run, other))
