@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ if LAUNCHED:
     own = Path(tempfile.gettempdir()) / f"pytest-rank-{place}"
     own.mkdir(exist_ok=True)
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(own)
+
+# A shell's background job begins with Ctrl-C ignored, and so do its children: tests send it to theirs.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ranks must draw the same examples, or their collectives do not match; the machine is shared, so an
 # example's time says nothing.
