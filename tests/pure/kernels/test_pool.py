@@ -32,6 +32,29 @@ GEOMETRIES = {
     "the whole image": ({"kernel_size": (5, 4)}, (2, 2, 5, 4)),
 }
 geometries = pytest.mark.parametrize(("attributes", "shape"), GEOMETRIES.values(), ids=GEOMETRIES.keys())
+# Of the windows that are taken by vectors: rows of several, the last not full, and images of many rows.
+LONG_ROWS = {
+    "overlapping windows": ({"kernel_size": 3, "stride": 2}, (2, 2, 37, 81)),
+    "overlapping windows, padded": ({"kernel_size": 3, "stride": 2, "padding": 1}, (1, 3, 36, 80)),
+    "overlapping windows, padded where they begin": (
+        {"kernel_size": 3, "stride": 2, "padding": (2, 2, 0, 0)},
+        (1, 2, 20, 67),
+    ),
+    "overlapping windows, padded where they end": (
+        {"kernel_size": 3, "stride": 2, "padding": (0, 0, 2, 2)},
+        (1, 2, 20, 63),
+    ),
+    "neighbours": ({"kernel_size": 3, "stride": 1}, (2, 2, 11, 34)),
+    "neighbours, padded": ({"kernel_size": 3, "stride": 1, "padding": 1}, (1, 2, 19, 48)),
+    "side by side": ({"kernel_size": 2}, (2, 2, 35, 67)),
+    "side by side, padded": ({"kernel_size": 2, "padding": 1}, (1, 2, 8, 32)),
+    "one column": ({"kernel_size": 3, "stride": 2, "padding": 1}, (2, 2, 40, 1)),
+    "one row": ({"kernel_size": 3, "stride": 1, "padding": 1}, (2, 2, 1, 40)),
+    "other windows": ({"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)}, (2, 2, 11, 67)),
+    "apart": ({"kernel_size": 2, "stride": 3}, (2, 2, 20, 67)),
+}
+long_rows = pytest.mark.parametrize(("attributes", "shape"), LONG_ROWS.values(), ids=LONG_ROWS.keys())
+both_sizes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 counting = pytest.mark.parametrize("include_pad", [False, True], ids=["image only", "padding counted"])
 
 
@@ -73,6 +96,36 @@ def test_max_outside_training_is_the_same(attributes, shape):
         np.testing.assert_array_equal(b.output, trained)
 
 
+def inferred(kernel, x):
+    """Its output outside training, by the compiled loops and by the array-module body."""
+    found = []
+    for body in (nullcontext(), oracle_only()):
+        b = allocate(kernel, x)
+        with body:
+            kernel.forward(b, Mode(training=False))
+        found.append(b.output)
+    return found
+
+
+@long_rows
+@both_sizes
+def test_max_of_long_rows_equals_its_oracle_also_where_there_are_nans(attributes, shape, dtype):
+    kernel = MaxPool2d(**attributes)
+    x = distinct(*shape, dtype=dtype)
+    np.testing.assert_array_equal(*inferred(kernel, x))
+    x.reshape(-1)[[0, 1, x.size // 3, -1]] = np.nan, -np.inf, np.nan, np.nan
+    np.testing.assert_array_equal(*inferred(kernel, x))
+
+
+@long_rows
+@counting
+@both_sizes
+def test_average_of_long_rows_equals_its_oracle(attributes, shape, include_pad, dtype):
+    kernel = AveragePool2d(**attributes, count_include_pad=include_pad)
+    got, wanted = inferred(kernel, normal(*shape, dtype=dtype))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 if dtype == "float32" else 1e-14)
+
+
 @geometries
 @counting
 def test_average_gradient_equals_finite_differences(attributes, shape, include_pad):
@@ -96,12 +149,16 @@ def test_average_equals_pytorch(include_pad):
     )
 
 
-def test_global_average():
+@pytest.mark.parametrize("image", [(4, 5), (1, 1), (4, 8), (13, 13), (40, 31)])
+def test_global_average_is_the_mean_and_what_a_window_as_large_as_the_image_finds(image):
     kernel = GlobalAveragePool2d()
-    check_gradients(kernel, normal(2, 3, 4, 5))
-    check_oracle(kernel, normal(2, 3, 4, 5))
-    x = normal(2, 3, 4, 5)
-    np.testing.assert_allclose(run(kernel, allocate(kernel, x)).output, x.mean(axis=(2, 3)))
+    x = normal(2, 3, *image)
+    check_gradients(kernel, x)
+    check_oracle(kernel, x)
+    output = run(kernel, allocate(kernel, x)).output
+    np.testing.assert_allclose(output, x.mean(axis=(2, 3)), rtol=0, atol=1e-15)
+    window = AveragePool2d(image)
+    np.testing.assert_array_equal(run(window, allocate(window, x)).output[:, :, 0, 0], output)
 
 
 @pytest.mark.parametrize("size", [2, 3], ids=["2x2", "3x3"])
