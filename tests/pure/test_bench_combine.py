@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.combine import SHAPES, WAYS, Job, Ways, figures
+from bench._jobs import SHAPES, WAYS, Job, Ways
+from bench.combine import figures, seconds
 from bench.harness import WrongResultError
 from weft.kernels.device import Device
 from weft.runtime.graph.candidates import Thresholds
@@ -33,7 +34,7 @@ def test_s4_4_every_way_gives_the_results_of_plain_python(shape):
         assert len(ways.combined.tasks.tasks) < len(ways.job.tasks.tasks)
         async with Compute(Device()) as compute:
             for way in WAYS:
-                await ways.seconds(way, compute)
+                await seconds(ways, way, compute)
 
     asyncio.run(main())
 
@@ -48,7 +49,7 @@ def test_s4_4_a_wrong_execution_is_found_out(broken):
         }
         wrong = replace(ways, combined=replace(ways.combined, members=members))
         async with Compute(Device()) as compute:
-            await wrong.seconds("combined", compute)
+            await seconds(wrong, "combined", compute)
 
     with pytest.raises(WrongResultError, match="combined: the outputs of"):
         asyncio.run(main())
