@@ -52,7 +52,7 @@ class Part:
         """The task: the same as that of the lane, but what it reads has come with it."""
         self._ran[index] += 1
         out: Words = self.job.outputs[index]
-        add_up(self.job.own[index], [need.arrays[0] for need in needs], out)
+        add_up(self.job.own[index], [need.arrays[0] for need in needs], out, self.job.passes)
         return out
 
     def forget(self) -> None:
@@ -82,7 +82,9 @@ def nothing(pool: Pool, body: None, needs: Sequence[Result] = ()) -> None:
 
 async def figures(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     """One rank's part of the bench; rank 0 plans, submits, and has the figures."""
-    parts = {shape: Part(shape, Job(make(args.tasks), args.words)) for shape, make in SHAPES.items()}
+    parts = {
+        shape: Part(shape, Job(make(args.tasks), args.words, args.passes)) for shape, make in SHAPES.items()
+    }
     functions = {shape: part.add_up for shape, part in parts.items()}
     jobs: dict[str, Ways] = {}
     walls: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

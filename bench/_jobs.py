@@ -63,16 +63,20 @@ SHAPES: dict[str, Callable[[int], dict[str, list[str]]]] = {
 class Job:
     """Tasks with functions and outputs: each adds up what it reads, and an array of its own.
 
-    (Sums of unsigned words wrap around alike in NumPy and, modulo 2^64, in Python.)
+    It computes its sum `passes` times. (Sums of unsigned words wrap around alike in NumPy and, modulo 2^64,
+    in Python.)
     """
 
-    def __init__(self, needs: Mapping[str, Sequence[str]], words: int) -> None:
+    def __init__(self, needs: Mapping[str, Sequence[str]], words: int, passes: int = 1) -> None:
+        self.passes = passes
         self.place = place = {name: index for index, name in enumerate(needs)}
         self.own = own = np.arange(len(needs) * words, dtype=np.uint64).reshape(len(needs), words)
         own *= np.uint64(0x9E3779B97F4A7C15)  # so that no two sums are alike
         self.outputs: Words = np.zeros_like(own)
         self.run: dict[str, Callable[[], None]] = {
-            name: partial(add_up, own[place[name]], [self.outputs[place[need]] for need in reads], out)
+            name: partial(
+                add_up, own[place[name]], [self.outputs[place[need]] for need in reads], out, passes
+            )
             for (name, reads), out in zip(needs.items(), self.outputs, strict=True)
         }
         self.expected: Words = np.empty_like(own)
@@ -114,13 +118,14 @@ class Job:
         check(wrong == 0, f"{way}: the outputs of {wrong} of {len(self.outputs)} tasks are wrong")
 
 
-def add_up(own: Words, reads: list[Words], out: Words) -> None:
-    if not reads:
-        out[:] = own
-        return
-    np.add(own, reads[0], out=out)
-    for each in reads[1:]:
-        np.add(out, each, out=out)
+def add_up(own: Words, reads: list[Words], out: Words, passes: int) -> None:
+    for _ in range(passes):
+        if not reads:
+            out[:] = own
+            continue
+        np.add(own, reads[0], out=out)
+        for each in reads[1:]:
+            np.add(out, each, out=out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 python -m bench combine
 mpirun -n 2 python -m bench combine
+mpirun -n 2 python -m bench combine --passes 30     # tasks of some 20 us, which are worth stealing
 
 time_over_uncombined       from the first submission to the last end, combined over as they are
 tasks_before, tasks_after  of the mixture; `chains_tasks_before` and so on of each shape
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repetitions", type=int, default=9, metavar="N")
     add("--tasks", type=int, default=2000, metavar="N", help="of a job, about (2000)")
     add("--words", type=int, default=64, metavar="N", help="of a task's output, 8 bytes each (64)")
+    add("--passes", type=int, default=1, metavar="N", help="how often a task computes its sum (1)")
     add("--neighbours", type=int, default=8, metavar="N", help="from which a task is a hub (8)")
     add("--workers", type=int, metavar="N", help="lanes to leave work for (as many as ranks)")
 
@@ -118,7 +120,10 @@ async def figures(args: argparse.Namespace) -> dict[str, Figure]:
         thresholds = Thresholds.measured(
             median(overheads), neighbours=args.neighbours, workers=args.workers or 1
         )
-        jobs = {name: Ways.of(Job(make(args.tasks), args.words), thresholds) for name, make in SHAPES.items()}
+        jobs = {
+            name: Ways.of(Job(make(args.tasks), args.words, args.passes), thresholds)
+            for name, make in SHAPES.items()
+        }
         names = [f"{shape} {way}" for shape in jobs for way in WAYS]
         for name, counts in interleaved(names, args.repetitions):
             shape, way = name.split()

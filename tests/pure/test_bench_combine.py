@@ -15,7 +15,7 @@ from weft.kernels.device import Device
 from weft.runtime.graph.candidates import Thresholds
 from weft.runtime.work import Compute
 
-SMALL = argparse.Namespace(repetitions=1, tasks=120, words=4, neighbours=8, workers=1)
+SMALL = argparse.Namespace(repetitions=1, tasks=120, words=4, passes=1, neighbours=8, workers=1)
 GENEROUS = Thresholds(small_s=1.0)  # whatever the tasks took on a busy machine
 
 
