@@ -2,13 +2,14 @@
 
 python -m bench metg                      # trivial_us on one rank
 mpirun -n 2 python -m bench metg          # stencil_us on two
-mpirun -n 2 python -m bench metg --peers dask,ray
+mpirun -n 2 python -m bench metg --peers dask,ray,charm4py
 
 trivial_us, stencil_us   METG: the length of a task's kernel where half of the peak rate is kept; the peak is
                          a plain loop of the same kernels on every rank, just before. (Wall time times cores
                          over tasks, as Task Bench plots it, is twice that.)
 overhead_us              what a trivial task costs beyond its kernel, at the smallest kernel
-dask_, ray_...           the same of a peer, where it is installed: processes as many as ranks
+dask_, ray_, charm4py_   the same of a peer, where it is installed: processes as many as ranks (one more for
+                         charm4py's pool, which only schedules; its stencil is chares with channels)
 ..._over_weft            the peer's METG over ours
 
 `--steps` times as many tasks as ranks; of the trivial graph none needs another, in the stencil each needs its
@@ -24,6 +25,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,9 +41,9 @@ from weft.runtime.work.pool import Pool
 from weft.runtime.work.pool.parcel import Result
 
 KERNELS_S = tuple(1e-6 * 2**n for n in range(12))  # 1 us to 2 ms
-PEER_KERNELS_S = tuple(1e-3 * 4**n for n in range(5))
 GRAPHS = ("trivial", "stencil")
-PEERS = ("dask", "ray")
+PEERS = ("dask", "ray", "charm4py")
+PEER_S = 300.0  # after which a peer is taken to hang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=1000, metavar="N", help="(1000)")
     add("--repetitions", type=int, default=3, metavar="N")
     add("--peers", default="", metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
-    add("--peer-steps", type=int, default=100, metavar="N", help="(100)")
+    add("--peer-steps", type=int, default=100, metavar="N", help="for Dask and Ray, which are slow (100)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -183,21 +185,35 @@ def metg(rates: Sequence[tuple[float, float]]) -> float:
 
 
 def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -> dict[str, Figure]:
-    """A peer's figures, from a process of its own; none where it is not installed."""
+    """A peer's figures, from processes of its own; none where it is not installed."""
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PMI", "OMPI", "PRTE", "HYD", "MPI"))
     }
     width = int(os.environ.get("PMI_SIZE", os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
-    command = [sys.executable, "-m", "bench._metg_peers", peer, str(width), str(args.peer_steps)]
-    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=300)
-    if result.returncode == 3:
+    steps = args.steps if peer == "charm4py" else args.peer_steps
+    numbers = [str(number) for number in (width, steps, args.repetitions)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench._metg_peers", peer, *numbers],
+        env=clean,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=PEER_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            raise
+    if process.returncode == 3:
         print(f"metg: {peer} is not installed", file=sys.stderr)
         return {}
-    check(result.returncode == 0, f"{peer}: {result.stderr[-2000:]}")
+    check(process.returncode == 0, f"{peer}: {errors[-2000:]}")
     figures: dict[str, Figure] = {}
-    for graph, value in json.loads(result.stdout.splitlines()[-1]).items():
-        figures[f"{peer}_{graph}_us"] = Figure.of([value], "us", 1e6)
-        figures[f"{peer}_{graph}_over_weft"] = Figure.of([value / (ours[f"{graph}_us"].value * 1e-6)], "x")
+    for graph, lengths in json.loads(output.splitlines()[-1]).items():
+        over_weft = [length / (ours[f"{graph}_us"].value * 1e-6) for length in lengths]
+        figures[f"{peer}_{graph}_us"] = Figure.of(lengths, "us", 1e6)
+        figures[f"{peer}_{graph}_over_weft"] = Figure.of(over_weft, "x")
     return figures

@@ -1,0 +1,94 @@
+"""METG of charm4py, on every process that its launcher has started; _metg_peers.py starts it.
+
+trivial   its pool: `charm.pool.map` of a function over the tasks, one at a time. Process 0 hands them out and
+          runs none, so there is one process more than there are ranks of Weft.
+stencil   its pool knows no needs between tasks, so a chare a process runs all steps of its point, as a
+          coroutine, and sends each output to its neighbours through channels.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from charm4py import Channel, Chare, Future, Group, Reducer, charm, coro
+
+from bench._metg_peers import Outputs, point, sweeps
+from bench.metg import neighbours, plain
+
+KERNELS_S = tuple(4e-6 * 2**n for n in range(12))  # 4 us to 8 ms
+
+
+class Place(Chare):  # type: ignore[misc]
+    """A point of the stencil, in all steps."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.channels = {
+            each: Channel(self, remote=self.thisProxy[each])
+            for each in neighbours(self.thisIndex, width)
+            if each != self.thisIndex
+        }
+
+    @coro  # type: ignore[untyped-decorator]
+    def run(self, turns: int, steps: int, done: Any) -> None:
+        place, outputs = self.thisIndex, []
+        for step in range(steps):
+            needs = []
+            if step:
+                own = {place: outputs[-1]}
+                needs = [
+                    own[each] if each == place else self.channels[each].recv()
+                    for each in neighbours(place, self.width)
+                ]
+            outputs.append(point(turns, step, place, self.width, *needs))
+            if step < steps - 1:
+                for channel in self.channels.values():
+                    channel.send(outputs[-1])
+        self.reduce(done, outputs, Reducer.gather)
+
+    def plain(self, turns: int, steps: int, done: Any) -> None:
+        self.reduce(done, plain(turns, steps), Reducer.gather)
+
+
+def one(task: list[int]) -> tuple[int, int]:
+    """A task of the trivial graph."""
+    return point(*task)
+
+
+def one_plain(task: list[int]) -> float:
+    return plain(*task)
+
+
+def main(arguments: list[str]) -> None:
+    graph, path = arguments[1], Path(arguments[5])
+    width, steps, repetitions = map(int, arguments[2:5])
+    places = Group(Place, args=[width]) if graph == "stencil" else None
+
+    def trivial(turns: int) -> Outputs:
+        tasks = [[turns, step, place, width] for step in range(steps) for place in range(width)]
+        return charm.pool.map(one, tasks)
+
+    def trivial_alone(turns: int) -> list[float]:
+        return charm.pool.map(one_plain, [[turns, steps]] * width)
+
+    def stencil(turns: int) -> Outputs:
+        done = Future()
+        places.run(turns, steps, done)
+        columns = done.get()
+        return [column[step] for step in range(steps) for column in columns]
+
+    def stencil_alone(turns: int) -> list[float]:
+        done = Future()
+        places.plain(turns, steps, done)
+        return done.get()
+
+    run, alone = (stencil, stencil_alone) if places else (trivial, trivial_alone)
+    path.write_text(json.dumps(sweeps(run, alone, KERNELS_S, width, steps, repetitions)))
+    sys.exit()
+
+
+if __name__ == "__main__":
+    charm.start(main)
