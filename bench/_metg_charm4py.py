@@ -1,9 +1,10 @@
 """METG of charm4py, on every process that its launcher has started; _metg_peers.py starts it.
 
-trivial   its pool: `charm.pool.map` of a function over the tasks, one at a time. Process 0 hands them out and
-          runs none, so there is one process more than there are ranks of Weft.
-stencil   its pool knows no needs between tasks, so a chare a process runs all steps of its point, as a
-          coroutine, and sends each output to its neighbours through channels.
+trivial, stencil   its pool: `charm.pool.map` of a function over the tasks, one at a time; of the stencil over
+                   those of a step, for its pool knows no needs between tasks. Process 0 hands them out and
+                   runs none, so there is one process more than there are ranks of Weft.
+chares             the stencil without a pool: a chare a process runs all steps of its point, as a coroutine,
+                   and sends each output to its neighbours through channels. Nothing is placed or balanced.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from charm4py import Channel, Chare, Future, Group, Reducer, charm, coro
 from bench._metg_peers import Outputs, point, sweeps
 from bench.metg import neighbours, plain
 
-KERNELS_S = tuple(4e-6 * 2**n for n in range(12))  # 4 us to 8 ms
+KERNELS_S = tuple(4e-6 * 4**n for n in range(8))  # 4 us to 66 ms
 
 
 class Place(Chare):  # type: ignore[misc]
@@ -53,8 +54,8 @@ class Place(Chare):  # type: ignore[misc]
         self.reduce(done, plain(turns, steps), Reducer.gather)
 
 
-def one(task: list[int]) -> tuple[int, int]:
-    """A task of the trivial graph."""
+def one(task: list[Any]) -> tuple[int, int]:
+    """A task of the pool."""
     return point(*task)
 
 
@@ -65,27 +66,40 @@ def one_plain(task: list[int]) -> float:
 def main(arguments: list[str]) -> None:
     graph, path = arguments[1], Path(arguments[5])
     width, steps, repetitions = map(int, arguments[2:5])
-    places = Group(Place, args=[width]) if graph == "stencil" else None
+    places = Group(Place, args=[width]) if graph == "chares" else None
 
     def trivial(turns: int) -> Outputs:
         tasks = [[turns, step, place, width] for step in range(steps) for place in range(width)]
         return charm.pool.map(one, tasks)
 
-    def trivial_alone(turns: int) -> list[float]:
+    def stencil(turns: int) -> Outputs:
+        rows: list[Outputs] = []
+        for step in range(steps):
+            needs = [
+                [rows[-1][each] for each in neighbours(place, width)] if rows else []
+                for place in range(width)
+            ]
+            rows.append(
+                charm.pool.map(one, [[turns, step, place, width, *needs[place]] for place in range(width)])
+            )
+        return [output for row in rows for output in row]
+
+    def pool_alone(turns: int) -> list[float]:
         return charm.pool.map(one_plain, [[turns, steps]] * width)
 
-    def stencil(turns: int) -> Outputs:
+    def chares(turns: int) -> Outputs:
         done = Future()
         places.run(turns, steps, done)
         columns = done.get()
         return [column[step] for step in range(steps) for column in columns]
 
-    def stencil_alone(turns: int) -> list[float]:
+    def chares_alone(turns: int) -> list[float]:
         done = Future()
         places.plain(turns, steps, done)
         return done.get()
 
-    run, alone = (stencil, stencil_alone) if places else (trivial, trivial_alone)
+    run = {"trivial": trivial, "stencil": stencil, "chares": chares}[graph]
+    alone = chares_alone if places else pool_alone
     path.write_text(json.dumps(sweeps(run, alone, KERNELS_S, width, steps, repetitions)))
     sys.exit()
 

@@ -9,7 +9,8 @@ trivial_us, stencil_us   METG: the length of a task's kernel where half of the p
                          over tasks, as Task Bench plots it, is twice that.)
 overhead_us              what a trivial task costs beyond its kernel, at the smallest kernel
 dask_, ray_, charm4py_   the same of a peer, where it is installed: processes as many as ranks (one more for
-                         charm4py's pool, which only schedules; its stencil is chares with channels)
+                         charm4py's pool, which only schedules)
+charm4py_chares_us       the stencil without a pool: chares that are placed by hand, and channels
 ..._over_weft            the peer's METG over ours
 
 `--steps` times as many tasks as ranks; of the trivial graph none needs another, in the stencil each needs its
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=1000, metavar="N", help="(1000)")
     add("--repetitions", type=int, default=3, metavar="N")
     add("--peers", default="", metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
-    add("--peer-steps", type=int, default=100, metavar="N", help="for Dask and Ray, which are slow (100)")
+    add("--peer-steps", type=int, default=100, metavar="N", help="for peers, which are slower (100)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -192,8 +193,7 @@ def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -
         if not name.startswith(("PMI", "OMPI", "PRTE", "HYD", "MPI"))
     }
     width = int(os.environ.get("PMI_SIZE", os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
-    steps = args.steps if peer == "charm4py" else args.peer_steps
-    numbers = [str(number) for number in (width, steps, args.repetitions)]
+    numbers = [str(number) for number in (width, args.peer_steps, args.repetitions)]
     with subprocess.Popen(
         [sys.executable, "-m", "bench._metg_peers", peer, *numbers],
         env=clean,
@@ -202,18 +202,23 @@ def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -
         text=True,
         start_new_session=True,
     ) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:
             output, errors = process.communicate(timeout=PEER_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
-            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
     if process.returncode == 3:
         print(f"metg: {peer} is not installed", file=sys.stderr)
         return {}
     check(process.returncode == 0, f"{peer}: {errors[-2000:]}")
     figures: dict[str, Figure] = {}
     for graph, lengths in json.loads(output.splitlines()[-1]).items():
-        over_weft = [length / (ours[f"{graph}_us"].value * 1e-6) for length in lengths]
+        over_weft = [
+            length / (ours["stencil_us" if graph == "chares" else f"{graph}_us"].value * 1e-6)
+            for length in lengths
+        ]
         figures[f"{peer}_{graph}_us"] = Figure.of(lengths, "us", 1e6)
         figures[f"{peer}_{graph}_over_weft"] = Figure.of(over_weft, "x")
     return figures
