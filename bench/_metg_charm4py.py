@@ -35,7 +35,8 @@ class Place(Chare):  # type: ignore[misc]
 
     @coro  # type: ignore[untyped-decorator]
     def run(self, turns: int, steps: int, done: Any) -> None:
-        place, outputs = self.thisIndex, []
+        place = self.thisIndex
+        outputs: list[Any] = []
         for step in range(steps):
             needs = []
             if step:
@@ -66,11 +67,12 @@ def one_plain(task: list[int]) -> float:
 def main(arguments: list[str]) -> None:
     graph, path = arguments[1], Path(arguments[5])
     width, steps, repetitions = map(int, arguments[2:5])
-    places = Group(Place, args=[width]) if graph == "chares" else None
+    places: Any = Group(Place, args=[width]) if graph == "chares" else None
 
     def trivial(turns: int) -> Outputs:
         tasks = [[turns, step, place, width] for step in range(steps) for place in range(width)]
-        return charm.pool.map(one, tasks)
+        found: Outputs = charm.pool.map(one, tasks)
+        return found
 
     def stencil(turns: int) -> Outputs:
         rows: list[Outputs] = []
@@ -85,7 +87,8 @@ def main(arguments: list[str]) -> None:
         return [output for row in rows for output in row]
 
     def pool_alone(turns: int) -> list[float]:
-        return charm.pool.map(one_plain, [[turns, steps]] * width)
+        found: list[float] = charm.pool.map(one_plain, [[turns, steps]] * width)
+        return found
 
     def chares(turns: int) -> Outputs:
         done = Future()
@@ -96,7 +99,8 @@ def main(arguments: list[str]) -> None:
     def chares_alone(turns: int) -> list[float]:
         done = Future()
         places.plain(turns, steps, done)
-        return done.get()
+        found: list[float] = done.get()
+        return found
 
     run = {"trivial": trivial, "stencil": stencil, "chares": chares}[graph]
     alone = chares_alone if places else pool_alone

@@ -202,7 +202,7 @@ def onnxruntime_session(
 ) -> Callable[[Arrays], list[Array]] | None:
     """The model in onnxruntime; None where that is not installed."""
     try:
-        import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        import onnxruntime
     except ImportError:
         return None
     options = onnxruntime.SessionOptions()
