@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # of /proc/stat: 10 ms, so what lasted a second is known to a percent
+SLOWED = 1.1  # of the time that a core needs at best: what was measured meanwhile is measured again
 SIDE, PRODUCTS = 256, 40  # of matrices that fit a core's own cache: 10 ms
 SOFTIRQ = 6  # its place in a line of /proc/stat; idle and waiting for a disk are 3 and 4, stolen 7
 
@@ -56,6 +58,23 @@ class Speed:
         now_s = statistics.median(taken)
         self._best_s = min(self._best_s, now_s)
         return now_s / self._best_s
+
+
+class Cores:
+    """The speed of several cores, as one process sees it that goes from one to the next."""
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        self._speeds = {core: Speed() for core in cores}
+        self.slowdown()  # each on its own core
+
+    def slowdown(self) -> float:
+        """Of the slowest."""
+        before, found = os.sched_getaffinity(0), []
+        for core, speed in self._speeds.items():
+            os.sched_setaffinity(0, {core})
+            found.append(speed.slowdown())
+        os.sched_setaffinity(0, before)
+        return max(found)
 
 
 def take_core(number: int) -> int:

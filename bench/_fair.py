@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench._core import Speed, Use, take_core, use
+from bench._core import SLOWED, Speed, Use, take_core, use
 from bench._rig import link_bytes
 from bench._steps import Turn, check_losses
 from bench.harness import check
 from weft.runtime.message import World
 
 DISTURBED = 0.05  # of a core, used by others: such a turn is repeated
-SLOWED = 1.1  # of the time that the core needs at best
 JUDGED_S = 0.5  # use of a core is counted in ticks of 10 ms: of shorter turns it tells nothing
 
 

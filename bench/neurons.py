@@ -11,7 +11,9 @@ ahead               of the blocks, those that began before an earlier layer had 
 
 The models are those of the onnx package, with random weights, for images of 224 x 224. One rank computes
 every layer whole while the others sleep. Every output of every run is compared with the serial program's, and
-so are onnxruntime's. Of two runs in a row the second counts. Rank i runs on core i.
+so are onnxruntime's. Of two runs in a row the second counts. Rank i runs on core i. A round counts if all
+cores were as fast as they can be before and behind it, as long as there is patience; slowed tells how far off
+those were that count.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench._core import take_core
-from bench.harness import Figure, check, interleaved, ratio
+from bench._core import SLOWED, Cores, take_core
+from bench.harness import Figure, check, ratio
 from weft.kernels.device import Device
 from weft.runtime.graph import Graph, Layout, Memory, Program
 from weft.runtime.graph.neurons.blocks import Blocks
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", type=int, default=224, metavar="N", help="the image's sides, where the model allows (224)"
     )
     add("--repetitions", type=int, default=15, metavar="N")
+    add("--patience", type=float, default=60.0, metavar="S", help="to repeat disturbed rounds (60)")
     add("--picture", type=Path, metavar="FILE", help="draw where blocks of two later layers run ahead")
     add("--tuned", type=int, default=2, metavar="N", help="times to plan anew by what runs took (2)")
 
@@ -95,6 +98,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
             await engines[name].replan()
     peers: dict[str, Callable[[Arrays], list[Array]]] = {}
     times: dict[str, list[float]] = {name: [] for name in engines}
+    slowed: list[float] = []
     if world.node_rank == 0:
         expected = serial(graph, parameters, image)
         for threads in sorted({1, world.node_size}):
@@ -103,14 +107,9 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 peers[f"onnxruntime_{threads}"] = session
         times |= {name: [] for name in peers}
         entry = {file_name: image[own] for file_name, own in model.inputs.items()}
-        previous = ""
         wanted = [expected[model.outputs[each.name]] for each in proto.graph.output]
-        for name, counts in interleaved([name for name in times for _ in range(2)], args.repetitions):
-            # The others' helpers sleep by now; the first run of two brings weights and threads back.
-            again = name == previous
-            if not again:
-                await asyncio.sleep(SETTLE_S)
-            previous = "" if again else name
+
+        async def run(name: str) -> float:
             start = time.perf_counter()
             if name in engines:
                 outputs = list((await engines[name].infer(image)).values())
@@ -119,12 +118,27 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 with on_cores(everywhere if name != "onnxruntime_1" else os.sched_getaffinity(0)):
                     outputs = peers[name](entry)
                 took, right = time.perf_counter() - start, wanted
-            counts = counts and again
             for got, target in zip(outputs, right, strict=True):
                 error = np.abs(got - target).max() / np.abs(target).max()
                 check(error < TOLERANCE, f"{name}: an output differs by {error:.1e} of the largest")
-            if counts:
-                times[name].append(took)
+            return took
+
+        cores = Cores(sorted(everywhere)[: world.node_size])
+        end_s = time.monotonic() + args.patience
+        while len(slowed) < args.repetitions:
+            before, found = cores.slowdown(), {}
+            if before > SLOWED and time.monotonic() < end_s:
+                await asyncio.sleep(SETTLE_S)
+                continue
+            for name in times:
+                await asyncio.sleep(SETTLE_S)  # the others' helpers sleep then
+                await run(name)  # brings weights and threads back
+                found[name] = await run(name)
+            worst = max(before, cores.slowdown())
+            if worst <= SLOWED or time.monotonic() >= end_s:
+                slowed.append(worst)
+                for name, took in found.items():
+                    times[name].append(took)
     await world.barrier()
     blocks = engines["opportunistic"].blocks
     traces = await gathered(world, blocks, spans)
@@ -149,6 +163,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
         )
     return figures | {
         **{f"{name}_ms": Figure.of(taken, "ms", 1e3) for name, taken in times.items()},
+        "slowed": Figure.of(slowed, "x"),
         "ahead": Figure.of([ahead], ""),
         "layers": Figure.of([len(blocks.stages)], ""),
         "blocks": Figure.of([len(blocks.blocks)], ""),
