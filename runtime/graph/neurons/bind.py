@@ -61,11 +61,7 @@ class Bound:
             if block.dead and place == 0:
                 found.append(partial(self.values[name][(slice(None), *region)].fill, 0))
                 continue
-            given = self._buffers[name], Mode(training=False)
-            whole = region == self._specs[name].region
-            found.append(
-                partial(kernel.forward, *given) if whole else partial(kernel.forward_region, *given, region)
-            )
+            found.append(partial(kernel.forward_region, self._buffers[name], Mode(training=False), region))
             own = [each for each in dropped.get(name, ()) if region[0].start <= each < region[0].stop]
             if own:
                 found.append(partial(_drop, self.values[name], region, own))
