@@ -49,7 +49,7 @@ def report_tasks(path: Path) -> str:
     ran = {trace.rank: [span for span in trace.spans if span.track == COMPUTE] for trace in traces}
     seconds = _seconds(span for spans in ran.values() for span in spans)
     start_ns = min(trace.spans[0].start_ns for trace in traces)
-    end_ns = max(span.end_ns for trace in traces for span in trace.spans)
+    end_ns = max(start_ns + 1, *(span.end_ns for trace in traces for span in trace.spans))
     count = sum(map(len, ran.values()))
     ranks = f"{len(traces)} ranks" if len(traces) > 1 else "one rank"
     what = f"{count:,} tasks on {ranks} in {figure((end_ns - start_ns) / 1e9)} s"
