@@ -87,11 +87,7 @@ class Policy(ABC):
         """Queue `job`, or say why it will not be answered; None: it is queued."""
         variants = self.variants(job)
         if not variants:
-            return Refused(
-                Reason.IMPOSSIBLE,
-                f"no variant of {job.family} has accuracy {job.accuracy} at cost {job.cost}; it has "
-                + ", ".join(f"{m.name} ({m.accuracy}, {m.cost})" for m in self.settings.families[job.family]),
-            )
+            return Refused(Reason.IMPOSSIBLE, self._no_variant(job))
         if not self.able(variants):
             return Refused(Reason.NO_WORKER, f"no rank that is up has {job.family}")
         if self.queued[job.service_class] >= self.settings.max_queue:
@@ -103,6 +99,18 @@ class Policy(ABC):
         if refused is None:
             self.queued[job.service_class] += 1
         return refused
+
+    def _no_variant(self, job: Job) -> str:
+        there = ", ".join(
+            f"{model.name} (accuracy {model.accuracy:g}, cost {model.cost:g})"
+            for model in self.settings.families.get(job.family, ())
+        )
+        if not there:
+            return f"no variant of {job.family} is loaded"
+        wished = [] if job.accuracy is None else [f"an accuracy of {job.accuracy:g} or more"]
+        if job.cost is not None:
+            wished.append(f"a cost of {job.cost:g} or less")
+        return f"no variant of {job.family} has {' and '.join(wished)}: there are {there}"
 
     def cancel(self, job: Job) -> bool:
         """Forget `job`, which waits; False if it is on its way already, or was never here."""

@@ -66,6 +66,20 @@ def test_s5_5_on_arrival(more, reason):
     assert (refused and refused.reason) == reason
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"accuracy": 0.99}, "no variant of a has an accuracy of 0.99 or more: there are a (accuracy "),
+        ({"cost": -1.0}, "no variant of a has a cost of -1 or less: there are a (accuracy "),
+        ({"family": "z"}, "no variant of z is loaded"),
+    ],
+)
+def test_s5_5_a_refusal_says_what_of_the_wish_no_variant_has(more, says):
+    refused = started(Weft, FAST).arrive(job(0, **more), 0.0)
+    assert refused is not None
+    assert str(refused).startswith(says)
+
+
 def test_s5_5_what_is_queued_already_makes_the_next_one_too_late():
     policy = started(Weft, FAST)
     reasons = []
