@@ -15,6 +15,7 @@ the same arrivals, in turn; every answer is compared with the model's own.
     goodput_NAME_15         requests on time a second, by policy and load
     over_nexus_15, over_triton_15, ...    Weft's goodput over theirs, turn by turn
     added_p50_us, added_p99_us            of a request from the last rank: all that is not computing
+    nothing_p50_us, nothing_p99_us        the same of a model that returns its input: 16 numbers
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from weft.runtime.serve.request import InferRequest, Qos, Refused
 from weft.runtime.serve.server import DEFAULT_POLICY, Server
 
 NAME = "model"
+NOTHING, NUMBERS = "nothing", 16
 SAMPLES = 64  # different ones, whose answers are known
 WARM_S = 1.0
 ASKED = 500
@@ -69,14 +71,16 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
             if server.service is not None:
                 figures = await Bench(server, args).run()
             await world.barrier()
-            added = np.zeros(2)
+            added = np.zeros((2, 2))
             if world.rank == world.size - 1:
-                added[:] = await asking(client, server)
+                added[0] = await asking(client, NAME, np.zeros((1, 3, 32, 32), np.float32))
+                added[1] = await asking(client, NOTHING, np.arange(NUMBERS, dtype=np.float32)[None])
             await world.broadcast(added, world.size - 1)
             await world.barrier()
         return figures | {
-            f"added_p{share}_us": Figure.of([float(value)], "us")
-            for share, value in zip((50, 99), added, strict=True)
+            f"{name}_p{share}_us": Figure.of([float(value)], "us")
+            for name, row in zip(("added", "nothing"), added, strict=True)
+            for share, value in zip((50, 99), row, strict=True)
         }
 
 
@@ -84,8 +88,10 @@ async def shared(world: World, folder: str, model: Path | None) -> Path:
     """Rank 0's repository, as all ranks know it."""
     told = np.zeros(4096, np.uint8)
     if world.rank == 0:
-        version = Path(folder) / "models" / NAME / "1"
+        version, other = (Path(folder) / "models" / name / "1" for name in (NAME, NOTHING))
         version.mkdir(parents=True)
+        other.mkdir(parents=True)
+        (other / "model.onnx").write_bytes(nothing())
         if model is None:
             (version / "model.onnx").write_bytes(network())
         else:
@@ -127,6 +133,18 @@ def network() -> bytes:
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, 32, 32])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 10])
     graph = helper.make_graph(layers, "small", [pixels], [scores], weights)
+    made: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+    return made
+
+
+def nothing() -> bytes:
+    """A model that returns its input."""
+    from onnx import TensorProto, helper
+
+    given, back = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", NUMBERS]) for name in ("x", "y")
+    )
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], NOTHING, [given], [back])
     made: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
     return made
 
@@ -256,13 +274,15 @@ class Bench:
         return turn
 
 
-async def asking(client: Client, server: Server) -> tuple[float, float]:
+async def asking(client: Client, name: str, sample: np.ndarray) -> tuple[float, float]:
     """Median and 99th percentile, in us, of what a request takes beside its computing."""
-    sample = np.zeros((1, 3, 32, 32), np.float32)
     added = []
     for number in range(ASKED + 50):
         begin_s = time.perf_counter()
-        result = await client.infer(NAME, sample, best_effort=True)
+        result = await client.infer(name, sample, best_effort=True)
         if number >= 50:
             added.append(time.perf_counter() - begin_s - result.compute_s)
+        if name == NOTHING:
+            (output,) = result.outputs.values()
+            check(np.array_equal(output, sample), f"request {number} did not get its own numbers back")
     return tuple(1e6 * float(value) for value in np.percentile(added, (50, 99)))  # type: ignore[return-value]

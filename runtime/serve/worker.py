@@ -12,6 +12,9 @@ Every rank reads the files itself, from a path that all must see; equal digests 
 Sending the bytes instead would spare the shared file system that every cluster has, and cost rank 0's loop
 the time to send them.
 
+A batch that is known to take less than the way to the lane and back is computed in the loop, unless the lane
+has something to do.
+
 What a batch raises is its own failure: the lane goes on. Inference goes before everything else that the lane
 has ready, such as the kernels of training (their priorities begin at 0).
 """
@@ -22,7 +25,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,9 @@ from .source import Source, read
 
 PRIORITY = -1
 ELSEWHERE = "another rank of the node could not read it"
+SHORT_S = 1e-4
+"""From the loop to the lane and back takes as long, and the loop may well be held up for it."""
+
 LOADING = 1 << 60  # behind everything: compiling a new model must not hold up those that are served
 
 
@@ -70,6 +76,7 @@ class Loaded:
 
     model: Model | None
     window: Window | None
+    took_s: dict[int, float] = field(default_factory=dict)  # the last batch of each size
 
 
 class Worker:
@@ -187,22 +194,30 @@ class Worker:
     def submit(self, batch: Batch, answer: Callable[[Done], object]) -> None:
         """Compute a batch; `answer` is called in the loop, unless the loop has ended."""
 
+        loaded = self._loaded.get(batch.key)
+        tell = self._loop.call_soon_threadsafe
+
         def run() -> None:
             started_s = time.monotonic()
             outputs: Sequence[Array] = ()
             error = ""
             try:
-                outputs = self._model(batch.key).run(batch.pieces, batch.count)
+                if loaded is None or loaded.model is None:
+                    raise Mistake(f"{self._where} has not loaded {batch.key!r}")
+                outputs = loaded.model.run(batch.pieces, batch.count)
             except Exception as problem:
                 error = "".join(traceback.format_exception(problem))
-            done = Done(batch.number, outputs, time.monotonic() - started_s, error)
-            self._loop.call_soon_threadsafe(answer, done)
+            took_s = time.monotonic() - started_s
+            if loaded is not None:
+                loaded.took_s[batch.count] = took_s
+            tell(answer, Done(batch.number, outputs, took_s, error))
 
         info: dict[str, object] = {"phase": "inference", "model": batch.key, "samples": batch.count}
-        self._compute.submit([Task(f"infer {batch.key}", run, priority=PRIORITY, info=info)])
-
-    def _model(self, key: str) -> Model:
-        loaded = self._loaded.get(key)
-        if loaded is None or loaded.model is None:
-            raise Mistake(f"{self._where} has not loaded {key!r}")
-        return loaded.model
+        task = Task(f"infer {batch.key}", run, priority=PRIORITY, info=info)
+        short = loaded is not None and loaded.took_s.get(batch.count, SHORT_S) < SHORT_S
+        if short and not self._device.asynchronous:
+            tell = self._loop.call_soon
+            if self._compute.run_if_idle(task):
+                return
+            tell = self._loop.call_soon_threadsafe
+        self._compute.submit([task])

@@ -29,6 +29,7 @@ class Compute:
         self._lane = Lane(device, spans=spans, failed=self._tell_failure)
         self.submit: Callable[[Iterable[Task]], None] = self._lane.submit
         self.finish: Callable[..., None] = self._lane.finish
+        self.run_if_idle: Callable[[Task], bool] = self._lane.run_if_idle
 
     def part(self, group: Group) -> Self:
         """The same lane for the tasks of a group: what they raise fails the group, and not the lane."""

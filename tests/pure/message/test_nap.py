@@ -37,10 +37,14 @@ def test_an_answer_of_an_awake_peer_is_noticed_at_once(until_s: float) -> None:
     assert not any(naps)
 
 
-@pytest.mark.parametrize("situation", ["awaited", "watched"])
-def test_what_a_lane_waits_for_is_noticed_at_once_for_a_millisecond(situation: str) -> None:
-    _, naps = wait(0.99e-3, **{situation: True})
+@pytest.mark.parametrize(
+    ("situation", "spin_s"), [("awaited", 1e-3), ("watched", 1e-3), ("expecting", 500e-6)]
+)
+def test_what_somebody_waits_for_is_noticed_at_once_for_a_while(situation: str, spin_s: float) -> None:
+    _, naps = wait(0.99 * spin_s, **{"expecting": False, situation: True})
     assert not any(naps)
+    _, naps = wait(1.1 * spin_s, **{"expecting": False, situation: True})
+    assert naps[-1] >= POLICY.shortest_s
 
 
 @pytest.mark.parametrize("until_s", [0.5e-3, 3e-3, 20e-3, 1.0])
@@ -88,8 +92,9 @@ def test_ranks_that_share_cores_leave_theirs_to_whoever_is_to_publish() -> None:
     assert POLICY.nap(0.0, awaited=False, **situation) == 0.0
 
 
-def test_looks_grow_rare() -> None:
-    looks = [len(wait(seconds)[1]) for seconds in (0.01, 0.1, 1.0)]
-    assert looks[0] < 150
+@pytest.mark.parametrize(("expecting", "spinning"), [(False, 50), (True, 250)])
+def test_looks_grow_rare(expecting: bool, spinning: int) -> None:
+    looks = [len(wait(seconds, expecting=expecting)[1]) for seconds in (0.01, 0.1, 1.0)]
+    assert looks[0] < 100 + spinning
     assert looks[1] - looks[0] < 150
     assert looks[2] < 1.1 * 1000 + looks[0]

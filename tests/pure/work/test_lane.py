@@ -156,6 +156,46 @@ def test_what_ends_the_process_ends_the_lane_in_a_group_too():
         assert told.wait(LIMIT_S)
 
 
+def test_an_idle_lane_lets_a_caller_run_a_task_and_goes_on_with_what_came_meanwhile():
+    log, threads = Log(), []
+    with Lane() as lane:
+
+        def short():
+            lane.submit([log.task("last")])  # waits until this has ended
+            threads.append(threading.current_thread())
+            assert log.names == []
+
+        assert lane.run_if_idle(Task("short", short))
+        assert log.wait() == ["last"]
+    assert threads == [threading.current_thread()]
+
+
+def test_a_busy_lane_lets_no_caller_run_a_task():
+    begun, end = threading.Event(), threading.Event()
+
+    def long():
+        begun.set()
+        assert end.wait(LIMIT_S)
+
+    log = Log()
+    with Lane() as lane:
+        lane.submit([Task("long", long)])
+        assert begun.wait(LIMIT_S)
+        assert not lane.run_if_idle(log.task("refused"))
+        end.set()
+        lane.submit([log.task("last")])
+        assert log.wait() == ["last"]
+
+
+def test_what_a_callers_task_raises_is_the_callers_and_the_lane_goes_on():
+    log = Log()
+    with Lane() as lane:
+        with pytest.raises(ZeroDivisionError):
+            lane.run_if_idle(Task("wrong", lambda: 1 // 0))
+        lane.submit([log.task("last")])
+        assert log.wait() == ["last"]
+
+
 def test_spans_tell_what_ran_and_when():
     spans = []
     log = Log()
