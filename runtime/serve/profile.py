@@ -98,6 +98,11 @@ class Profile:
         return self._line[0]
 
     @property
+    def sample_s(self) -> float:
+        """What each sample adds to that."""
+        return self._line[1]
+
+    @property
     def sizes(self) -> list[int]:
         """The batch sizes that have been measured."""
         return sorted(self._means)

@@ -141,7 +141,7 @@ class Weft(Policy):
             return inf
         group, way, urgent = chosen
         profile = way.profile
-        limit = max(1, min(way.model.max_batch, profile.largest(way.longest_s)))
+        limit = max(group.entries[0][2].samples, min(way.most, profile.largest(way.longest_s)))
         first, count = size(group, profile, start_s, limit)
         if count == 0:
             explored = self._explore(resource, group, way, start_s, now_s)
@@ -178,7 +178,7 @@ class Weft(Policy):
         for group, way, own_s in waiting:
             first_s = group.entries[0][0]
             # Another batch now, then those of its own class: it might be the last of them.
-            other_s = way.others_s or way.full_s(way.model.max_batch)
+            other_s = way.others_s or way.full_s(way.most)
             urgent = first_s < start_s + other_s + levels_s[group.priority]
             rank = 0 if not urgent or self._owed(group, now_s) else group.priority
             key = (name not in group.pool, not urgent, rank, first_s - own_s)
