@@ -53,7 +53,18 @@ class Way:
 class Group(Queue):
     """A queue of jobs of one class, one priority, and the same models, of which the first is liked best."""
 
-    __slots__ = ("best_s", "deadline_s", "each", "models", "pool", "pool_per_s", "priority", "rate", "ways")
+    __slots__ = (
+        "asked",
+        "best_s",
+        "deadline_s",
+        "each",
+        "models",
+        "pool",
+        "pool_per_s",
+        "priority",
+        "rate",
+        "ways",
+    )
 
     def __init__(self, each: ServiceClass, priority: int, models: Sequence[Model], deadline_s: float) -> None:
         super().__init__()
@@ -64,6 +75,7 @@ class Group(Queue):
         self.pool: dict[str, float] = {}  # speed of the resources that suit, or of all that are able
         self.pool_per_s = 0.0
         self.rate = Rate()  # of what is accepted, in seconds of the pool
+        self.asked = Rate()  # likewise, with what is refused
 
     def look(self) -> None:
         """Work out the pool anew."""
@@ -97,7 +109,7 @@ def limit_batches(groups: Sequence[Group], resource: str, now_s: float) -> None:
     instead of 95.4% of the top class on time at 94% of its resource's speed, and cost 0.7% of the goodput.)
     """
     suited = [g for g in groups if any(way.suits for way in g.ways.get(resource, ()))]
-    rates = {id(group): group.rate.per_s(now_s) for group in suited}
+    rates = {id(group): group.asked.per_s(now_s) for group in suited}
     suited = [group for group in suited if rates[id(group)] > 0.01]
     allowed = []
     for group in suited:

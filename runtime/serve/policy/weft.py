@@ -92,6 +92,7 @@ class Weft(Policy):
         """Unless it can't be met, or not with what goes before it."""
         group = self._group(job, now_s)
         due_s = self._due_s(job, now_s)
+        group.asked.add(job.samples / max(group.pool_per_s, 1e-9), now_s)
         if job.deadline_s < inf and not job.best_effort:
             end_s = finish_s(job, due_s, group, self._groups, self.resources, now_s)
             if end_s > due_s:
