@@ -42,7 +42,11 @@ class Compute:
                 task.group = group
             self.submit(own)
 
-        part.submit = submit
+        def run_if_idle(task: Task) -> bool:
+            task.group = group
+            return self.run_if_idle(task)
+
+        part.submit, part.run_if_idle = submit, run_if_idle
         return part
 
     @property

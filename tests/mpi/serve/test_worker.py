@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -70,6 +71,36 @@ def test_s5_3_every_rank_computes_batches_that_come_in_pieces(tmp_path: Path):
             kept = first.outputs[0].copy()
             await ask(found[-1], Batch(2, "m", 3, [[parts[1]]]))
             assert (first.outputs[0] == kept).all()
+
+    run(main)
+
+
+def test_a_batch_known_to_be_short_is_computed_in_the_loop(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+        async with workers(world) as found:
+            if world.rank:
+                return
+            await load(found, root / "m" / "1")
+            worker, threads = found[0].run.__self__, []
+            loaded = worker._loaded["m"]
+            compute = loaded.model.run
+
+            def watched(*given: object) -> list[np.ndarray]:
+                threads.append(threading.current_thread())
+                return compute(*given)
+
+            loaded.model.run = watched
+            given = samples(2, 1)
+            for before_s in ({}, {2: 1e-6}, {2: 1.0}, {1: 1e-6}):
+                while worker._compute.busy:  # until the lane is done with what it has told of
+                    await asyncio.sleep(0.001)
+                loaded.took_s = before_s
+                done = await ask(found[0], Batch(1, "m", 2, [[given]]))
+                np.testing.assert_allclose(done.outputs[0], expected(given, 1), rtol=1e-5, atol=1e-6)
+                assert loaded.took_s[2] == done.compute_s
+            here = threading.current_thread()
+            assert [thread is here for thread in threads] == [False, True, False, False]
 
     run(main)
 
