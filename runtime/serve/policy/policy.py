@@ -134,8 +134,9 @@ class Policy(ABC):
                 chosen = self.choose(resource, free_s, now_s)
                 if isinstance(chosen, Batch):
                     resource.commit(chosen)
+                    queued = self.queued
                     for job in chosen.jobs:
-                        self.queued[job.service_class] -= 1
+                        queued[job.service_class] -= 1
                     return chosen
                 ask_s = min(ask_s, chosen)
         return ask_s
@@ -213,9 +214,12 @@ class Policy(ABC):
         """How long `resource` takes for `model`."""
         return self.profiles.of(resource, model, self.models[model].max_batch)
 
-    def batch(self, resource: Resource, model: str, jobs: list[Job], start_s: float) -> Batch:
-        """A batch of these jobs, which are no longer queued."""
-        samples = sum(job.samples for job in jobs)
+    def batch(
+        self, resource: Resource, model: str, jobs: list[Job], start_s: float, samples: int | None = None
+    ) -> Batch:
+        """A batch of these jobs, which are no longer queued; `samples` if their number is known."""
+        if samples is None:
+            samples = sum(job.samples for job in jobs)
         expected_s = self.profile(resource.name, model).expected_s(samples)
         return Batch(next(self._numbers), resource.name, model, jobs, samples, start_s, expected_s)
 

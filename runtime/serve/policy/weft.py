@@ -155,12 +155,12 @@ class Weft(Policy):
             wait_s = self._wait_s(group, way, due_s, now_s)
             if wait_s > now_s:
                 return wait_s
+        samples = group.samples_of(first, count)
         jobs = group.take(first, count)
-        samples = sum(job.samples for job in jobs)
         limit = min(limit, profile.largest(due_s - start_s))
         if samples < limit:
-            self._fill(jobs, limit, group, way, start_s)
-        batch = self.batch(resource, way.model.name, jobs, start_s)
+            samples = self._fill(jobs, samples, limit, group, way, start_s)
+        batch = self.batch(resource, way.model.name, jobs, start_s, samples)
         self._served[group.each.name].add(batch.expected_s, now_s)
         return batch
 
@@ -205,19 +205,19 @@ class Weft(Policy):
         expected = group.rate.per_s(now_s) * group.pool_per_s * (until_s - now_s)
         return until_s if expected >= 1.0 else now_s
 
-    def _fill(self, jobs: list[Job], limit: int, group: Group, way: Way, start_s: float) -> None:
+    def _fill(self, jobs: list[Job], samples: int, limit: int, group: Group, way: Way, start_s: float) -> int:
         """Add jobs of other groups for the same model, that meet their deadlines and delay nobody.
 
-        Nobody who waits: where all others as high can wait for a full batch, room in it is cheap, its fixed
-        cost being paid already. What may still arrive (`longest_s`) counts only where they can't. To think of
-        it always cost 1 to 3% of the goodput in overload.
+        Returns how many samples there are then, `samples` being those of `jobs`. Nobody who waits is delayed:
+        where all others as high can wait for a full batch, room in it is cheap, its fixed cost being paid
+        already. What may still arrive (`longest_s`) counts only where they can't. To think of it always cost
+        1 to 3% of the goodput in overload.
         """
-        samples = sum(job.samples for job in jobs)
         name, largest = way.resource.name, way.profile.largest
         spare_s: float | None = None
         for other in self._groups:
             if samples == limit:
-                return
+                break
             if other is group or not other.entries or way.model not in other.models:
                 continue
             if spare_s is None:
@@ -232,9 +232,10 @@ class Weft(Policy):
             most = limit if may_take_s == inf else min(limit, largest(may_take_s))
             if most > samples:
                 first = other.due_from(start_s + way.profile.safe_s(most))
-                more = other.take(first, other.count(first, most - samples))
-                samples += sum(job.samples for job in more)
-                jobs += more
+                more = other.count(first, most - samples)
+                samples += other.samples_of(first, more)
+                jobs += other.take(first, more)
+        return samples
 
     def _explore(
         self, resource: Resource, group: Group, way: Way, start_s: float, now_s: float
