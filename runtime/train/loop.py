@@ -44,6 +44,7 @@ from ..work import Compute
 from .chain import Share
 from .course import schedule
 from .data import Data
+from .dealer import Dealer
 from .helping import Helper
 from .node_updates import NodeUpdates
 from .order import batch_indices, micro_batches, owned
@@ -90,7 +91,8 @@ class TrainingLoop:
     """Runs steps; `on_step` is told of each one's share and summed tally, in order.
 
     `memory` is what the ranks of a node share; without it the exchange is flat. `turns` are given where other
-    models train beside this one, which is number `model` among them.
+    models train beside this one, which is number `model` among them. With a `dealer` faster ranks get more
+    micro-batches; else all get the same number.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class TrainingLoop:
         memory: NodeMemory | None = None,
         turns: Turn | None = None,
         model: int = 0,
+        dealer: Dealer | None = None,
     ) -> None:
         self._team = team
         self._comm = comm
@@ -120,6 +123,7 @@ class TrainingLoop:
         self._stealing = None if memory is None else memory.stealing
         self._turns = turns
         self._model = model
+        self._dealer = dealer
         self.total_steps = job.train.total_steps(len(data.train))
         self._schedule = schedule(job, len(data.train))
         self._answers = prod(data.target_spec.shape)
@@ -303,14 +307,24 @@ class TrainingLoop:
         train = self._job.train
         indices = batch_indices(self._job.seed, step, len(self._data.train), train.batch)
         parts = micro_batches(indices, train.micro_batch)
-        mine = owned(len(parts), self._team.rank, self._team.size)
-        dealt = None
+        shares = self._deal(len(parts))
+        mine, dealt = shares(self._team.rank), None
         if self._stealing is not None:
             claims = self._stealing.claims
-            of_node = [owned(len(parts), rank, self._team.size) for rank in claims.ranks]
-            dealt, mine = claims.deal(of_node), mine[:1]
+            dealt, mine = claims.deal([shares(rank) for rank in claims.ranks]), mine[:1]
         share = Share(step, len(indices), parts, mine, self._schedule.rate(step + 1), dealt)
-        return share, Tally.of(len(parts), len(indices), len(indices) * self._answers, own=len(mine))
+        ranks = 0 if self._dealer is None else self._team.size
+        answers = len(indices) * self._answers
+        tally = Tally.of(len(parts), len(indices), answers, own=len(mine), ranks=ranks)
+        if self._dealer is not None:
+            tally.paces_s[self._team.rank] = self._dealer.own_s
+        return share, tally
+
+    def _deal(self, count: int) -> Callable[[int], Sequence[int]]:
+        """Tells each rank's micro-batches of so many."""
+        if self._dealer is not None:
+            return self._dealer.deal(count).__getitem__
+        return lambda rank: owned(count, rank, self._team.size)
 
     async def _account(self) -> None:
         """Wait for the losses of the step in flight, and tell."""
@@ -318,6 +332,9 @@ class TrainingLoop:
             return
         step, self._in_flight = self._in_flight, None
         await step.round.totals
+        if self._dealer is not None:
+            self._dealer.measured(step.tally.ends_s)
+            self._dealer.learn(step.tally.paces_s)
         now = time.monotonic()
         if self._step_began is not None:
             self._longest_s = max(self._longest_s, now - self._step_began)

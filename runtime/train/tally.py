@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ class Tally:
 
         loss, correct   of micro-batch 0
         loss, correct   of micro-batch 1, ...
+        pace            of each rank, where somebody wants to know it (dealer.py)
         failed          micro-batches that were to be entered and were not, and failures that were told
         stop
 
@@ -25,13 +27,19 @@ class Tally:
     """
 
     array: NDArray[np.float64]
+    micro_batches: int
     samples: int
     answers: int  # one a sample, or one a byte of text
+    #: When this rank entered each of its own; not summed.
+    ends_s: list[float] = field(default_factory=list)
 
     @staticmethod
-    def of(micro_batches: int, samples: int, answers: int, *, own: int = 0) -> Tally:
-        """For so many micro-batches with so many samples and answers in all; this rank is to enter `own`."""
-        tally = Tally(np.zeros(2 * micro_batches + 2), samples, answers)
+    def of(micro_batches: int, samples: int, answers: int, *, own: int = 0, ranks: int = 0) -> Tally:
+        """For so many micro-batches with so many samples and answers in all; this rank is to enter `own`.
+
+        With room for the paces of so many `ranks`.
+        """
+        tally = Tally(np.zeros(2 * micro_batches + ranks + 2), micro_batches, samples, answers)
         tally.array[-2] = own
         return tally
 
@@ -40,6 +48,12 @@ class Tally:
         self.array[2 * micro_batch] = loss
         self.array[2 * micro_batch + 1] = correct
         self.array[-2] -= 1
+        self.ends_s.append(time.monotonic())
+
+    @property
+    def paces_s(self) -> NDArray[np.float64]:
+        """Of each rank, in seconds a micro-batch: a view, where a rank enters its own and reads the sums."""
+        return self.array[2 * self.micro_batches : -2]
 
     def expect(self) -> None:
         """This rank is to enter one more micro-batch."""
@@ -56,12 +70,12 @@ class Tally:
     @property
     def loss(self) -> float:
         """Mean over the samples."""
-        return float(self.array[:-2:2].sum() / self.samples)
+        return float(self.array[: 2 * self.micro_batches : 2].sum() / self.samples)
 
     @property
     def accuracy(self) -> float:
         """Share of correct answers."""
-        return float(self.array[1:-2:2].sum() / self.answers)
+        return float(self.array[1 : 2 * self.micro_batches : 2].sum() / self.answers)
 
     @property
     def failed(self) -> bool:

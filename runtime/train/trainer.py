@@ -28,6 +28,7 @@ from . import checkpoint
 from .chain import Share
 from .course import pauses
 from .data import Samples
+from .dealer import Dealer
 from .evaluate import Score, evaluate
 from .inference import described
 from .log import Log
@@ -90,6 +91,7 @@ class Trainer:
         self._loop = TrainingLoop(
             world, comm, job, ready.data, ready.replica, compute,
             on_step=self._on_step, wire=wire, memory=ready.memory, turns=turns, model=model,
+            dealer=_dealer(world, job, turns),
         )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
@@ -338,3 +340,10 @@ def reached(job: Job, score: Score) -> bool:
     if target.metric == "loss":
         return score.loss <= target.value
     return score.accuracy is not None and score.accuracy >= target.value
+
+
+def _dealer(world: World, job: Job, turns: Turn | None) -> Dealer | None:
+    """Inside a node ranks take work from each other; beside other models a pace says little about a rank."""
+    if len(world.nodes) == 1 or job.train.deterministic or turns is not None:
+        return None
+    return Dealer(world.size)

@@ -1,0 +1,64 @@
+"""Faster ranks are dealt more micro-batches; the answer stays that of the oracle, which computes the same."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.mpi.training import Bench, disturb, require_equal_bits
+from weft.runtime.message import World
+from weft.runtime.train.dealer import Dealer
+from weft.runtime.train.loop import TrainingLoop
+from weft.runtime.train.replica import Replica
+from weft.runtime.train.schema import Job
+
+STEPS, PARTS = 24, 8  # micro-batches of a step, for each rank
+RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+
+def job(inside: str) -> Job:
+    layers = [
+        {"kernel": "flatten"},
+        {"kernel": "dense", "features": 96},
+        {"kernel": "relu"},
+        {"kernel": "dropout", "rate": 0.2},
+        {"kernel": "dense", "features": 10},
+    ]
+    train = {"batch": 4 * PARTS * SIZE, "micro_batch": 4, "steps": STEPS}
+    return Job.model_validate(
+        {
+            "name": "uneven",
+            "data": {"source": "digits"},
+            "model": {"layers": layers},
+            "train": {**train, "optimizer": {"name": "sgd", "rate": 0.02, "momentum": 0.9}},
+            "exchange": {"inside": inside, "portion_bytes": 6144, "credit": 2},
+        }
+    )
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("inside", ["flat", "shared"])
+def test_s1_1_a_rank_that_is_slow_is_dealt_less_and_nothing_is_lost(inside):
+    bench = Bench(job(inside))
+
+    def arrange(training: TrainingLoop, replica: Replica, world: World) -> None:
+        training._dealer = Dealer(SIZE)
+        if RANK == SIZE - 1:  # by as much as two ranks of a busy core may differ, and more
+            disturb(replica, lambda step, rows: time.sleep(2e-3))
+
+    trained = bench.train(arrange=arrange)
+    assert trained.steps == STEPS
+    require_equal_bits(trained.parameters)
+    for step in range(STEPS):  # (the last of an epoch has fewer)
+        everyones = MPI.COMM_WORLD.allgather(trained.division[step])
+        computed = sorted(index for own in everyones for index in own)
+        assert computed == list(range(len(computed)))  # each once
+    late = [len(trained.division[step]) for step in range(8, STEPS)]
+    counts = MPI.COMM_WORLD.allgather(sum(late))
+    assert counts[-1] < 0.75 * max(counts), f"in the last {len(late)} steps ranks computed {counts}"
+    losses, weights = bench.oracle(trained)
+    np.testing.assert_array_equal(trained.losses, losses)
+    np.testing.assert_array_equal(trained.parameters, weights)
