@@ -105,7 +105,8 @@ class Dealt:
         parity = step % 2
         #: Its number among all that these ranks have dealt, from 1.
         self.step = step
-        self._others = [rank for rank in range(len(shares)) if rank != claims.rank]
+        #: Who may take what is left: who was dealt nothing takes no part.
+        self._others = [rank for rank, share in enumerate(shares) if share and rank != claims.rank]
         self._pots = [share[1:] for share in shares]
         self._words, self._leavers = claims.pots[parity], claims.leavers[parity]
         self._after = claims.pots[1 - parity][claims.rank], claims.leavers[1 - parity]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from tests.mpi.training import Bench, disturb, require_equal_bits
+from tests.mpi.training import Bench, Trained, disturb, require_equal_bits
 from weft.runtime.message import World
 from weft.runtime.train.dealer import Dealer
 from weft.runtime.train.loop import TrainingLoop
@@ -50,15 +50,49 @@ def test_s1_1_a_rank_that_is_slow_is_dealt_less_and_nothing_is_lost(inside):
             disturb(replica, lambda step, rows: time.sleep(2e-3))
 
     trained = bench.train(arrange=arrange)
+    late = [len(trained.division[step]) for step in range(8, STEPS)]
+    counts = MPI.COMM_WORLD.allgather(sum(late))
+    assert counts[-1] < 0.75 * max(counts), f"in the last {len(late)} steps ranks computed {counts}"
+    assert_right(bench, trained)
+
+
+class Without(Dealer):
+    """Deals nothing to some ranks."""
+
+    def __init__(self, idle: set[int]) -> None:
+        super().__init__(SIZE)
+        self.busy = [rank for rank in range(SIZE) if rank not in idle]
+
+    def deal(self, count: int) -> list[list[int]]:
+        shares: list[list[int]] = [[] for _ in range(SIZE)]
+        for index in range(count):
+            shares[self.busy[index % len(self.busy)]].append(index)
+        return shares
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("idle", [{0}, {SIZE - 1}, set(range(1, SIZE))], ids=["first", "last", "all but one"])
+@pytest.mark.parametrize("inside", ["flat", "shared"])
+def test_ranks_that_are_dealt_nothing_leave_nothing_undone(inside, idle):
+    bench = Bench(job(inside))
+
+    def arrange(training: TrainingLoop, replica: Replica, world: World) -> None:
+        training._dealer = Without(idle)
+        if RANK == SIZE // 2:  # so that ranks leave work to each other
+            disturb(replica, lambda step, rows: time.sleep(5e-4))
+
+    trained = bench.train(arrange=arrange)
+    assert_right(bench, trained)
+
+
+def assert_right(bench: Bench, trained: Trained) -> None:
+    """Every micro-batch was computed once, and the answer is the oracle's."""
     assert trained.steps == STEPS
     require_equal_bits(trained.parameters)
     for step in range(STEPS):  # (the last of an epoch has fewer)
         everyones = MPI.COMM_WORLD.allgather(trained.division[step])
         computed = sorted(index for own in everyones for index in own)
-        assert computed == list(range(len(computed)))  # each once
-    late = [len(trained.division[step]) for step in range(8, STEPS)]
-    counts = MPI.COMM_WORLD.allgather(sum(late))
-    assert counts[-1] < 0.75 * max(counts), f"in the last {len(late)} steps ranks computed {counts}"
+        assert computed == list(range(len(computed)))
     losses, weights = bench.oracle(trained)
     np.testing.assert_array_equal(trained.losses, losses)
     np.testing.assert_array_equal(trained.parameters, weights)
