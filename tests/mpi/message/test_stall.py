@@ -124,6 +124,7 @@ def test_a_counter_that_does_not_come_is_told_once_with_whom_it_needs(said: list
             world.position("step 2: reading data")
             board.publish(1, 7)
             await channel.receive()  # somebody has told
+            board.publish(1, 8)  # first: nothing is to be left that is waited for too long, and told
             board.publish(0, 3)
             await board.reached(0, 3)
         elif late > 0:
