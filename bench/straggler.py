@@ -56,7 +56,7 @@ from weft.runtime.work import Compute
 RATE = 0.05
 WARM, WARM_DEALT = 2, 6
 """Steps that a turn makes before it is timed: ranks get to know their pace, and caches are filled. Between
-hosts it takes three steps until paces decide what is dealt."""
+hosts it takes four steps until paces decide what is dealt."""
 
 PERIOD_S = 10e-3
 STOP_AND_GO = """

@@ -1,8 +1,8 @@
 """Deals a step's micro-batches to the ranks of several nodes, so that all end alike: more to the faster.
 
     step s      each rank notes what a micro-batch took, from the end of one forward pass to that of the next
-    step s + 1  tells it with its losses; the sums make all ranks know all paces
-    step s + 3  is dealt by them, on every rank alike
+    step s + 2  tells it with its losses; the sums make all ranks know all paces
+    step s + 4  is dealt by them, on every rank alike
 
 Inside a node ranks take work from each other within the step (work/claims.py), which needs shared memory; who
 has it and who has not is dealt to by the same rule. Between nodes nothing moves but these numbers: every rank
