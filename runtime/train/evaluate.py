@@ -43,7 +43,7 @@ async def evaluate(
     parts = micro_batches(np.arange(len(samples)), micro_batch)
     mine = owned(len(parts), rank, ranks)
     answers = len(samples) * prod(samples.target_spec.shape)
-    tally = Tally.of(len(parts), len(samples), answers, own=len(mine))
+    tally = Tally.of(len(parts), len(samples), answers)
 
     def score(index: int) -> None:
         program = replica.inference(len(parts[index]))

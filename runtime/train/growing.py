@@ -64,7 +64,6 @@ class Growing(Chain):
             self._last(index)
         else:
             following, rank = claimed
-            self._tally.expect()
             self._backward(index)
             self._whose = {} if rank is None else {"of": rank}
             self._grow_behind(self._forward(following), following)

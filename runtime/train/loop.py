@@ -133,7 +133,7 @@ class TrainingLoop:
         self._profile = Profile.guess(replica.graph, replica.calls, job.train.micro_batch)
         self._communication: asyncio.Task[None] | None = None
         #: Whether a signal ended the run; whether a rank could not go on; and if the losses tell, why.
-        self.stopped, self.failed, self.divergence = False, False, ""
+        self.stopped, self.failed, self.wrong = False, False, ""
         self.settings = job.exchange.settings()
         #: Whether gradients travel at all.
         self.travels = team.size > 1 and (memory is None or memory.travels)
@@ -315,7 +315,7 @@ class TrainingLoop:
         share = Share(step, len(indices), parts, mine, self._schedule.rate(step + 1), dealt)
         ranks = 0 if self._dealer is None else self._team.size
         answers = len(indices) * self._answers
-        tally = Tally.of(len(parts), len(indices), answers, own=len(mine), ranks=ranks)
+        tally = Tally.of(len(parts), len(indices), answers, ranks=ranks)
         if self._dealer is not None:
             tally.paces_s[self._team.rank] = self._dealer.own_s
         return share, tally
@@ -340,12 +340,9 @@ class TrainingLoop:
             self._longest_s = max(self._longest_s, now - self._step_began)
         self._step_began = now
         self.stopped = self.stopped or step.tally.stop
-        if not (self.failed or step.tally.failed or isfinite(step.tally.loss)):
-            self.divergence = (
-                f"the loss of {self._job.name} became {step.tally.loss} in step {step.share.step + 1}:"
-                " training diverged; lower the optimizer's rate, or set clip_norm in [train]"
-            )
-        self.failed = self.failed or step.tally.failed or bool(self.divergence)
+        if not self.failed:
+            self.wrong = _wrong(self._job.name, step)
+            self.failed = step.tally.failed or bool(self.wrong)
         if not self.failed:
             self._on_step(step.share, step.tally)
 
@@ -391,3 +388,19 @@ class TrainingLoop:
                     f"{self._job.name}: a stop was asked for, and no step has ended for {limit_s:.0f} s:"
                     " ended without a checkpoint. The last one that was written is kept"
                 )
+
+
+def _wrong(name: str, step: InFlight) -> str:
+    """What makes a step of the model `name` worthless, if no rank has failed; empty if nothing does."""
+    tally, number = step.tally, step.share.step + 1
+    if tally.failed and isfinite(tally.entered):
+        return (
+            f"of the {tally.micro_batches} micro-batches of step {number} of {name} {tally.entered:.0f} were"
+            " computed: a mistake of Weft, which is worth a report; --resume goes on from the last checkpoint"
+        )
+    if not tally.failed and not isfinite(tally.loss):
+        return (
+            f"the loss of {name} became {tally.loss} in step {number}: training diverged; lower the"
+            " optimizer's rate, or set clip_norm in [train]"
+        )
+    return ""

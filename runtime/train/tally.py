@@ -19,7 +19,7 @@ class Tally:
         loss, correct   of micro-batch 0
         loss, correct   of micro-batch 1, ...
         pace            of each rank, where somebody wants to know it (dealer.py)
-        failed          micro-batches that were to be entered and were not, and failures that were told
+        entered         how many micro-batches were; infinite if a rank cannot go on
         stop
 
     Two slots a micro-batch: zero on every rank but the one that computed it, so the sum over the ranks is
@@ -34,20 +34,15 @@ class Tally:
     ends_s: list[float] = field(default_factory=list)
 
     @staticmethod
-    def of(micro_batches: int, samples: int, answers: int, *, own: int = 0, ranks: int = 0) -> Tally:
-        """For so many micro-batches with so many samples and answers in all; this rank is to enter `own`.
-
-        With room for the paces of so many `ranks`.
-        """
-        tally = Tally(np.zeros(2 * micro_batches + ranks + 2), micro_batches, samples, answers)
-        tally.array[-2] = own
-        return tally
+    def of(micro_batches: int, samples: int, answers: int, *, ranks: int = 0) -> Tally:
+        """For so many micro-batches, samples and answers in all, and the paces of so many ranks."""
+        return Tally(np.zeros(2 * micro_batches + ranks + 2), micro_batches, samples, answers)
 
     def enter(self, micro_batch: int, loss: float, correct: int) -> None:
         """One micro-batch: the sum of its losses and the number of its correct answers."""
         self.array[2 * micro_batch] = loss
         self.array[2 * micro_batch + 1] = correct
-        self.array[-2] -= 1
+        self.array[-2] += 1
         self.ends_s.append(time.monotonic())
 
     @property
@@ -55,13 +50,9 @@ class Tally:
         """Of each rank, in seconds a micro-batch: a view, where a rank enters its own and reads the sums."""
         return self.array[2 * self.micro_batches : -2]
 
-    def expect(self) -> None:
-        """This rank is to enter one more micro-batch."""
-        self.array[-2] += 1
-
     def fail(self) -> None:
         """This rank cannot go on with the model; all learn of it with the sums."""
-        self.array[-2] += 1
+        self.array[-2] = np.inf
 
     def ask_to_stop(self) -> None:
         """This rank has been told to stop (by a signal); all learn of it with the sums."""
@@ -78,9 +69,14 @@ class Tally:
         return float(self.array[1 : 2 * self.micro_batches : 2].sum() / self.answers)
 
     @property
+    def entered(self) -> float:
+        """How many micro-batches were entered, on all ranks; infinite if a rank has failed."""
+        return float(self.array[-2])
+
+    @property
     def failed(self) -> bool:
-        """Whether any rank failed: the other numbers then mean nothing."""
-        return bool(self.array[-2])
+        """Whether a rank failed, or a micro-batch was lost or came twice: all else then means nothing."""
+        return self.entered != self.micro_batches
 
     @property
     def stop(self) -> bool:

@@ -117,8 +117,8 @@ class Trainer:
             return self._reached or self._failed
 
         done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
-        if loop.divergence and self._compute.group is None:
-            raise WeftError(loop.divergence)
+        if loop.wrong and self._compute.group is None:
+            raise WeftError(loop.wrong)
         self._failed = self._failed or loop.failed
         score = None
         if not await self._ill():
@@ -316,8 +316,8 @@ class Trainer:
         first = np.array([own], np.int64)
         await self._comm.allreduce(first, "min", what=f"{job.name}: which rank failed")
         if (rank := int(first[0])) == world.size:
-            self._log.error(f"weft: {self._loop.divergence}")
-            return self._loop.divergence
+            self._log.error(f"weft: {self._loop.wrong}")
+            return self._loop.wrong
         told = np.zeros(TOLD_BYTES, np.uint8)
         if rank == world.rank and group.error is not None:
             report = report_of(group.error, rank, world.size, world.host, f"the model {job.name}")

@@ -85,6 +85,34 @@ def test_ranks_that_are_dealt_nothing_leave_nothing_undone(inside, idle):
     assert_right(bench, trained)
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("inside", ["flat", "shared"])
+def test_a_micro_batch_that_nobody_computes_ends_training(inside):
+    lost_in, told = 5, []
+
+    class Losing(Dealer):
+        steps = 0
+
+        def deal(self, count: int) -> list[list[int]]:
+            shares = super().deal(count)
+            if self.steps == lost_in:
+                shares[-1].pop()
+            self.steps += 1
+            return shares
+
+    def arrange(training: TrainingLoop, replica: Replica, world: World) -> None:
+        training._dealer = Losing(SIZE)
+        told.append(training)
+
+    trained = Bench(job(inside)).train(arrange=arrange)
+    parts = PARTS * SIZE
+    assert told[0].failed
+    assert (
+        f"of the {parts} micro-batches of step {lost_in + 1} of uneven {parts - 1} were" in told[0].wrong
+    ), told[0].wrong
+    assert len(trained.losses) == lost_in, "the losses of the wrong step, or of one behind it, were told"
+
+
 def assert_right(bench: Bench, trained: Trained) -> None:
     """Every micro-batch was computed once, and the answer is the oracle's."""
     assert trained.steps == STEPS
