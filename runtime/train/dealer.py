@@ -35,10 +35,13 @@ class Dealer:
     def __init__(self, ranks: int) -> None:
         #: Seconds that a micro-batch takes on this rank; 0: not known yet.
         self.own_s = 0.0
+        #: How many this rank has computed.
+        self.computed = 0
         self._paces_s = [0.0] * ranks
 
     def measured(self, ends_s: Sequence[float]) -> None:
         """A step is over; its forward passes on this rank ended at these times."""
+        self.computed += len(ends_s)
         if len(ends_s) > 1:
             taken_s = median(after - before for before, after in pairwise(ends_s))
             self.own_s += (FRESH if self.own_s else 1.0) * (taken_s - self.own_s)

@@ -88,10 +88,11 @@ class Trainer:
         self._compute = compute
         self._log = log
         self._command = command
+        self._dealer = _dealer(world, job, turns)
         self._loop = TrainingLoop(
             world, comm, job, ready.data, ready.replica, compute,
             on_step=self._on_step, wire=wire, memory=ready.memory, turns=turns, model=model,
-            dealer=_dealer(world, job, turns),
+            dealer=self._dealer,
         )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
@@ -243,22 +244,24 @@ class Trainer:
         return score
 
     async def _tell_work(self) -> None:
-        """Gather who computed what, where ranks take work from each other."""
-        memory, size = self._memory, self._world.size
-        if memory is None or self._job.train.deterministic:
+        """Gather who computed what, where ranks take work from each other or are dealt it by their paces."""
+        memory, dealer, size = self._memory, self._dealer, self._world.size
+        if self._job.train.deterministic or (memory is None and dealer is None):
             return
         rows = np.zeros((size, 2 * size + 3), np.int64)
         own = rows[self._world.rank]
-        if memory.stealing is not None:
+        if memory is not None and memory.stealing is not None:
             counts = memory.stealing.claims.counts
             own[-3:] = counts.attempts, counts.misses, counts.left
             for start, of in ((0, counts.micro_batches), (size, counts.kernels)):
                 for rank, count in of.items():
                     own[start + rank] = count
+        elif dealer is not None:  # alone on its node
+            own[self._world.rank] = dealer.computed
         await self._comm.allreduce(rows, what=f"{self._job.name}: who computed what")
         for rank, row in enumerate(rows.tolist()):
             if not any(row):
-                continue  # alone on its node
+                continue  # had no choice
             micro_batches, kernels = (
                 {str(other): count for other, count in enumerate(part) if count}
                 for part in (row[:size], row[size:-3])

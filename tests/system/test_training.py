@@ -270,3 +270,19 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next(job, t
     (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert 500 <= max(steps) < 1000
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_s1_4_a_report_tells_what_each_rank_of_two_nodes_computed(ranks, job, tmp_path):
+    """Emulated: MPICH takes the ranks of this host for those of two."""
+    several = {"MPIR_CVAR_NUM_CLIQUES": "2"}
+    changes = "deterministic=false", "micro_batch=5", "steps=12"
+    sets = [part for change in changes for part in ("--set", f"train.{change}")]
+    trained = train(ranks, job, *sets, folder=tmp_path, env=several)
+    assert trained.returncode == 0, trained.stderr
+    assert f"{ranks} ranks on 2 nodes" in trained.stdout
+    report = mpiexec(1, [*WEFT, "report", run_folder(trained.stdout)], cwd=tmp_path)
+    lines = [line.split() for line in report.stdout.partition("kernels of others")[2].splitlines()[1:]]
+    computed = {int(line[0]): int(line[1]) for line in lines[:ranks]}
+    assert sorted(computed) == list(range(ranks)), report.stdout
+    assert sum(computed.values()) == 12 * 60 // 5
