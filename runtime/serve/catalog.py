@@ -18,7 +18,17 @@ import numpy as np
 
 from .policy import Guarantee, Model, ServiceClass, Settings
 from .repository import Version
-from .request import Array, InferRequest, ModelInfo, Qos, TensorInfo, UnknownModel, WrongInput
+from .request import (
+    Array,
+    InferRequest,
+    ModelInfo,
+    Qos,
+    Reason,
+    Refused,
+    TensorInfo,
+    UnknownModel,
+    WrongInput,
+)
 from .settings import ModelSettings, ServerSettings
 from .source import DATATYPES
 
@@ -37,6 +47,7 @@ class Served:
     labels: tuple[str, ...] = ()
     largest: int = 32
     leaving: bool = False
+    anew: bool = False  # leaving, and another one comes in its place
     open: int = 0  # requests and batches that need it still
 
     @classmethod
@@ -62,8 +73,8 @@ class Served:
 
     def fits(self, other: Served) -> bool:
         """Whether what `other` accepted can be computed by this one."""
-        mine = (self.inputs, self.outputs, self.largest, self.open_family)
-        return mine == (other.inputs, other.outputs, other.largest, other.open_family)
+        mine = (self.inputs, self.outputs, self.open_family)
+        return mine == (other.inputs, other.outputs, other.open_family) and self.largest >= other.largest
 
     def samples(self, request: InferRequest) -> tuple[int, list[Array]]:
         """How many samples a request has, and its arrays in the order of the inputs; WrongInput."""
@@ -151,8 +162,11 @@ class Catalog:
         return [served for versions in self.loaded.values() for served in versions.values()]
 
     def find(self, model: str, version: str = "") -> Served:
-        """The version that a request names, or the newest; UnknownModel."""
+        """The version that a request names, or the newest; UnknownModel, or Refused while it is exchanged."""
         versions = self.versions(model)
+        for served in self.loaded.get(model, {}).values():
+            if served.anew and (served.version.title == version or not (version or versions)):
+                raise Refused(Reason.NO_WORKER, f"{served.name} is just being loaded anew: ask again")
         if not versions and (reason := self.awaited.get(model)):
             raise UnknownModel(f"model {model!r} is not loaded yet: {reason}")
         if not versions:

@@ -75,6 +75,7 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}  # by the job's number
         self._sent: dict[int, Sent] = {}  # by the batch's number
+        self._lost: dict[int, Sent] = {}  # likewise, whose jobs have been given to others
         self._last_end_s = dict.fromkeys(self._links, 0.0)
         self._busy_s = dict.fromkeys(self._links, 0.0)
         self._started_s = time.monotonic()
@@ -191,17 +192,18 @@ class Dispatcher:
             self.policy.failed(batch, now_s)
         else:
             self.policy.ended(batch, started_s, now_s)
-            self.tally.computed(sent.served.name, batch.samples, done.compute_s, len(batch.jobs))
-        if self._sent.pop(batch.number, None) is None:
-            pass  # its worker was given up, and its jobs are queued anew
+        if self._lost.pop(batch.number, None) is not None:
+            pass  # the worker has come to itself
         elif done.error:
             self._fail(sent, done.error, now_s)
         else:
             self._answer(sent, done, started_s, now_s)
+        self._sent.pop(batch.number, None)
         self.pump_soon()
 
     def _answer(self, sent: Sent, done: Done, started_s: float, now_s: float) -> None:
         batch, served, at = sent.batch, sent.served, 0
+        self.tally.computed(served.name, batch.samples, done.compute_s, len(batch.jobs))
         for job in batch.jobs:
             rows = slice(at, at + job.samples)
             at += job.samples
@@ -222,10 +224,10 @@ class Dispatcher:
             )
 
     def _fail(self, sent: Sent, trace: str, now_s: float) -> None:
-        self.tally.failed(sent.served.name, sent.batch.jobs, now_s)
         for job in sent.batch.jobs:
             waiting = self._waiting.get(job.number)
             if waiting is not None and not waiting.future.done():
+                self.tally.failed(sent.served.name, job, now_s)
                 error = RequestError(BATCHES, sent.link.rank, sent.link.host, trace)
                 waiting.future.set_exception(error)
 
@@ -239,9 +241,10 @@ class Dispatcher:
 
     def down(self, link: Link) -> None:
         """A worker does not answer: its jobs go elsewhere, and what it may still answer is ignored."""
-        lost = [self._sent.pop(number) for number, sent in list(self._sent.items()) if sent.link is link]
+        lost = {number: sent for number, sent in self._sent.items() if sent.link is link}
         self.policy.down(link.resource, time.monotonic())
-        for sent in lost:
+        for number, sent in lost.items():
+            self._lost[number] = self._sent.pop(number)
             for job in sent.batch.jobs:
                 if job.number not in self._waiting:  # its caller has left
                     self.policy.cancel(job)
@@ -255,8 +258,9 @@ class Dispatcher:
         self.policy.configure(self._catalog.policy_settings(), time.monotonic())
 
     def _overdue(self, link: Link) -> bool:
-        """Whether the batch that a worker is at takes far longer than any should."""
-        sent = next((sent for sent in self._sent.values() if sent.link is link), None)
+        """Whether the batch that a worker is at takes far longer than any should, given to others or not."""
+        batches = itertools.chain(self._lost.values(), self._sent.values())  # a worker's in its order
+        sent = next((sent for sent in batches if sent.link is link), None)
         if sent is None:
             return False
         started_s = max(sent.sent_s, self._last_end_s[link.resource])
@@ -276,8 +280,11 @@ class Dispatcher:
     def give_up(self, why: str) -> None:
         """Refuse all that is still waited for."""
         for waiting in list(self._waiting.values()):
+            self.policy.cancel(waiting.job)
             if not waiting.future.done():
+                self.tally.refused(waiting.served.name, waiting.job.service_class, Reason.DRAINING)
                 waiting.future.set_exception(Refused(Reason.DRAINING, why))
+        self.pump_soon()
 
     # -- what is told -------------------------------------------------------------------------------------
 
@@ -330,7 +337,7 @@ def _outputs(waiting: Waiting, served: Served, outputs: Sequence[Array], rows: s
     wanted = waiting.request.outputs
     names = [info.name for info in waiting.served.outputs]
     return {
-        name: array[rows] if info.shape[:1] == (-1,) else array
+        name: array[rows] if info.shape[:1] == (-1,) else array.copy()  # else several callers' own
         for name, info, array in zip(names, served.outputs, outputs, strict=True)
         if not wanted or name in wanted
     }

@@ -177,7 +177,8 @@ class Loading:
             return problem
         old = self._catalog.loaded.get(version.model, {}).get(version.number)
         if old is not None and not served.fits(old):
-            await self._leave(old)  # what it has accepted, the new one could not compute
+            old.anew = True  # what it has accepted, the new one could not compute
+            await self._leave(old)
         self._catalog.add(served)
         self._dispatcher.reconfigure()
         if old is not None:

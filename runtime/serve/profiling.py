@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ class Profiler:
                 for _ in range(FULL_LOOKS):
                     await self._measure(link, served, served.largest)
 
-        await asyncio.gather(*(look(link) for link in self._links))
+        await self._on_all(look)
 
     async def measure(self, served: Served) -> None:
         """All sizes that are powers of two, and the largest, on every worker."""
@@ -63,7 +63,13 @@ class Profiler:
                     if time.monotonic() > end_s:
                         break
 
-        await asyncio.gather(*(look(link) for link in self._links))
+        await self._on_all(look)
+
+    async def _on_all(self, look: Callable[[Link], Awaitable[None]]) -> None:
+        """On all workers at once, and to its end on each, so that a model can be unloaded then."""
+        for result in await asyncio.gather(*map(look, self._links), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def _measure(self, link: Link, served: Served, size: int) -> float:
         answered: asyncio.Future[Done] = asyncio.get_running_loop().create_future()

@@ -90,16 +90,16 @@ class Repository:
 
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
-        folder = self.root / name
-        if name in ("", "..") or Path(name).name != name or not folder.is_dir():
-            known = ", ".join(self._names()) or "nothing"
+        folder, names = self.root / name, self._names()
+        if name not in names:
+            known = ", ".join(names) or "nothing"
             raise Mistake(f"the repository {self.root} has no model {name!r}; it holds {known}")
         try:
             settings = read_settings(ModelSettings, folder / SETTINGS)
         except JobError as error:
             return Entry(name, reason=str(error))
-        if absent := [v.model for v in settings.variants if v.model not in (models := self._names())]:
-            reason = f"variants in {folder / SETTINGS}: no model {absent[0]!r}; there are {', '.join(models)}"
+        if absent := [v.model for v in settings.variants if v.model not in names]:
+            reason = f"variants in {folder / SETTINGS}: no model {absent[0]!r}; there are {', '.join(names)}"
             return Entry(name, reason=reason)
         there = {int(path.name) for path in folder.iterdir() if _is_version(path)}
         numbers = sorted(there | set(settings.versions or ()) if there else there)
@@ -124,10 +124,13 @@ def _is_version(path: Path) -> bool:
 
 
 def _version(model: str, number: int, path: Path) -> Version:
-    if (path / "model.onnx").is_file():
-        return Version(model, number, path, Platform.ONNX)
-    if (path / "job.toml").is_file():
-        return Version(model, number, path, Platform.CHECKPOINT)
-    found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
-    reason = f"{path} holds {found}; it needs model.onnx, or a run's job.toml and checkpoints"
+    try:
+        if (path / "model.onnx").is_file():
+            return Version(model, number, path, Platform.ONNX)
+        if (path / "job.toml").is_file():
+            return Version(model, number, path, Platform.CHECKPOINT)
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+        reason = f"{path} holds {found}; it needs model.onnx, or a run's job.toml and checkpoints"
+    except OSError as error:
+        reason = f"{path} cannot be read: {error.strerror}"
     return Version(model, number, path, reason=reason)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from ...kernels.device import DeviceUnavailable, choose_device
-from ..errors import MachineError, Mistake
+from ..errors import MachineError, Mistake, WeftError
 from ..message import World
 from ..train.prepare import share_cores
 from ..work import Compute
@@ -37,6 +37,7 @@ from .worker import Worker
 
 PROFILES = "profiles.json"
 DRAIN_S = 30.0
+CLOSE_S = 60.0  # for loads to end, and batches that nobody waits for
 DEFAULT_POLICY = "weft"
 
 
@@ -140,14 +141,25 @@ class Server:
                     await self._dispatcher.drain()
             except TimeoutError:
                 self._dispatcher.give_up(f"the server ends, and waited {DRAIN_S:.0f} s for the answer")
-            await self.loading.settle()
-            await self._dispatcher.watch.stop()
-            if self._profiles_path is not None:
-                with contextlib.suppress(OSError):  # can't be written there: they are measured anew
-                    store(self._profiles_path, self._dispatcher.policy.profiles)
-            await asyncio.gather(*(link.close() for link in self._links))
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._close_workers()
+            except TimeoutError:
+                states = [f"{link.resource} {self._dispatcher.watch.state(link)}" for link in self._links]
+                raise WeftError(
+                    f"the server could not end within {CLOSE_S:.0f} s: a model is still loaded or computed"
+                    f" ({', '.join(states)})"
+                ) from None
         await self._worker.closed.wait()
         await self._stack.aclose()
+
+    async def _close_workers(self) -> None:
+        await self.loading.settle()
+        await self._dispatcher.watch.stop()
+        if self._profiles_path is not None:
+            with contextlib.suppress(OSError):  # can't be written there: they are measured anew
+                store(self._profiles_path, self._dispatcher.policy.profiles)
+        await asyncio.gather(*(link.close() for link in self._links))
 
     async def __aenter__(self) -> Self:
         return self

@@ -76,10 +76,9 @@ class Tally:
         _add(own.compute, compute_s * requests, requests)
         _add(own.batches.setdefault(samples, Durations()), compute_s)
 
-    def failed(self, name: str, jobs: Sequence[Job], now_s: float) -> None:
-        """Computing these failed."""
-        for job in jobs:
-            _add(self.model(name).fail, now_s - job.arrival_s)
+    def failed(self, name: str, job: Job, now_s: float) -> None:
+        """Computing it failed."""
+        _add(self.model(name).fail, now_s - job.arrival_s)
 
     def describe(self) -> list[Mapping[str, Any]]:
         """The classes, for the status page."""

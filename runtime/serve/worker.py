@@ -77,6 +77,11 @@ class Loaded:
     model: Model | None
     window: Window | None
     took_s: dict[int, float] = field(default_factory=dict)  # the last batch of each size
+    batches: int = 0  # submitted and not answered
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while there are any
+
+    def __post_init__(self) -> None:
+        self.idle.set()
 
 
 class Worker:
@@ -124,8 +129,10 @@ class Worker:
         return source.describe()
 
     async def unload(self, key: str) -> None:
-        """Forget a model; collective over the node. One that is not here is none."""
+        """Forget a model once its batches are computed; collective over the node. One not here is none."""
         loaded = self._loaded.pop(key, None)
+        if loaded is not None:
+            await loaded.idle.wait()
         if loaded is not None and loaded.window is not None:
             window, loaded.model, loaded.window = loaded.window, None, None
             await window.close()
@@ -193,9 +200,11 @@ class Worker:
 
     def submit(self, batch: Batch, answer: Callable[[Done], object]) -> None:
         """Compute a batch; `answer` is called in the loop, unless the loop has ended."""
-
         loaded = self._loaded.get(batch.key)
         tell = self._loop.call_soon_threadsafe
+        if loaded is not None:
+            loaded.batches += 1
+            loaded.idle.clear()
 
         def run() -> None:
             started_s = time.monotonic()
@@ -208,9 +217,15 @@ class Worker:
             except Exception as problem:
                 error = "".join(traceback.format_exception(problem))
             took_s = time.monotonic() - started_s
+            tell(ended, Done(batch.number, outputs, took_s, error))
+
+        def ended(done: Done) -> None:
             if loaded is not None:
-                loaded.took_s[batch.count] = took_s
-            tell(answer, Done(batch.number, outputs, took_s, error))
+                loaded.took_s[batch.count] = done.compute_s
+                loaded.batches -= 1
+                if not loaded.batches:
+                    loaded.idle.set()
+            answer(done)
 
         info: dict[str, object] = {"phase": "inference", "model": batch.key, "samples": batch.count}
         task = Task(f"infer {batch.key}", run, priority=PRIORITY, info=info)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.mpi.serve.models import dense, expected, put, samples, shared
+from weft.runtime.errors import WeftError
 from weft.runtime.message import RequestError, World, run
 from weft.runtime.serve.client import Client
 from weft.runtime.serve.model import Model
@@ -236,5 +237,20 @@ def test_profiles_outlive_the_server(tmp_path: Path):
             stored = json.loads((root / "profiles.json").read_text())
             assert {each["resource"] for each in stored} == {f"rank {r} cpu" for r in range(world.size)}
             assert all(each["results"] >= 2 * 6 * 20 for each in stored)  # of both times
+
+    run(main)
+
+
+def test_a_server_that_cannot_end_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("weft.runtime.serve.server.CLOSE_S", 0.2)
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu") as server:
+            if world.rank == 0:
+                async with server.loading._lock:  # as a load does that does not come to its end
+                    with pytest.raises(WeftError, match=r"not end within 0 s.*\(rank 0 cpu ready"):
+                        await server.close()
+                monkeypatch.undo()
 
     run(main)

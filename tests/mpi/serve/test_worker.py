@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -101,6 +102,34 @@ def test_a_batch_known_to_be_short_is_computed_in_the_loop(tmp_path: Path):
                 assert loaded.took_s[2] == done.compute_s
             here = threading.current_thread()
             assert [thread is here for thread in threads] == [False, True, False, False]
+
+    run(main)
+
+
+def test_a_model_is_unloaded_behind_its_last_batch(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+        async with workers(world) as found:
+            if world.rank:
+                return
+            await load(found, root / "m" / "1")
+            worker = found[0].run.__self__
+            loaded = worker._loaded["m"]
+            begun, compute, answers = threading.Event(), loaded.model.run, []
+
+            def slow(*given: object) -> list[np.ndarray]:
+                begun.set()
+                time.sleep(0.2)
+                return compute(*given)
+
+            loaded.model.run = slow
+            for number in (1, 2):
+                found[0].run(Batch(number, "m", 1, [[samples(1)]]), answers.append)
+            await asyncio.to_thread(begun.wait)
+            await asyncio.gather(*(link.unload("m") for link in found))
+            assert [done.number for done in answers] == [1, 2]
+            for done in answers:
+                np.testing.assert_allclose(done.outputs[0], expected(samples(1), 1), rtol=1e-5, atol=1e-6)
 
     run(main)
 
