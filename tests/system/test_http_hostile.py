@@ -158,9 +158,29 @@ def test_a_caller_who_waits_for_leave_to_send_is_given_it(hostile: Serving):
         assert made.answer().status == 200
 
 
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+
+
 def test_another_protocol_that_is_offered_is_overlooked(hostile: Serving):
-    upgrade = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n")
-    assert said(hostile, upgrade) == (200, "")
+    """Java's client offers HTTP/2 with every request of a new connection, and sends the body at once."""
+    chunked = "\r\n".join([CHUNKED.decode().rstrip(), *OFFER, "", ""]).encode()
+    sent = [
+        "\r\n".join([GET.decode().rstrip(), *OFFER, "", ""]).encode(),
+        post(BODY, "echo", *OFFER),
+        chunked + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
+        post(BODY),
+    ]
+    with Caller(hostile) as made:
+        for step in (1, 7, 10_000):
+            whole = b"".join(sent)
+            for start in range(0, len(whole), step):
+                made.send(whole[start : start + step])
+            answers = [made.answer() for _ in sent]
+            assert [answer.status for answer in answers] == [200] * len(sent)
+            assert [answer.content["outputs"][0]["data"] for answer in answers[1:]] == [[1, 2]] * 3
+    assert said(hostile, post(b" " * 300_000, "echo", *OFFER))[0] == 413
+    assert said(hostile, b"CONNECT x:1 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")[0] == 404
+    assert alive(hostile)
 
 
 def test_head_is_get_without_its_body(hostile: Serving):

@@ -132,10 +132,7 @@ class Connection(asyncio.Protocol):
             self._deadline = time.monotonic() + self._settings.receive_s
         self._received += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # A wish to speak another protocol, which a server may overlook; the request itself has been read.
-            pass
+            self._parse(memoryview(data))
         except httptools.HttpParserError as error:
             self._refuse(wrong(f"this is not HTTP/1.1: {error}"))
         head, body = self._settings.max_head_bytes, self._settings.max_body_bytes
@@ -143,6 +140,33 @@ class Connection(asyncio.Protocol):
             self._refuse(Problem(431, f"request line and headers exceed the limit of {head} bytes"))
         elif self._received > head + 2 * body:  # in tiny chunks, or with trailers without end
             self._refuse(Problem(413, "the request takes far more bytes than its body has"))
+
+    def _parse(self, data: memoryview) -> None:
+        while data and self._reads:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as pause:
+                data = data[pause.args[0] :]
+                if self._offers_another_protocol():
+                    self._parse_without_offer()
+
+    def _offers_another_protocol(self) -> bool:
+        """Whether the request says `Upgrade`, as Java's client does; a tunnel offers nothing but itself."""
+        upgrades: bool = self._parser.should_upgrade()
+        return upgrades and self._parser.get_method() != b"CONNECT"
+
+    def _parse_without_offer(self) -> None:
+        """Read the head again without the offer, which a server may overlook.
+
+        httptools takes what follows an offer for the other protocol, be it the request's own body.
+        """
+        method, version = self._parser.get_method().decode("latin-1"), self._parser.get_http_version()
+        lines = [f"{method} {self._target.decode('latin-1')} HTTP/{version}"]
+        lines += [f"{name}: {value}" for name, value in self._headers.items() if name != "upgrade"]
+        self._target, self._headers, self._in_head = b"", {}, True
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def eof_received(self) -> None:
         """The caller sends nothing more: taken for leaving, since asyncio could not tell it later."""
@@ -168,6 +192,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The body follows, if there is one."""
+        if self._offers_another_protocol():
+            return
         self._in_head = False
         limit, announced = self._settings.max_body_bytes, int(self._headers.get("content-length", "0"))
         if announced > limit:
@@ -190,7 +216,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        if not self._reads:
+        if not self._reads or self._offers_another_protocol():
             return
         self._reads = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         method, target = self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")

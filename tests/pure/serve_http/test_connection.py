@@ -21,6 +21,7 @@ REQUESTS = [
     b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
     % (len(BODY), BODY),
     b"HEAD /metrics HTTP/1.0\r\n\r\n",
+    INFER + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
     INFER + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
 ]
 
@@ -80,4 +81,4 @@ def test_any_bytes_are_answered_with_http_or_nothing(
 
 def test_undamaged_requests_are_all_answered():
     written = asyncio.run(exchange([request for request in REQUESTS if b"1.0" not in request]))
-    assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [200, 200, 200, 400]
+    assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [200, 200, 200, 200, 400]
