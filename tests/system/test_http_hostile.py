@@ -278,6 +278,31 @@ def test_all_bodies_together_have_a_limit():
         assert alive(server)
 
 
+def test_without_the_token_no_body_is_taken():
+    """Else whoever reaches the port could fill the memory that all bodies share."""
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nExpect: 100-continue\r\n"
+    with serving(token="open", max_held_bytes=1000) as server:
+        for sent in (
+            head + b"Content-Length: 900\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\n\r\n384\r\n",
+            head + b"Authorization: Bearer opex\r\nContent-Length: 900\r\n\r\n",
+            b"GET /v2/health/live HTTP/1.1\r\nContent-Length: 900\r\n\r\n",
+        ):
+            with Caller(server) as made:
+                made.send(sent + b" " * 800)
+                status, _, headers = made.answer()
+                assert (status, headers["Connection"]) == (401, "close")
+                assert server.server.held_bytes == 0
+        with Caller(server) as made:
+            made.send(head + b"Authorization: Bearer open\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+            assert made.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            made.send(BODY)
+            assert made.answer().status == 200
+            made.send(GET + GET)  # one who has nothing to send may try again on the same connection
+            assert [made.answer().status for _ in range(2)] == [401, 401]
+        assert said(server, b"GET /v2/health/live HTTP/1.1\r\n\r\n")[0] == 200
+
+
 def test_s5_a_server_that_drains_answers_what_it_has_and_refuses_what_comes():
     with serving() as server, Caller(server) as accepted, Caller(server) as kept:
         kept.send(GET)

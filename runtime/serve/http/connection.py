@@ -42,6 +42,9 @@ class House(Protocol):
     def draining(self) -> bool:
         """Whether the server is about to end."""
 
+    def admit(self, request: HttpRequest) -> None:
+        """Raise Problem where the body that follows this head is not wanted."""
+
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer one request; an exception is none of its answers."""
 
@@ -192,14 +195,20 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The body follows, if there is one."""
-        if self._offers_another_protocol():
+        if not self._reads or self._offers_another_protocol():
             return
         self._in_head = False
         limit, announced = self._settings.max_body_bytes, int(self._headers.get("content-length", "0"))
         if announced > limit:
             self._refuse(Problem(413, f"a body of {announced} bytes: the limit is {limit}"))
-        elif self._headers.get("expect", "").lower() == "100-continue":
-            self._transport.write(CONTINUE)
+        elif announced or "transfer-encoding" in self._headers:
+            try:
+                self._house.admit(self._request(b""))
+            except Problem as problem:
+                self._refuse(problem)
+            else:
+                if self._headers.get("expect", "").lower() == "100-continue":
+                    self._transport.write(CONTINUE)
 
     def on_body(self, data: bytes) -> None:
         """A part of the body."""
@@ -219,11 +228,13 @@ class Connection(asyncio.Protocol):
         if not self._reads or self._offers_another_protocol():
             return
         self._reads = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        method, target = self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = HttpRequest(method, target, self._headers, body)
+        request = self._request(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._begin()
         self._hand_over(request)
+
+    def _request(self, body: bytes) -> HttpRequest:
+        method, target = self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")
+        return HttpRequest(method, target, self._headers, body)
 
     # -- answering ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -60,11 +60,15 @@ class Front:
                 self._unexpected(error)
             return HttpResponse.of(problem)
 
+    def admit(self, request: HttpRequest) -> None:
+        """Raise Problem where a body behind this head would be in vain.
+
+        What is open to all has no body, and who has no token gets no memory for one.
+        """
+        self._admit(request, frozenset())
+
     async def _answer(self, request: HttpRequest) -> HttpResponse:
-        self._admit_origin(request)
-        asked = route(request.method, request.target)
-        if self._settings.token and asked.action not in OPEN:
-            self._admit_token(request)
+        asked = self._admit(request, OPEN)
         if asked.action is Action.INFER:
             return await self._infer(request, asked)
         if request.body:
@@ -72,6 +76,13 @@ class Front:
         return await self._other(request, asked)
 
     # -- who may ask --------------------------------------------------------------------------------------
+
+    def _admit(self, request: HttpRequest, without_token: Set[Action]) -> Route:
+        self._admit_origin(request)
+        asked = route(request.method, request.target)
+        if self._settings.token and asked.action not in without_token:
+            self._admit_token(request)
+        return asked
 
     def _admit_token(self, request: HttpRequest) -> None:
         scheme, _, token = request.header("authorization").partition(" ")

@@ -100,6 +100,10 @@ class HttpServer:
             self._checks.cancel()
         await asyncio.sleep(0)  # for the aborted ones' last calls
 
+    def admit(self, request: HttpRequest) -> None:
+        """Raise Problem where the body that follows this head is not wanted."""
+        self._front.admit(request)
+
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer one request."""
         return await self._front.answer(request)
