@@ -278,6 +278,37 @@ def test_all_bodies_together_have_a_limit():
         assert alive(server)
 
 
+def test_a_compressed_body_counts_by_what_it_takes():
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [1, 250_000],
+        "parameters": {"binary_data_size": 1_000_000},
+    }
+    header = json.dumps({"inputs": [tensor]}).encode()
+    packed = gzip.compress(header + bytes(1_000_000))
+    sent = post(packed, "slow", f"{LENGTH}: {len(header)}", "Content-Encoding: gzip")
+    with serving(max_held_bytes=2_500_000) as server:
+        callers = [Caller(server) for _ in range(3)]
+        for made in callers[:2]:
+            made.send(sent)
+        until(lambda: len(server.service.requests) == 2)
+        assert server.server.held_bytes == 2 * (len(packed) + len(header) + 1_000_000)
+        callers[2].send(sent)
+        status, content, _ = callers[2].answer()
+        assert (status, "memory" in content["error"]) == (503, True)
+        callers[0].close()
+        until(lambda: server.service.cancelled == 1)
+        callers[2].send(sent)
+        until(lambda: len(server.service.requests) == 3)
+        server.loop.call_soon_threadsafe(server.service.held.set)
+        assert [made.answer().status for made in callers[1:]] == [200, 200]
+        assert server.server.held_bytes == 0
+        assert alive(server)
+        for made in callers[1:]:
+            made.close()
+
+
 def test_without_the_token_no_body_is_taken():
     """Else whoever reaches the port could fill the memory that all bodies share."""
     head = b"POST /v2/models/echo/infer HTTP/1.1\r\nExpect: 100-continue\r\n"

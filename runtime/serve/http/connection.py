@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._held_bytes = 0
+        self._inflated_bytes = 0  # of these, what the request that is being answered took in decompressing
         self._begin()
 
     def _begin(self) -> None:
@@ -216,12 +217,12 @@ class Connection(asyncio.Protocol):
             return
         self._body.append(data)
         self._body_bytes += len(data)
-        self._held_bytes += len(data)
-        self._house.held_bytes += len(data)
         if self._body_bytes > self._settings.max_body_bytes:
             self._refuse(Problem(413, f"the body exceeds the limit of {self._settings.max_body_bytes} bytes"))
-        elif self._house.held_bytes > self._settings.max_held_bytes:
-            self._refuse(unavailable("the bodies of all requests together take as much memory as they may"))
+        try:
+            self._hold(len(data))
+        except Problem as problem:
+            self._refuse(problem)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     def _request(self, body: bytes) -> HttpRequest:
         method, target = self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")
-        return HttpRequest(method, target, self._headers, body)
+        return HttpRequest(method, target, self._headers, body, self._hold_inflated)
 
     # -- answering ----------------------------------------------------------------------------------------
 
@@ -261,7 +262,8 @@ class Connection(asyncio.Protocol):
                     response = HttpResponse.of(what)
                 else:
                     response = await self._house.answer(what)
-                    self._let_go(len(what.body))
+                    self._let_go(len(what.body) + self._inflated_bytes)
+                    self._inflated_bytes = 0
                 ends = response.closes or not (self._waiting or (self._reads and not self._house.draining))
                 without_body = isinstance(what, HttpRequest) and what.method == "HEAD"
                 self._transport.writelines(written(response, ends=ends, without_body=without_body))
@@ -300,6 +302,16 @@ class Connection(asyncio.Protocol):
         self._deadline = time.monotonic() + self._settings.linger_s
         with suppress(OSError):  # the caller has reset it, and asyncio does not know yet
             self._transport.write_eof()
+
+    def _hold(self, count: int) -> None:
+        self._held_bytes += count
+        self._house.held_bytes += count
+        if self._house.held_bytes > self._settings.max_held_bytes:
+            raise unavailable("the bodies of all requests together take as much memory as they may")
+
+    def _hold_inflated(self, count: int) -> None:
+        self._inflated_bytes += count
+        self._hold(count)
 
     def _let_go(self, count: int) -> None:
         self._held_bytes -= count

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..request import ModelInfo, Reason, Service
 from . import documents, metrics
 from .answers import write_answer
-from .compression import WORTHWHILE_BYTES, acceptable, compress, decompress
+from .compression import WORTHWHILE_BYTES, acceptable, compress, inflate
 from .messages import BINARY, HttpRequest, HttpResponse
 from .problem import Problem, problem_of, unavailable, wrong
 from .requests import read_call, read_json_object
@@ -108,9 +108,9 @@ class Front:
         info = self._service.model(asked.model, asked.version)
         self._infers += 1
         try:
-            body = await self._body(request)
-            length = _length(request.header("inference-header-content-length"))
-            call = read_call(body, length, asked.model, asked.version, self._settings.max_json_bytes)
+            length, limit = _length(request.header(HEADER_LENGTH.lower())), self._settings.max_json_bytes
+            # No name for the body: it goes where arrays had to be copied from it.
+            call = read_call(await self._body(request), length, asked.model, asked.version, limit)
             result = await self._service.infer(call.request)
         finally:
             self._infers -= 1
@@ -122,10 +122,15 @@ class Front:
     async def _body(self, request: HttpRequest) -> bytes:
         """The request's body, decompressed."""
         encoding = request.header("content-encoding").strip().lower()
-        if not encoding:
+        if encoding in ("", "identity"):
             return request.body
         # In a thread, where zlib lets the loop run: of however few bytes there may come as many as allowed.
-        return await asyncio.to_thread(decompress, request.body, encoding, self._settings.max_body_bytes)
+        coming = inflate(request.body, encoding, self._settings.max_body_bytes)
+        pieces = []
+        while piece := await asyncio.to_thread(next, coming, b""):
+            request.hold(len(piece))
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     # -- all else -----------------------------------------------------------------------------------------
 

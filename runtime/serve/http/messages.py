@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ class HttpRequest:
     target: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    #: Count bytes that the body takes beside its own until it is answered; Problem where there are too many.
+    hold: Callable[[int], None] = lambda count: None
 
     def header(self, name: str) -> str:
         """The header's value, "" without one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 import zlib
 from typing import Any
 
@@ -188,6 +189,21 @@ def test_both_compressions_both_ways(encoding: str):
 def test_deflate_without_its_frame_is_read_too():
     bare = zlib.compressobj(wbits=-15)
     assert decompress(bare.compress(b"abc") + bare.flush(), "deflate", 10) == b"abc"
+
+
+def test_gzip_of_several_members_is_all_of_them():
+    words = [random.Random(seed).randbytes(300_000) for seed in range(3)] + [b"", b"end"]
+    packed = b"".join(map(gzip.compress, words))
+    assert decompress(packed, "gzip", 900_003) == b"".join(words)
+    for body, limit, status in (
+        (packed, 900_002, 413),
+        (packed[:-1], 10**6, 400),
+        (packed + b"\0", 10**6, 400),
+        (gzip.compress(b"") * 5000, 10**6, 400),
+    ):
+        with pytest.raises(Problem) as caught:
+            decompress(body, "gzip", limit)
+        assert caught.value.status == status
 
 
 @pytest.mark.parametrize(
