@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from collections.abc import Callable, Set
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; frame-ancestors 'none'",
 }
+_PORT: Final = re.compile(r":\d*$")
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
 
@@ -43,6 +46,7 @@ class Front:
         self._service = service
         self._settings = settings
         self._unexpected = unexpected
+        self._local = not settings.token and _is_loopback(settings.host)
         self._infers = 0
         self.draining = False
 
@@ -91,10 +95,18 @@ class Front:
             raise Problem(401, "a bearer token is wanted", headers={"WWW-Authenticate": "Bearer"})
 
     def _admit_origin(self, request: HttpRequest) -> None:
-        """Not from another site's page: a browser on this machine reaches loopback for whoever it shows."""
-        origin = request.header("origin")
-        if origin and origin.partition("://")[2] != request.header("host"):
+        """Not from another site's page: a browser on this machine reaches loopback for whoever it shows.
+
+        A site whose name was made to lead here (DNS rebinding) is its own origin, so on loopback the name is
+        looked at, too. Only of browsers: a proxy on this machine may pass any name on.
+        """
+        origin, host = request.header("origin"), request.header("host")
+        if not origin:
+            return
+        if origin.partition("://")[2] != host:
             raise Problem(403, f"pages of {origin[:200]} may not ask this server")
+        if self._local and not _is_loopback(_PORT.sub("", host)):
+            raise Problem(403, f"pages of {origin[:200]} may not ask this server without a token")
 
     # -- inference ----------------------------------------------------------------------------------------
 
@@ -181,6 +193,15 @@ class Front:
         if not isinstance(text, str):
             raise wrong("parameters.config is text that is JSON")
         return read_json_object(text.encode(errors="replace"), self._settings.max_json_bytes)
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _length(text: str) -> int | None:

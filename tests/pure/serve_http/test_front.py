@@ -110,6 +110,33 @@ def test_a_page_of_another_site_is_turned_away():
         assert ask("/v2/repository/models/echo/unload", b"{}", origin=origin, **here)[0].status == 403
 
 
+@pytest.mark.parametrize(
+    ("settings", "host", "status"),
+    [
+        ({}, "localhost:8000", 200),
+        ({}, "LOCALHOST", 200),
+        ({}, "127.0.0.1:8000", 200),
+        ({}, "127.8.8.8", 200),
+        ({}, "[::1]:8000", 200),
+        ({"host": "::1"}, "[::1]", 200),
+        ({}, "evil.example:8000", 403),
+        ({"host": "localhost"}, "127.0.0.1.evil.example", 403),
+        ({"host": "::1"}, "[2001:db8::1]:8000", 403),
+        ({}, "", 403),
+        ({"token": "open"}, "proxy.example", 200),
+        ({"host": "0.0.0.0"}, "gpu7.example:8000", 200),
+    ],
+)
+def test_a_page_whose_sites_name_leads_to_loopback_is_turned_away(
+    settings: dict[str, Any], host: str, status: int
+):
+    front = Front(Fake(), HttpSettings(**settings), lambda error: None)
+    about = {"host": host, "authorization": "Bearer open"}
+    target = "/v2/repository/models/echo/load"
+    assert ask(target, b"{}", front, origin=f"http://{host}", **about)[0].status == status
+    assert ask(target, b"{}", front, **about)[0].status == 200  # no page
+
+
 def test_readiness_is_the_services_and_ends_with_draining():
     service = Fake()
     front = Front(service, HttpSettings(), lambda error: None)
