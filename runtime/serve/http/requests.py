@@ -3,7 +3,8 @@
     { JSON ... "inputs": [{..., "parameters": {"binary_data_size": 16}}] } │ 16 bytes │ ...
     └──────────── Inference-Header-Content-Length ───────────────────────┘
 
-Everything that the body says of itself is checked here; whether the model takes it, the service knows.
+Everything that the body says of itself is checked here; whether the model takes it, the service knows. What
+is null is not there: so clients in many languages write what they have no value for.
 """
 
 from __future__ import annotations
@@ -88,11 +89,11 @@ def _inputs(content: dict[str, Any], binary: memoryview) -> dict[str, Array]:
         if name in arrays:
             raise wrong(f"input {name!r} is there twice")
         if size is None:
-            if "data" not in entry:
+            if entry.get("data") is None:
                 raise wrong(f"input {name!r} has neither data nor parameters.binary_data_size")
             arrays[name] = read_json(name, datatype, shape, entry["data"])
         else:
-            if "data" in entry:
+            if entry.get("data") is not None:
                 raise wrong(f"input {name!r} has both data and binary_data_size")
             if size > len(binary) - place:
                 raise wrong(
@@ -114,12 +115,14 @@ def _tensor(entry: Any) -> tuple[str, str, list[int], int | None]:
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise wrong(f"{where}: datatype is one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or any(type(extent) is not int or extent < 0 for extent in shape):
-        raise wrong(f"{where}: shape is a list of whole numbers from 0 up")
+    if not isinstance(shape, list) or any(
+        type(extent) is not int or not 0 <= extent < 2**63 for extent in shape
+    ):
+        raise wrong(f"{where}: shape is a list of whole numbers from 0 to 2^63")
     if len(shape) > MAX_AXES:
         raise wrong(f"{where}: {len(shape)} axes, the limit is {MAX_AXES}")
     parameters = _object(entry, "parameters", where)
-    if REGION in parameters:
+    if parameters.get(REGION) is not None:
         raise wrong(f"{where}: shared memory is not supported")
     return name, datatype, shape, _whole(parameters, "binary_data_size", where)
 
@@ -127,7 +130,9 @@ def _tensor(entry: Any) -> tuple[str, str, list[int], int | None]:
 def _forms(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[dict[str, Form], Form]:
     """The form of each output that is named, and of the others."""
     other = Form(_flag(parameters, "binary_data_output", "the request"))
-    entries = content.get("outputs", [])
+    entries = content.get("outputs")
+    if entries is None:
+        return {}, other
     if not isinstance(entries, list):
         raise wrong("outputs is a list")
     forms: dict[str, Form] = {}
@@ -139,7 +144,7 @@ def _forms(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[dict[st
         if name in forms:
             raise wrong(f"{where} is asked for twice")
         own = _object(entry, "parameters", where)
-        if REGION in own:
+        if own.get(REGION) is not None:
             raise wrong(f"{where}: shared memory is not supported")
         binary = _flag(own, "binary_data", where, other.binary)
         forms[name] = Form(binary, _whole(own, "classification", where) or 0)
@@ -182,7 +187,9 @@ def _object(entry: dict[str, Any], key: str, where: str) -> dict[str, Any]:
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str:
-    value = entry.get(key, "")
+    value = entry.get(key)
+    if value is None:
+        return ""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         raise wrong(f"{key} of {where} is text of at most {MAX_TEXT} characters, not {_kind(value)}")
     if not value.isprintable():  # nor a lone surrogate, which has no bytes
@@ -216,7 +223,9 @@ def _number(entry: dict[str, Any], key: str, where: str) -> float | None:
 
 
 def _flag(entry: dict[str, Any], key: str, where: str, default: bool = False) -> bool:
-    value = entry.get(key, default)
+    value = entry.get(key)
+    if value is None:
+        return default
     if not isinstance(value, bool):
         raise wrong(f"{key} of {where} is true or false, not {_kind(value)}")
     return value

@@ -51,6 +51,29 @@ def test_s5_2_the_shorter_of_timeout_and_deadline_counts_and_zero_is_none():
     assert read(parameters={"timeout": 0, "priority": 0}).request.qos == Qos()
 
 
+def test_what_is_null_is_not_there():
+    none = dict.fromkeys(
+        ["priority", "timeout", "class", "deadline_ms", "accuracy", "cost", "best_effort", "client"]
+        + ["binary_data_output"]
+    )
+    region = {"shared_memory_region": None, "binary_data_size": None}
+    call = read(id=None, parameters=none, outputs=None, inputs=[X | {"parameters": region}])
+    assert (call.request.qos, call.request.id, call.request.outputs, call.form("y")) == (
+        Qos(), "", (), Form(False),
+    )  # fmt: skip
+    own = {"binary_data": None, "classification": None, "shared_memory_region": None}
+    binary = {"datatype": "UINT8", "shape": [1], "data": None, "parameters": {"binary_data_size": 1}}
+    call = read(
+        b"\7",
+        inputs=[binary | {"name": "x"}],
+        parameters={"binary_data_output": True},
+        outputs=[{"name": "y", "parameters": own}, {"name": "z", "parameters": None}],
+    )
+    assert (call.form("y"), call.form("z")) == (Form(True), Form(True))
+    assert call.request.inputs["x"].tolist() == [7]
+    assert read(parameters=None).request.qos == Qos()
+
+
 def test_binary_inputs_are_read_in_their_order():
     tensor = {"datatype": "INT16", "shape": [1]}
     one = tensor | {"name": "a", "parameters": {"binary_data_size": 2}}
@@ -84,10 +107,13 @@ BINARY = {"name": "x", "datatype": "UINT8", "shape": [2], "parameters": {"binary
         pytest.param(*body(inputs=[X | {"name": "\ud800"}]), 400, "can't be printed", id="no text"),
         pytest.param(*body(inputs=[X | {"datatype": "FP8"}]), 400, "one of BOOL", id="an unknown datatype"),
         pytest.param(*body(inputs=[X | {"datatype": []}]), 400, "one of BOOL", id="a list for a datatype"),
-        pytest.param(*body(inputs=[X | {"shape": [-1]}]), 400, "from 0 up", id="a negative extent"),
-        pytest.param(*body(inputs=[X | {"shape": [True, 2]}]), 400, "from 0 up", id="a boolean extent"),
+        pytest.param(*body(inputs=[X | {"shape": [-1]}]), 400, "from 0 to", id="a negative extent"),
+        pytest.param(*body(inputs=[X | {"shape": [True, 2]}]), 400, "from 0 to", id="a boolean extent"),
         pytest.param(*body(inputs=[X | {"shape": [1] * 33}]), 400, "33 axes", id="too many axes"),
-        pytest.param(*body(inputs=[{**X, "data": None}]), 400, "is a list", id="null for data"),
+        pytest.param(*body(inputs=[{**X, "data": None}]), 400, "neither data", id="null for data"),
+        pytest.param(*body(inputs=[X | {"name": None}]), 400, "no name", id="null for a name"),
+        pytest.param(*body(inputs=[X | {"shape": [10**4000] * 2}]), 400, "from 0 to", id="vast extents"),
+        pytest.param(*body(inputs=[X | {"shape": [2**63 - 1] * 32}]), 400, "takes", id="a vast shape"),
         pytest.param(*body(inputs=[BINARY]), 400, "0 bytes are left", id="bytes that are not there"),
         pytest.param(*body(b"\0\0\0", inputs=[BINARY]), 400, "1 bytes .* no input", id="bytes left over"),
         pytest.param(*body(b"\0\0", inputs=[BINARY | {"data": [1]}]), 400, "has both", id="data twice"),
