@@ -103,6 +103,15 @@ def test_a_token_opens_all_but_health_and_the_page_which_need_none():
         assert ask(target, front=front, authorization="Bearer sésame")[0].status == 200
 
 
+def test_a_token_beyond_ascii_may_be_sent_as_utf_8_or_latin_1():
+    for token, forms in (("s\u00e9same \u00e0", ("utf-8", "latin-1")), ("\u79d8\u5bc6", ("utf-8",))):
+        front = Front(Fake(), HttpSettings(token=token), lambda error: None)
+        for form in forms:
+            header = f"Bearer {token}".encode(form).decode("latin-1")
+            assert ask("/v2", front=front, authorization=header)[0].status == 200
+        assert ask("/v2", front=front, authorization="Bearer \xe9")[0].status == 401
+
+
 def test_a_page_of_another_site_is_turned_away():
     here = {"host": "127.0.0.1:8000"}
     assert ask("/v2", origin="http://127.0.0.1:8000", **here)[0].status == 200
