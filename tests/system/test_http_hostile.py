@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.serving import Fake, Serving, serving
+from weft.runtime.serve.http.connection import Connection
 
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
 LENGTH = "Inference-Header-Content-Length"
@@ -235,6 +236,40 @@ def test_s5_the_request_of_a_caller_who_leaves_is_cancelled():
         until(lambda: server.service.cancelled == 2)
         assert alive(server)
         assert server.server.held_bytes == 0
+
+
+def test_what_a_caller_asks_ahead_does_not_hide_that_it_leaves():
+    """Reading is paused then, and asyncio sees an end only when it reads."""
+    with serving() as server:
+        slow = post(BODY, "slow")
+        for turn, sent in enumerate((slow * 2, slow * 3, GET + slow), start=1):
+            with Caller(server) as made:
+                made.send(sent)
+                until(lambda turn=turn: len(server.service.requests) == turn)
+            until(lambda turn=turn: server.service.cancelled == turn)
+        with Caller(server) as made:  # one who stays
+            made.send(slow + GET)
+            until(lambda: len(server.service.requests) == 4)
+            (connection,) = server.server.connections
+            server.run(checked(connection))
+            server.loop.call_soon_threadsafe(server.service.held.set)
+            assert [made.answer().status for _ in range(2)] == [200, 200]
+        assert alive(server)
+
+
+async def checked(connection: Connection) -> None:
+    connection.check(time.monotonic())
+
+
+def test_http_1_0_is_told_that_its_connection_is_kept():
+    with serving() as server, Caller(server) as made:
+        for _ in range(2):
+            made.send(b"GET /v2 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            status, _, headers = made.answer()
+            assert (status, headers["Connection"]) == (200, "keep-alive")
+        made.send(b"GET /v2 HTTP/1.0\r\n\r\n")
+        assert made.answer().headers["Connection"] == "close"
+        assert made.is_closed()
 
 
 def test_too_many_connections_are_refused_and_the_others_served():

@@ -12,6 +12,7 @@ caller has left hears only who keeps a second task for it. A request that asks f
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from collections import deque
 from contextlib import suppress
@@ -96,7 +97,9 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def check(self, now: float) -> None:
-        """End what takes too long; `now` is `time.monotonic()`."""
+        """End what takes too long or has lost its caller; `now` is `time.monotonic()`."""
+        if self.task is not None and not self._transport.is_reading() and self._has_left():
+            self.abort()
         if now < self._deadline:
             return
         if self.idle and self._reads:
@@ -105,6 +108,12 @@ class Connection(asyncio.Protocol):
             self._refuse(Problem(408, f"the request is not whole after {self._settings.receive_s:g} s"))
         else:
             self.abort()
+
+    def _has_left(self) -> bool:
+        """Whether the caller has closed; while reading is paused, asyncio does not see it."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     # -- asyncio's calls ----------------------------------------------------------------------------------
 
@@ -325,7 +334,8 @@ def written(response: HttpResponse, *, ends: bool, without_body: bool) -> list[b
         f"Content-Type: {response.content_type}\r\nContent-Length: {sum(map(len, response.body))}\r\n"
     ]
     head += [f"{name}: {value}\r\n" for name, value in response.headers.items()]
-    head.append("Connection: close\r\n\r\n" if ends else "\r\n")
+    # A caller of HTTP/1.0 who asked for it to be kept takes it for closed unless told.
+    head.append(f"Connection: {'close' if ends else 'keep-alive'}\r\n\r\n")
     return ["".join(head).encode("latin-1"), *(() if without_body else response.body)]
 
 
