@@ -20,6 +20,12 @@ class FirstCome(Policy):
         super().__init__(settings, profiles)
         self._waiting: dict[int, Job] = {}  # by number: in the order of arrival
 
+    def changed(self, now_s: float) -> None:
+        """What a job waits for may have been unloaded, or loaded anew with smaller batches."""
+        for job in [job for job in self._waiting.values() if not self.variants(job)]:
+            del self._waiting[job.number]
+            self.strand(job)
+
     def admit(self, job: Job, now_s: float) -> Refused | None:
         """Whatever comes."""
         self._waiting[job.number] = job

@@ -16,13 +16,16 @@ class Buckets:
         self._at_s = dict.fromkeys(self._guarantees, 0.0)
 
     def within(self, job: Job, now_s: float) -> bool:
-        """Whether the client of `job` is within its guarantee; if so, it has used that much of it."""
+        """Whether the client of `job` is within its guarantee."""
         guarantee = self._guarantees.get(job.client)
         if guarantee is None:
             return False
         filled = self._samples[job.client] + guarantee.per_s * (now_s - self._at_s[job.client])
         filled = min(filled, max(guarantee.burst, job.samples))
         self._at_s[job.client] = now_s
-        within = filled >= job.samples
-        self._samples[job.client] = filled - job.samples if within else filled
-        return within
+        self._samples[job.client] = filled
+        return filled >= job.samples
+
+    def use(self, job: Job) -> None:
+        """`job`, which was within, is accepted: so much of the guarantee is used."""
+        self._samples[job.client] -= job.samples

@@ -49,7 +49,10 @@ class Policy(ABC):
         self.settings = settings
         self.classes: dict[str, ServiceClass] = {c.name: c for c in settings.classes}
         self.models: dict[str, Model] = {m.name: m for own in settings.families.values() for m in own}
-        self._variants: dict[tuple[str, float | None, float | None], list[Model]] = {}
+        self._families = {
+            family: sorted(own, key=lambda model: (-model.accuracy, model.cost))
+            for family, own in settings.families.items()
+        }
         self._present: set[str] = set()  # models that some resource has that is up
 
     # ---- events -------------------------------------------------------------------------------------------
@@ -101,15 +104,18 @@ class Policy(ABC):
         return refused
 
     def _no_variant(self, job: Job) -> str:
+        own = self.settings.families.get(job.family, ())
         there = ", ".join(
-            f"{model.name} (accuracy {model.accuracy:g}, cost {model.cost:g})"
-            for model in self.settings.families.get(job.family, ())
+            f"{model.name} (accuracy {model.accuracy:g}, cost {model.cost:g}, batches of {model.max_batch})"
+            for model in own
         )
         if not there:
             return f"no variant of {job.family} is loaded"
         wished = [] if job.accuracy is None else [f"an accuracy of {job.accuracy:g} or more"]
         if job.cost is not None:
             wished.append(f"a cost of {job.cost:g} or less")
+        if any(model.max_batch < job.samples for model in own):
+            wished.append(f"batches of {job.samples} or more")
         return f"no variant of {job.family} has {' and '.join(wished)}: there are {there}"
 
     def cancel(self, job: Job) -> bool:
@@ -183,24 +189,19 @@ class Policy(ABC):
         """Resources have come or gone, or have other models."""
 
     def variants(self, job: Job) -> list[Model]:
-        """The models that may answer `job`, the most accurate first, then the cheapest."""
-        return self.allowed(job.family, job.accuracy, job.cost)
+        """The models that may answer `job`, the most accurate first, then the cheapest.
 
-    def allowed(self, family: str, accuracy: float | None, cost: float | None) -> list[Model]:
-        """The models of a family within a floor and a ceiling; none where the family is not loaded."""
-        key = (family, accuracy, cost)
-        found = self._variants.get(key)
-        if found is None:
-            found = self._variants[key] = sorted(
-                (
-                    model
-                    for model in self.settings.families.get(family, ())
-                    if (accuracy is None or model.accuracy >= accuracy)
-                    and (cost is None or model.cost <= cost)
-                ),
-                key=lambda model: (-model.accuracy, model.cost),
-            )
-        return found
+        Those within its floor and its ceiling, and with batches that have room for it; none where its family
+        is not loaded. Not kept by what is asked: whoever asks differently each time would make it grow.
+        """
+        samples, accuracy, cost = job.samples, job.accuracy, job.cost
+        return [
+            model
+            for model in self._families.get(job.family, ())
+            if model.max_batch >= samples
+            and (accuracy is None or model.accuracy >= accuracy)
+            and (cost is None or model.cost <= cost)
+        ]
 
     def able(self, models: Iterable[Model]) -> bool:
         """Whether a resource that is up has one of `models`."""

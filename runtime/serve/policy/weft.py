@@ -47,7 +47,7 @@ class Weft(Policy):
 
     def __init__(self, settings: Settings, profiles: Profiles) -> None:
         super().__init__(settings, profiles)
-        self._by_key: dict[tuple[str, int, str, float | None, float | None], Group] = {}
+        self._by_key: dict[tuple[str, int, str, tuple[str, ...]], Group] = {}
         self._groups: list[Group] = []  # by priority
         self._served = {name: Rate() for name in self.classes}  # seconds, by class
         self._buckets = Buckets(settings.guarantees)
@@ -56,20 +56,23 @@ class Weft(Policy):
 
     # ---- events -------------------------------------------------------------------------------------------
 
+    def configure(self, settings: Settings, now_s: float) -> None:
+        """Jobs wait where they would if they came now: a variant may have been unloaded, or loaded anew."""
+        waiting = [(group.priority, due_s, job) for group in self._groups for due_s, _, job in group.entries]
+        self._by_key, self._groups = {}, []
+        super().configure(settings, now_s)
+        for priority, due_s, job in waiting:
+            if self.variants(job):
+                self._put(self._group(job, priority), job, due_s)
+            else:
+                self.strand(job)
+
     def changed(self, now_s: float) -> None:
         """All groups are connected to the resources anew."""
         self._served = {name: self._served.get(name, Rate()) for name in self.classes}
         self._explorer.forget()
-        for key, group in tuple(self._by_key.items()):
-            _, _, family, accuracy, cost = key
-            group.models = self.allowed(family, accuracy, cost)  # one may have been unloaded, or loaded anew
-            if group.models:
-                self._connect(group)
-            else:
-                del self._by_key[key]
-                for job in group.take(0, len(group)):
-                    self.strand(job)
-        self._sort()
+        for group in self._groups:
+            self._connect(group)
         for name in self.resources:
             limit_batches(self._groups, name, now_s)
 
@@ -90,7 +93,9 @@ class Weft(Policy):
 
     def admit(self, job: Job, now_s: float) -> Refused | None:
         """Unless it can't be met, or not with what goes before it."""
-        group = self._group(job, now_s)
+        each = self.classes[job.service_class]
+        guaranteed = self._buckets.within(job, now_s)
+        group = self._group(job, 0 if guaranteed else job.priority or each.priority)
         due_s = self._due_s(job, now_s)
         group.asked.add(job.samples / max(group.pool_per_s, 1e-9), now_s)
         if job.deadline_s < inf and not job.best_effort:
@@ -104,11 +109,13 @@ class Weft(Policy):
                 due_s = now_s + group.best_s + group.each.patience_s
         self._put(group, job, due_s)
         group.rate.add(job.samples / group.pool_per_s, now_s)
+        if guaranteed:
+            self._buckets.use(job)
         return None
 
     def requeue(self, job: Job, now_s: float) -> None:
-        """As it was."""
-        self._put(self._group(job, now_s), job, self._due_s(job, now_s))
+        """As high as it was."""
+        self._put(self._group(job, job.place[0].priority), job, self._due_s(job, now_s))
 
     def withdraw(self, job: Job) -> bool:
         """From its group."""
@@ -251,12 +258,15 @@ class Weft(Policy):
 
     # ---- groups -------------------------------------------------------------------------------------------
 
-    def _group(self, job: Job, now_s: float) -> Group:
-        """The group for `job`, made where there is none yet."""
+    def _group(self, job: Job, priority: int) -> Group:
+        """The group for `job`, made where there is none yet.
+
+        By the models that are left, and not by what was asked: so there are no more groups than these differ,
+        and every job of a group fits into the batches of all its models.
+        """
         each = self.classes[job.service_class]
-        priority = 0 if self._buckets.within(job, now_s) else job.priority or each.priority
         models = self.variants(job)
-        key = (each.name, priority, job.family, job.accuracy, job.cost)
+        key = (each.name, priority, job.family, tuple([model.name for model in models]))
         group = self._by_key.get(key)
         if group is None:
             if len(self._by_key) >= MOST_GROUPS:

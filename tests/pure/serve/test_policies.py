@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.pure.serve.emulated import FAST, SLOW, job, profiles, started
 from tests.pure.serve.emulated import settings as make_settings
-from weft.runtime.serve.policy import POLICIES, Batch, Triton
+from weft.runtime.serve.policy import POLICIES, Batch, Model, Triton
 from weft.runtime.serve.request import Reason
-from weft.runtime.serve.virtual import Simulation
+from weft.runtime.serve.virtual import Cost, Simulation
 
 ARRIVALS = st.lists(
     st.tuples(
@@ -70,6 +71,52 @@ def test_s5_2_without_a_resource_there_is_no_worker(name):
     refused = policy.arrive(job(0), 0.0)
     assert refused is not None
     assert refused.reason == Reason.NO_WORKER
+
+
+VISION = {"vision": (Model("large", 32, accuracy=0.9), Model("small", 8, accuracy=0.99))}
+TWO_SIZES = replace(FAST, costs={"large": Cost(3e-3, 2e-3), "small": Cost(1e-3, 0.1e-3)})
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_s5_2_a_request_is_answered_by_a_variant_whose_batches_have_room_for_it(name):
+    policy = started(POLICIES[name], TWO_SIZES, with_settings=make_settings(**VISION))
+    simulation = Simulation(policy, (TWO_SIZES,), seed=1)
+    sizes = (16, 16, 2, 16, 8, 9)
+    outcomes = simulation.run(
+        [job(n, 0.0, 1.0, family="vision", samples=samples) for n, samples in enumerate(sizes)]
+    )
+    assert len(outcomes) == len(sizes)
+    for outcome in outcomes:
+        assert outcome.batch is not None
+        assert outcome.batch.samples <= policy.models[outcome.batch.model].max_batch
+        assert outcome.job.samples <= 8 or outcome.batch.model == "large"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_s5_5_a_request_that_no_variant_has_room_for_is_refused(name):
+    policy = started(POLICIES[name], TWO_SIZES, with_settings=make_settings(**VISION))
+    refused = policy.arrive(job(0, family="vision", samples=9, accuracy=0.95), 0.0)
+    assert refused is not None
+    assert refused.reason is Reason.IMPOSSIBLE
+    assert "an accuracy of 0.95 or more and batches of 9 or more" in str(refused)
+    assert "small (accuracy 0.99, cost 0, batches of 8)" in str(refused)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_s5_2_jobs_that_wait_move_when_their_variant_is_loaded_with_smaller_batches(name):
+    policy = started(POLICIES[name], TWO_SIZES, with_settings=make_settings(**VISION))
+    sizes = (2, 6, 20)
+    for number, samples in enumerate(sizes):
+        assert policy.arrive(job(number, 0.0, 1.0, family="vision", samples=samples), 0.0) is None
+    policy.configure(make_settings(vision=(Model("large", 16, 0.9), Model("small", 4, 0.99))), 0.0)
+    assert [(each.number, refused.reason) for each, refused in policy.dropped()] == [(2, Reason.NO_WORKER)]
+    sent = set()
+    while isinstance(batch := policy.next(0.0), Batch):
+        assert all(each.samples <= 4 or batch.model == "large" for each in batch.jobs)
+        sent |= {each.number for each in batch.jobs}
+        policy.ended(batch, 0.0, batch.expected_s)
+    assert sent == {0, 1}
+    assert policy.queued.total() == 0
 
 
 @pytest.mark.parametrize("name", POLICIES)

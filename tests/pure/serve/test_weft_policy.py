@@ -161,9 +161,38 @@ def test_s5_2_more_is_expected_so_a_small_batch_waits_a_little_and_no_longer():
 
 def test_s5_2_a_client_is_within_its_guarantee_as_its_bucket_fills():
     buckets = Buckets([Guarantee("paying", per_s=10.0, burst=2.0)])
-    within = [buckets.within(job(n, client="paying"), at_s) for n, at_s in enumerate([0, 0, 0, 0.05, 0.11])]
+    within = []
+    for number, at_s in enumerate([0, 0, 0, 0.05, 0.11]):
+        each = job(number, client="paying")
+        within.append(buckets.within(each, at_s))
+        if within[-1]:
+            buckets.use(each)
     assert within == [True, True, False, False, True]
     assert not buckets.within(job(9, client="other"), 0.0)
+
+
+def test_s5_2_what_is_refused_or_queued_anew_uses_no_more_of_a_guarantee():
+    paying = settings(Guarantee("paying", per_s=0.0, burst=8.0))
+    policy = started(Weft, FAST, SLOW, with_settings=paying)
+    guaranteed = [job(n, deadline_s=2.0, each="batch", client="paying", samples=4) for n in (0, 1, 2)]
+    assert policy.arrive(job(9, deadline_s=0.001, client="paying", samples=4), 0.0) is not None
+    assert policy.arrive(guaranteed[0], 0.0) is None
+    lost = policy.next(0.0)
+    assert isinstance(lost, Batch)
+    policy.down(lost.resource, 0.0)
+    assert [policy.arrive(each, 0.0) for each in guaranteed[1:]] == [None, None]
+    assert [each.place[0].priority for each in guaranteed] == [0, 0, 2]
+
+
+def test_s5_2_a_lost_job_keeps_the_priority_of_a_guarantee_that_is_used_up():
+    paying = settings(Guarantee("paying", per_s=0.0, burst=4.0))
+    policy = started(Weft, FAST, SLOW, with_settings=paying)
+    guaranteed = job(0, deadline_s=2.0, each="batch", client="paying", samples=4)
+    policy.arrive(guaranteed, 0.0)
+    lost = policy.next(0.0)
+    assert isinstance(lost, Batch)
+    policy.down(lost.resource, 0.0)
+    assert guaranteed.place[0].priority == 0
 
 
 @pytest.mark.parametrize(
@@ -183,6 +212,13 @@ def test_s5_2_of_a_models_variants(more, deadline_s, model):
     batch = policy.next(0.0)
     assert isinstance(batch, Batch)
     assert batch.model == model
+
+
+def test_s5_2_whoever_asks_differently_each_time_makes_no_groups():
+    policy = started(Weft, FAST)
+    asked = [job(n, deadline_s=2.0, each="batch", cost=1.0 + n, accuracy=-1.0 - n) for n in range(50)]
+    assert {policy.arrive(each, 0.0) for each in asked} == {None}
+    assert len({id(each.place[0]) for each in asked}) == 1
 
 
 def test_s5_2_jobs_of_a_lost_resource_are_queued_anew():
