@@ -90,9 +90,9 @@ class Front:
 
     def _admit_token(self, request: HttpRequest) -> None:
         scheme, _, token = request.header("authorization").partition(" ")
-        # Beyond ASCII some clients send UTF-8 (curl), others Latin-1 (Python's own), as which headers are read.
+        # Beyond ASCII some clients send UTF-8 (curl), others Latin-1 (Python's own), as headers are read.
         sent, wanted = token.strip(" \t"), self._settings.token.encode()
-        matches = any([hmac.compare_digest(sent.encode(form), wanted) for form in ("latin-1", "utf-8")])
+        matches = any(hmac.compare_digest(sent.encode(form), wanted) for form in ("latin-1", "utf-8"))
         if scheme.lower() != "bearer" or not matches:
             raise Problem(401, "a bearer token is wanted", headers={"WWW-Authenticate": "Bearer"})
 

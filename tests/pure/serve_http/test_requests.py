@@ -52,10 +52,8 @@ def test_s5_2_the_shorter_of_timeout_and_deadline_counts_and_zero_is_none():
 
 
 def test_what_is_null_is_not_there():
-    none = dict.fromkeys(
-        ["priority", "timeout", "class", "deadline_ms", "accuracy", "cost", "best_effort", "client"]
-        + ["binary_data_output"]
-    )
+    numbers = ["priority", "timeout", "deadline_ms", "accuracy", "cost"]
+    none = dict.fromkeys([*numbers, "class", "best_effort", "client", "binary_data_output"])
     region = {"shared_memory_region": None, "binary_data_size": None}
     call = read(id=None, parameters=none, outputs=None, inputs=[X | {"parameters": region}])
     assert (call.request.qos, call.request.id, call.request.outputs, call.form("y")) == (
