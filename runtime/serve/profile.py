@@ -8,7 +8,9 @@ A resource that has become slower, because somebody else computes there too, is 
 results are off to the same side several times running, all means are scaled by the median of these results,
 and not learned anew size by size: a resource that became two times slower is known to be after five batches.
 Clockwork (Gujarati et al., "Serving DNNs like Clockwork: Performance Predictability from the Bottom Up", OSDI
-2020) keeps the last ten results of each size, of which every one would have to notice by itself.
+2020) keeps the last ten results of each size, of which every one would have to notice by itself. A size that
+is not asked for any more follows those that are in all they learn: scaled down with them when a few results
+running were quick, and not learned up again with them, it would end at nothing.
 
 How far results scatter around the means is kept as ratios, of all sizes together: tails are rare, and a
 deadline is met with a p99.
@@ -41,6 +43,9 @@ are a change."""
 WINDOW = 256
 """Ratios that the distribution is taken from: below a hundred, a p99 is only the greatest."""
 
+STALE = 32
+"""A size that none of the last results was of follows the others."""
+
 PRIOR = (*(1.0,) * 15, 1.15)
 """What the distribution is before anything was measured."""
 
@@ -62,6 +67,7 @@ class Profile:
         self.slowdown = 1.0  # against the fastest it has been
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
+        self._last: dict[int, int] = {}  # by size: the number of its last result
         self._off: deque[float] = deque(maxlen=RUNNING)
         self._ratios = deque(PRIOR)
         self._sorted = sorted(PRIOR)
@@ -155,12 +161,19 @@ class Profile:
 
     def _learn(self, samples: int, seconds: float, ratio: float) -> None:
         count = self._counts[samples] = self._counts.get(samples, 0) + 1
+        self._last[samples] = self.results
         if count == 1:
             self._means[samples] = seconds
             return
+        before_s = self._means[samples]
         if count > OWN_FROM:
-            seconds = self._means[samples] * min(max(ratio, 1 / OUTLIER), OUTLIER)
-        self._means[samples] += max(GAIN, 1 / count) * (seconds - self._means[samples])
+            seconds = before_s * min(max(ratio, 1 / OUTLIER), OUTLIER)
+        self._means[samples] += max(GAIN, 1 / count) * (seconds - before_s)
+        if count > OWN_FROM:
+            factor = self._means[samples] / before_s
+            for size in self._means:
+                if self.results - self._last.get(size, 0) > STALE:
+                    self._means[size] *= factor
 
     def _tabulate(self) -> None:
         """The line through the means, and latency by size."""
@@ -214,6 +227,8 @@ class Profile:
                 raise ValueError(f"a batch of {size} samples took {mean} s in {count} results")
             profile._means[int(size)], profile._counts[int(size)] = float(mean), int(count)
         profile._ratios = deque(float(ratio) for ratio in stored["ratios"])
+        if not profile._ratios or min(profile._ratios) <= 0.0:
+            raise ValueError(f"{len(profile._ratios)} ratios, of which all must be above 0, and some there")
         profile._sorted = sorted(profile._ratios)
         profile._tail = _quantile(profile._sorted, 0.99)
         profile._tabulate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import exp
 from random import Random
 
 import pytest
@@ -75,6 +76,17 @@ def test_s5_4_a_change_of_speed_is_learned_for_all_sizes_within_20_batches_of_on
     assert profile.slowdown == pytest.approx(max(1.0, factor), rel=0.1)
 
 
+@pytest.mark.parametrize(("asked", "other"), [(1, 32), (32, 1)])
+@pytest.mark.parametrize("again", [0.0, 0.8])  # how much of what slows a result slows the next one, too
+@pytest.mark.parametrize("seed", range(3))
+def test_s5_4_a_size_that_nobody_asks_for_neither_vanishes_nor_grows(asked, other, again, seed):
+    profile, random, off = trained([1, 2, 4, 8, 16, 32] * 3), Random(seed), 0.0
+    for number in range(10_000):
+        off = again * off + (1 - again * again) ** 0.5 * random.gauss(0.0, 0.3)
+        profile.measured(asked, latency_s(asked) * exp(off), float(number))
+    assert 0.4 < profile.expected_s(other) / latency_s(other) < 2.0
+
+
 def test_s5_4_a_hiccup_is_not_a_change():
     profile = trained([8] * 30, scatter=0.0)
     profile.measured(8, 10 * latency_s(8), 99.0)
@@ -104,6 +116,9 @@ def test_s5_1_damaged_profiles_are_refused():
     stored = {"resource": "r", "model": "m", **trained([1, 2]).to_dict()}
     with pytest.raises(ValueError, match="took -1"):
         Profiles.from_list([stored | {"sizes": [[1, -1.0, 3]]}])
+    for ratios in ([], [1.0, 0.0]):
+        with pytest.raises(ValueError, match="ratios, of which all must be above 0"):
+            Profiles.from_list([stored | {"ratios": ratios}])
     with pytest.raises(KeyError):
         Profiles.from_list([{"resource": "r", "model": "m"}])
 
