@@ -33,6 +33,10 @@ BACK = 1 << 32
 FRESH = 0.3
 """Part that the newest micro-batch has in a rank's pace: what happened ten ago counts for 1%."""
 
+FORGET = 0.95
+"""What is left of a pace when the rest is left to others before anything was measured: who has stood still
+for a moment, and seems slow, takes a second one again after some tens of steps."""
+
 
 @dataclass(slots=True)
 class Counts:
@@ -111,6 +115,7 @@ class Dealt:
         self._words, self._leavers = claims.pots[parity], claims.leavers[parity]
         self._after = claims.pots[1 - parity][claims.rank], claims.leavers[1 - parity]
         self._last = False  # of those who take more
+        self._measured = False  # what a micro-batch takes, in this step
         self._loaded_s = self._known_s = 0.0  # when the last micro-batch began, and its loss was known
         own = shares[claims.rank]
         #: The micro-batch that is this rank's own; None where there are fewer than ranks.
@@ -149,6 +154,7 @@ class Dealt:
         claims, now = self._claims, self._claims.clock()
         if self._known_s:
             claims.took(now - self._known_s, now - self._loaded_s)
+            self._measured = True
         else:
             self.clear()
         self._known_s = now
@@ -166,6 +172,7 @@ class Dealt:
             self._last = self._leavers.add(1) == len(self._others)
             if not self._last:
                 claims.counts.left += 1
+                claims.seconds *= 1.0 if self._measured else FORGET
                 claims.tell(Pace())  # takes no more
                 return True
         claims.tell(Pace(own.seconds, own.free_s + own.seconds))

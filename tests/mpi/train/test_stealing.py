@@ -99,6 +99,26 @@ def test_a_held_ranks_micro_batches_are_computed_by_the_others_of_its_node(layer
 
 
 @pytest.mark.mpi(min_size=2)
+def test_a_rank_that_seemed_slow_once_takes_more_than_its_first_again():
+    """The last rank of each node is told once that a micro-batch takes it half a second."""
+    bench = Bench(made(SMALL, steps=160, batch=16 * SIZE))
+    told: list[claims.Claims] = []
+
+    def arrange(training, replica, world):
+        if training._stealing is not None and world.node_size > 1 and world.node_rank == world.node_size - 1:
+            told.append(training._stealing.claims)
+
+    def before_step(step, team):
+        if step == 10 and told:
+            told[0].seconds = 0.5
+
+    trained = bench.train(arrange=arrange, before_step=before_step)
+    check(bench, trained)
+    if told:
+        assert max(map(len, trained.division[-40:])) > 1, f"believes in {told[0].seconds} s"
+
+
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("per_rank", [1, 2], ids=["of its first micro-batch", "of its second"])
 @pytest.mark.parametrize("layers", [SMALL, ROWS], ids=["small", "blocks of rows"])
 def test_a_held_ranks_weight_gradients_are_computed_by_the_others_of_its_node(layers, per_rank, monkeypatch):
