@@ -29,7 +29,7 @@ def finish_s(
     for own in group.ways.values():
         for way in own:
             if not way.resource.batches:  # has nothing to do, however slow it is
-                end_s = now_s + way.full_s(group.samples + job.samples)
+                end_s = now_s + way.full_s(group.samples + job.samples, job.samples)
                 if end_s <= due_s:
                     return end_s
     before_s = taken = 0.0
@@ -46,5 +46,8 @@ def finish_s(
     speed = max(1.0 - taken, group.each.share)
     samples = group.due_by(due_s) + job.samples
     # Who ends first, not who is free first: that may be the slowest.
-    own_s = min(resources[name].free_s(now_s) + group.ways[name][0].full_s(samples) for name in group.pool)
+    own_s = min(
+        resources[name].free_s(now_s) + group.ways[name][0].full_s(samples, job.samples)
+        for name in group.pool
+    )
     return own_s + before_s / speed

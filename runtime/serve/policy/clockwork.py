@@ -3,9 +3,9 @@
 After Gujarati et al., "Serving DNNs like Clockwork: Performance Predictability from the Bottom Up", OSDI
 2020, and its sources (controller/infer5). For each model and each of a few batch sizes there is a strategy;
 its latest start is the deadline of the job at the head less the 99th percentile of that batch's latency. Who
-is free takes the model whose strategy must start first, drops what its smallest batch can't meet, and of what
-is left takes the largest size that can be filled exactly. A job is refused on arrival if even alone, on
-whoever is free first, it would be late.
+is free takes the model whose strategy must start first, and of its jobs the largest size that can be filled
+exactly. What waits is dropped when nobody could meet it alone any more. A job is refused on arrival if even
+alone, on whoever is free first, it would be late.
 
 Clockwork's models have one deadline each, and queues in order of arrival. Here deadlines are mixed, and the
 queues are in their order: behind a long deadline at the head all short ones would be late.
@@ -48,6 +48,11 @@ class Clockwork(Queued):
                 return Refused(Reason.OVERLOAD, missed(job, finish_s - job.deadline_s))
         return super().admit(job, now_s)
 
+    def latest_s(self, job: Job) -> float:
+        """When a batch of it alone must begin."""
+        own = self.able_to(job.place)
+        return super().latest_s(job) - min((profile.safe_s(job.samples) for _, profile in own), default=0.0)
+
     def choose(self, resource: Resource, start_s: float, now_s: float) -> Batch | float:
         """The strategy that must start first."""
         first: tuple[float, str] | None = None
@@ -55,8 +60,6 @@ class Clockwork(Queued):
             if model not in resource.models or not queue.entries:
                 continue
             profile = self.profile(resource.name, model)
-            finish_s = now_s + min(own.safe_s(1) for _, own in self.able_to(model))
-            self.give_up(queue, queue.due_from(finish_s), finish_s)
             size, place = self._size(queue, profile, self.models[model].max_batch, start_s)
             if size:
                 latest_s = queue.entries[place][0] - profile.safe_s(size)

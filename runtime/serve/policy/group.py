@@ -45,9 +45,9 @@ class Way:
         self.suits = allowed >= knee
         self.per_s = profile.per_s(max(allowed, 1))
 
-    def full_s(self, samples: int) -> float:
-        """What a batch takes of so many samples, or of as many as it may have."""
-        return self.profile.safe_s(min(samples, self.most))
+    def full_s(self, samples: int, one: int = 1) -> float:
+        """What a batch takes of so many samples, or of as many as it may have; with a job of `one` in it."""
+        return self.profile.safe_s(max(one, min(samples, self.most)))
 
 
 class Group(Queue):
@@ -71,7 +71,7 @@ class Group(Queue):
         self.each, self.priority, self.models = each, priority, models
         self.deadline_s = deadline_s  # that its jobs come with
         self.ways: dict[str, list[Way]] = {}  # by resource
-        self.best_s = inf  # the least that an answer takes
+        self.best_s = inf  # the least that an answer to one sample takes
         self.pool: dict[str, float] = {}  # speed of the resources that suit, or of all that are able
         self.pool_per_s = 0.0
         self.rate = Rate()  # of what is accepted, in seconds of the pool
@@ -80,12 +80,22 @@ class Group(Queue):
     def look(self) -> None:
         """Work out the pool anew."""
         ways = [way for own in self.ways.values() for way in own]
-        self.best_s = min((way.profile.safe_s(1) for way in ways), default=inf)
+        self.best_s = self.least_s(1)
         self.pool = {}
         for way in [way for way in ways if way.suits] or ways:
             name = way.resource.name
             self.pool[name] = max(way.per_s, self.pool.get(name, 0.0))
         self.pool_per_s = sum(self.pool.values())
+
+    def least_s(self, samples: int) -> float:
+        """The least that an answer to a job of so many samples takes; inf if nobody can."""
+        ways = (way for own in self.ways.values() for way in own)
+        return min((way.profile.safe_s(samples) for way in ways), default=inf)
+
+    def latest_s(self) -> float:
+        """When somebody must begin at the latest, so that the first job is answered when it is due."""
+        due_s, _, job = self.entries[0]
+        return due_s - (self.best_s if job.samples == 1 else self.least_s(job.samples))
 
     def way(self, resource: str, start_s: float) -> Way:
         """The model that is liked best of those that answer all that wait; else the fastest."""

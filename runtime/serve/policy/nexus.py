@@ -82,14 +82,16 @@ class Nexus(Queued):
             return 0
         profile = self.profile(resource.name, key[0])
         wanted, drop = min(planned, queue.samples), 0
-        finish_s = start_s + profile.safe_s(wanted)
-        while drop < len(queue) and queue.entries[drop][0] < finish_s:
+        finish_s = start_s
+        for due_s, _, job in queue.entries:
+            finish_s = start_s + profile.safe_s(max(wanted, job.samples))
+            if due_s >= finish_s:
+                break
             drop += 1
             if queue.count(drop, wanted) == len(queue) - drop:  # no more to fill it with
                 wanted = sum(job.samples for _, _, job in queue.entries[drop:])
-                finish_s = start_s + profile.safe_s(wanted) if wanted else finish_s
         self.give_up(queue, drop, finish_s)
-        return queue.count(0, wanted)
+        return queue.count(0, wanted) or min(1, len(queue))  # one job that is larger than what was planned
 
     def _plan(self, now_s: float) -> None:
         for key in self._deadlines:
@@ -97,11 +99,11 @@ class Nexus(Queued):
             self._rates[key] = (self._rates.get(key, rate) + rate) / 2
         self._arrived.clear()
         self._since_s, self._epoch_s = now_s, now_s + (EPOCH_S if now_s > EPOCH_S else 3 * FIRST_EPOCH_S)
-        sessions = {
-            Session(key[0], self.models[key[0]].max_batch, self._deadlines[key], rate): key
+        sessions = [
+            Session(key[0], self.models[key[0]].max_batch, self._deadlines[key], rate, key[1])
             for key, rate in self._rates.items()
             if rate > 0.0 and key[0] in self.models
-        }
+        ]
         profiles = {
             resource.name: {
                 model: self.profile(resource.name, model) for model in resource.models if model in self.models
@@ -109,8 +111,9 @@ class Nexus(Queued):
             for resource in self.resources.values()
             if resource.up
         }
-        rounds: dict[str, Round] = plan(list(sessions), profiles) if sessions else {}
+        rounds: dict[str, Round] = plan(sessions, profiles) if sessions else {}
         self._rounds = {
-            resource: [(sessions[session], size) for session, size in own] for resource, own in rounds.items()
+            resource: [((session.model, session.service_class), size) for session, size in own]
+            for resource, own in rounds.items()
         }
         self._turn.clear()

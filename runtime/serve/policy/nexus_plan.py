@@ -24,12 +24,13 @@ SMALLEST = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Jobs for one model with one deadline, and how many come a second."""
+    """Jobs for one model with one deadline, and how many come a second; of a class: two may be alike else."""
 
     model: str
     max_batch: int
     deadline_s: float
     per_s: float
+    service_class: str
 
 
 Share = tuple[Session, float]

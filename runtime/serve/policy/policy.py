@@ -31,6 +31,13 @@ from ..request import Reason, Refused
 from .job import Batch, Job, Model, ServiceClass, Settings
 from .resource import MOST_COMMITTED, Resource
 
+LEVELS = 32
+"""Of priority: lower ones are as the lowest of these. Each has queues of its own, that every decision looks
+at, and a request may name any number."""
+
+SOON_S = 1e-4
+"""After a job has expired it is looked at again: later than any rounding, sooner than anybody minds."""
+
 
 class Policy(ABC):
     """What all policies share: resources, bounded queues, profiles that learn, and that no job is lost."""
@@ -127,7 +134,7 @@ class Policy(ABC):
 
     def next(self, now_s: float) -> Batch | float:
         """The next batch to send, now; or the time at which to ask again unless something happens before."""
-        ask_s = inf
+        ask_s = self.expire(now_s)  # also where nobody is free to look at what waits
         for resource in self.resources.values():
             if not resource.up:
                 continue
@@ -185,6 +192,10 @@ class Policy(ABC):
     def withdraw(self, job: Job) -> bool:
         """Take `job` out of the queue; False if it is not there."""
 
+    def expire(self, now_s: float) -> float:
+        """Drop what can't be met any more; the time at which more will have to be dropped, later than now."""
+        return inf
+
     def changed(self, now_s: float) -> None:
         """Resources have come or gone, or have other models."""
 
@@ -202,6 +213,10 @@ class Policy(ABC):
             and (accuracy is None or model.accuracy >= accuracy)
             and (cost is None or model.cost <= cost)
         ]
+
+    def priority(self, job: Job) -> int:
+        """That which `job` names, or its class's."""
+        return min(job.priority or self.classes[job.service_class].priority, LEVELS)
 
     def able(self, models: Iterable[Model]) -> bool:
         """Whether a resource that is up has one of `models`."""

@@ -9,7 +9,7 @@ from typing import Any
 from ..profile import Profile, Profiles
 from ..request import Reason, Refused
 from .job import Job, Settings
-from .policy import Policy, missed
+from .policy import SOON_S, Policy, missed
 from .queue import Queue
 from .resource import Resource
 
@@ -63,6 +63,23 @@ class Queued(Policy):
         variants = self.variants(job)
         able = (model for model in variants if self.able([model]))
         return next(able, variants[0]).name
+
+    def latest_s(self, job: Job) -> float:
+        """When `job` is given up if it still waits; inf: never."""
+        return inf if job.best_effort else job.deadline_s
+
+    def expire(self, now_s: float) -> float:
+        """Give up what has waited too long, from the head of each queue on."""
+        ask_s = inf
+        for queue in self.queues.values():
+            while queue.entries:
+                job = queue.entries[0][2]
+                latest_s = self.latest_s(job)
+                if now_s <= latest_s:
+                    ask_s = min(ask_s, latest_s + SOON_S)
+                    break
+                self.give_up(queue, 1, now_s + job.deadline_s - latest_s)
+        return ask_s
 
     def give_up(self, queue: Queue, count: int, finish_s: float) -> None:
         """Drop the first jobs of `queue`, which would have been answered at `finish_s`."""

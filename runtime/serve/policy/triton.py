@@ -35,22 +35,26 @@ class Triton(Queued):
 
     def key(self, job: Job) -> Key:
         """By model and priority level."""
-        return self.model(job), job.priority or self.classes[job.service_class].priority
+        return self.model(job), self.priority(job)
 
     def rank(self, job: Job) -> float:
         """By arrival."""
         return job.arrival_s
 
+    def latest_s(self, job: Job) -> float:
+        """When its timeout ends."""
+        return super().latest_s(job) - self.reserve_s
+
     def choose(self, resource: Resource, start_s: float, now_s: float) -> Batch | float:
         """The model whose turn it is; its levels one after another."""
         ask_s = inf
         heads: list[tuple[int, float, str]] = []
-        for model in resource.models:
-            levels = [key for key in sorted(self.queues) if key[0] == model]
-            for key in levels:
-                self._time_out(key, now_s)
-            levels = [key for key in levels if self.queues[key].entries]
-            if not levels:
+        by_model: dict[str, list[Key]] = {}
+        for key in sorted(self.queues):
+            if self.queues[key].entries:
+                by_model.setdefault(key[0], []).append(key)
+        for model, levels in by_model.items():
+            if model not in resource.models:
                 continue
             oldest_s = min(self.queues[key].entries[0][0] for key in levels)
             waiting = sum(self.queues[key].samples for key in levels)
@@ -63,18 +67,8 @@ class Triton(Queued):
         model = min(heads)[2]
         jobs: list[Job] = []
         room = self.models[model].max_batch
-        for key in sorted(self.queues):
-            if key[0] == model:
-                more = self.queues[key].take(0, self.queues[key].count(0, room))
-                room -= sum(job.samples for job in more)
-                jobs += more
+        for key in by_model[model]:
+            more = self.queues[key].take(0, self.queues[key].count(0, room))
+            room -= sum(job.samples for job in more)
+            jobs += more
         return self.batch(resource, model, jobs, start_s)
-
-    def _time_out(self, key: Key, now_s: float) -> None:
-        """Reject what has waited too long, from the head on."""
-        queue = self.queues[key]
-        while queue.entries:
-            job = queue.entries[0][2]
-            if job.best_effort or now_s < job.deadline_s - self.reserve_s:
-                return
-            self.give_up(queue, 1, now_s + self.reserve_s)

@@ -24,7 +24,7 @@ from .explore import Explorer
 from .group import Group, Way, limit_batches
 from .guarantee import Buckets
 from .job import Batch, Job, Settings
-from .policy import Policy, missed
+from .policy import SOON_S, Policy, missed
 from .rate import Rate
 from .resource import Resource
 from .size import size
@@ -35,9 +35,6 @@ LOOK_EVERY = 8
 
 MOST_GROUPS = 64
 """Beyond these the empty ones are forgotten: every decision looks at all groups."""
-
-SOON_S = 1e-4
-"""After a job has expired it is looked at again: later than any rounding, sooner than anybody minds."""
 
 
 class Weft(Policy):
@@ -93,20 +90,20 @@ class Weft(Policy):
 
     def admit(self, job: Job, now_s: float) -> Refused | None:
         """Unless it can't be met, or not with what goes before it."""
-        each = self.classes[job.service_class]
         guaranteed = self._buckets.within(job, now_s)
-        group = self._group(job, 0 if guaranteed else job.priority or each.priority)
+        group = self._group(job, 0 if guaranteed else self.priority(job))
         due_s = self._due_s(job, now_s)
         group.asked.add(job.samples / max(group.pool_per_s, 1e-9), now_s)
         if job.deadline_s < inf and not job.best_effort:
             end_s = finish_s(job, due_s, group, self._groups, self.resources, now_s)
             if end_s > due_s:
                 group.look()  # by what is known now: has nobody the time, or is nobody fast enough?
-                if now_s + group.best_s <= due_s:
+                least_s = group.least_s(job.samples)
+                if now_s + least_s <= due_s:
                     return Refused(Reason.OVERLOAD, missed(job, end_s - due_s))
                 if not self._trial(group, now_s):
-                    return Refused(Reason.IMPOSSIBLE, missed(job, now_s + group.best_s - due_s))
-                due_s = now_s + group.best_s + group.each.patience_s
+                    return Refused(Reason.IMPOSSIBLE, missed(job, now_s + least_s - due_s))
+                due_s = now_s + least_s + group.each.patience_s
         self._put(group, job, due_s)
         group.rate.add(job.samples / group.pool_per_s, now_s)
         if guaranteed:
@@ -124,12 +121,17 @@ class Weft(Policy):
         group, due_s = job.place
         return bool(group.remove(due_s, job))
 
-    def next(self, now_s: float) -> Batch | float:
-        """Drop what has become impossible, then decide."""
+    def expire(self, now_s: float) -> float:
+        """Drop what even the fastest resource would answer too late."""
+        ask_s = inf
         for group in self._groups:
-            if group.entries and group.entries[0][0] < now_s + group.best_s:
-                self._expire(group, now_s)
-        return super().next(now_s)
+            if group.entries:
+                latest_s = group.latest_s()
+                if latest_s < now_s:
+                    self._expire(group, now_s)
+                    latest_s = group.latest_s() if group.entries and group.ways else inf
+                ask_s = min(ask_s, latest_s + SOON_S)
+        return ask_s
 
     def _trial(self, group: Group, now_s: float) -> bool:
         """Whether a job that nobody can meet, it is thought, is taken to see whether that is still so."""
@@ -152,11 +154,7 @@ class Weft(Policy):
         limit = max(group.entries[0][2].samples, min(way.most, profile.largest(way.longest_s)))
         first, count = size(group, profile, start_s, limit)
         if count == 0:
-            explored = self._explore(resource, group, way, start_s, now_s)
-            if isinstance(explored, Batch):
-                return explored
-            expires_s = max(group.entries[0][0] - group.best_s, now_s) + SOON_S
-            return min(explored, expires_s)
+            return self._explore(resource, group, way, start_s, now_s)
         due_s = group.entries[first][0]
         if not urgent and start_s == now_s and group.samples < limit:
             wait_s = self._wait_s(group, way, due_s, now_s)
@@ -305,11 +303,15 @@ class Weft(Policy):
         job.place = (group, due_s)
 
     def _expire(self, group: Group, now_s: float) -> None:
-        """Drop what even the fastest resource would answer too late."""
-        by_s = now_s + group.best_s
-        for job in group.take(0, group.due_from(by_s)):
+        """Drop the first jobs, which would be late; those that may be so are due again later."""
+        again: list[tuple[Job, float]] = []
+        while group.entries and group.latest_s() < now_s:
+            (job,) = group.take(0, 1)
+            by_s = now_s + group.least_s(job.samples)
             if job.best_effort or job.deadline_s == inf:
-                self._put(group, job, by_s + group.each.patience_s)
+                again.append((job, by_s + group.each.patience_s))
             else:
                 self.queued[job.service_class] -= 1
                 self.drop(job, Reason.EXPIRED, missed(job, by_s - job.deadline_s))
+        for job, due_s in again:
+            self._put(group, job, due_s)

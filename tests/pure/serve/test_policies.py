@@ -64,6 +64,20 @@ def test_s5_2_a_full_queue_refuses(name):
     assert [r and r.reason for r in refused] == [None, None, Reason.QUEUE_FULL]
 
 
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "first_come"])
+@pytest.mark.parametrize("samples", [1, 8])
+def test_s5_5_deadlines_expire_while_the_only_worker_is_stuck(name, samples):
+    policy = started(POLICIES[name], FAST)
+    policy.arrive(job(0), 0.0)
+    assert isinstance(policy.next(0.0), Batch)  # it takes 4 ms, and never ends
+    now_s = 0.010
+    assert policy.arrive(job(1, now_s, samples=samples), now_s) is None
+    while (ask_s := policy.next(now_s)) < inf:
+        now_s = ask_s
+    assert [(each.number, refused.reason) for each, refused in policy.dropped()] == [(1, Reason.EXPIRED)]
+    assert now_s <= 0.061
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_s5_2_without_a_resource_there_is_no_worker(name):
     policy = started(POLICIES[name], FAST)
@@ -157,3 +171,40 @@ def test_s5_6_clockwork_takes_a_size_that_can_be_filled_exactly():
     batch = policy.next(0.0)
     assert isinstance(batch, Batch)
     assert batch.samples == 8
+
+
+def test_s5_6_clockwork_drops_a_large_job_when_the_batch_before_it_has_overrun():
+    policy = started(POLICIES["clockwork"], FAST)
+    policy.arrive(job(0, samples=16), 0.0)
+    first = policy.next(0.0)
+    assert isinstance(first, Batch)
+    assert policy.arrive(job(1, 0.0, 0.030, samples=16), 0.0) is None  # takes 11 ms
+    policy.ended(first, 0.0, 0.024)
+    assert policy.next(0.024) == inf
+    assert [(each.number, refused.reason) for each, refused in policy.dropped()] == [(1, Reason.EXPIRED)]
+
+
+def test_s5_6_nexus_answers_a_job_that_is_larger_than_the_batch_it_planned():
+    policy = started(POLICIES["nexus"], FAST)
+    simulation = Simulation(policy, (FAST,), seed=1)
+    small = [job(n, n * 0.02) for n in range(100)]  # 50 a second: batches of two
+    outcomes = simulation.run([*small, job(100, 2.0, 0.100, samples=32)])
+    assert all(outcome.on_time for outcome in outcomes)
+
+
+def test_s5_6_nexus_plans_for_two_classes_whose_deadline_and_rate_are_the_same():
+    policy = started(POLICIES["nexus"], FAST)
+    for number in range(40):
+        for each in ("interactive", "batch"):
+            policy.arrive(job(number, number * 0.005, each=each), number * 0.005)
+    policy.next(0.2)
+    planned = {key for own in policy._rounds.values() for key, _ in own}
+    assert planned == {("a", "interactive"), ("a", "batch")}
+
+
+@pytest.mark.parametrize("name", ["triton", "weft"])
+def test_s5_6_requests_may_name_any_priority_and_few_queues_are_made(name):
+    policy = started(POLICIES[name], FAST)
+    for number in range(200):
+        assert policy.arrive(job(number, deadline_s=2.0, each="batch", priority=200 - number), 0.0) is None
+    assert len(policy.queues if name == "triton" else policy._groups) == 32

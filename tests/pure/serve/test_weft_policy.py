@@ -59,10 +59,17 @@ def test_s5_2_a_batch_takes_a_large_job_behind_a_small_one_that_is_past():
         pytest.param({"deadline_s": 0.001, "best_effort": True}, None, id="best effort is never too late"),
         pytest.param({"deadline_s": inf}, None, id="no deadline, no refusal"),
         pytest.param({"accuracy": 0.99}, Reason.IMPOSSIBLE, id="no variant is accurate enough"),
+        pytest.param(
+            {"deadline_s": 0.030, "samples": 32, "family": "c"},
+            Reason.IMPOSSIBLE,
+            id="less than all its samples take, which are more than a batch need have",
+        ),
     ],
 )
 def test_s5_5_on_arrival(more, reason):
-    refused = started(Weft, FAST).arrive(job(0, **more), 0.0)
+    device = replace(FAST, costs={**FAST.costs, "c": Cost(0.3 * MS, 1.5 * MS)})
+    known = {name: (Model(name, 32),) for name in "abc"}
+    refused = started(Weft, device, with_settings=settings(**known)).arrive(job(0, **more), 0.0)
     assert (refused and refused.reason) == reason
 
 
@@ -101,6 +108,23 @@ def test_s5_5_what_becomes_impossible_while_it_waits_is_dropped_at_once():
     dropped = policy.dropped()
     assert dropped
     assert {refused.reason for _, refused in dropped} == {Reason.EXPIRED}
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_s5_5_what_no_resource_can_meet_any_more_keeps_none_from_other_work(busy):
+    policy = started(Weft, FAST)
+    if busy:
+        policy.arrive(job(0, samples=20), 0.0)
+        first = policy.next(0.0)
+        assert isinstance(first, Batch)
+    assert policy.arrive(job(1, deadline_s=0.045, samples=32), 0.0) is None  # takes 22 ms
+    assert policy.arrive(job(2, deadline_s=2.0, each="batch", family="b"), 0.0) is None
+    if busy:
+        policy.ended(first, 0.0, 0.030)  # it took 30 ms instead of 13
+    batch = policy.next(0.030)
+    assert isinstance(batch, Batch)
+    assert [each.number for each in batch.jobs] == [2]
+    assert [(each.number, refused.reason) for each, refused in policy.dropped()] == [(1, Reason.EXPIRED)]
 
 
 def test_s5_2_a_higher_class_that_can_not_wait_for_another_batch_goes_first():
