@@ -15,6 +15,7 @@ any more gets a single job now and then, to be found again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 
 from ..profile import Profiles
@@ -80,6 +81,7 @@ class Weft(Policy):
             expected_s = self.profile(batch.resource, batch.model).expected_s(batch.samples)
             self._explorer.probed(batch, ended_s - started_s < expected_s)
         super().ended(batch, started_s, ended_s)
+        self._left(batch.jobs)
         self._results += 1
         if tried or self._results % LOOK_EVERY == 0:
             for group in self._groups:
@@ -87,6 +89,17 @@ class Weft(Policy):
                     way.look(group.deadline_s)
                 group.look()
             limit_batches(self._groups, batch.resource, ended_s)
+
+    def failed(self, batch: Batch, now_s: float) -> None:
+        """It may have been a trial."""
+        if batch.probe or self._explorer.out(batch):
+            self._explorer.probed(batch, faster=False)
+        super().failed(batch, now_s)
+        self._left(batch.jobs)
+
+    def _left(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._explorer.left(job)
 
     def admit(self, job: Job, now_s: float) -> Refused | None:
         """Unless it can't be met, or not with what goes before it."""
@@ -101,7 +114,7 @@ class Weft(Policy):
                 least_s = group.least_s(job.samples)
                 if now_s + least_s <= due_s:
                     return Refused(Reason.OVERLOAD, missed(job, end_s - due_s))
-                if not self._trial(group, now_s):
+                if not self._trial(group, job, now_s):
                     return Refused(Reason.IMPOSSIBLE, missed(job, now_s + least_s - due_s))
                 due_s = now_s + least_s + group.each.patience_s
         self._put(group, job, due_s)
@@ -119,7 +132,10 @@ class Weft(Policy):
         if job.place is None:
             return False
         group, due_s = job.place
-        return bool(group.remove(due_s, job))
+        if not group.remove(due_s, job):
+            return False
+        self._explorer.left(job)
+        return True
 
     def expire(self, now_s: float) -> float:
         """Drop what even the fastest resource would answer too late."""
@@ -133,12 +149,12 @@ class Weft(Policy):
                 ask_s = min(ask_s, latest_s + SOON_S)
         return ask_s
 
-    def _trial(self, group: Group, now_s: float) -> bool:
-        """Whether a job that nobody can meet, it is thought, is taken to see whether that is still so."""
+    def _trial(self, group: Group, job: Job, now_s: float) -> bool:
+        """Whether `job`, that nobody can meet, it is thought, is taken to see whether that is still so."""
         for own in group.ways.values():
             for way in own:
                 if self._explorer.due_s(way) <= now_s:
-                    self._explorer.sent(way, now_s)
+                    self._explorer.sent(way, job, now_s)
                     return True
         return False
 
@@ -249,8 +265,9 @@ class Weft(Policy):
         when_s = self._explorer.due_s(way)
         if when_s > now_s:
             return when_s
-        self._explorer.sent(way, now_s)
-        batch = self.batch(resource, way.model.name, group.take(len(group) - 1, 1), start_s)
+        jobs = group.take(len(group) - 1, 1)
+        self._explorer.sent(way, jobs[0], now_s)
+        batch = self.batch(resource, way.model.name, jobs, start_s)
         batch.probe = True
         return batch
 
@@ -312,6 +329,7 @@ class Weft(Policy):
                 again.append((job, by_s + group.each.patience_s))
             else:
                 self.queued[job.service_class] -= 1
+                self._explorer.left(job)
                 self.drop(job, Reason.EXPIRED, missed(job, by_s - job.deadline_s))
         for job, due_s in again:
             self._put(group, job, due_s)

@@ -286,6 +286,34 @@ def test_s5_4_a_resource_whose_first_result_was_a_hiccup_is_found():
     assert answered > 10
 
 
+@pytest.mark.parametrize("lost", ["failed", "withdrawn", "expired", "answered by another"])
+def test_s5_4_a_trial_that_is_lost_is_made_again(lost):
+    policy = started(Weft, FAST, SLOW)
+    for device in (FAST, SLOW):
+        for number in range(12):
+            policy.profile(device.name, "a").measured(1, 0.2, 0.01 * number)
+    policy.changed(0.2)
+    trials = [job(n, 2.0) for n in (0, 1)]  # one for each of the two
+    assert [policy.arrive(each, 2.0) for each in trials] == [None, None]
+    assert policy.arrive(job(2, 2.0), 2.0) is not None
+    if lost == "withdrawn":
+        assert all(policy.cancel(each) for each in trials)
+    elif lost == "expired":
+        policy.next(10.0)
+        assert {each.number for each, _ in policy.dropped()} == {0, 1}
+    else:
+        now_s = 2.0
+        while not isinstance(batch := policy.next(now_s), Batch):
+            now_s = batch
+        assert len(batch.jobs) == 2  # one resource gets the other's trial, too
+        if lost == "failed":
+            policy.failed(batch, 2.2)
+        else:
+            policy.ended(batch, 2.0, 2.4)
+    assert policy.arrive(job(3, 2.5), 2.5) is not None  # not at once
+    assert [policy.arrive(job(4 + n, 20.0), 20.0) for n in (0, 1)] == [None, None]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_s5_5_under_overload_the_top_class_is_on_time_and_the_lowest_is_not_starved(seed):
     simulation = Simulation(Weft(settings(), profiles(FAST)), (FAST,), seed)
