@@ -47,7 +47,8 @@ class Way:
 
     def full_s(self, samples: int, one: int = 1) -> float:
         """What a batch takes of so many samples, or of as many as it may have; with a job of `one` in it."""
-        return self.profile.safe_s(max(one, min(samples, self.most)))
+        most = self.most if self.most > one else one
+        return self.profile.safe_s(samples if samples < most else most)
 
 
 class Group(Queue):

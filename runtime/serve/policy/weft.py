@@ -146,8 +146,9 @@ class Weft(Policy):
                 if latest_s < now_s:
                     self._expire(group, now_s)
                     latest_s = group.latest_s() if group.entries and group.ways else inf
-                ask_s = min(ask_s, latest_s + SOON_S)
-        return ask_s
+                if latest_s < ask_s:
+                    ask_s = latest_s
+        return ask_s + SOON_S
 
     def _trial(self, group: Group, job: Job, now_s: float) -> bool:
         """Whether `job`, that nobody can meet, it is thought, is taken to see whether that is still so."""
