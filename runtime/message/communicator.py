@@ -35,7 +35,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from ..errors import Mistake
-from .selector import NOBODY, Call, MpiSelector, Needs
+from .selector import LONGEST_TEXT, NOBODY, Call, MpiSelector, Needs
 from .wire import as_bytes
 
 ANY = -1
@@ -299,7 +299,7 @@ class Communicator:
     def broadcast(self, array: NDArray[Any], root: int = 0, **telling: Unpack[Telling]) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
         request = self.mpi.Ibcast(raw(array), root)
-        return self._collective(f"broadcast from rank {root}", [request], array, **telling)
+        return self._collective(f"broadcast from rank {root}", [request], array, array.nbytes, **telling)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
@@ -312,7 +312,7 @@ class Communicator:
                 self.mpi.Iallreduce(MPI.IN_PLACE, flat[at : at + LARGEST_COUNT], reduction)
                 for at in range(0, flat.size, LARGEST_COUNT)
             ]
-        return self._collective(f"allreduce ({op})", requests, array, **telling)
+        return self._collective(f"allreduce ({op})", requests, array, array.nbytes, **telling)
 
     def reduce_scatter(
         self, array: NDArray[Any], share: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]
@@ -320,12 +320,12 @@ class Communicator:
         """Combine everyone's `array` (size × share.size elements); rank i gets the i-th `share`."""
         reduction = reduction_named(op, array)
         request = self.mpi.Ireduce_scatter_block(array, share, reduction)
-        return self._collective(f"reduce-scatter ({op})", [request], (array, share), **telling)
+        return self._collective(f"reduce-scatter ({op})", [request], (array, share), share.nbytes, **telling)
 
     def allgather(self, share: NDArray[Any], array: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
         request = self.mpi.Iallgather(raw(share), raw(array, self.size))
-        return self._collective("allgather", [request], (share, array), **telling)
+        return self._collective("allgather", [request], (share, array), share.nbytes, **telling)
 
     def gather(
         self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, **telling: Unpack[Telling]
@@ -333,7 +333,7 @@ class Communicator:
         """Put everyone's `share`, by rank, into `array` of rank `root` (None on the others)."""
         into = None if array is None else raw(array, self.size)
         request = self.mpi.Igather(raw(share), into, root)
-        return self._collective(f"gather to rank {root}", [request], (share, array), **telling)
+        return self._collective(f"gather to rank {root}", [request], (share, array), share.nbytes, **telling)
 
     def alltoall(self, array: NDArray[Any], into: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Send the i-th of `size` equal blocks of `array` to rank i; `into` gets rank i's as the i-th."""
@@ -343,7 +343,7 @@ class Communicator:
                 f"be equal, and a multiple of {self.size}, the number of ranks"
             )
         request = self.mpi.Ialltoall(raw(array, self.size), raw(into, self.size))
-        return self._collective("all-to-all", [request], (array, into), **telling)
+        return self._collective("all-to-all", [request], (array, into), array.nbytes, **telling)
 
     # -- communicators --------------------------------------------------------------------------
 
@@ -400,13 +400,18 @@ class Communicator:
         return [call.checksum for call in itertools.islice(self._calls, start, None)]
 
     def _collective(
-        self, operation: str, requests: Sequence[MPI.Request], keep: Any, **telling: Unpack[Telling]
+        self,
+        operation: str,
+        requests: Sequence[MPI.Request],
+        keep: Any,
+        nbytes: int = 0,
+        **telling: Unpack[Telling],
     ) -> Operation:
         self.called += 1
-        what = telling.get("what") or f"{operation} on {self.name!r}"
-        kind = telling.get("kind") or what
-        self._checksum = zlib.crc32(f"{operation} {kind}".encode(), self._checksum)
-        call = Call(operation, what, kind, self._checksum)
+        what = (telling.get("what") or f"{operation} on {self.name!r}")[:LONGEST_TEXT]
+        kind = (telling.get("kind") or what)[:LONGEST_TEXT]
+        self._checksum = zlib.crc32(f"{operation} {kind} {nbytes}".encode(), self._checksum)
+        call = Call(operation, what, kind, self._checksum, nbytes)
         self._calls.append(call)
         needs = Needs(self._others, self.group, self.called, call, telling.get("patience_s"))
         return self.watch(requests, what, keep, needs)

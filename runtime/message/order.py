@@ -6,8 +6,9 @@
 MPI matches collectives by nothing but their order. Of two ranks that swapped two all-reduces, MPICH 5.0.2
 adds the one to the other without a word, even where their sizes differ (one pair of sizes in four hung), and
 Open MPI 5.0.11 crashes where they do: only what hangs would be told by stall.py. So every rank keeps a
-checksum of the operations and kinds that it has called on a communicator (0.5 us a call), and once a second
-sends the new ones to the communicator's first rank, which compares them with its own.
+checksum of the operations, kinds and sizes that it has called on a communicator (0.5 us a call), and once a
+second, and when its main is over, sends the new ones to the communicator's first rank, which compares them
+with its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..errors import Mistake
 from .communicator import Communicator
 from .control import Control
 from .failure import Failures
+from .selector import ONE_SIZE
 from .world import World
 
 CHECK_S = 1.0
@@ -51,14 +53,24 @@ class Orders:
         self._failures = failures
         self._checked: dict[str, int] = {}  # by communicator: up to which number
         self._timer: asyncio.TimerHandle | None = None
+        self._asked: dict[int, asyncio.Event] = {}  # by rank: whether it has compared all of this one's
         control.on("called", self._compare)
         control.on("differs", self._differs)
+        control.on("called all", self._heard_all)
+        control.on("compared", self._compared)
         self._check_later()
 
-    def stop(self) -> None:
-        """Check no more (main is over on this rank); others are still answered."""
-        if self._timer is not None:
-            self._timer.cancel()
+    async def finish(self) -> None:
+        """Check for the last time (main is over on this rank); others are still answered."""
+        self._check()
+        assert self._timer is not None
+        self._timer.cancel()
+        firsts = {comm.ranks[0] for comm in self._world.selector.communicators if comm.rank}
+        self._asked = {rank: asyncio.Event() for rank in firsts}
+        for rank in firsts:
+            self._control.send(rank, "called all")
+        for compared in self._asked.values():
+            await compared.wait()
 
     def _check_later(self) -> None:
         self._timer = self._world.loop.call_later(CHECK_S, self._check)
@@ -77,20 +89,30 @@ class Orders:
         mine = comm.checksums(comm.called - called + len(checksums))
         number = first_difference(mine, comm.called, checksums, called)
         if number is not None and (call := comm.call(number)) is not None:
-            self._control.send(source, "differs", group, number, call.what)
+            self._control.send(source, "differs", group, number, call.what, call.nbytes)
 
-    def _differs(self, source: int, group: str, number: int, what: str) -> None:
+    def _heard_all(self, source: int) -> None:
+        """What differs has been told before this."""
+        self._control.send(source, "compared")
+
+    def _compared(self, source: int) -> None:
+        self._asked[source].set()
+
+    def _differs(self, source: int, group: str, number: int, what: str, nbytes: int) -> None:
         comm = self._find(group)
         if comm is None or (call := comm.call(number)) is None or self._failures.any:
             return
         world, theirs = self._world, f"rank {source} ({self._world.hosts[source]})"
+        rule = "all ranks must call the same collectives in the same order"
         if call.what != what:
             seen = f'called "{call.what}" as collective {number} on {group!r}, where {theirs} called "{what}"'
+        elif call.nbytes != nbytes:
+            seen = f'called "{what}" with {call.nbytes:,} bytes, and {theirs} with {nbytes:,}'
+            rule = ONE_SIZE
         else:  # the first one that is still known is the same again
             seen = f"called other collectives than {theirs} on {group!r}, before number {number}"
         error = Mistake(
-            f"rank {world.rank} ({world.host}) {seen}: all ranks must call the same collectives in the same "
-            "order. What they exchanged since then is mixed up"
+            f"rank {world.rank} ({world.host}) {seen}: {rule}. What they exchanged since then is mixed up"
         )
         self._failures.local(error, "the check of the collectives' order")
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from .control import Control
 from .failure import say
-from .selector import Call, Waiting
+from .selector import LONGEST_TEXT, ONE_SIZE, Call, Waiting
 from .world import World
 
 STALL_S = 10.0
@@ -112,6 +112,8 @@ def excuse(wait: Waiting, answer: Answer | None) -> str | None:
             f'called "{other}" there, as collective {wait.needs.number} on {wait.needs.group!r}: '
             "all ranks must call the same collectives in the same order"
         )
+    if mine and there and mine.nbytes != there.nbytes:
+        return f"gave it {there.nbytes:,} bytes, where this rank gave {mine.nbytes:,}: {ONE_SIZE}"
     return None
 
 
@@ -166,7 +168,8 @@ class Stalls:
         self._questions[self._asked] = Question(wait, now - wait.since)
         needs = wait.needs
         for peer in self._questions[self._asked].asked:
-            self._control.send(peer, "where", self._asked, needs.group, needs.number, wait.what)
+            what = wait.what[:LONGEST_TEXT]
+            self._control.send(peer, "where", self._asked, needs.group, needs.number, what)
         answer_s = min(ANSWER_S, ANSWER_SHARE * self._patience_s(wait))
         self._world.loop.call_later(answer_s, self._tell, self._asked)
 
@@ -175,7 +178,7 @@ class Stalls:
         now = time.monotonic()
         waits = self._waits()
         for wait in waits:
-            same = wait.needs.number == number if number else wait.what == what
+            same = wait.needs.number == number if number else wait.what[:LONGEST_TEXT] == what
             if group and wait.needs.group == group and same:
                 mine = [k for k, q in self._questions.items() if key(q.wait) == key(wait)]
                 if source < self._control.rank or not mine:
@@ -183,8 +186,9 @@ class Stalls:
                     for k in mine:
                         del self._questions[k]
         text, since = self._world.where()
+        text = text[:LONGEST_TEXT]
         called, there = self._called(group, number)
-        shown = [(w.what, now - w.since) for w in waits[:SHOWN_WAITS]]
+        shown = [(w.what[:LONGEST_TEXT], now - w.since) for w in waits[:SHOWN_WAITS]]
         self._control.send(source, "here", question, text, now - since, shown, called, there)
 
     def _called(self, group: str, number: int) -> tuple[int, Call | None]:

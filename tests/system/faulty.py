@@ -324,6 +324,12 @@ async def the_order_differs(world: World) -> None:
     await asyncio.Event().wait()
 
 
+@case
+async def the_sizes_differ(world: World) -> None:
+    event("fails", world.rank)
+    await world.allreduce(np.zeros(9 + last(world)), what=PORTION)
+
+
 async def main(world: World) -> None:
     def tell(text: str) -> None:
         failure.say(text)

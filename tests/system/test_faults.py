@@ -322,6 +322,18 @@ def test_an_order_that_differs_ends_the_job_and_names_both_portions(vendor: str,
     ) in mixed.err
 
 
+def test_a_collective_of_unequal_sizes_ends_the_job_even_if_main_is_over(tmp_path: Path) -> None:
+    """With MPICH, which adds up what there is; Open MPI may raise an error of its own."""
+    with job("mpich", RANKS, "the_sizes_differ", tmp_path) as mixed:
+        failed = mixed.wait_for("fails", RANKS)
+        assert mixed.end() == 2, mixed.err
+        assert time.monotonic() - failed < ENDS_S
+    assert (
+        f'weft: rank {RANKS - 1} ({HOST}) called "{PORTION}" with 80 bytes, and rank 0 ({HOST}) with 72: '
+        "all ranks must give a collective arrays of one size"
+    ) in mixed.err
+
+
 @pytest.mark.parametrize(
     ("setting", "nodes"),
     [
