@@ -28,7 +28,8 @@ from typing import Any
 
 SHIFT, RUNNING = 1.15, 5
 """A resource has changed when so many results running are off by more than this factor, to one side. With a
-scatter of 5% that happens by chance once in 10^14 results."""
+scatter of 5% that happens by chance once in 10^14 results. One that is further off moves its size's mean
+as if it were just so far."""
 
 OWN_FROM = 3
 """Results after which a size has a mean of its own that others are judged by."""
@@ -37,8 +38,7 @@ GAIN = 0.1
 """What a result moves its size's mean by, once there are ten: it counts the last twenty."""
 
 OUTLIER = 1.5
-"""A result counts as at most this much off: one hiccup of ten times would move a mean by 90%; five running
-are a change."""
+"""A result is at most this much off in the distribution: five that are more are a change, and no tail."""
 
 WINDOW = 256
 """Ratios that the distribution is taken from: below a hundred, a p99 is only the greatest."""
@@ -167,7 +167,7 @@ class Profile:
             return
         before_s = self._means[samples]
         if count > OWN_FROM:
-            seconds = before_s * min(max(ratio, 1 / OUTLIER), OUTLIER)
+            seconds = before_s * min(max(ratio, 1 / SHIFT), SHIFT)
         self._means[samples] += max(GAIN, 1 / count) * (seconds - before_s)
         if count > OWN_FROM:
             factor = self._means[samples] / before_s

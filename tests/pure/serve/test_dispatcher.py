@@ -24,7 +24,7 @@ TOLD = {"inputs": [["x", "FP32", [-1, 1]]], "outputs": [["y", "FP32", [-1, 1]]],
 
 
 class Fake:
-    """A worker that adds its factor, `latency_s` later; `answers` False: never."""
+    """A worker that doubles, `latency_s` later; with `answers` False not before `come_to_itself`."""
 
     host = "here"
 
@@ -34,11 +34,13 @@ class Fake:
         self.there = True
         self.raises = ""
         self.batches: list[int] = []  # their sizes
+        self.kept: list[tuple[Batch, Callable[[Done], object]]] = []
         self._free_s = 0.0
 
     def run(self, batch: Batch, answer: Callable[[Done], object]) -> None:
         self.batches.append(batch.count)
         if not self.answers:
+            self.kept.append((batch, answer))
             return
         rows = np.concatenate(batch.pieces[0])
         assert len(rows) == batch.count
@@ -46,6 +48,14 @@ class Fake:
         self._free_s = max(loop.time(), self._free_s) + self.latency_s  # one after the other
         done = Done(batch.number, () if self.raises else (rows * 2,), self.latency_s, self.raises)
         loop.call_at(self._free_s, answer, done)
+
+    def come_to_itself(self) -> None:
+        """Answer what was asked meanwhile."""
+        self.answers, kept = True, self.kept
+        self.kept = []
+        for batch, answer in kept:
+            self.batches.pop()
+            self.run(batch, answer)
 
     async def hello(self) -> None:
         while not self.there:
@@ -160,7 +170,8 @@ def test_what_a_silent_worker_was_given_is_answered_by_another_and_it_is_found_a
         assert {answer.resource for answer in answers} == {"rank 1 cpu"}
         assert lost.batches
         assert [each["state"] for each in made.status()["workers"]] == ["silent", "ready"]
-        lost.answers = lost.there = True
+        lost.there = True
+        lost.come_to_itself()
         while (await made.infer(request(1.0))).resource != "rank 0 cpu":
             await asyncio.sleep(0.01)
         await made.watch.stop()
