@@ -46,11 +46,12 @@ def draw_timeline(path: Path, name: str, traces: Sequence[RankTrace]) -> bool:
         numbers = [f"{step + 1:,}" for step, _ in (steps[:-1] or steps)]
         which = f"steps {' and '.join(numbers)}" if len(numbers) > 1 else f"step {numbers[0]}"
         which += f" of {main}" if len(trained) > 1 else ""
+        does = "computes and sends" if any(strip.sends for strip in strips) else "computes"
         of = f", ranks 0 to {RANKS_SHOWN - 1}" if len(traces) > len(strips) else ""
         title(
             figure,
             f"{' and '.join(trained) if 1 < len(trained) < 4 else name} on {ranks}",
-            f"What each rank computes and sends in {which}{of}; at the right, shares of the whole run",
+            f"What each rank {does} in {which}{of}; at the right, shares of the whole run",
         )
         draw_key(figure, lines)
         axes, unit_ns = time_axes(figure, above, end_ns - start_ns, sum(heights))

@@ -398,6 +398,11 @@ def _wrong(name: str, step: InFlight) -> str:
             f"of the {tally.micro_batches} micro-batches of step {number} of {name} {tally.entered:.0f} were"
             " computed: a mistake of Weft, which is worth a report; --resume goes on from the last checkpoint"
         )
+    if not tally.failed and not isfinite(tally.loss) and not step.share.step:
+        return (
+            f"the loss of {name} is {tally.loss} in its first step, before any update: the data or the initial"
+            " weights hold values that are not finite, or too large"
+        )
     if not tally.failed and not isfinite(tally.loss):
         return (
             f"the loss of {name} became {tally.loss} in step {number}: training diverged; lower the"

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ...kernels.lane import Task
-from ..errors import WeftError
+from ..errors import Mistake
 from ..exchange.exchange import Wire
 from ..exchange.formats import warm_up
 from ..message import Communicator, World
@@ -58,6 +58,12 @@ class Result:
     failure: str | None = None
 
 
+class StepError(Mistake):
+    """A step that is worth nothing (loop.py): its sentence says all, so it comes without a traceback."""
+
+    exit_status = 1
+
+
 class Trainer:
     """A prepared model, its communicator and its part of the lane.
 
@@ -91,8 +97,8 @@ class Trainer:
         self._dealer = _dealer(world, job, turns)
         self._loop = TrainingLoop(
             world, comm, job, ready.data, ready.replica, compute,
-            on_step=self._on_step, wire=wire, memory=ready.memory, turns=turns, model=model,
-            dealer=self._dealer,
+            on_step=self._on_step, wire=wire if world.size > 1 else None,  # alone it carries to nobody
+            memory=ready.memory, turns=turns, model=model, dealer=self._dealer,
         )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
@@ -119,7 +125,7 @@ class Trainer:
 
         done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
         if loop.wrong and self._compute.group is None:
-            raise WeftError(loop.wrong)
+            raise StepError(loop.wrong)
         self._failed = self._failed or loop.failed
         score = None
         if not await self._ill():

@@ -250,4 +250,6 @@ def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
     report = weft("report", stored)
     assert report.returncode == 0, report.stderr
     assert "digits-mlp: 60 steps" in report.stdout
+    assert "no wire: one rank" in report.stdout
+    assert "portion" not in report.stdout
     assert (stored / "loss.png").read_bytes().startswith(b"\x89PNG")

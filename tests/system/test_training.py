@@ -205,13 +205,29 @@ def test_ranks_with_different_jobs_are_told_apart_at_the_start(job, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_training_that_diverges_says_so(job, tmp_path):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_that_diverges_says_so(ranks, job, tmp_path):
     result = train(
-        2, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e30",
+        ranks, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e30",
         "--set", "train.optimizer.weight_decay=0.0", folder=tmp_path,
     )  # fmt: skip
     assert result.returncode == 1
-    assert result.stderr.count("training diverged") == 1, result.stderr
+    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
+    assert len(said) == 1, result.stderr
+    assert said[0].startswith("weft: the loss of small became ")
+    assert "Traceback" not in result.stderr
+
+
+def test_losses_that_are_no_numbers_from_the_start_are_not_blamed_on_the_rate(job, tmp_path):
+    images = np.full((200, 1, 8, 8), np.nan, np.float32)
+    np.savez(tmp_path / "bad.npz", x=images, y=np.arange(200) % 10)
+    result = train(2, job, "--set", "data={ source = 'npz', path = 'bad.npz' }", folder=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("weft: the loss of small is nan in its first step, before any") == 1, (
+        result.stderr
+    )
+    assert "rate" not in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_missing_data_file_leaves_no_folder(tmp_path):
