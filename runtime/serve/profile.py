@@ -7,6 +7,7 @@
 A resource that has become slower, because somebody else computes there too, is slower at every size. So when
 results are off to the same side several times running, all means are scaled by the median of these results,
 and not learned anew size by size: a resource that became two times slower is known to be after five batches.
+Where only one size is off, its own five last results correct it.
 Clockwork (Gujarati et al., "Serving DNNs like Clockwork: Performance Predictability from the Bottom Up", OSDI
 2020) keeps the last ten results of each size, of which every one would have to notice by itself. A size that
 is not asked for any more follows those that are in all they learn: scaled down with them when a few results
@@ -60,14 +61,15 @@ class Profile:
         """`like` is believed until something has been measured here."""
         self.max_batch = max_batch
         self.results = 0
-        self.here = 0  # of these, not stored by an earlier server: of the machine as it is now
-        self.measured_s: float | None = None  # when the last result came
         self.error = 0.0  # |measured - expected| / measured, averaged over the last twenty or so
         self.availability = 1.0  # the share of batches that did not fail, likewise
         self.slowdown = 1.0  # against the fastest it has been
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
         self._last: dict[int, int] = {}  # by size: the number of its last result
+        self._last_s: dict[int, float] = {}  # and when it came
+        self._here: dict[int, int] = {}  # results that no earlier server has stored: of the machine as it is
+        self._recent: dict[int, deque[float]] = {}  # the last ones
         self._off: deque[float] = deque(maxlen=RUNNING)
         self._ratios = deque(PRIOR)
         self._sorted = sorted(PRIOR)
@@ -113,14 +115,24 @@ class Profile:
         """The batch sizes that have been measured."""
         return sorted(self._means)
 
+    def here(self, samples: int) -> int:
+        """How many results of batches as large, or larger, this server has had."""
+        return sum(count for size, count in self._here.items() if size >= samples)
+
+    def last_s(self, samples: int) -> float | None:
+        """When the last of these came; None if there is no result of any size."""
+        if not self.results:
+            return None
+        return max((s for size, s in self._last_s.items() if size >= samples), default=-inf)
+
     # ---- what it learns from ------------------------------------------------------------------------------
 
     def measured(self, samples: int, seconds: float, now_s: float) -> None:
         """A batch of so many samples took so long; its result came at `now_s`."""
         ratio = seconds / self._latency[samples]
         self.results += 1
-        self.here += 1
-        self.measured_s = now_s
+        self._here[samples] = self._here.get(samples, 0) + 1
+        self._last_s[samples] = now_s
         self.availability += 0.05 * (1.0 - self.availability)
         self.error += max(0.05, 1 / self.results) * (abs(1.0 - 1.0 / ratio) - self.error)
         if self._counts.get(samples, 0) >= OWN_FROM:
@@ -130,6 +142,7 @@ class Profile:
                 ratio = seconds / self._means[samples]
             else:
                 self._spread(ratio)
+                self._correct(samples, seconds)
         self._learn(samples, seconds, ratio)
         self._tabulate()
 
@@ -147,6 +160,16 @@ class Profile:
         for _ in range(RUNNING - 1):  # they told of the change, not of the scatter
             self._forget(self._ratios.pop())
         self._off.clear()
+        self._recent.clear()
+
+    def _correct(self, samples: int, seconds: float) -> None:
+        """A size of which the last results are all off to one side is as they are."""
+        recent = self._recent.setdefault(samples, deque(maxlen=RUNNING))
+        recent.append(seconds)
+        mean = self._means[samples]
+        if len(recent) == RUNNING and (min(recent) > SHIFT * mean or max(recent) < mean / SHIFT):
+            self._means[samples] = median(recent)
+            recent.clear()
 
     def _spread(self, ratio: float) -> None:
         ratio = min(ratio, OUTLIER)  # three results of a change would make a tail that lets no more come
@@ -220,7 +243,6 @@ class Profile:
         """What `to_dict` gave; KeyError, TypeError or ValueError where it did not."""
         profile = cls(int(stored["max_batch"]))
         profile.results = int(stored["results"])
-        profile.measured_s = -inf  # long ago
         profile.availability, profile.error = float(stored["availability"]), float(stored["error"])
         for size, mean, count in stored["sizes"]:
             if not (1 <= int(size) <= profile.max_batch and float(mean) > 0.0 and int(count) > 0):

@@ -30,13 +30,17 @@ class Explorer:
         self._tried_s: dict[tuple[str, str], float] = {}
         self._out: dict[int, tuple[str, str]] = {}  # by the number of the job that it is tried with
 
-    def due_s(self, way: Way) -> float:
-        """When it may be tried; inf while a trial is out, before any result, and if it was never faster."""
+    def due_s(self, way: Way, samples: int) -> float:
+        """When it may be tried with a job of so many samples.
+
+        inf while a trial is out, before any result, and if no batch as large was ever faster.
+        """
         key, profile = (way.resource.name, way.model.name), way.profile
-        settled = profile.slowdown == 1.0 and profile.here >= SURE
-        if settled or profile.measured_s is None or key in self._out.values():
+        last_s = profile.last_s(samples)
+        settled = profile.slowdown == 1.0 and profile.here(samples) >= SURE
+        if settled or last_s is None or key in self._out.values():
             return inf
-        since_s = max(profile.measured_s, self._tried_s.get(key, -inf))
+        since_s = max(last_s, self._tried_s.get(key, -inf))
         return since_s + self._wait_s.get(key, FIRST_S)
 
     def sent(self, way: Way, job: Job, now_s: float) -> None:

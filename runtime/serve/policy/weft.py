@@ -154,7 +154,7 @@ class Weft(Policy):
         """Whether `job`, that nobody can meet, it is thought, is taken to see whether that is still so."""
         for own in group.ways.values():
             for way in own:
-                if self._explorer.due_s(way) <= now_s:
+                if self._explorer.due_s(way, job.samples) <= now_s:
                     self._explorer.sent(way, job, now_s)
                     return True
         return False
@@ -263,7 +263,7 @@ class Weft(Policy):
         self, resource: Resource, group: Group, way: Way, start_s: float, now_s: float
     ) -> Batch | float:
         """A single job to a resource that meets nobody's deadline any more, if it is time for one."""
-        when_s = self._explorer.due_s(way)
+        when_s = self._explorer.due_s(way, group.entries[-1][2].samples)
         if when_s > now_s:
             return when_s
         jobs = group.take(len(group) - 1, 1)

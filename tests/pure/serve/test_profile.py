@@ -87,6 +87,18 @@ def test_s5_4_a_size_that_nobody_asks_for_neither_vanishes_nor_grows(asked, othe
     assert 0.4 < profile.expected_s(other) / latency_s(other) < 2.0
 
 
+@pytest.mark.parametrize("wrong", [10.0, 0.1])
+def test_s5_4_a_size_that_is_off_among_others_that_are_not_is_corrected_by_five_results(wrong):
+    profile, random = trained([1, 2, 4, 8, 16] * 10), Random(3)
+    for number in range(5):
+        profile.measured(32, wrong * latency_s(32), 60.0 + number)
+    for number in range(60):
+        size = 32 if number % 12 == 0 else random.choice([1, 2, 4, 8, 16])
+        profile.measured(size, latency_s(size) * random.gauss(1.0, 0.03), 100.0 + number)
+    for size in (1, 8, 32):
+        assert profile.expected_s(size) == pytest.approx(latency_s(size), rel=0.15)
+
+
 def test_s5_4_a_hiccup_is_not_a_change():
     profile = trained([8] * 30, scatter=0.0)
     profile.measured(8, 10 * latency_s(8), 99.0)

@@ -314,6 +314,20 @@ def test_s5_4_a_trial_that_is_lost_is_made_again(lost):
     assert [policy.arrive(job(4 + n, 20.0), 20.0) for n in (0, 1)] == [None, None]
 
 
+def test_s5_4_large_requests_that_seem_impossible_are_tried_though_small_ones_keep_the_resource_busy():
+    known = profiles(FAST)
+    for _ in range(12):
+        known.of("fast", "a").measured(32, 0.5, 0.0)  # takes 22 ms
+    small = [job(n, 0.01 * n) for n in range(1500)]
+    large = [job(10_000 + n, 0.2 * n, 0.060, samples=32) for n in range(75)]
+    jobs = sorted(small + large, key=lambda each: each.arrival_s)
+    simulation = Simulation(Weft(settings(), known), (FAST,), 1)
+    outcomes = {each.job.number: each for each in simulation.run(jobs)}
+    assert not outcomes[10_000].on_time
+    assert sum(outcomes[each.number].on_time for each in large[-25:]) >= 24
+    assert sum(outcomes[each.number].on_time for each in small[-500:]) >= 480
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_s5_5_under_overload_the_top_class_is_on_time_and_the_lowest_is_not_starved(seed):
     simulation = Simulation(Weft(settings(), profiles(FAST)), (FAST,), seed)
