@@ -16,25 +16,32 @@ from ..graph import Graph, Metadata, describe
 ATTRIBUTES_WIDTH = 48
 """Characters; a list of a thousand indices would push everything else off the screen."""
 
+PREFIXES = {"M": 1e6, "K": 1e3, "": 1.0}
+
 EXTENTS = frozenset({"kernel_size", "stride", "dilation", "shape"})
-TITLES = ("node", "kernel", "output", "parameters", "MFLOP", "MB", "cost", "splits", "tags")
-NUMBERS = frozenset({"parameters", "MFLOP", "MB"})
+LEFT = frozenset({"node", "kernel", "output", "cost", "splits", "tags"})
 
 
 def model_table(graph: Graph, batch: int) -> str:
     """Every node's kernel, output for a sample, parameters, cost of `batch` samples, splits and tags."""
     found = describe(graph, batch)
-    rows = [_row(node.name, node.kernel, found[node.name]) for node in graph.nodes]
+    costs = [each.cost for each in found.values()]
+    flop, byte = _unit([cost.forward_flops for cost in costs]), _unit([cost.bytes for cost in costs])
+    titles = (
+        "node", "kernel", "output", "parameters", f"{flop}FLOP", f"{byte}B", "cost", "splits", "tags"
+    )  # fmt: skip
+    rows = [_row(node.name, node.kernel, found[node.name], flop, byte) for node in graph.nodes]
     inputs = ", ".join(f"{name} ({_show(spec)})" for name, spec in graph.inputs.items())
     outputs = ", ".join(graph.outputs)
     samples = "1 sample" if batch == 1 else f"{batch:,} samples"
-    flops = sum(each.cost.forward_flops for each in found.values())
+    flops = sum(cost.forward_flops for cost in costs)
+    nodes = f"{len(rows):,} node{'' if len(rows) == 1 else 's'}"
     parameters = sum(each.parameters for each in found.values())
     ending = (
-        f"{len(rows):,} nodes, {parameters:,} parameters, {flops / 1e6:,.2f} MFLOP forward for {samples}; "
+        f"{nodes}, {parameters:,} parameters, {_in(flop, flops)} {flop}FLOP forward for {samples}; "
         f"from {inputs or 'no input'} to {outputs or 'no output'}"
     )
-    return f"{align(TITLES, rows)}\n\n{ending}" if rows else ending
+    return f"{align(titles, rows)}\n\n{ending}" if rows else ending
 
 
 def align(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -44,20 +51,30 @@ def align(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for title, cells in columns:
         if any(cells):
             width = max(map(len, (title, *cells)))
-            place = str.rjust if title in NUMBERS else str.ljust
+            place = str.ljust if title in LEFT else str.rjust
             padded.append([place(cell, width) for cell in (title, *cells)])
     return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
-def _row(name: str, kernel: Kernel, found: Metadata) -> tuple[str, ...]:
+def _unit(amounts: Sequence[float]) -> str:
+    """The prefix with which the largest of a column shows."""
+    largest = max(amounts, default=0.0)
+    return next((prefix for prefix, size in PREFIXES.items() if largest >= size / 10), "")
+
+
+def _in(prefix: str, amount: float) -> str:
+    return f"{amount / PREFIXES[prefix]:,.2f}" if prefix else f"{amount:,.0f}"
+
+
+def _row(name: str, kernel: Kernel, found: Metadata, flop: str, byte: str) -> tuple[str, ...]:
     splits = " ".join(str(split.extent) for split in found.splits if split.extent > 1)
     return (
         name,
         f"{found.kernel} {_attributes(kernel)}".rstrip(),
         "×".join(map(str, found.shape[1:])) or "1",
         f"{found.parameters:,}" if found.parameters else "",
-        f"{found.cost.forward_flops / 1e6:,.2f}",
-        f"{found.cost.bytes / 1e6:,.2f}",
+        _in(flop, found.cost.forward_flops),
+        _in(byte, found.cost.bytes),
         found.cost_source,
         splits,
         " ".join(f"{tag}={value}" for tag, value in found.tags.items()),

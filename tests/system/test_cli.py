@@ -204,23 +204,32 @@ def test_info_shows_the_nodes_of_an_onnx_file(tmp_path: Path) -> None:
     result = weft("info", path, "--size", "pixels=8", "--batch", "1000")
     assert result.returncode == 0, result.stderr
     head, relu, pool, *_ = result.stdout.splitlines()
-    assert head.split()[:4] == ["node", "kernel", "output", "MFLOP"]
+    assert head.split()[:5] == ["node", "kernel", "output", "MFLOP", "MB"]
     assert relu.split()[:4] == ["my_Relu", "relu", "3×8×8", "0.19"]
     assert pool.split()[:3] == ["my_GlobalAveragePool", "global_average_pool2d", "3"]
     assert "forward for 1,000 samples; from x (3×8×8 float32)" in result.stdout
 
 
 WRONG_MODELS = {
-    "an operator that Weft lacks": (["Relu", "Celu"], "8", "weft: node 'my_Celu': Weft has no kernel for"),
-    "an axis that is open": (["Relu"], None, "weft: axis 2 ('pixels') of the input 'image' is open"),
-    "a size that is none": (["Relu"], "big", "weft: --size is 'pixels=big'; give a name and a whole number"),
+    "an operator that Weft lacks": (
+        ["Relu", "Celu"],
+        ["pixels=8"],
+        "weft: node 'my_Celu': Weft has no kernel for",
+    ),
+    "an axis that is open": (["Relu"], [], "weft: axis 2 ('pixels') of the input 'image' is open"),
+    "a size of an axis that is not there": (["Relu"], ["foo=3"], "weft: no input has an axis 'foo' to give"),
+    "a size that is none": (
+        ["Relu"],
+        ["pixels=big"],
+        "weft: --size is 'pixels=big'; give a name and a whole number",
+    ),
 }
 
 
-@pytest.mark.parametrize(("operators", "size", "message"), WRONG_MODELS.values(), ids=WRONG_MODELS.keys())
-def test_info_refuses_a_file(tmp_path: Path, operators: list[str], size: str | None, message: str) -> None:
+@pytest.mark.parametrize(("operators", "sizes", "message"), WRONG_MODELS.values(), ids=WRONG_MODELS.keys())
+def test_info_refuses_a_file(tmp_path: Path, operators: list[str], sizes: list[str], message: str) -> None:
     path = onnx_file(tmp_path / "wrong.onnx", *operators)
-    result = weft("info", path, *([] if size is None else ["--size", f"pixels={size}"]))
+    result = weft("info", path, *(word for size in sizes for word in ("--size", size)))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(message)
     assert "Traceback" not in result.stderr

@@ -94,6 +94,7 @@ def read(
     stored = {each.name: package.tensor(each) for each in file.initializer}
     operands: dict[str, Operand] = {name: Static(array, True) for name, array in stored.items()}
     entries = [each for each in file.input if each.name not in stored]
+    _require_axes(entries, sizes or {})
     shapes = {each.name: _shape(each, batched, sizes or {}) for each in entries}
     writing = Writing(batched, _batch(shapes) if batched else 1)
     inputs = {}
@@ -162,16 +163,26 @@ def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple
     return found[::-1]
 
 
+def _require_axes(entries: Iterable[Any], sizes: Mapping[str, int]) -> None:
+    """Raise GraphError for sizes of axes that no input has."""
+    axes = {dimension.dim_param: None for entry in entries for dimension in entry.type.tensor_type.shape.dim}
+    if unknown := [name for name in sizes if name not in axes]:
+        there = ", ".join(repr(name) for name in axes if name) or "none"
+        raise GraphError(f"no input has an axis {unknown[0]!r} to give a size; axes with names: {there}")
+
+
 def _shape(entry: Any, batched: bool, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """An input's shape; an open batch is UNKNOWN_BATCH."""
     shape = []
     for axis, dimension in enumerate(entry.type.tensor_type.shape.dim):
         extent = sizes.get(dimension.dim_param, dimension.dim_value)
         if extent < 1 and (axis or not batched):
-            called = f" ({dimension.dim_param!r})" if dimension.dim_param else ""
+            name, behind = dimension.dim_param, " behind the batch" if batched else ""
+            called = f" ({name!r})" if name else ""
+            way = f"by its name, as in --size {name}=128 (from Python sizes={{{name!r}: 128}})"
             raise GraphError(
-                f"axis {axis}{called} of the input {entry.name!r} is open; Weft's graphs have fixed shapes "
-                "behind the batch: fix it by its name, as in sizes={'sequence': 128}"
+                f"axis {axis}{called} of the input {entry.name!r} is open; Weft's graphs have fixed shapes"
+                f"{behind}: fix it {way if name else 'in the file, for it has no name'}"
             )
         shape.append(extent or UNKNOWN_BATCH)
     if not shape and batched:

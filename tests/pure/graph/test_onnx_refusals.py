@@ -135,7 +135,23 @@ WRONG = {
     "an open axis": (
         one("Relu", shape=("n", "places")),
         {},
-        ["axis 1 ('places') of the input 'x' is open", "sizes="],
+        ["axis 1 ('places') of the input 'x' is open", "behind the batch", "--size places=128"],
+    ),
+    "an open axis where there is no batch": (
+        one("Relu", shape=("n", "places")),
+        {"batched": False},
+        ["axis 0 ('n') of the input 'x' is open; Weft's graphs have fixed shapes: ", "--size n=128"],
+    ),
+    "an open axis without a name": (
+        one("Relu", shape=("n", None)), {}, ["axis 1 of the input 'x' is open", "it has no name"]
+    ),
+    "a size of an axis that is not there": (
+        one("Relu", shape=("n", "places")),
+        {"sizes": {"places": 4, "foo": 3}},
+        ["no input has an axis 'foo' to give a size; axes with names: 'n', 'places'"],
+    ),
+    "a size where no axis has a name": (
+        one("Relu", shape=(1, 4)), {"sizes": {"foo": 3}}, ["axes with names: none"]
     ),
     "an input without a batch": (one("Relu", shape=()), {}, ["the input 'x' has no axis", "batched=False"]),
     "inputs with other batches": (

@@ -16,12 +16,12 @@ def graph() -> Graph:
 
 def test_s1_1_every_node_is_shown_with_its_tags() -> None:
     head, first, pool, last, blank, ending = model_table(graph(), batch=2).splitlines()
-    titles = ["node", "kernel", "output", "parameters", "MFLOP", "MB", "cost", "splits", "tags"]
+    titles = ["node", "kernel", "output", "parameters", "MFLOP", "KB", "cost", "splits", "tags"]
     assert head.split() == titles
     words = first.split()
     assert words[:5] == ["first", "conv2d", "channels=16", "kernel_size=3", "padding=1"]
     # 2 · 27 · 16 · 64 products and 1,024 biases of 2 samples; x, y and the weights are moved
-    assert words[5:] == ["16×8×8", "448", "0.11", "0.01", "determined", "16", "8"]
+    assert words[5:] == ["16×8×8", "448", "0.11", "11.52", "determined", "16", "8"]
     assert pool.split()[1:4] == ["max_pool2d", "kernel_size=2×4", "stride=2×4"]
     assert "5.00" in pool and "given" in pool and pool.endswith("priority=2 cost=5000000.0")  # noqa: PT018
     assert "indices=0,1,2,3,4,5" in last
@@ -36,12 +36,12 @@ def test_columns_without_a_word_are_left_out() -> None:
     b = Builder()
     table = model_table(b.build(b("relu", b.input("x", (4,)), name="only")), batch=1)
     head, row, *_ = table.splitlines()
-    assert head.split() == ["node", "kernel", "output", "MFLOP", "MB", "cost", "splits"]
-    assert row.startswith("only")
-    assert "for 1 sample; from x (4 float32) to only" in table
+    assert head.split() == ["node", "kernel", "output", "FLOP", "B", "cost", "splits"]
+    assert row.split()[:5] == ["only", "relu", "4", "4", "32"]
+    assert "1 node, 0 parameters, 4 FLOP forward for 1 sample; from x (4 float32) to only" in table
 
 
 def test_a_model_of_nothing() -> None:
     assert model_table(Graph({}, (), ()), 1) == (
-        "0 nodes, 0 parameters, 0.00 MFLOP forward for 1 sample; from no input to no output"
+        "0 nodes, 0 parameters, 0 FLOP forward for 1 sample; from no input to no output"
     )
