@@ -120,7 +120,7 @@ def _points(a: float, b: float) -> str:
 
 
 def _difference(a: float, b: float) -> str:
-    return f"{b - a:+.4f}"
+    return f"{'+' if b >= a else '-'}{figure(abs(b - a))}"
 
 
 def _percent(value: float) -> str:

@@ -103,11 +103,13 @@ def table(traces: Sequence[RankTrace]) -> str:
     width = max(4, *(len(trace.host) for trace, _ in rows))
     head = "compute" + ("  exchange" if exchanges else "")
     head += "  wire busy  exposed  hidden" if sends else ""
-    lines = [f"  rank  {'host':<{width}}  {head}    idle  steps"]
+    trained = len(models(rows[0][0].spans))
+    counted = "steps" if trained < 2 else f"steps of {trained} models"
+    lines = [f"  rank  {'host':<{width}}  {head}    idle  {counted}"]
     for trace, shares in rows:
         steps = {(s.args.get("model", ""), s.args["step"]) for s in trace.spans if "step" in s.args}
         columns = _shares(shares, exchanges=exchanges, sends=sends)
-        lines.append(f"  {trace.rank:>4}  {trace.host:<{width}}  {columns}  {len(steps):>5,}")
+        lines.append(f"  {trace.rank:>4}  {trace.host:<{width}}  {columns}  {len(steps):>{len(counted)},}")
     if len(rows) > 1:
         columns = _shares(mean([shares for _, shares in rows]), exchanges=exchanges, sends=sends)
         lines.append(f"  {'mean':>4}  {'':<{width}}  {columns}")

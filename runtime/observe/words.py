@@ -6,10 +6,12 @@ import math
 
 
 def figure(value: float) -> str:
-    """A loss or a rate of any size: 5,120 · 34.20 · 2.3026 · 0.0421 · 3.2e-05."""
+    """A loss or a rate of any size: 1.4e+31 · 5,120 · 34.20 · 2.3026 · 0.0421 · 3.2e-05."""
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
+    if size >= 1e7:
+        return f"{value:.1e}"
     if size >= 100:
         return f"{value:,.0f}"
     if size >= 10:

@@ -23,6 +23,7 @@ from ..exchange.exchange import Wire
 from ..exchange.formats import warm_up
 from ..message import Communicator, World
 from ..message.failure import render, report_of
+from ..observe.words import figure
 from ..work import Compute
 from . import checkpoint
 from .chain import Share
@@ -186,7 +187,7 @@ class Trainer:
             return f"{text}\nstored in {result.folder}; {kept}"
         text = f"{self._reason()} after step {result.steps}"
         if (score := result.score) is not None:
-            text += f"; test loss {score.loss:.4f}"
+            text += f"; test loss {figure(score.loss)}"
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
         text += f"\nstored in {result.folder}"
         return text + (f"; go on with: {self._command} --resume {result.folder}" if result.stopped else "")

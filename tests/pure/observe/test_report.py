@@ -91,6 +91,7 @@ def test_a_rank_that_leaves_sending_to_others_has_no_shares_of_the_wire(tmp_path
 def test_two_models_are_told_apart(tmp_path: Path) -> None:
     folder = run(tmp_path, "a", [exchange_trace(0, "n1", TWO)])
     text = masked(report(folder.path))
+    assert " idle steps of 9 models\n" in text
     assert " model compute own kernels others' kernels none\n mlp 9.9% 9.9% 9.9% 9.9%\n cnn 9.9%" in text
     assert " model layer portion KB ready" in text
     assert " mlp 9a dense_9 rows 9-9 9,9 9.9" in text

@@ -5,6 +5,8 @@ import pytest
 from weft.runtime.observe.words import duration, figure, speed
 
 FIGURES = {
+    1.38e31: "1.4e+31",
+    9_999_999.0: "9,999,999",
     5120.4: "5,120",
     34.2: "34.20",
     2.3026: "2.3026",
