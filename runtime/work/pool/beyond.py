@@ -180,7 +180,8 @@ class Beyond:
         return lane, []
 
     def _from_shelves(self, lane: int) -> list[bytes]:
-        declared = self._view.declared(range(self._world.node_size), lane)
+        mates, closed = range(self._world.node_size), self._queues.closed_in[lane]
+        declared = self._view.declared(mates, lane, closed)
         victim = fullest(declared, self.far)
         if victim is None:
             if declared:

@@ -101,6 +101,13 @@ class Lanes:
         ]
         return {number: " or ".join(sorted(whys)) for number, whys in enumerate(reasons) if whys}
 
+    def closed_in(self, ranks: Sequence[int]) -> list[frozenset[int]]:
+        """For each lane the places of those of `ranks` that must leave what is in it to others."""
+        return [
+            frozenset(place for place, rank in enumerate(ranks) if rank not in lane.ranks)
+            for lane in self.all
+        ]
+
     def _demands(self) -> Iterator[tuple[str | None, int]]:
         """Every demand that some rank just meets; the least special device first, for it names the lane."""
         devices = sorted({device for offer in self.offers for device in offer.devices})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from .counts import Counts
 from .parcel import Head
@@ -12,10 +12,13 @@ from .victims import Declared, Way, gain_s
 
 
 class Large:
-    """This rank's large tasks, by lane; how many there are stands in shared memory. For any thread."""
+    """This rank's large tasks, by lane; how many there are stands in shared memory. For any thread.
 
-    def __init__(self, counts: Counts, rank: int, lanes: int) -> None:
-        self._declared = counts.large[rank]
+    Those in lanes that are `closed` it cannot run itself.
+    """
+
+    def __init__(self, counts: Counts, rank: int, lanes: int, closed: Container[int]) -> None:
+        self._declared, self._closed = counts.large[rank], closed
         self._tasks: list[deque[bytes]] = [deque() for _ in range(lanes)]
         self._lock = threading.Lock()
 
@@ -41,12 +44,16 @@ class Large:
         with self._lock:
             for lane in lanes:
                 own = self._tasks[lane]
-                seconds, nbytes = sum(Head.of(task).seconds for task in own), sum(map(len, own))
-                if own and gain_s(Declared(0, len(own), seconds, nbytes, seconds / len(own)), way) > 0:
+                if own and gain_s(self._of(lane), way) > 0:
                     taken = [own.popleft() for _ in range((len(own) + 1) // 2)]
                     self._declare(lane)
                     return taken
         return []
+
+    def _of(self, lane: int) -> Declared:
+        own = self._tasks[lane]
+        seconds, nbytes = sum(Head.of(task).seconds for task in own), sum(map(len, own))
+        return Declared(0, len(own), seconds, nbytes, seconds / len(own), lane in self._closed)
 
     def _declare(self, lane: int) -> None:
         self._declared[lane] = len(self._tasks[lane])

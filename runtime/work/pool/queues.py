@@ -39,12 +39,14 @@ class Queues:
         #: For each class its queues: tasks that may only run here, then the lanes that this rank may take.
         self._classes = [(shelves + priority, own) for priority, own in enumerate(lanes.open_to(world.rank))]
         self._closed = lanes.closed_to(world.rank)
+        #: For each lane the ranks of the node that cannot run what they have out there.
+        self.closed_in = lanes.closed_in(world.node.ranks)
         self._own: list[list[bytes]] = [[] for _ in range(shelves + lanes.classes)]
         #: For each lane the others of the node that can run what is in it.
         self._listeners = [
             [mate for mate in self._others if world.node.ranks[mate] in lane.ranks] for lane in lanes.all
         ]
-        self.large = Large(memory.counts, self._rank, shelves)
+        self.large = Large(memory.counts, self._rank, shelves, self._closed)
         #: Lanes of which anybody else could run something.
         self._offered = [number for number, lane in enumerate(lanes.all) if lane.ranks - {world.rank}]
         self._given: list[bytes] = []  # got by message, to be run by nobody else
@@ -164,7 +166,7 @@ class Queues:
     def _look(self, lanes: Sequence[int]) -> tuple[int, int] | None:
         """Whom to rob, and of what lane."""
         for lane in lanes:
-            if declared := self._shelf.declared(self._others, lane):
+            if declared := self._shelf.declared(self._others, lane, self.closed_in[lane]):
                 victim = choose(declared, self._near, self._random)
                 if victim is not None:
                     return victim.rank, lane

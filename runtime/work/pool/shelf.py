@@ -15,7 +15,7 @@ of a rank puts out and takes back; others of its threads take through a `view` o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
@@ -95,13 +95,16 @@ class Shelf:
         """How many tasks are out on the shelf of the node's rank `rank`, at the cost of a load."""
         return len(lot.left(self._lanes[rank][lane].word.peek()))
 
-    def declared(self, ranks: Iterable[int], lane: int = 0) -> list[Declared]:
-        """What these ranks of the node have out, if anything; each is taken to be at one task more."""
+    def declared(self, ranks: Iterable[int], lane: int = 0, closed: Container[int] = ()) -> list[Declared]:
+        """What these ranks of the node have out, if anything; each is taken to be at one task more.
+
+        Those that are `closed` cannot run what is in the lane themselves.
+        """
         found = []
         for rank in ranks:
             if left := self.left(rank, lane):
                 seconds, nbytes = self._lanes[rank][lane].means.tolist()
-                found.append(Declared(rank, left, left * seconds, left * nbytes, seconds))
+                found.append(Declared(rank, left, left * seconds, left * nbytes, seconds, rank in closed))
         return found
 
     def take(self, rank: int, lane: int = 0) -> list[bytes]:

@@ -7,13 +7,15 @@
 
 What is declared is work in seconds, from the tags of the tasks that wait. Half of it is taken, so victim and
 thief end at about the same time, after half the work: that is the gain, less what it costs to move it. Small
-tasks that carry much are not worth moving, and left.
+tasks that carry much are not worth moving, and left: to an owner that can run them itself. What is closed to
+its owner ends with a thief or never, so taking it always pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
 LONGEST_PAUSE_S = 10e-3
@@ -32,7 +34,7 @@ class Way:
 class Declared:
     """What a rank has out for others: how many tasks, the seconds they take, the bytes they carry.
 
-    `busy_s` is how long it still works on what it has begun.
+    `busy_s` is how long it still works on what it has begun. `closed` says that it cannot run them itself.
     """
 
     rank: int
@@ -40,12 +42,15 @@ class Declared:
     seconds: float
     nbytes: float
     busy_s: float = 0.0
+    closed: bool = False
 
 
 def gain_s(victim: Declared, way: Way) -> float:
     """By how much sooner the work of `victim` ends when half of it, rounded up, is taken by an idle rank."""
     if victim.tasks == 0:
         return 0.0
+    if victim.closed:
+        return inf
     share = (victim.tasks + 1) // 2 / victim.tasks
     taken_s, moved_s = share * victim.seconds, way.latency_s + share * victim.nbytes * way.byte_s
     alone_s = victim.busy_s + victim.seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from random import Random
@@ -272,6 +273,34 @@ def test_r3_no_rank_runs_what_its_device_or_its_memory_cannot():
             if world.size > 2:
                 names = [name for name in tally.names if "gpu" in name]
                 assert names == ["class 0 on gpu up to 2000 bytes"]
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("size", [1, 20_000], ids=["small", "large"])
+def test_r3_what_its_rank_cannot_run_is_taken_even_where_that_does_not_pay(size):
+    """The device is on the last rank; the tasks of rank 0 for it are done in no time, by their tags."""
+
+    async def main(world: World) -> None:
+        last = world.rank == world.size - 1
+
+        def where(pool: Pool, _: None, weights: np.ndarray) -> int:
+            return world.rank
+
+        async with await Pool.open(world, {"where": where}, devices=("gpu",) if last else ("cpu",)) as pool:
+
+            async def ask() -> None:
+                for count in (1, 5):
+                    tasks = [
+                        pool.submit("where", None, np.zeros(size), device="gpu", seconds=1e-9)
+                        for _ in range(count)
+                    ]
+                    for task in tasks:
+                        assert (await asyncio.wait_for(task, 20)).body == world.size - 1
+
+            tally = await pool.run(ask() if world.rank == 0 else None)
+            assert tally.ran == (6 if last else 0)
 
     run(main)
 

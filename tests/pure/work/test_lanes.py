@@ -28,6 +28,7 @@ def test_r3_a_lane_for_each_set_of_ranks_that_can_run_what_is_in_it():
     assert lanes.open_to(2) == [[2, 1, 0]]  # first what others cannot do
     assert lanes.closed_to(0) == {1: "too little memory", 2: "wrong device"}
     assert lanes.closed_to(1) == {2: "wrong device"}
+    assert lanes.closed_in([0, 2]) == [set(), {0}, {0}]
 
 
 def test_r3_a_lane_of_tasks_that_want_memory_or_a_device_is_closed_for_both_reasons():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -26,6 +27,8 @@ FOUR = Declared(0, tasks=4, seconds=4.0, nbytes=0.0)
         pytest.param(Declared(0, 1, 3.0, 0.0, busy_s=1.0), FREE, 1.0, id="unless its owner is busy"),
         pytest.param(Declared(0, 3, 3.0, 0.0), FREE, 1.0, id="two of three"),
         pytest.param(Declared(0, 0, 0.0, 0.0, busy_s=9.0), FREE, 0.0, id="nothing is out"),
+        pytest.param(Declared(0, 4, 0.0, 1e9, closed=True), WAY, inf, id="its owner could never run it"),
+        pytest.param(Declared(0, 0, 0.0, 0.0, closed=True), WAY, 0.0, id="closed, and nothing is out"),
     ],
 )
 def test_r3_what_a_theft_gains(victim, way, gain):
@@ -38,6 +41,12 @@ def test_r3_nobody_is_robbed_where_that_does_not_pay():
     assert fullest(heavy, WAY) is None
     assert choose([], FREE, Random(1)) is None
     assert fullest([], FREE) is None
+
+
+def test_r3_what_its_owner_cannot_run_is_taken_whatever_it_costs():
+    left = [replace(FOUR, nbytes=1e8), Declared(1, 1, 0.0, 1e8, closed=True)]
+    assert choose(left, WAY, Random(1)) == left[1]
+    assert fullest(left, WAY) == left[1]
 
 
 def test_s1_6_only_cost_tags_change_who_is_robbed():
