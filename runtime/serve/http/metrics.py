@@ -49,7 +49,7 @@ def _of_models(models: Mapping[tuple[str, str], ModelStatistics]) -> list[Family
     for (model, version), of in models.items():
         labels = {"model": model, "version": version}
         success.add(of.success.count, **labels)
-        failure.add(of.fail.count, **labels)
+        failure.add(of.fail.count + sum(of.refused.values()), **labels)
         count.add(of.inference_count, **labels)
         executions.add(of.execution_count, **labels)
         request.add(of.success.ns // 1000, **labels)
