@@ -188,7 +188,7 @@ def test_triton_names_bytes_a_string_and_leaves_the_batch_out():
 
 def test_s5_metrics_are_read_back_by_prometheus():
     of = ModelStatistics(inference_count=8, execution_count=2, refused={"overload": 3})
-    of.success.count, of.success.ns = 5, 9_000_000
+    of.success.count, of.success.ns, of.fail.count = 5, 9_000_000, 2
     page = exposition({('a"b\\c\nd', "1"): of}, STATUS)
     # As Triton has it; Prometheus' own reader in Python appends _total to the name of each counter.
     assert '\nnv_inference_request_success{model="a\\"b\\\\c\\nd",version="1"} 5\n' in page
@@ -198,6 +198,7 @@ def test_s5_metrics_are_read_back_by_prometheus():
         for sample in family.samples
     }
     assert samples["nv_inference_request_success", "1", 'a"b\\c\nd'] == 5
+    assert samples["nv_inference_request_failure", "1", 'a"b\\c\nd'] == 5
     assert samples["nv_inference_request_duration_us", "1", 'a"b\\c\nd'] == 9000
     assert samples["nv_inference_count", "1", 'a"b\\c\nd'] == 8
     assert samples["weft_on_time", "interactive"] == 91812
