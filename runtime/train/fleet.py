@@ -136,6 +136,9 @@ class Fleet:
             self._screen.close()  # what is noted from here on stands below the bars
         for trainer, result in zip(trainers, results, strict=True):
             await trainer.finish(result)
+        stopped = [result.folder for result in results if result.stopped and not result.failure]
+        if self._several and stopped:
+            logs[0].note(f"go on with: {self._command} {' '.join(f'--resume {path}' for path in stopped)}")
         return results
 
     async def _together(self, trainers: Sequence[Trainer]) -> list[Result]:
@@ -181,8 +184,12 @@ class Fleet:
             self._screen.status(", ".join(text for text, count in counts.items() if count))
 
     async def _gather_trace(self) -> None:
-        """All spans to rank 0, on its clock, into one file for every model."""
-        folders = [one.folder for one in self._ready if one.job.run.trace]
+        """All spans to rank 0, on its clock, into one file for every model that had steps to take."""
+        folders = [
+            one.folder
+            for one, steps in zip(self._ready, self._steps, strict=True)
+            if one.job.run.trace and one.first_step < steps
+        ]
         if not folders:
             return
         channel = await self._world.channel("trace")

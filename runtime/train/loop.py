@@ -400,8 +400,8 @@ def _wrong(name: str, step: InFlight) -> str:
         )
     if not tally.failed and not isfinite(tally.loss) and not step.share.step:
         return (
-            f"the loss of {name} is {tally.loss} in its first step, before any update: the data or the initial"
-            " weights hold values that are not finite, or too large"
+            f"the loss of {name} is {tally.loss} in its first step, before any update: the data or the"
+            " initial weights hold values that are not finite, or too large"
         )
     if not tally.failed and not isfinite(tally.loss):
         return (

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...kernels import blas
 from ...kernels.device import Device, DeviceUnavailable, choose_device
-from ..errors import MachineError, Mistake
+from ..errors import CheckpointError, MachineError, Mistake
 from ..exchange import NodeMemory, cut, rows_of
 from ..exchange.stealing import Lent
 from ..exchange.tune import SMALLEST_BYTES
@@ -68,6 +68,11 @@ def examine(job: Job, resume: Path | None) -> Examined:
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
     checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data))
+    if snapshot.step > (steps := job.train.total_steps(len(data.train))):
+        raise CheckpointError(
+            f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
+            "--set train.steps=N or train.epochs=N"
+        )
     return Examined(job, data, graph, folder, (path, snapshot))
 
 

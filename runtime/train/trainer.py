@@ -69,7 +69,7 @@ class Trainer:
     """A prepared model, its communicator and its part of the lane.
 
     `compute` has a group if the model may fail alone; what then fails on one rank is told to all. `command`
-    is what goes on with a run that was stopped.
+    is what goes on with a run that was stopped, if that is to be said of this one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Trainer:
         wire: Wire,
         turns: Turn | None = None,
         model: int = 0,
-        command: str = "weft train",
+        command: str = "",
     ) -> None:
         self._world = world
         self._comm = comm
@@ -108,6 +108,11 @@ class Trainer:
     async def start(self) -> None:
         """Say what is trained, and compile; one model after the other."""
         self._log.note(self._headline())
+        if self._first_step == self._loop.total_steps:
+            self._log.note(
+                f"{self._job.name}: all steps were done before, nothing is left to train; for more give "
+                "--set train.steps=N or train.epochs=N"
+            )
         await self._warm_up()
         await self._loop.open()
 
@@ -190,7 +195,9 @@ class Trainer:
             text += f"; test loss {figure(score.loss)}"
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
         text += f"\nstored in {result.folder}"
-        return text + (f"; go on with: {self._command} --resume {result.folder}" if result.stopped else "")
+        if result.stopped and self._command:
+            text += f"; go on with: {self._command} --resume {result.folder}"
+        return text
 
     async def _write_sample(self) -> None:
         assert self._job.sample is not None

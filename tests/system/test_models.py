@@ -168,7 +168,10 @@ def test_a_signal_ends_all_models_with_checkpoints_and_all_are_resumed(vendor, n
     folders = stored(output, tmp_path)
     for name, step in stopped.items():
         assert newest(folders[name]).name == f"step-{int(step):08d}.safetensors"
-    runs = [word for name in stopped for word in ("--resume", str(folders[name]))]
+    (told,) = re.findall(r"^go on with: weft train (.*)$", output, re.MULTILINE)
+    assert output.count("go on with") == 1, output
+    runs = told.split()
+    assert [folder.name for folder in map(Path, runs[1::2])] == [folders[name].name for name in stopped]
     lengths = [
         word for name, step in stopped.items() for word in ("--set", f"{name}:train.steps={int(step) + 3}")
     ]
