@@ -94,6 +94,13 @@ def complete_job(incomplete: str) -> list[str]:
     return [name for name in sorted(packaged) + sorted(files) if name.startswith(incomplete)]
 
 
+def known_device(kind: str | None) -> str | None:
+    """What --device takes."""
+    if kind not in (None, "auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{kind!r} must be one of auto, cpu, cuda")
+    return kind
+
+
 def show_version(wanted: bool) -> None:
     """--version"""
     if wanted:
@@ -167,7 +174,11 @@ def train(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="auto|cpu|cuda", help="Compute there instead of on the job's device."),
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            callback=known_device,
+            help="Compute there instead of on the job's device.",
+        ),
     ] = None,
 ) -> None:
     """Train the model that a job file describes, and store the run in a folder of its own.
@@ -256,7 +267,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Compute there.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", callback=known_device, help="Compute there.")
+    ] = "auto",
     profile: Annotated[
         bool, typer.Option("--profile", help="First measure how long each model takes, for all batch sizes.")
     ] = False,

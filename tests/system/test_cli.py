@@ -111,7 +111,16 @@ WRONG = {
         2,
         "weft: --set train.batch=0: [train] batch = 0: must be at least 1",
     ),
-    "an unknown device": (["train", "digits", "--device", "tpu"], 2, "must be one of auto, cpu, cuda"),
+    "an unknown device": (
+        ["train", "digits", "--device", "tpu"],
+        2,
+        "Invalid value for '--device': 'tpu' must be one of auto, cpu, cuda",
+    ),
+    "a device that serves": (
+        ["serve", "models", "--device", "tpu"],
+        2,
+        "Invalid value for '--device': 'tpu' must be one of auto, cpu, cuda",
+    ),
     "a run that is not there": (["train", "--resume", "runs/x"], 2, "weft: there is no run runs/x"),
     "a report of nothing": (["report", "runs/x"], 2, "weft: there is no run runs/x"),
 }
@@ -255,6 +264,15 @@ def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert (stored / "checkpoints" / "step-00000060.safetensors").is_file()
     assert [stored] == list((tmp_path / "my runs").iterdir())
+
+    again = weft("train", "--resume", stored, "--set", "train.epochs=3", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "digits-mlp: all steps were done before, nothing is left to train" in again.stdout
+
+    fewer = weft("train", "--resume", stored, "--set", "train.steps=50", cwd=tmp_path)
+    assert (fewer.returncode, fewer.stdout) == (2, "")
+    assert "step-00000060.safetensors: 60 steps are done, and the job has 50 in all" in fewer.stderr
+    assert "Traceback" not in fewer.stderr
 
     report = weft("report", stored)
     assert report.returncode == 0, report.stderr
