@@ -73,6 +73,39 @@ def test_a_rank_that_dies_with_tasks_in_its_hands_ends_the_job(vendor, nodes):
     assert re.search(r"(?i)signal[: ]+9|signal 9|killed", told), told
 
 
+STOPPED = """
+import os, signal, time
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+async def main(world: World) -> None:
+    def work(pool, number):
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        end_s = time.monotonic() + 0.3
+        while time.monotonic() < end_s:
+            sum(range(1000))
+
+    async with await Pool.open(world, {"work": work}) as pool:
+        async def ask():
+            for each in [pool.submit("work", number) for number in range(100)]:
+                await each
+        await pool.run(ask() if world.rank == 0 else None)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("vendor", "nodes"), [("mpich", "one node"), ("mpich", "two nodes"), ("openmpi", "one node")]
+)
+def test_a_stop_ends_ranks_that_are_at_tasks(vendor, nodes):
+    result = mpiexec(3, ["-c", STOPPED], vendor=vendor, cwd=ROOT, timeout=30, env=NODES[nodes])
+    assert result.returncode == 143, result.stderr
+    assert "Fatal" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 PROGRAMS = {"README.md": "primes.py", "docs/tasks.md": "areas.py"}
 
 

@@ -36,7 +36,7 @@ SWITCH_S = 1e-3
 
 
 class Beyond:
-    """This rank's part. It answers from the beginning; between `begin` and `end` it asks."""
+    """This rank's part. It answers from the beginning; between `begin` and `stop` it asks."""
 
     def __init__(
         self,
@@ -90,15 +90,18 @@ class Beyond:
             self._loop.mpi.expecting += 1  # who asks waits for this rank's next look at MPI: at most 1 ms
             self._running.append(background(self._agree_on_the_end(), "the pool agrees on its end"))
 
-    async def end(self) -> None:
-        """The thread has stopped."""
+    def stop(self) -> None:
+        """Ask no more, and give back what `begin` took of the loop: the run is over, or was given up."""
         self._over = True
-        self._idle.set()
+        self._is_idle()
         self._loop.mpi.unwatch(self)
         sys.setswitchinterval(self._switch_s)
         self._loop.mpi.computing = self._computing
         if self._others:
             self._loop.mpi.expecting -= 1
+
+    async def end(self) -> None:
+        """The thread has stopped, and so have all others."""
         for task in self._running:
             await task  # the last answer must have come: it could bring tasks, if this were not the end
 
@@ -193,6 +196,8 @@ class Beyond:
         return taken
 
     def _send(self, home: int, number: int, failed: bool, parts: list[bytes]) -> None:
+        if self._over:  # given up: nobody may be there to receive it when the thread's last task ends
+            return
         message = self._channel.send(home, [number, failed, parts])
         self._world.background(message, f"the result of a task to rank {home}")
 
@@ -205,6 +210,8 @@ class Beyond:
             while not (self._worker.idle and self._home.quiet):
                 await self._quiet.wait()
                 self._quiet.clear()
+                if self._over:  # given up
+                    return
             counts = np.array(self._counts.mine(), np.int64)
             # Others may be at work for hours before they join: nothing to report.
             await self._comm.allreduce(counts, what="a pool's agreement on its end", patience_s=inf)

@@ -78,6 +78,7 @@ class Pool:
         self._home = Home(world.rank, memory.counts, memory.slots, self._queues.add)
         self._worker.home = self._home
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
+        self._running: list[asyncio.Task[None]] = []  # the thread and the main of this run, or of the last
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -119,6 +120,7 @@ class Pool:
 
     async def close(self) -> None:
         """Give the memory back; collective over the world."""
+        await self._left()
         await self._beyond.close()
         await self._memory.close()
 
@@ -195,13 +197,19 @@ class Pool:
 
         `main` runs on the loop meanwhile, and may submit, spawn and await. Returns what this rank did. What a
         spawned task raises is raised here, and so is the failure of a submitted one of which nobody was told.
+
+        Whoever cancels it gives the run up: the thread stops after the task that it is at. Nothing waits for
+        that but `close`, the next run, and the end of the world.
         """
+        await self._left()
         worker = self._worker
         worker.begin()
         if main is not None:
             self._home.begin()
         await self._world.barrier(what="the start of a pool's run")  # what all have spawned is counted
-        running = [asyncio.create_task(asyncio.to_thread(worker.work), name="the pool's thread")]
+        self._running = running = [
+            asyncio.create_task(asyncio.to_thread(worker.work), name="the pool's thread")
+        ]
         if main is not None:
             running.append(asyncio.create_task(self._main(main), name="the main of a pool's run"))
         self._beyond.begin()
@@ -211,8 +219,11 @@ class Pool:
                 if task.done():
                     task.result()
         finally:
-            worker.stop()  # where something failed, here or elsewhere: nobody waits for the thread
-            for task in running:
+            # Where something failed, here or elsewhere, nobody waits here for the thread: the error would be
+            # told when the task that it is at ends.
+            worker.stop()
+            self._beyond.stop()
+            for task in running[1:]:
                 task.cancel()
         await self._beyond.end()
         # Nobody spawns for the next while one still looks.
@@ -235,6 +246,11 @@ class Pool:
         finally:
             self._home.end()
             self._worker.wake()
+
+    async def _left(self) -> None:
+        """A run that was given up leaves the thread at a task, maybe: wait until it is out of the memory."""
+        if self._running:
+            await asyncio.wait(self._running)
 
     def _number(self, name: str) -> int:
         number = self._numbers.get(name)

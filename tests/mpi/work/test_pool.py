@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from random import Random
@@ -301,6 +302,46 @@ def test_r3_what_its_rank_cannot_run_is_taken_even_where_that_does_not_pay(size)
 
             tally = await pool.run(ask() if world.rank == 0 else None)
             assert tally.ran == (6 if last else 0)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_run_that_is_cancelled_gives_the_loop_back_and_its_memory_is_kept_for_the_thread():
+    """Every rank's task ends later than the run: the next run waits for it, and so does `close`."""
+
+    async def main(world: World) -> None:
+        begun, ended = threading.Event(), threading.Event()
+
+        def work(pool: Pool, _: None) -> None:
+            begun.set()
+            assert ended.wait(30)
+
+        def loop_settings() -> tuple[Any, ...]:
+            selector = world.selector
+            return selector._watches, selector.computing, selector.expecting, sys.getswitchinterval()
+
+        async with await Pool.open(world, {"work": work}) as pool:
+
+            async def give_up() -> None:
+                before = loop_settings()
+                begun.clear()
+                ended.clear()
+                pool.spawn("work", here=True)
+                running = asyncio.create_task(pool.run(asyncio.sleep(60)))
+                assert await asyncio.to_thread(begun.wait, 30)
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+                assert loop_settings() == before
+                assert pool.tally.ran == 0
+                world.loop.call_later(0.05, ended.set)
+
+            await give_up()
+            assert (await pool.run()).ran == 0
+            assert pool.tally.ran == 0
+            await give_up()
+        assert pool.tally.ran == 1
 
     run(main)
 
