@@ -27,6 +27,12 @@ HEAD = struct.Struct("<HHHHIQd")
 
 NO_SLOT = 0xFFFF
 
+MOST_NEEDS = 0xFFFF
+"""What the head has room for."""
+
+MOST_PLACES = NO_SLOT
+"""The same of slots, as many as there are places: one number stands for none."""
+
 
 class Head(NamedTuple):
     """What is known of a task without opening it.

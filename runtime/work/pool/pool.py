@@ -44,7 +44,7 @@ from .group import GROUP, run_group
 from .home import Home, Need, Submission
 from .lanes import UNLIMITED, Lanes, Offer
 from .memory import Memory
-from .parcel import HEAD, NO_SLOT, Array, pack
+from .parcel import HEAD, MOST_NEEDS, MOST_PLACES, NO_SLOT, Array, pack
 from .queues import Queues
 from .tally import Recorder, Tally
 from .victims import Way
@@ -102,12 +102,14 @@ class Pool:
 
         `classes` is how many priorities tasks may have, `devices` and `memory_bytes` what this rank has for
         them. `task_s` is what a task is taken to cost until one of its function was measured. For each lane
-        `places` tasks of up to `place_bytes` each can be out on a rank's shelf at a time; a larger task, or
-        result, goes by message. Pools that are open at the same time need different names.
+        `places` tasks (65,535 at most) of up to `place_bytes` each can be out on a rank's shelf at a time; a
+        larger task, or result, goes by message. Pools that are open at the same time need different names.
         """
         functions = {GROUP: run_group, **functions}
         settings = [sorted(functions), classes, places, place_bytes]
         await world.agree(f"functions and settings of the pool {name!r}", str(settings))
+        if not 0 < places <= MOST_PLACES:
+            raise Mistake(f"the pool {name!r} is to have {places} places a lane; it has 1 to {MOST_PLACES}")
         lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)
@@ -177,7 +179,8 @@ class Pool:
         """Add a task and get something to await its `Result` by; from the loop, before a run or during it.
 
         It starts when all of `needs`, earlier submissions of this rank, are done, and is called with their
-        results as `needs=[Result, ...]`. Tags and mistakes as for `spawn`.
+        results as `needs=[Result, ...]`. Tags and mistakes as for `spawn`, and a
+        Mistake for more than 65,535 needs.
         """
         if self._worker.inside:
             raise Mistake(
@@ -187,6 +190,11 @@ class Pool:
         if seconds is None:
             seconds = self._worker.seconds[number]
         wanted = [need if isinstance(need, tuple) else (need, 0) for need in needs] if needs else ()
+        if len(wanted) > MOST_NEEDS:
+            raise Mistake(
+                f"task {name!r} is submitted with {len(wanted)} needs; it can have {MOST_NEEDS} at most: have"
+                " tasks between gather their results"
+            )
         task = (number, lane, seconds, pack(body, arrays), wanted)
         submission = self._home.submit(name, queue, task)
         self._worker.offer()

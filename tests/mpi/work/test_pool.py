@@ -245,6 +245,28 @@ def test_a_task_that_cannot_be_is_refused_where_it_is_given(name, body, array, t
 
 
 @pytest.mark.mpi
+def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
+    async def main(world: World) -> None:
+        with pytest.raises(Mistake, match=r"'pool' is to have 65536 places a lane; it has 1 to 65535"):
+            await Pool.open(world, {}, places=65536)
+
+        def count(pool: Pool, body: None, needs: list[Result]) -> int:
+            return len(needs)
+
+        async with await Pool.open(world, {"one": lambda pool, body: 1, "count": count}) as pool:
+
+            async def ask() -> None:
+                one = pool.submit("one")
+                with pytest.raises(Mistake, match=r"'count' is submitted with 65536 needs; .* 65535 at most"):
+                    pool.submit("count", needs=[one] * 65536)
+                assert (await pool.submit("count", needs=[one] * 3)).body == 3
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_r3_no_rank_runs_what_its_device_or_its_memory_cannot():
     """Tasks from every rank: the last one alone has the device, and only odd ones have much memory."""
 
