@@ -124,7 +124,6 @@ class Switchboard:
         self._numbers = itertools.count(1)
         self._last_tag = min(LAST_TAG, comm.mpi.Get_attr(MPI.TAG_UB) or LAST_TAG)
         self._tag = 0
-        self._tags: set[int] = set()  # of messages that are not taken yet
         self._bells = self.selector.bells = doorbells(comm.mpi)
         self._buffer = bytearray(EAGER_BYTES)
         self._receive = comm.mpi.Recv_init([self._buffer, MPI.BYTE], MPI.ANY_SOURCE, ENVELOPE_TAG)
@@ -161,7 +160,7 @@ class Switchboard:
             if request.Test():  # most often it is over: 0.1 us instead of a future's 3 us
                 return None
             return self._sent([request], dest, size, envelope)
-        tag = self._next_tag()
+        tag = self._tag = self._tag % self._last_tag + 1
         envelope = PREFIX.pack(kind, len(frames), len(header), tag, channel, number, nbytes)
         if PREFIX.size + len(header) <= EAGER_BYTES:
             envelope += header
@@ -171,17 +170,7 @@ class Switchboard:
         requests += [isend(raw(frame), dest, tag) for frame in frames if frame.size]
         if self._bells is not None:
             self._bells.ring(dest)
-        operation = self._sent(requests, dest, size, (envelope, frames))
-        self._tags.add(tag)
-        operation.add_done_callback(lambda _: self._tags.discard(tag))
-        return operation
-
-    def _next_tag(self) -> int:
-        """One that no message under way has: one for a channel that nobody has opened may wait for long."""
-        while True:
-            self._tag = self._tag % self._last_tag + 1
-            if self._tag not in self._tags:
-                return self._tag
+        return self._sent(requests, dest, size, (envelope, frames))
 
     def _sent(self, requests: list[MPI.Request], dest: int, size: int, keep: Any) -> Operation:
         what = f"rank {dest} to take a message of {size} bytes"

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 
 from weft.runtime.errors import Mistake, RequestError, WeftError
-from weft.runtime.message import World, run
 from weft.runtime.message import channel as channels
 from weft.runtime.message.channel import Message
 from weft.runtime.message.wire import EAGER_BYTES, PREFIX
@@ -429,27 +428,3 @@ def test_mistakes_are_named() -> None:
             await channel.receive()
 
     talk(main)
-
-
-@pytest.mark.mpi(min_size=2)
-def test_a_large_message_that_nobody_takes_yet_is_not_mixed_up_with_later_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("weft.runtime.message.switchboard.LAST_TAG", 8)  # tags come again soon
-
-    async def main(world: World) -> None:
-        if world.rank == 0:
-            late, now = await world.channel("late"), await world.channel("now")
-            late.post(1, "late", np.full(LARGE.size, -1.0))
-            for number in range(20):
-                await now.send(1, number, np.full(LARGE.size, float(number)))
-        if world.rank == 1:
-            now = await world.channel("now")
-            for number in range(20):
-                message = await now.receive()
-                assert (message.body, set(message.arrays[0])) == (number, {float(number)})
-            late = await world.channel("late")
-            message = await late.receive()
-            assert (message.body, set(message.arrays[0])) == ("late", {-1.0})
-
-    run(main)
