@@ -35,7 +35,7 @@ from weft.runtime.serve.client import Client
 from weft.runtime.serve.request import Refused
 from weft.runtime.serve.server import Server
 
-CALLERS = 96  # of all ranks together
+CALLERS = 256  # of all ranks together
 REST_S = 0.005  # after a refusal
 SAMPLES = 16  # different ones, whose answers are known
 ON_TIME, LATE, REFUSED, RESIDENT = range(4)  # what is kept of each window

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.launch import ROOT, mpiexec
 
-SHORT = ["--minutes", "0.05", "--windows", "5"]
+SHORT = ["--minutes", "0.1", "--windows", "5"]
 
 DAMAGED = """
 import sys
@@ -36,7 +36,7 @@ def test_s5_6_overload_is_counted_by_windows(tmp_path: Path):
     figures = json.loads(out.read_text())["figures"]
     assert set(figures) == {"goodput_per_s", "refused_share", "late_share", "drift", "growth_mb"}
     assert figures["goodput_per_s"]["min"] > 0
-    assert 0 < figures["refused_share"]["value"] < 1
+    assert 0 < figures["refused_share"]["max"] < 1
     assert result.stderr.count("a second on time") == 5
 
 
