@@ -96,6 +96,7 @@ class Rank(Generic[T]):
             await asyncio.wait([self._main])
             self.world.position("the end of main")
             self._stalls.stop()
+            self._orders.stop()
             if not self.failures.any:
                 await self._orders.finish()
             if await self._all_over() and await self._tidied():

@@ -60,11 +60,14 @@ class Orders:
         control.on("compared", self._compared)
         self._check_later()
 
+    def stop(self) -> None:
+        """Check no more (main is over on this rank); others are still answered."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def finish(self) -> None:
-        """Check for the last time (main is over on this rank); others are still answered."""
-        self._check()
-        assert self._timer is not None
-        self._timer.cancel()
+        """Check for the last time, behind `stop`; what differs has failed the rank when this returns."""
+        self._tell()
         firsts = {comm.ranks[0] for comm in self._world.selector.communicators if comm.rank}
         self._asked = {rank: asyncio.Event() for rank in firsts}
         for rank in firsts:
@@ -76,12 +79,15 @@ class Orders:
         self._timer = self._world.loop.call_later(CHECK_S, self._check)
 
     def _check(self) -> None:
+        self._tell()
+        self._check_later()
+
+    def _tell(self) -> None:
         for comm in self._world.selector.communicators:
             new = comm.called - self._checked.get(comm.group, 0)
             if comm.rank and new:
                 self._checked[comm.group] = comm.called
                 self._control.send(comm.ranks[0], "called", comm.group, comm.called, comm.checksums(new))
-        self._check_later()
 
     def _compare(self, source: int, group: str, called: int, checksums: list[int]) -> None:
         if (comm := self._find(group)) is None:
