@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,8 +34,8 @@ FRESH = 0.3
 """Part that the newest micro-batch has in a rank's pace: what happened ten ago counts for 1%."""
 
 FORGET = 0.95
-"""What is left of a pace when the rest is left to others before anything was measured: who has stood still
-for a moment, and seems slow, takes a second one again after some tens of steps."""
+"""What is left of a pace when the rest is left to others before anything was measured, down to the fastest's:
+who has stood still for a moment, and seems slow, takes a second one again after some tens of steps."""
 
 
 @dataclass(slots=True)
@@ -99,6 +99,13 @@ class Claims:
         fresh = FRESH if self.seconds else 1.0
         self.seconds += fresh * (seconds - self.seconds)
         self.backward_s += fresh * (max(0.0, seconds - forward_s) - self.backward_s)
+
+    def forget(self, others: Iterable[Pace]) -> None:
+        """Nothing was measured here: believe a little less in being slower than the fastest of the others."""
+        fastest_s = min((other.seconds for other in others if other.seconds), default=0.0)
+        if self.seconds > fastest_s:
+            kept = max(FORGET, fastest_s / self.seconds)
+            self.seconds, self.backward_s = kept * self.seconds, kept * self.backward_s
 
 
 class Dealt:
@@ -168,11 +175,13 @@ class Dealt:
         claims, now = self._claims, self._known_s
         own = Pace(claims.seconds, now + claims.backward_s)
         claims.tell(own)  # before others are looked at: two that are both late do not leave it to each other
-        if not self._last and leaves(now, left, own, map(claims.pace, self._others)):
+        others = [claims.pace(rank) for rank in self._others]
+        if not self._last and leaves(now, left, own, others):
             self._last = self._leavers.add(1) == len(self._others)
             if not self._last:
                 claims.counts.left += 1
-                claims.seconds *= 1.0 if self._measured else FORGET
+                if not self._measured:
+                    claims.forget(others)
                 claims.tell(Pace())  # takes no more
                 return True
         claims.tell(Pace(own.seconds, own.free_s + own.seconds))
