@@ -11,7 +11,6 @@ waits for rank 0 and goes on computing meanwhile. One server at a time in a worl
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Self
 from ...kernels.device import DeviceUnavailable, choose_device
 from ..errors import MachineError, Mistake, WeftError
 from ..message import World
+from ..message.failure import say
 from ..train.prepare import share_cores
 from ..work import Compute
 from .catalog import Catalog
@@ -157,8 +157,13 @@ class Server:
         await self.loading.settle()
         await self._dispatcher.watch.stop()
         if self._profiles_path is not None:
-            with contextlib.suppress(OSError):  # can't be written there: they are measured anew
+            try:
                 store(self._profiles_path, self._dispatcher.policy.profiles)
+            except OSError as error:
+                say(
+                    f"weft: warning: {self._profiles_path} cannot be written ({error.strerror}): profiles "
+                    "are measured anew next time; name another file with --profiles"
+                )
         await asyncio.gather(*(link.close() for link in self._links))
 
     async def __aenter__(self) -> Self:

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -138,7 +139,8 @@ class Fleet:
             await trainer.finish(result)
         stopped = [result.folder for result in results if result.stopped and not result.failure]
         if self._several and stopped:
-            logs[0].note(f"go on with: {self._command} {' '.join(f'--resume {path}' for path in stopped)}")
+            runs = " ".join(f"--resume {quote(str(path))}" for path in stopped)
+            logs[0].note(f"go on with: {self._command} {runs}")
         return results
 
     async def _together(self, trainers: Sequence[Trainer]) -> list[Result]:

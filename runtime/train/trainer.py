@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -196,7 +197,7 @@ class Trainer:
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
         text += f"\nstored in {result.folder}"
         if result.stopped and self._command:
-            text += f"; go on with: {self._command} --resume {result.folder}"
+            text += f"; go on with: {self._command} --resume {quote(str(result.folder))}"
         return text
 
     async def _write_sample(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import tomllib
@@ -46,7 +47,7 @@ def train(
 
 def stored(output: str, folder: Path) -> dict[str, Path]:
     """The run folder of every model that the output tells of, by name."""
-    found = re.findall(r"^(\S+): .*\nstored in (\S+?)(?:;|$)", output, re.MULTILINE)
+    found = re.findall(r"^(\S+): .*\nstored in (.+?)(?:;|$)", output, re.MULTILINE)
     return {name: folder / path for name, path in found}
 
 
@@ -142,7 +143,7 @@ def test_a_signal_ends_all_models_with_checkpoints_and_all_are_resumed(vendor, n
     command = [
         *launcher(2, vendor),
         *[str(python(vendor)), *WEFT, "train", *map(str, jobs)],
-        *["--set", "train.epochs=100000"],
+        *["--set", "train.epochs=100000", "--folder", "my runs"],
     ]
     with subprocess.Popen(
         command, env=environment(vendor), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -170,7 +171,7 @@ def test_a_signal_ends_all_models_with_checkpoints_and_all_are_resumed(vendor, n
         assert newest(folders[name]).name == f"step-{int(step):08d}.safetensors"
     (told,) = re.findall(r"^go on with: weft train (.*)$", output, re.MULTILINE)
     assert output.count("go on with") == 1, output
-    runs = told.split()
+    runs = shlex.split(told)
     assert [folder.name for folder in map(Path, runs[1::2])] == [folders[name].name for name in stopped]
     lengths = [
         word for name, step in stopped.items() for word in ("--set", f"{name}:train.steps={int(step) + 3}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from tests.mpi.serve.models import dense, expected, put, samples, shared
 from weft.runtime.errors import WeftError
@@ -239,6 +240,18 @@ def test_profiles_outlive_the_server(tmp_path: Path):
             assert all(each["results"] >= 2 * 6 * 20 for each in stored)  # of both times
 
     run(main)
+
+
+def test_profiles_that_cannot_be_stored_are_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu", profiles=tmp_path / "none" / "p.json"):
+            await world.barrier()
+
+    run(main)
+    told = capfd.readouterr().err
+    expected = "p.json cannot be written (No such file or directory): profiles are measured anew next time"
+    assert told.count(expected) == (MPI.COMM_WORLD.Get_rank() == 0)
 
 
 def test_a_server_that_cannot_end_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
