@@ -20,7 +20,7 @@ from ...message.wire import as_bytes, decode, encode
 
 Array = NDArray[Any]
 
-PARCEL = struct.Struct("<HI")
+PARCEL = struct.Struct("<II")
 
 HEAD = struct.Struct("<HHHHIQd")
 """The fields of `Head`, in front of every task."""

@@ -154,8 +154,7 @@ class Pool:
         can meet. What is given may be changed when this returns.
         """
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
-        if seconds is None:
-            seconds = self._worker.seconds[number]
+        seconds = self._worker.seconds[number] if seconds is None else float(seconds)
         task = HEAD.pack(number, lane, 0, NO_SLOT, self._world.rank, 0, seconds) + pack(body, arrays)
         if self._worker.inside:
             self._worker.spawn(queue, task)
@@ -187,8 +186,7 @@ class Pool:
                 f"task {name!r} is submitted by a task; tasks spawn, only the loop submits and awaits"
             )
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
-        if seconds is None:
-            seconds = self._worker.seconds[number]
+        seconds = self._worker.seconds[number] if seconds is None else float(seconds)
         wanted = [need if isinstance(need, tuple) else (need, 0) for need in needs] if needs else ()
         if len(wanted) > MOST_NEEDS:
             raise Mistake(

@@ -16,7 +16,7 @@ from ...message import World
 from ...message.window import Window
 from .shelf import Lane, Layout
 
-RESULT = struct.Struct("<QBH")  # number, whether it failed, parts; behind it their sizes, and the parts
+RESULT = struct.Struct("<QBI")  # number, whether it failed, parts; behind it their sizes, and the parts
 SIZE = struct.Struct("<I")
 
 

@@ -267,6 +267,28 @@ def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
 
 
 @pytest.mark.mpi
+def test_a_task_takes_and_returns_more_arrays_than_16_bits_count():
+    def back(pool: Pool, body: None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(array + 1 for array in arrays)
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"back": back}) as pool:
+
+            async def ask() -> None:
+                result = await pool.submit("back", None, *np.arange(1 << 16).reshape(-1, 1))
+                assert [int(array[0]) for array in result.arrays] == list(range(1, (1 << 16) + 1))
+                for seconds, message in (("soon", "could not convert"), ([1.0], "must be a")):
+                    with pytest.raises((TypeError, ValueError), match=message):
+                        pool.submit("back", seconds=seconds)
+                    with pytest.raises((TypeError, ValueError), match=message):
+                        pool.spawn("back", seconds=seconds)
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_r3_no_rank_runs_what_its_device_or_its_memory_cannot():
     """Tasks from every rank: the last one alone has the device, and only odd ones have much memory."""
 
