@@ -57,6 +57,7 @@ class Ranks:
         self.comm.Allgather(np.array([os.getpid()], dtype=np.int64), pids)
         self.pids = [int(pid) for pid in pids]
         faulthandler.register(DUMP_SIGNAL, file=self.out, all_threads=True)
+        self._tell_what_ends_the_job()
 
     # Which tests, and that all ranks have the same ones
 
@@ -129,6 +130,19 @@ class Ranks:
     def _say(self, text: str) -> None:
         self.out.write(f"[rank {self.rank} of {self.size}] {text.rstrip()}\n")
         self.out.flush()
+
+    def _tell_what_ends_the_job(self) -> None:
+        """Have Weft, where it ends all ranks, first report what this one has printed: pytest still has it."""
+        from weft.runtime.message import failure
+
+        flush = failure.flush
+
+        def report() -> None:
+            flush()
+            captured = self.config.pluginmanager.getplugin("capturemanager").read_global_capture()
+            self._say(f"Weft ends the job; printed until then:\n{captured.out}{captured.err}")
+
+        failure.flush = report
 
     def _end(self, why: str) -> NoReturn:
         """Have every rank dump its stacks, then end the job. Called by any thread."""
