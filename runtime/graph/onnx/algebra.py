@@ -180,7 +180,21 @@ def _with_static(at: At, operator: Operator, x: Operand, static: Operand, *, rev
 
 def binary(operator: Operator) -> Reading:
     """Add, Sub, Mul, Div and Pow; the exponent of a power may be of another type."""
-    return lambda at: _binary(at, operator, at.operand(0), at.operand(1))
+    return lambda at: _binary(at, operator, at.operand(0), _aligned(at))
+
+
+def _aligned(at: At) -> Operand:
+    """The second operand; before version 7 its first axis meets the first operand's axis `axis`."""
+    first, second = at.operand(0), at.operand(1)
+    if at.version >= 7 or "axis" not in at.attributes:
+        return second
+    if isinstance(first, Static) or isinstance(second, Dynamic):
+        at.refuse("its attribute 'axis' aligns computed operands; Weft reads that of a stored second one")
+    rank, axis = len(first.shape), int(at.attributes["axis"])
+    behind = rank - axis % rank - second.array.ndim
+    if behind < 0:
+        at.refuse(f"axis {axis} leaves no room in {show(first.shape)} for {show(second.array.shape)}")
+    return Static(second.array.reshape(*second.array.shape, *(1,) * behind), second.trained)
 
 
 def total(at: At) -> Operand:

@@ -33,6 +33,12 @@ CASES = {
     "a weight that was expanded to the batch": (
         node("Sub", "w x", "y"), {"w": np.stack([normal(3, 4, seed=2)] * 2)}, normal(3, 4, seed=2) - X, 18
     ),
+    "a weight of old, that meets the axis it names": (
+        node("Add", "x w", "y", broadcast=1, axis=1), {"w": normal(3)}, X + normal(3)[:, None], 6
+    ),
+    "a weight of old, that meets last axes": (
+        node("Mul", "x w", "y", broadcast=1, axis=-2), {"w": normal(3, 4)}, X * normal(3, 4), 6
+    ),
     "a number first": (node("Div", "w x", "y"), {"w": np.float32(2)}, 2 / X, 18),
     "a number in axes": (node("Add", "x w", "y"), {"w": np.full((1, 1, 1), 2, "f4")}, X + 2, 18),
     "a sum of values and weights": (node("Sum", "w x z", "y"), {"w": W}, W + X + Z, 18),

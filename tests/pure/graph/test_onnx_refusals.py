@@ -163,6 +163,14 @@ WRONG = {
     "an input that nothing makes": (
         one("Add", "x z"), {}, ["node 'y_node' (Add) reads 'z', which nothing before it makes"]
     ),
+    "computed operands of old that an axis aligns": (
+        one("Add", "x x", broadcast=1, axis=1, version=6), {}, ["(Add): its attribute 'axis' aligns computed"]
+    ),
+    "an axis of old without room": (
+        one("Add", "x w", weights={"w": ONES((4, 4), "f4")}, shape=("n", 4, 4), axis=2, version=6),
+        {},
+        ["(Add): axis 2 leaves no room in (N, 4, 4) for (4, 4)"],
+    ),
     "constants that do not fit together": (
         file([node("Add", "a b", "c"), node("Add", "x c", "y")], {"x": ("n", 4)}, ["y"],
              {"a": ONES(3, "f4"), "b": ONES(4, "f4")}),
