@@ -34,6 +34,7 @@ class Conv2d(ByRows):
     """
 
     name: ClassVar[str] = "conv2d"
+    input_axis: ClassVar[int | None] = 1
 
     channels: int
     kernel_size: Extents

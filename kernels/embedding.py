@@ -115,6 +115,7 @@ class PositionEmbedding(ByRows):
     """Adds a learned table (T, C) to every sample (N, T, C); the input's gradient is the output's."""
 
     name: ClassVar[str] = "position_embedding"
+    input_axis: ClassVar[int | None] = None
     passes_gradient: ClassVar[bool] = True
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:

@@ -209,6 +209,10 @@ class ByRows(Kernel):
     come in any order; each may be computed as soon as its own rows of the parameters are there.
     """
 
+    input_axis: ClassVar[int | None]
+    """The axis of the input that the second axis of the rows is multiplied with and summed over: where they
+    are zero the output is. None for kernels that do something else with rows."""
+
     @abstractmethod
     def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         """Write output neurons `rows` of `b.output`, all of them by default."""

@@ -33,6 +33,7 @@ class Dense(ByRows):
     """Fully connected layer (…, in) -> (…, features); weight (features, in), bias (features)."""
 
     name: ClassVar[str] = "dense"
+    input_axis: ClassVar[int | None] = -1
 
     features: int
     bias: bool = True

@@ -106,9 +106,9 @@ def write_graph(
         row["priority"] = max(each["priority"] for each in kernels)
 
 
-def costs_s(table: Table) -> dict[str, float]:
+def costs_s(table: Table, graph: Graph) -> dict[str, float]:
     """What every node costs, by the table."""
-    return {text(row["name"]): float(row["cost_s"]) for row in of_kind(table, "kernel")}
+    return {node.name: float(row["cost_s"]) for node, row in zip(graph.nodes, table, strict=False)}
 
 
 def of_kind(table: Table, kind: Kind) -> Table:
@@ -118,8 +118,8 @@ def of_kind(table: Table, kind: Kind) -> Table:
 
 
 def text(field: bytes) -> str:
-    """A name as it was written."""
-    return field.decode()
+    """A name as it was written, or what there was room for."""
+    return field.decode(errors="ignore")
 
 
 def check(tags: Tags, known: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....kernels.kernel import Array, ArraySpec, Region
+from ...errors import GraphError
 from ..graph import Graph, Node
 from ..parameters import Layout
 from .cut import Grain, count, regions
@@ -89,7 +90,14 @@ class _Cutter:
         self._storage = Storage.of(graph, batch)
         self._stages = stages(graph, batch, self._storage)
         self._stage_of = stage_of(self._stages)
-        self._live = live(graph, batch, parameters, dropped)
+        for name in dropped:
+            if name in graph.by_name and name not in self._stage_of:
+                raise GraphError(
+                    f"neurons of {name!r} are dropped, which computes nothing of its own: drop those of "
+                    f"{', '.join(map(repr, graph.by_name[name].inputs))}"
+                )
+        overwriting = [name for name in dropped if name in self._stage_of and self._overwrites(name)]
+        self._live = live(graph, batch, parameters, dropped, overwriting)
         layout = Layout.of(graph)
         self._parameters = {node.name: layout.views(parameters, node.name) for node in graph.nodes}
         self._blocks: list[Block] = []
@@ -103,6 +111,16 @@ class _Cutter:
         if barrier:
             self._blocks = [replace(block, needs=tuple(self._before(block.stage))) for block in self._blocks]
         return Blocks(self._graph, self._batch, self._storage, self._stages, tuple(self._blocks), self._live)
+
+    def _overwrites(self, name: str) -> bool:
+        """Whether other stages write where this node's value stands."""
+        place, end = self._storage.places[name], self._storage.places[name].start + self._specs[name].size
+        others = [other for other, number in self._stage_of.items() if number != self._stage_of[name]]
+        return any(
+            there.buffer == place.buffer and there.start < end and place.start < there.start + size
+            for other in others
+            for there, size in [(self._storage.places[other], self._specs[other].size)]
+        )
 
     def _before(self, stage: int) -> list[int]:
         """The blocks of the last stage before this one that has any."""

@@ -36,11 +36,16 @@ ZERO_STAYS = frozenset(
 
 
 def live(
-    graph: Graph, batch: int, parameters: Array, dropped: Mapping[str, Collection[int]]
+    graph: Graph,
+    batch: int,
+    parameters: Array,
+    dropped: Mapping[str, Collection[int]],
+    overwriting: Collection[str] = (),
 ) -> dict[str, Mask]:
     """For every value its live neurons; `dropped` names those of nodes that are pruned or dropped.
 
-    GraphError for a node or a neuron that the graph lacks.
+    Of nodes in `overwriting` they are live all the same: others have written where they stand, so somebody
+    has to make them zero, and readers wait for that. GraphError for a node or a neuron that the graph lacks.
     """
     layout, specs = Layout.of(graph), graph.specs(batch)
     for name in dropped:
@@ -58,29 +63,28 @@ def live(
                 raise GraphError(
                     f"neuron {neuron} of {node.name!r} is dropped; it has neurons 0 to {len(mask) - 1}"
                 )
-            mask[neuron] = False
+            mask[neuron] = node.name in overwriting and mask[neuron]
         found[node.name] = mask
     return found
 
 
 def reads(node: Node, neurons: slice, parameters: tuple[Array, ...], spec: ArraySpec) -> Mask:
     """Which neurons of its (first) input `neurons` of a node have a weight for that is not zero."""
-    every = np.ones(spec.shape[1], bool)
-    if not isinstance(node.kernel, ByRows) or getattr(node.kernel, "groups", 1) != 1 or not parameters:
-        return every
-    weight = parameters[0][neurons]
-    if weight.shape[1] != spec.shape[1]:
-        return every
-    mask: Mask = _any(weight.swapaxes(0, 1))
+    kernel = node.kernel
+    summed = kernel.input_axis if isinstance(kernel, ByRows) else None
+    if summed is None or summed % len(spec.shape) != 1 or getattr(kernel, "groups", 1) != 1:
+        return np.ones(spec.shape[1], bool)
+    mask: Mask = _any(parameters[0][neurons].swapaxes(0, 1))
     return mask
 
 
 def _by_neurons(node: Node, specs: Mapping[str, ArraySpec]) -> bool:
     """Whether each neuron is a sum by its own row of every parameter, and nothing else."""
     own = specs[node.name].shape
-    return isinstance(node.kernel, ByRows) and any(
+    kernel = node.kernel
+    return (isinstance(kernel, ByRows) and kernel.input_axis is not None) and any(
         split.axis == 1 and split.weight_axis == 0 and split.extent == own[1]
-        for split in node.kernel.split(*(specs[value] for value in node.inputs))
+        for split in kernel.split(*(specs[value] for value in node.inputs))
     )
 
 

@@ -24,7 +24,7 @@ def tagged(blocks: Blocks, tags: Tags) -> Blocks:
 
 def write_blocks(table: Table, blocks: Blocks, placement: Placement, graph_rows: Table, tags: Tags) -> None:
     """Fill a row for every block, in their order; `graph_rows` are those of kernels and layers."""
-    by_name = {row["name"].decode(): row for row in graph_rows if row["kind"] == KINDS.index("kernel")}
+    by_name = {node.name: row for node, row in zip(blocks.graph.nodes, graph_rows, strict=False)}
     specs = blocks.graph.specs(blocks.batch)
     for row, block, home in zip(table, blocks.blocks, placement.homes, strict=True):
         head = blocks.stages[block.stage].head

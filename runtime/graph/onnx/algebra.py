@@ -26,6 +26,11 @@ Reading = Callable[[At], Operand]
 
 def layer_normalization(at: At) -> Operand:
     """LayerNormalization over the last axes, as one."""
+    if _along_last(at, -1):
+        x = at.loose(0)
+        scale = np.broadcast_to(at.weight(1, "scale"), x.shape[-1:])
+        shift = np.broadcast_to(at.weight(2, "bias") if at.given(2) else np.float32(0), x.shape[-1:])
+        return at.along(x, at.add(_layer_norm(at), x, weights=(scale, shift)))
     x = at.value(0)
     own = at.axis(int(at.attributes.get("axis", -1)), len(x.shape)) - (0 if at.writing.batched else 1)
     shape = (*x.shape[:own], prod(x.shape[own:]))
@@ -33,13 +38,25 @@ def layer_normalization(at: At) -> Operand:
     shift = np.zeros_like(scale)
     if at.given(2):
         shift = np.broadcast_to(at.weight(2, "bias"), x.shape[own:]).reshape(-1)
-    kernel = at.kernel(LayerNorm, epsilon=float(at.attributes.get("epsilon", 1e-5)))
-    y = at.add(kernel, at.reshape(x, shape, part="rows"), weights=(scale, shift))
+    y = at.add(_layer_norm(at), at.reshape(x, shape, part="rows"), weights=(scale, shift))
     return at.reshape(y, x.shape)
+
+
+def _layer_norm(at: At) -> Kernel:
+    return at.kernel(LayerNorm, epsilon=float(at.attributes.get("epsilon", 1e-5)))
+
+
+def _along_last(at: At, default: int) -> bool:
+    """Whether an operator with an axis works along the last one alone, which is where it was in a folded value."""
+    rank = len(at.loose(0).shape)
+    return rank > 1 and int(at.attributes.get("axis", default)) in (-1, rank - 1)
 
 
 def softmax(at: At) -> Operand:
     """Softmax; before version 13 over all axes from `axis` on, as one."""
+    if _along_last(at, -1 if at.version >= 13 else 1):
+        x = at.loose(0)
+        return at.along(x, at.add(Softmax(), x))
     x = at.value(0)
     if at.version >= 13:
         axis = at.axis(int(at.attributes.get("axis", -1)), len(x.shape))

@@ -22,7 +22,7 @@ from ....kernels.activation import ReLU
 from ....kernels.arithmetic import ArithmeticWeight
 from ....kernels.batch_norm import BatchNorm
 from ....kernels.conv import Conv2d, Conv2dAdd
-from ....kernels.kernel import Kernel
+from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.linear import Dense
 from ....kernels.shape import Add
 from ..graph import Node
@@ -34,11 +34,19 @@ Rule = Callable[[Kernel, Weights, Kernel, Weights], tuple[Kernel, Weights] | Non
 
 
 def merge(
-    nodes: Iterable[Node], weights: Mapping[str, NDArray[np.float32]], outputs: set[str], *, inference: bool
+    nodes: Iterable[Node],
+    weights: Mapping[str, NDArray[np.float32]],
+    inputs: Mapping[str, ArraySpec],
+    outputs: set[str],
+    *,
+    inference: bool,
 ) -> tuple[list[Node], Weights]:
     """Nodes and weights, merged where a rule applies and nobody else reads what is between."""
-    rules = (_bias, _channels, _fold, _rectify) if inference else (_bias, _channels)
+    rules: tuple[Rule, ...] = (_bias, _channels, _fold, _rectify) if inference else (_bias, _channels)
     nodes = list(nodes)
+    specs = dict(inputs)
+    for node in nodes:
+        specs[node.name] = node.kernel.output(*(specs[value] for value in node.inputs))
     readers = Counter(value for node in nodes for value in node.inputs)
     readers.update(outputs)
     own: dict[str, Weights] = {node.name: {} for node in nodes}
@@ -51,7 +59,7 @@ def merge(
             node = _onto(node, kept, readers, own)
         first = kept.get(node.inputs[0])
         if first is not None and len(node.inputs) == 1 and readers[first.name] == 1:
-            for rule in rules:
+            for rule in rules if len(specs[first.name].shape) == 4 else (_bias,):  # the others are of images
                 merged = rule(first.kernel, own[first.name], node.kernel, own[node.name])
                 if merged is not None:
                     kernel, own[node.name] = merged

@@ -170,10 +170,11 @@ def cut(at: At) -> Operand:
         )
     ]
     chosen = [(axis, places) for axis, places in chosen if places != range(x.shape[axis])]
-    for count, (axis, places) in enumerate(chosen, 1):
-        own = at.axis(axis, rank)
-        if not places:
-            return _nothing([0 if place == axis else extent for place, extent in enumerate(x.shape)])
+    owns = [at.axis(axis, rank) for axis, _ in chosen]
+    if not all(places for _, places in chosen):
+        extents = {axis: len(places) for axis, places in chosen}
+        return _nothing([extents.get(axis, extent) for axis, extent in enumerate(x.shape)])
+    for count, (own, (axis, places)) in enumerate(zip(owns, chosen, strict=True), 1):
         kernel = (
             at.kernel(Slice, own, places.start, places[-1] + 1, places.step)
             if places.step > 0

@@ -50,11 +50,12 @@ class Dynamic:
     name: str
     spec: ArraySpec
     shape: tuple[int, ...]
+    batched: bool = True
 
     @property
     def folded(self) -> bool:
-        """Whether the file's shape folds the batch into other axes."""
-        return self.shape not in (self.spec.shape, self.spec.shape[1:])
+        """Whether the file's shape folds the batch into other axes; one of 1, too, though nothing moves."""
+        return self.shape != (self.spec.shape if self.batched else self.spec.shape[1:])
 
 
 Operand = Static | Dynamic
@@ -83,7 +84,7 @@ class Writing:
 
     def value(self, name: str, spec: ArraySpec) -> Dynamic:
         """A value as it stands."""
-        return Dynamic(name, spec, spec.shape if self.batched else spec.shape[1:])
+        return Dynamic(name, spec, spec.shape if self.batched else spec.shape[1:], self.batched)
 
 
 @dataclass(frozen=True, slots=True)

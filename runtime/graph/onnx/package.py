@@ -45,12 +45,18 @@ def inlined(proto: Proto) -> Proto:
 
 def tensor(proto: Proto) -> NDArray[Any]:
     """A stored tensor as an array."""
-    return np.asarray(numpy_helper.to_array(proto))
+    try:
+        return np.asarray(numpy_helper.to_array(proto))
+    except Exception as error:  # of several kinds: a type that is none, bytes that are too few
+        raise GraphError(f"the stored tensor {proto.name!r} cannot be read: {error}") from error
 
 
 def dtype(element_type: int) -> str:
     """NumPy's name for the format's element type; what NumPy lacks has one of ml_dtypes' names."""
-    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element_type)).name)
+    try:
+        return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element_type)).name)
+    except (KeyError, TypeError) as error:
+        raise GraphError(f"the file has values of type {element_type}, which ONNX does not know") from error
 
 
 def attributes(node: Proto) -> dict[str, Any]:

@@ -141,6 +141,7 @@ def _node(
     tags = {
         each.key.removeprefix(TAG): each.value for each in node.metadata_props if each.key.startswith(TAG)
     }
+    _require_numbers(title, node.op_type, tags)
     attributes = package.attributes(node)
     at = At(node.op_type, title, found, attributes, version, len(node.output), tags, writing)
     try:
@@ -150,6 +151,17 @@ def _node(
     except (ValueError, IndexError, TypeError) as error:  # of attributes and weights that do not fit together
         at.refuse(str(error))
     return result if isinstance(result, tuple) else (result,)
+
+
+def _require_numbers(title: str, op: str, tags: Mapping[str, str]) -> None:
+    """Raise GraphError for a cost or a priority that is none."""
+    for name, kind in (("cost", float), ("cost_s", float), ("priority", int)):
+        try:
+            kind(tags.get(name, "0"))
+        except ValueError:
+            raise GraphError(
+                f"node {title!r} ({op}): its tag {TAG + name!r} is {tags[name]!r}; give a number"
+            ) from None
 
 
 def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple[int, package.Proto]]:
@@ -223,7 +235,9 @@ def _model(
         if at.plain(operand).name in writing.inputs:  # a program's outputs are its own arrays
             operand = at.add(at.kernel(Cast, operand.spec.dtype), operand)
         names[name] = operand.name
-    nodes, weights = merge(writing.nodes, writing.weights, set(names.values()), inference=inference)
+    nodes, weights = merge(
+        writing.nodes, writing.weights, writing.inputs, set(names.values()), inference=inference
+    )
     used = {value for node in nodes for value in node.inputs}
     specs = {
         name: ArraySpec(spec.shape[1:], spec.dtype) for name, spec in writing.inputs.items() if name in used

@@ -109,7 +109,7 @@ class Neurons:
 
     def _capture(self) -> None:
         """What every node takes on this rank alone, by the clock."""
-        costs = costs_s(self._rows)
+        costs = costs_s(self._rows, self.graph)
         blocks = cut(self.graph, self.batch, self.parameters, costs, ranks=1, grain=self._grain)
         times = np.zeros(len(blocks.blocks), ROW)
         for row, block in zip(times, blocks.blocks, strict=True):
@@ -129,11 +129,12 @@ class Neurons:
         """Cut and place the blocks anew: by what the last runs took, by other tags, without other neurons.
 
         Collective over the node, all alike, while no request is under way. None leaves tags, or what is
-        dropped, as they were. Also for when weights have become zero.
+        dropped, as they were. Also for when weights have become zero; and it must be called before the next
+        request when some that were zero are so no more, for they would still be taken for zero.
         """
         await self._memory.fence()
         if self._world.node_rank == 0:
-            costs = costs_s(self._rows)
+            costs = costs_s(self._rows, self.graph)
             found = costs | measured_s(self.table, self.blocks, costs)
             write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, found)
         await self._close_plan()
@@ -155,7 +156,7 @@ class Neurons:
                 self.graph,
                 self.batch,
                 self.parameters,
-                costs_s(self._rows),
+                costs_s(self._rows, self.graph),
                 ranks=self._ranks,
                 grain=self._grain,
                 dropped=dropped,

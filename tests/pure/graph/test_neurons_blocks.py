@@ -173,6 +173,60 @@ def test_s1_7_dropped_neurons_count_as_zero(name):
         np.testing.assert_allclose(got[output], array, rtol=1e-5, atol=1e-6)
 
 
+def test_s1_4_a_place_is_waited_for_whatever_the_weights_of_features_are():
+    """As many places as features, and a dense layer that does not read most of those."""
+    b = Builder()
+    x = b.input("x", (64, 64))
+    graph = b.build(b("dense", b("softmax", x, name="first"), features=64, name="second"))
+    flat = parameters(graph)
+    views(graph, flat, "second")[0][:, 16:] = 0
+    found = blocks_of(graph, 1, flat)
+    assert len(found.blocks) > 2
+    expected = serial(graph, 1, flat, inputs := samples(graph, 1))
+    for seed in range(10):
+        got = run(found, flat, inputs, seed)
+        np.testing.assert_allclose(got["second"], expected["second"], rtol=1e-5, atol=1e-6)
+
+
+def test_s1_4_places_whose_embedding_is_zero_keep_what_it_is_added_to():
+    b = Builder()
+    graph = b.build(b("position_embedding", b.input("x", (64, 32)), name="placed"))
+    flat = parameters(graph)
+    views(graph, flat, "placed")[0][32:] = 0
+    inputs = samples(graph, 1)
+    got = run(blocks_of(graph, 1, flat), flat, inputs, 0)
+    np.testing.assert_array_equal(got["placed"], serial(graph, 1, flat, inputs)["placed"])
+
+
+@pytest.mark.parametrize("kind", ["relu", "add"])
+def test_s1_7_dropped_neurons_are_zero_where_another_stage_has_written(kind):
+    """In place of what is joined, and of one of two terms."""
+    b = Builder()
+    x = b.input("x", (4, 9, 9))
+    first, second = (b("conv2d", x, channels=8, kernel_size=3, name=name) for name in ("a", "c"))
+    values = (b("concat", first, second),) if kind == "relu" else (first, second)
+    graph = b.build(b("tanh", b(kind, *values, name="dropped")))
+    flat, inputs = parameters(graph), samples(graph, 1)
+    dropped = {"dropped": range(8)}
+    for seed in range(5):
+        (got,) = run(blocks_of(graph, 1, flat, dropped=dropped), flat, inputs, seed, dropped=dropped).values()
+        (expected,) = serial(graph, 1, flat, inputs).values()
+        np.testing.assert_array_equal(got[:, :8], 0)
+        np.testing.assert_allclose(got[:, 8:], expected[:, 8:], rtol=1e-5, atol=1e-6)
+
+
+def test_what_computes_nothing_of_its_own_has_no_neurons_to_drop():
+    b = Builder()
+    x = b.input("x", (4, 3, 3))
+    joined = b("concat", *(b("conv2d", x, channels=4, kernel_size=1, name=name) for name in "ac"), name="j")
+    graph = b.build(b("flatten", joined, name="f"))
+    for name, inputs in (("j", "'a', 'c'"), ("f", "'j'")):
+        with pytest.raises(
+            GraphError, match=f"{name!r} are dropped, which computes nothing .*: drop those of {inputs}"
+        ):
+            blocks_of(graph, 1, parameters(graph), dropped={name: [0]})
+
+
 @pytest.mark.parametrize(
     ("dropped", "message"),
     [

@@ -55,6 +55,9 @@ CASES = {
         node("Concat", "x w", "y", axis=1), {"w": normal(1, 2, 4)},
         np.concatenate([X, np.concatenate([normal(1, 2, 4)] * 2)], axis=1), 18,
     ),
+    "a slice that leaves nothing, and a concat with it": (
+        node("Concat", "x none", "y", axis=1), {"none": np.zeros((2, 0, 4), "f4")}, X, 18
+    ),
     "a slice of old, with attributes": (
         node("Slice", "x", "y", axes=[1, 2], starts=[0, -3], ends=[2, 9999]), {}, X[:, :2, -3:], 9
     ),
@@ -109,6 +112,51 @@ def test_a_batch_is_folded_in_no_other_way(shape):
     nodes = [node("Reshape", "x s", "flat"), node("Relu", "flat", "y")]
     with pytest.raises(GraphError, match="which mixes the batch with other axes"):
         read(file(nodes, {"x": ("n", 3, 4)}, ["y"], {"s": np.array(shape)}))
+
+
+FOLDED = {
+    "softmax of another axis": node("Softmax", "flat", "y", axis=0),
+    "a mean": node("ReduceMean", "flat", "y", axes=[-1], keepdims=1),
+    "a slice": node("Slice", "flat from to axis", "y"),
+    "a concat": node("Concat", "flat flat", "y", axis=1),
+    "a transpose": node("Transpose", "flat", "y", perm=[1, 0]),
+    "an output": node("Relu", "flat", "y"),
+}
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 2])
+@pytest.mark.parametrize("given", FOLDED.values(), ids=FOLDED)
+def test_behind_a_folded_batch_axes_are_not_taken_for_others(given, batch):
+    """A batch of 1, which moves nothing when it is folded, is no exception."""
+    weights = {"s": np.array([-1, 4]), "from": np.array([0]), "to": np.array([2]), "axis": np.array([1])}
+    proto = file([node("Reshape", "x s", "flat"), given], {"x": (batch, 3, 4)}, ["y"], weights, version=13)
+    with pytest.raises(GraphError, match="batch folded into its first axis|axis 0, the batch"):
+        read(proto)
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 2])
+def test_norms_and_softmax_along_the_last_axis_work_on_a_folded_batch(batch):
+    nodes = [
+        node("Reshape", "x s", "flat"), node("LayerNormalization", "flat w b", "n"),
+        node("Softmax", "n", "p", axis=1), node("Reshape", "p back", "y"),
+    ]  # fmt: skip
+    weights = {"s": np.array([-1, 4]), "w": W, "b": normal(4, seed=1), "back": np.array([-1, 3, 4])}
+    (y,) = compute(read(file(nodes, {"x": (batch, 3, 4)}, ["y"], weights)), {"x": X}).values()
+    normed = (X - X.mean(-1, keepdims=True)) / np.sqrt(X.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, softmax(normed * W + normal(4, seed=1), 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_what_looks_like_channels_behind_a_norm_of_volumes_is_not_merged(op):
+    weights = {name: normal(3, seed=i) ** 2 + 1 for i, name in enumerate("sbmv")} | {"k": normal(3, 1, 1)}
+    nodes = [node("BatchNormalization", "x s b m v", "n"), node(op, "n k", "y")]
+    (y,) = compute(
+        read(file(nodes, {"x": ("n", 3, 3, 2, 2)}, ["y"], weights)), {"x": (x := normal(2, 3, 3, 2, 2))}
+    ).values()
+    s, b, m, v = (weights[name].reshape(3, 1, 1, 1) for name in "sbmv")
+    normed = (x - m) / np.sqrt(v + 1e-5) * s + b
+    wanted = normed + weights["k"] if op == "Add" else normed * weights["k"]
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
 
 
 def channels(*nodes, outputs=("y",)):
