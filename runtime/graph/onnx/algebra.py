@@ -47,8 +47,9 @@ def _layer_norm(at: At) -> Kernel:
 
 
 def _along_last(at: At, default: int) -> bool:
-    """Whether an operator with an axis works along the last one alone, which is where it was in a folded value."""
-    rank = len(at.loose(0).shape)
+    """Whether an operator works along the last axis alone, which folded values have as others do."""
+    x = at.operand(0)
+    rank = len(x.array.shape if isinstance(x, Static) else x.shape)
     return rank > 1 and int(at.attributes.get("axis", default)) in (-1, rank - 1)
 
 
@@ -98,6 +99,7 @@ def _plus(at: At, y: Dynamic, beta: float) -> Dynamic:
         return y
     c = at.operand(2)
     if isinstance(c, Static):
+        at.check_fixed(c)
         return _binary(at, "add", y, Static(c.array * np.float32(beta), c.trained))
     return _binary(at, "add", y, c if beta == 1 else at.add(ArithmeticNumber("mul", beta), c, part="beta"))
 
@@ -208,6 +210,7 @@ def _aligned(at: At) -> Operand:
     if isinstance(first, Static) or isinstance(second, Dynamic):
         at.refuse("its attribute 'axis' aligns computed operands; Weft reads that of a stored second one")
     rank, axis = len(first.shape), int(at.attributes["axis"])
+    at.check_fixed(second)
     behind = rank - axis % rank - second.array.ndim
     if behind < 0:
         at.refuse(f"axis {axis} leaves no room in {show(first.shape)} for {show(second.array.shape)}")

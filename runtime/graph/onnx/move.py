@@ -11,7 +11,7 @@ from ....kernels.embedding import Embedding
 from ....kernels.function import Cast
 from ....kernels.rearrange import Slice, Take, Transpose
 from ....kernels.shape import Concat
-from .node import At, Dynamic, Operand, Static, show
+from .node import OTHER_BATCH, UNKNOWN_BATCH, At, Dynamic, Operand, Static, show
 from .package import dtype
 
 
@@ -24,7 +24,10 @@ def shape(at: At) -> Operand:
     """Shape, known when the file is read."""
     x = at.moved(0)
     start, end = int(at.attributes.get("start", 0)), at.attributes.get("end")
-    return Static(np.array(x.shape[start : None if end is None else int(end)], np.int64))
+    found = np.array(x.shape[start : None if end is None else int(end)], np.int64)
+    times, rest = np.divmod(found, UNKNOWN_BATCH)
+    of_batch = (at.writing.batch == UNKNOWN_BATCH) & (rest == 0)
+    return Static(found, other=np.where(of_batch, times * OTHER_BATCH, found) if of_batch.any() else None)
 
 
 def cast(at: At) -> Operand:
@@ -46,7 +49,7 @@ def reshape(at: At) -> Operand:
     """Reshape; 0 keeps an extent (unless `allowzero`), one -1 is what is left."""
     found = at.operand(0)
     x = found if isinstance(found, Dynamic) else at.moved(0)
-    wanted = at.integers(1, "shape")
+    wanted = at.integers(1, "shape", of_batch=True)
     if wanted is None:
         at.refuse("it has no shape")
     if not at.attributes.get("allowzero", 0):
@@ -159,9 +162,11 @@ def cut(at: At) -> Operand:
     """Slice, one axis after the other; backwards it is a choice of indices."""
     x = at.moved(0)
     rank = len(x.shape)
-    starts, ends = at.integers(1, "starts"), at.integers(2, "ends")
+    starts, ends = at.integers(1, "starts"), at.integers(2, "ends", of_batch=True)
     if starts is None or ends is None:
         at.refuse("it has no starts or no ends")
+    if at.given(2):
+        _require_ends(at, starts, ends)
     axes, steps = at.integers(3, "axes"), at.integers(4, "steps")
     chosen = [
         (axis % rank, range(x.shape[axis])[slice(start, end, step)])
@@ -184,6 +189,19 @@ def cut(at: At) -> Operand:
     return x
 
 
+def _require_ends(at: At, starts: Sequence[int], ends: Sequence[int]) -> None:
+    """Refuse a Slice that ends where an open batch does, unless it is one of the whole batch."""
+    given = at.operand(2)
+    if not isinstance(given, Static) or given.other is None:
+        return
+    axes = at.integers(3, "axes") or range(len(starts))
+    others = given.other.reshape(-1).tolist()
+    for axis, start, end, other in zip(axes, starts, ends, others, strict=True):
+        whole = (start, end, other) == (0, UNKNOWN_BATCH, OTHER_BATCH)
+        if end != other and (axis or not whole):
+            at.check_fixed(given)
+
+
 def gather(at: At) -> Operand:
     """Gather: stored rows by computed tokens (an embedding), or computed elements by stored indices."""
     data, indices = at.operand(0), at.operand(1)
@@ -200,7 +218,7 @@ def gather(at: At) -> Operand:
     assert isinstance(data, Dynamic)
     x, rank = at.moved(0), len(data.shape)
     own, axis = at.axis(axis, rank), axis % rank
-    at.check_fixed(indices.array)
+    at.check_fixed(indices)
     places = [int(each) + (x.shape[axis] if each < 0 else 0) for each in indices.array.reshape(-1)]
     whole = (*x.shape[:axis], *indices.array.shape, *x.shape[axis + 1 :])
     if not places:

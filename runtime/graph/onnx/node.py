@@ -30,13 +30,20 @@ UNKNOWN_BATCH = 8191
 """Stands for an open batch in shapes. A prime that no model has as an extent, so what is a multiple of it
 depends on the batch: (8191, 12, 64), or (98292, 64) with the batch folded into another axis."""
 
+OTHER_BATCH = 1
+"""Another one, which files ask for: what is computed from shapes is so for both, and must not differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """A known array; `trained` where it is one of the file's weights or follows from one."""
+    """A known array; `trained` where it is one of the file's weights or follows from one.
+
+    `other` is what it is for another batch, where that is open and makes a difference.
+    """
 
     array: NDArray[Any]
     trained: bool = False
+    other: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +127,24 @@ class At:
         found = self.operand(index)
         if isinstance(found, Dynamic):
             self.refuse(f"its {what} {found.name!r} is computed; Weft needs it stored in the file")
-        self.check_fixed(found.array)
+        self.check_fixed(found)
         return found.array
 
     def weight(self, index: int, what: str) -> NDArray[np.float32]:
         """A stored weight."""
         return np.ascontiguousarray(self.static(index, what), np.float32)
 
-    def integers(self, index: int, attribute: str) -> list[int] | None:
-        """Whole numbers: an input in newer operator sets, an attribute in older; None if neither."""
+    def integers(self, index: int, attribute: str, *, of_batch: bool = False) -> list[int] | None:
+        """Whole numbers: an input in newer operator sets, an attribute in older; None if neither.
+
+        They may follow from an open batch only with `of_batch`.
+        """
         if self.given(index):
             found = self.operand(index)
             if isinstance(found, Dynamic):
                 self.refuse(f"its {attribute} are computed ({found.name!r}); Weft needs them fixed")
+            if not of_batch:
+                self.check_fixed(found)
             return [int(each) for each in found.array.reshape(-1)]
         value = self.attributes.get(attribute)
         return None if value is None else [int(each) for each in value]
@@ -164,23 +176,30 @@ class At:
             )
         return value
 
-    def check_fixed(self, array: NDArray[Any]) -> None:
+    def check_fixed(self, static: Static) -> None:
         """Refuse numbers that were computed from an open batch size."""
-        if self.writing.batch == UNKNOWN_BATCH and holds_batch(array):
+        if static.other is not None:
             self.refuse("it computes with the batch size, which is open: a micro-batch has another")
 
     def per_sample(self, static: Static, rank: int) -> NDArray[Any]:
         """A static operand as it meets one sample of a value that has `rank` axes in the file."""
-        array = static.array
-        if self.writing.batched:
-            if array.ndim > rank:
-                self.refuse(f"an operand of shape {show(array.shape)} gives the result axes before the batch")
-            if array.ndim == rank:  # what was expanded to the batch is the same for every sample
-                if not (array == array[:1]).all():
-                    self.refuse(f"an operand of shape {show(array.shape)} differs from sample to sample")
-                array = array[0]
-        self.check_fixed(array)
+        array = self._of_one(static.array, rank)
+        if static.other is not None and not np.array_equal(array, self._of_one(static.other, rank)):
+            self.check_fixed(static)
         return array
+
+    def _of_one(self, array: NDArray[Any], rank: int) -> NDArray[Any]:
+        """Of an array that meets a batch what meets one sample."""
+        if not self.writing.batched or array.ndim < rank:
+            return array
+        if array.ndim > rank:
+            self.refuse(f"an operand of shape {show(array.shape)} gives the result axes before the batch")
+        if self.writing.batch != UNKNOWN_BATCH and len(array) not in (1, self.writing.batch):
+            self.refuse(f"an operand of shape {show(array.shape)} gives the result another batch")
+        first: NDArray[Any] = array[0]
+        if not np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=array.dtype.kind == "f"):
+            self.refuse(f"an operand of shape {show(array.shape)} differs from sample to sample")
+        return first
 
     def constant(self, static: Static, rank: int) -> Dynamic:
         """A static operand as a value of its own, for operators that have no better way."""
@@ -264,11 +283,6 @@ class At:
         spec = value.spec.shape
         kept = len(wanted) - 1
         return 0 < kept < len(spec) - 1 and wanted[1:] == spec[-kept:] and prod(wanted) == prod(spec)
-
-
-def holds_batch(array: NDArray[Any]) -> bool:
-    """Whether an integer in `array` is made of UNKNOWN_BATCH."""
-    return array.dtype.kind in "iu" and bool(((array != 0) & (array % UNKNOWN_BATCH == 0)).any())
 
 
 def show(shape: Sequence[int]) -> str:

@@ -15,6 +15,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ....kernels.activation import ReLU, Sigmoid, Tanh
 from ....kernels.function import Cast, Erf, Sqrt
 from ....kernels.kernel import ArraySpec
@@ -126,12 +129,20 @@ def _node(
     known = [each.array if each else None for each in found if not isinstance(each, Dynamic)]
     standard = node.domain in ("", "ai.onnx")
     if standard and len(known) == len(found) and not package.has_subgraph(node):
-        try:
-            arrays = package.evaluate(node, known, version)
-        except Exception as error:  # whatever the evaluator raises for what it cannot do
-            raise GraphError(f"node {title!r} ({node.op_type}) cannot be computed: {error}") from error
-        trained = any(isinstance(each, Static) and each.trained for each in found)
-        return [Static(array, trained) for array in arrays]
+        statics = [each for each in found if isinstance(each, Static)]
+        trained = any(each.trained for each in statics)
+        arrays = _computed(node, title, known, version)
+        if all(each.other is None for each in statics):
+            return [Static(array, trained) for array in arrays]
+        known = [
+            each.other if isinstance(each, Static) and each.other is not None else array
+            for each, array in zip(found, known, strict=True)
+        ]
+        others = _computed(node, title, known, version)
+        return [
+            Static(array, trained, None if np.array_equal(array, other) else other)
+            for array, other in zip(arrays, others, strict=True)
+        ]
     reading = OPERATORS.get(node.op_type) if standard else None
     if reading is None:
         op = node.op_type if standard else f"{node.domain}.{node.op_type}"
@@ -151,6 +162,16 @@ def _node(
     except (ValueError, IndexError, TypeError) as error:  # of attributes and weights that do not fit together
         at.refuse(str(error))
     return result if isinstance(result, tuple) else (result,)
+
+
+def _computed(
+    node: package.Proto, title: str, known: Sequence[NDArray[Any] | None], version: int
+) -> list[NDArray[Any]]:
+    """The outputs of a node whose inputs are fixed."""
+    try:
+        return package.evaluate(node, known, version)
+    except Exception as error:  # whatever the evaluator raises for what it cannot do
+        raise GraphError(f"node {title!r} ({node.op_type}) cannot be computed: {error}") from error
 
 
 def _require_numbers(title: str, op: str, tags: Mapping[str, str]) -> None:
@@ -228,10 +249,11 @@ def _model(
         if name not in operands:
             raise GraphError(f"the file has no value {name!r} that could be an output")
         operand = operands[name]
+        at = At("output", name, (), {}, 0, 1, {}, writing)
         if isinstance(operand, Static):
+            at.check_fixed(operand)
             constants[name] = operand.array
             continue
-        at = At("output", name, (), {}, 0, 1, {}, writing)
         if at.plain(operand).name in writing.inputs:  # a program's outputs are its own arrays
             operand = at.add(at.kernel(Cast, operand.spec.dtype), operand)
         names[name] = operand.name

@@ -133,6 +133,31 @@ def test_s1_5_lookahead_blocks_of_two_later_layers_run_while_the_first_does():
 
 
 @pytest.mark.mpi
+def test_names_that_are_longer_than_the_tables_are_told_apart():
+    b = Builder()
+    h = b.input("x", (64,))
+    for number, name in enumerate(["a" * 70, "a" * 80, "é" * 40]):
+        h = b("dense", h, features=64 - 16 * number, name=name)
+    graph = b.build(h)
+    flat = parameters(graph)
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, flat)
+        await engine.replan()
+        if world.node_rank == 0:
+            inputs = samples(graph, 1)
+            (found,), (expected,) = (
+                (await engine.infer(inputs)).values(),
+                serial(graph, 1, flat, inputs).values(),
+            )
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        await world.barrier()
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_s1_3_every_rank_reads_the_same_table_and_a_users_tag_overrides():
     graph = GRAPHS["inception"]()
     flat = parameters(graph)

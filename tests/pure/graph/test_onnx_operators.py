@@ -130,7 +130,7 @@ def test_behind_a_folded_batch_axes_are_not_taken_for_others(given, batch):
     """A batch of 1, which moves nothing when it is folded, is no exception."""
     weights = {"s": np.array([-1, 4]), "from": np.array([0]), "to": np.array([2]), "axis": np.array([1])}
     proto = file([node("Reshape", "x s", "flat"), given], {"x": (batch, 3, 4)}, ["y"], weights, version=13)
-    with pytest.raises(GraphError, match="batch folded into its first axis|axis 0, the batch"):
+    with pytest.raises(GraphError, match=r"batch folded into its first axis|axis 0, the batch"):
         read(proto)
 
 

@@ -91,11 +91,11 @@ WRONG = {
     ),
     "a folded batch where that matters": (
         file(
-            [node("Reshape", "x s", "flat"), node("Softmax", "flat", "y")],
+            [node("Reshape", "x s", "flat"), node("ReduceMean", "flat", "y")],
             {"x": ("n", 4, 6)}, ["y"], {"s": np.array([-1, 6])},
         ),
         {},
-        ["node 'y_node' (Softmax)", "(4 N, 6) with the batch folded into its first axis"],
+        ["node 'y_node' (ReduceMean)", "(4 N, 6) with the batch folded into its first axis"],
     ),
     "a reshape to more elements": (
         one("Reshape", "x s", weights={"s": np.array([0, 5])}), {}, ["(N, 4) does not fit into (N, 5)"]
@@ -171,6 +171,9 @@ WRONG = {
         {},
         ["(Add): axis 2 leaves no room in (N, 4, 4) for (4, 4)"],
     ),
+    "an operand that would make another batch": (
+        one("Add", "x w", weights={"w": ONES((3, 4), "f4")}, shape=(1, 4)), {}, ["result another batch"]
+    ),
     "constants that do not fit together": (
         file([node("Add", "a b", "c"), node("Add", "x c", "y")], {"x": ("n", 4)}, ["y"],
              {"a": ONES(3, "f4"), "b": ONES(4, "f4")}),
@@ -178,6 +181,80 @@ WRONG = {
         ["node 'c_node' (Add) cannot be computed"],
     ),
 }  # fmt: skip
+
+
+OF_THE_BATCH = {
+    "a number": [node("Gather", "f first", "n"), node("Div", "x n", "y")],
+    "the root of one": [node("Gather", "f first", "n"), node("Sqrt", "n", "r"), node("Mul", "x r", "y")],
+    "whether it is one": [
+        node("Gather", "f first", "n"), node("Equal", "n one", "is"), node("Cast", "is", "c", to=1),
+        node("Mul", "x c", "y"),
+    ],
+    "the end of a slice": [
+        node("Slice", "s zero three zero", "n"), node("Sub", "n ones", "less"),
+        node("Slice", "x zero less ones", "y"),
+    ],
+    "a gathered place": [
+        node("Gather", "s first", "n"), node("Sub", "n n8190", "p"), node("Gather", "x p", "y", axis=1)
+    ],
+    "an output": [node("Identity", "s", "y")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", OF_THE_BATCH.values(), ids=OF_THE_BATCH)
+def test_what_is_computed_from_an_open_batch_is_refused(nodes):
+    weights = {
+        "first": np.array(0), "one": np.float32(1), "zero": np.array([0]), "three": np.array([1]),
+        "ones": np.array([1]), "n8190": np.array(8190),
+    }  # fmt: skip
+    whole = [node("Shape", "x", "s"), node("Cast", "s", "f", to=1), *nodes]
+    with pytest.raises(GraphError, match="it computes with the batch size, which is open"):
+        read(file(whole, {"x": ("n", 8)}, ["y"], weights))
+
+
+def test_what_an_open_batch_makes_no_difference_to_is_read():
+    """The number of features, from the shape; zeros as many as samples; and all samples sliced."""
+    nodes = [
+        node("Shape", "x", "s"), node("Gather", "s one", "c"), node("Cast", "c", "f", to=1),
+        node("Div", "x f", "d"), node("ConstantOfShape", "s", "z"), node("Add", "d z", "a"),
+        node("Slice", "s zero ones", "n"), node("Slice", "a zero n zero", "y"),
+    ]  # fmt: skip
+    weights = {"one": np.array(1), "zero": np.array([0]), "ones": np.array([1])}
+    x = np.arange(24, dtype=np.float32).reshape(3, 8)
+    (y,) = compute(read(file(nodes, {"x": ("n", 8)}, ["y"], weights)), {"x": x}).values()
+    np.testing.assert_allclose(y, x / 8, rtol=1e-6)
+
+
+def damaged(change):
+    proto = one("Add", "x w", weights={"w": ONES(4, "f4")})
+    change(proto)
+    return proto
+
+
+DAMAGED = {
+    "bytes that are too few": (
+        lambda proto: proto.graph.initializer[0].dims.append(7),
+        "the stored tensor 'w' cannot be read",
+    ),
+    "a stored type that is none": (
+        lambda proto: setattr(proto.graph.initializer[0], "data_type", 99),
+        "the stored tensor 'w' cannot be",
+    ),
+    "an input's type that is none": (
+        lambda proto: setattr(proto.graph.input[0].type.tensor_type, "elem_type", 0),
+        "values of type 0",
+    ),
+    "a cost that is no number": (
+        lambda proto: proto.graph.node[0].metadata_props.add(key="weft.cost", value="dear"),
+        "its tag 'weft.cost' is 'dear'; give a number",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_what_is_damaged_in_a_file_is_named(change, message):
+    with pytest.raises(GraphError, match=message):
+        read(damaged(change))
 
 
 @pytest.mark.parametrize(("proto", "options", "words"), WRONG.values(), ids=WRONG)
