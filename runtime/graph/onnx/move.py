@@ -169,7 +169,8 @@ def cut(at: At) -> Operand:
         _require_ends(at, starts, ends)
     axes, steps = at.integers(3, "axes"), at.integers(4, "steps")
     chosen = [
-        (axis % rank, range(x.shape[axis])[slice(start, end, step)])
+        # Backwards, a start before the first element is the first; Python begins nowhere.
+        (axis % rank, range(x.shape[axis])[max(start, -x.shape[axis]) if step < 0 else start : end : step])
         for axis, start, end, step in zip(
             axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
         )

@@ -58,6 +58,11 @@ CASES = {
     "a slice that leaves nothing, and a concat with it": (
         node("Concat", "x none", "y", axis=1), {"none": np.zeros((2, 0, 4), "f4")}, X, 18
     ),
+    "a slice backwards from before the first": (
+        node("Slice", "x a b c s", "y"),
+        {"a": np.array([-99]), "b": np.array([-99]), "c": np.array([2]), "s": np.array([-1])},
+        X[:, :, :1], 13,
+    ),
     "a slice of old, with attributes": (
         node("Slice", "x", "y", axes=[1, 2], starts=[0, -3], ends=[2, 9999]), {}, X[:, :2, -3:], 9
     ),
