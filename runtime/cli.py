@@ -187,10 +187,11 @@ def train(
     A run leaves its job, metrics, checkpoints and a trace of all ranks; weft report draws pictures of them.
     """
     from .train.job import Job, load_jobs
+    from .train.toml import to_toml_value
 
     overrides = list(set_ or [])
     if folder is not None:
-        overrides.append(f"run.folder='{folder}'")
+        overrides.append(f"run.folder={to_toml_value(str(folder))}")
     if device is not None:
         overrides.append(f"device={device}")
     names, runs = list(jobs or []), list(resume or [])

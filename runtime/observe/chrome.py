@@ -74,7 +74,7 @@ def read_chrome(path: Path) -> list[RankTrace]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Mistake(
             f"{path} is not a trace that Weft wrote ({type(error).__name__}: {error}); "
-            "the report of a run does without it"
+            "remove it: the report of a run does without"
         ) from error
 
 

@@ -116,7 +116,7 @@ def _read(name: str) -> tuple[str, str, FilePath | None]:
             "A job file of your own is given as a path that ends in .toml."
         )
     try:
-        return path.read_text("utf-8"), name, path.parent.absolute()
+        return path.read_text("utf-8-sig"), name, path.parent.absolute()
     except UnicodeDecodeError as error:
         raise JobError(f"{name}: not TOML: byte {error.start} is not UTF-8") from None
     except OSError as error:

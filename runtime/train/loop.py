@@ -406,6 +406,6 @@ def _wrong(name: str, step: InFlight) -> str:
     if not tally.failed and not isfinite(tally.loss):
         return (
             f"the loss of {name} became {tally.loss} in step {number}: training diverged; lower the"
-            " optimizer's rate, or set clip_norm in [train]"
+            " optimizer's rate, or set clip_norm in [train]; where no rate helps, look for NaN in the data"
         )
     return ""

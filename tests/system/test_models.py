@@ -143,7 +143,7 @@ def test_a_signal_ends_all_models_with_checkpoints_and_all_are_resumed(vendor, n
     command = [
         *launcher(2, vendor),
         *[str(python(vendor)), *WEFT, "train", *map(str, jobs)],
-        *["--set", "train.epochs=100000", "--folder", "my runs"],
+        *["--set", "train.epochs=100000", "--folder", "it's mine"],
     ]
     with subprocess.Popen(
         command, env=environment(vendor), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

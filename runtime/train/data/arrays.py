@@ -81,6 +81,8 @@ def _checked(pair: Pair, plan: Plan) -> Pair:
             raise DataError(f"{name}: holds {array.dtype} where numbers are needed")
         if array.ndim == 0 or len(array) == 0:
             raise DataError(f"{name}: holds no samples; its shape is {array.shape}")
+        if array.size == 0:
+            raise DataError(f"{name}: its samples hold no numbers; its shape is {array.shape}")
     if len(inputs) != len(targets):
         raise DataError(
             f"{pair.inputs_name} holds {len(inputs)} samples but {pair.targets_name} {len(targets)}; "
@@ -138,5 +140,8 @@ def _affine(pair: Pair, rows: order.Indices, normalise: Normalise) -> Affine:
         raise DataError(
             f"{pair.inputs_name}: holds NaN or infinity, so that nothing can be normalised; clean it"
         )
+    # A column of equal numbers stays as large as it is; rounding makes its deviation a little more than zero.
+    one = inputs[rows[:1]][tuple(slice(None if axis == feature_axis else 1) for axis in range(inputs.ndim))]
+    varies = np.logical_or.reduce([(inputs[chunk] != one).any(axes, keepdims=True) for chunk in chunks])[0]
     deviation = np.sqrt(squares[0])
-    return Affine(mean[0], 1.0 / np.where(deviation > 0.0, deviation, 1.0))
+    return Affine(mean[0], 1.0 / np.where(varies & (deviation > 0.0), deviation, 1.0))

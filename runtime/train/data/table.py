@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -31,7 +31,7 @@ def pairs(data: CsvData) -> tuple[Pair, Pair | None, tuple[str, ...]]:
     labels: tuple[str, ...] = ()
     if any(table.named for table in tables):
         labels = tuple(sorted({str(name) for table in tables for name in table.names()}))
-    first, *rest = (table.pair(labels) for table in tables)
+    first, *rest = (table.pair(labels, tables[0]) for table in tables)
     return first, rest[0] if rest else None, labels
 
 
@@ -40,8 +40,10 @@ class _Table:
         self.path = path
         self.data = data
         with self.opened() as file:
-            rows = (row for row in csv.reader(file, delimiter=data.delimiter) if row)
+            reader = csv.reader(file, delimiter=data.delimiter)
+            rows = (row for row in reader if row)
             head = next(rows, [])
+            self.header_lines = reader.line_num if data.header else 0
             first = next(rows, []) if data.header else head
         if not first:
             raise DataError(f"{path}: holds no rows" + (" below its header" if data.header else ""))
@@ -77,8 +79,14 @@ class _Table:
             raise DataError(f"{self.path}: has no column {target!r}{hint}; it has {', '.join(self.columns)}")
         return self.columns.index(target)
 
-    def pair(self, labels: tuple[str, ...]) -> Pair:
-        others = [column for column in range(self.width) if column != self.target]
+    def pair(self, labels: tuple[str, ...], like: _Table) -> Pair:
+        """The samples, their columns in the order of `like`'s where both are named."""
+        others = self.others()
+        if self.columns != like.columns:
+            others = [self._called(like.columns[column], like) for column in like.others()]
+            alike = self.columns[self.target] == like.columns[like.target]
+            if not alike or self.width != like.width:
+                raise self._other_columns(like)
         if labels:
             inputs = self.numbers(others)
             targets: AnyArray = np.searchsorted(np.array(labels), self.names()).astype(np.int32)
@@ -87,6 +95,21 @@ class _Table:
             inputs, targets = table[:, :-1], table[:, -1]
         column = self.columns[self.target] if self.columns else self.target
         return Pair(inputs, targets, str(self.path), f"{self.path}[{column}]")
+
+    def others(self) -> list[int]:
+        """All columns but the target."""
+        return [column for column in range(self.width) if column != self.target]
+
+    def _called(self, name: str, like: _Table) -> int:
+        if self.columns.count(name) != 1:
+            raise self._other_columns(like)
+        return self.columns.index(name)
+
+    def _other_columns(self, like: _Table) -> DataError:
+        return DataError(
+            f"{self.path}: has the columns {', '.join(self.columns)}, but {like.path} "
+            f"{', '.join(like.columns)}; name the same ones in both, in any order"
+        )
 
     def names(self) -> AnyArray:
         names: AnyArray = np.char.strip(self._load([self.target], np.dtype(str))[:, 0])
@@ -101,10 +124,10 @@ class _Table:
     def _load(self, columns: list[int], dtype: np.dtype[np.generic]) -> AnyArray:
         try:
             with self.opened() as file:
-                if self.data.header:
+                for _ in range(self.header_lines):
                     next(file)
                 table: AnyArray = np.loadtxt(
-                    file,
+                    self._of_one_width(file),
                     dtype,
                     comments=None,
                     delimiter=self.data.delimiter,
@@ -115,6 +138,19 @@ class _Table:
         except ValueError as error:
             raise self._culprit(columns, error) from None
         return table
+
+    def _of_one_width(self, lines: Iterable[str]) -> Iterator[str]:
+        """The lines; ValueError at one with other columns than the first, which NumPy would take some of.
+
+        What is quoted may hold delimiters and ends of lines, so such lines are not looked at.
+        """
+        quoted = False
+        for line in lines:
+            if quotes := line.count('"'):
+                quoted ^= quotes % 2 == 1
+            elif not quoted and line.count(self.data.delimiter) != self.width - 1 and not line.isspace():
+                raise ValueError("rows have different numbers of columns")
+            yield line
 
     def _culprit(self, columns: list[int], error: Exception | None) -> DataError:
         """The first line of another length, or field that is no finite number."""

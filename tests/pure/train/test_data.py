@@ -150,6 +150,16 @@ def test_a_column_far_from_zero_keeps_its_digits(here: Path) -> None:
     assert abs(inputs.std() - 1) < 1e-5
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -7.7, 1e9 / 7, 0.0])
+def test_a_column_of_one_number_is_as_large_as_it_is(value: float, here: Path) -> None:
+    np.save("x.npy", np.stack([np.arange(N), np.full(N, value)], 1))
+    np.save("other.npy", np.stack([np.arange(N), np.full(N, value + 1)], 1))
+    test = {"test_inputs": "other.npy", "test_targets": "y.npy"}
+    data = load("npy", inputs="x.npy", targets="y.npy", normalise="standard", **test)
+    assert np.abs(gathered(data.train)[0][:, 1]).max() <= 1e-5 * abs(value)
+    np.testing.assert_allclose(gathered(data.test)[0][:, 1], 1, rtol=1e-5)
+
+
 def test_images_are_normalised_by_channel(here: Path) -> None:
     np.save("x.npy", np.random.default_rng(0).normal([[[[5]], [[-1]]]], [[[[2]], [[9]]]], (N, 2, 3, 3)))
     inputs, _ = gathered(load("npy", inputs="x.npy", targets="y.npy", normalise="standard").train)
@@ -206,9 +216,32 @@ class TestCsv:
         data = load("csv", path="s.csv", target="b", header=True, delimiter=";", test_path="s.csv")
         assert (len(data.test), data.classes) == (N, 3)
 
+    def test_a_test_sets_columns_are_found_by_their_names(self, here: Path) -> None:
+        Path("a.csv").write_text("\na,b,y\n" + "".join(f"{i},{-i},{i % 2}\n" for i in range(N)))
+        Path("b.csv").write_text("y,b,a\n" + "".join(f"{i % 2},{-i},{i}\n" for i in range(N)))
+        keys = {"path": "a.csv", "target": "y", "header": True, "normalise": "none"}
+        inputs, targets = gathered(load("csv", test_path="b.csv", **keys).test)
+        np.testing.assert_array_equal(inputs, np.stack([np.arange(N), -np.arange(N)], 1))
+        np.testing.assert_array_equal(targets, np.arange(N) % 2)
+        for head in ("u,b,y", "a,b,b,y", "a,b,y,c"):
+            columns = head.count(",") + 1
+            Path("b.csv").write_text(f"{head}\n" + f"{','.join('1' * columns)}\n" * N)
+            with pytest.raises(
+                DataError, match=r"b.csv: has the columns .*, but a.csv a, b, y; name the same"
+            ):
+                load("csv", test_path="b.csv", **keys)
+
+    def test_what_is_quoted_may_hold_delimiters_and_ends_of_lines(self, here: Path) -> None:
+        rows = "".join(f'{i},"{"one" if i % 2 else "x, y"}\n\nmore, too"\n' for i in range(N))
+        Path("q.csv").write_text('"the\nfirst",y\n' + rows)
+        data = load("csv", path="q.csv", target="y", header=True, normalise="none")
+        assert (len(data.labels), sum(map(len, (data.train, data.validation, data.test)))) == (2, N)
+
     @pytest.mark.parametrize(
         ("text", "keys", "expected"),
         [
+            ("1,2,0\n3,2,1,5\n1,2,0\n", {}, r"t.csv:2: has 4 columns where the first row has 3"),
+            ("0\n1\n", {}, r"t.csv: its samples hold no numbers; its shape is \(2, 0\)"),
             ("1,2,0\n3,nan,1\n", {}, r"t.csv:2: column 1 holds 'nan', not a finite number$"),
             ("1,2,0\n\n3,,1\n", {}, r"t.csv:3: column 1 holds '', not a finite number$"),
             ("a,b,y\n1,2,0\n3,x,1\n", {"header": True}, r"t.csv:3: column 1 \(b\) holds 'x'"),

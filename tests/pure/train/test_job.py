@@ -54,6 +54,7 @@ def test_a_packaged_job_is_good_and_written_out_is_the_same_job(name: str, tmp_p
 def test_defaults_follow_from_what_is_given(tmp_path: Path) -> None:
     job = load(tmp_path, GOOD)
     assert (job.name, job.train.micro_batch, job.train.evaluate_every) == ("my", 32, 1)
+    assert load(tmp_path, f"\ufeff{GOOD}") == job  # as editors on Windows write it
     job = load(tmp_path, GOOD, "train.steps=250", "train.batch=20")
     assert (job.train.epochs, job.train.micro_batch, job.train.evaluate_every) == (None, 20, 25)
     assert (job.train.total_steps(1000), load(tmp_path, GOOD).train.total_steps(1000)) == (250, 32)
