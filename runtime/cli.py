@@ -136,7 +136,8 @@ mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, inte
 srun weft train digits --folder $SCRATCH/runs
 
 Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
-and end the run; --resume goes on from there: bit for bit with train.deterministic, or on other ranks.
+and end the run; --resume goes on from there: on other ranks too, and on as many bit for bit with \
+train.deterministic, if gradients travel as float32.
 """
 
 
@@ -206,6 +207,10 @@ def train(
                 f"{len(names)} jobs and {len(runs)} runs were named: a run has its job, so name only runs, "
                 "or a run for each job, in the same order"
             )
+        if folder is not None and runs:
+            raise Mistake(f"--folder {folder} is for new runs: {runs[0]} goes on where it is stored")
+        if len({run.resolve() for run in runs}) < len(runs):
+            raise Mistake("--resume names a run twice: it can go on once")
         if names:
             return load_jobs(names, overrides)
         from .observe import RunFolder

@@ -13,13 +13,13 @@ times in microseconds), metadata events for names and order. Three things it dem
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from ..errors import Mistake
+from .folder import write_whole
 from .shares import activity, training_window
 from .trace import COMPUTE, LOOP, WIRE, RankTrace, Span
 
@@ -31,12 +31,15 @@ SHORTEST_IDLE_NS: Final = 10_000
 
 
 def write_chrome(path: Path, traces: Sequence[RankTrace]) -> None:
-    """Write the traces of all ranks, which must share a clock, with the idle spans that follow from them."""
+    """Write the traces of all ranks, which must share a clock, with the idle spans that follow from them.
+
+    Raises MachineError where the file cannot be written.
+    """
     traces = sorted(traces, key=lambda trace: trace.rank)
     origin_ns = min((span.start_ns for trace in traces for span in trace.spans), default=0)
     ranks = [{"rank": trace.rank, "host": trace.host, "dropped": trace.dropped} for trace in traces]
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
+
+    def write(file: TextIO) -> None:
         file.write(
             '{"displayTimeUnit": "ms",\n "otherData": {"weft": 1, "ranks": ' + json.dumps(ranks) + "},\n"
         )
@@ -46,13 +49,17 @@ def write_chrome(path: Path, traces: Sequence[RankTrace]) -> None:
             file.write(separator + json.dumps(event, separators=(",", ":")))
             separator = ",\n"
         file.write("\n]}\n")
-    os.replace(partial, path)
+
+    write_whole(path, write)
 
 
 def read_chrome(path: Path) -> list[RankTrace]:
-    """The traces that `write_chrome` wrote, idle spans left out; times count from the first span."""
+    """The traces that `write_chrome` wrote, idle spans left out; times count from the first span.
+
+    None where there is no file; a Mistake where it is another.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         ranks = content["otherData"]["ranks"]
         spans: dict[int, list[Span]] = defaultdict(list)
         for event in content["traceEvents"]:
@@ -71,11 +78,10 @@ def read_chrome(path: Path) -> list[RankTrace]:
             )
             for entry in ranks
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Mistake(
-            f"{path} is not a trace that Weft wrote ({type(error).__name__}: {error}); "
-            "remove it: the report of a run does without"
-        ) from error
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise Mistake(f"{path} is not a trace that Weft wrote ({type(error).__name__}: {error})") from error
 
 
 def idle_spans(trace: RankTrace) -> list[Span]:

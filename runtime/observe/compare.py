@@ -9,9 +9,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from .chrome import read_chrome
-from .folder import RunFolder
-from .metrics import History, read_metrics
+from .metrics import History
 from .shares import Shares, mean, models, summarise
 from .steps import starts, typical
 from .trace import WIRE, RankTrace
@@ -27,12 +25,6 @@ class Run:
     label: str
     history: History
     traces: list[RankTrace]
-
-    @classmethod
-    def read(cls, folder: RunFolder, label: str) -> Run:
-        """Read what is there."""
-        traces = read_chrome(folder.trace) if folder.trace.is_file() else []
-        return cls(label, read_metrics(folder.metrics), traces)
 
     @property
     def shares(self) -> Shares | None:
@@ -65,10 +57,13 @@ def side_by_side(a: Run, b: Run) -> str:
         lines.append((words, *cells, change(left, right) if both else ""))
     heads = ("", a.label, b.label, "")
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(4)]
-    return "\n".join(
+    table = [
         f"  {line[0]:<{widths[0]}}  {line[1]:>{widths[1]}}  {line[2]:>{widths[2]}}  {line[3]}".rstrip()
         for line in [heads, *lines]
-    )
+    ]
+    if any(_models(run) > 1 for run in (a, b)):
+        table.append("  step, compute, wire and idle are of all models that trained together")
+    return "\n".join(table)
 
 
 def training_loss(history: History) -> tuple[float, int]:

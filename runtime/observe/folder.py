@@ -13,11 +13,14 @@ runs/digits-20260314-150926/
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from ..errors import MachineError, Mistake
 
@@ -73,6 +76,10 @@ class RunFolder:
         """The job's name: the folder's without date and time."""
         return re.sub(r"-\d{8}-\d{6}(-\d+)?$", "", self.path.resolve().name)
 
+    def keep(self, job: str) -> None:
+        """Keep the text of the job that is trained here; MachineError where it cannot be written."""
+        write_whole(self.job, lambda file: file.write(job))
+
     @classmethod
     def create(cls, parent: Path, name: str, now: time.struct_time | None = None) -> Self:
         """Make `parent/NAME-YYYYMMDD-HHMMSS`, with a number behind it if that is taken. Rank 0 only."""
@@ -97,13 +104,12 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> Self:
         """The run in an existing folder; a Mistake says what was found instead."""
-        folder = cls(path)
-        if folder.job.is_file() or folder.metrics.is_file():
-            return folder
+        if _is_run(path):
+            return cls(path)
         if not path.exists():
             raise Mistake(f"there is no run {path}: no such folder{_suggestion(_runs(path.parent))}")
         if not path.is_dir():
-            inside = next((parent for parent in path.parents if (parent / "job.toml").is_file()), None)
+            inside = next((parent for parent in path.parents if _is_run(parent)), None)
             raise Mistake(
                 f"{path} is a file, not a run's folder"
                 + (f"; it belongs to the run {inside}" if inside else "")
@@ -111,18 +117,57 @@ class RunFolder:
         inside_it = _runs(path)
         if inside_it:
             raise Mistake(f"{path} is not a run but holds {len(inside_it)}" + _suggestion(inside_it))
+        if cls(path).job.is_file():
+            raise Mistake(f"{path} is not a run: it holds a job, job.toml, and nothing that was trained")
         found = sorted(entry.name for entry in path.iterdir())
         listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         raise Mistake(
-            f"{path} is not a run: it has no job.toml and no metrics.jsonl, only {listed or 'nothing'}"
+            f"{path} is not a run: it has no metrics.jsonl and no checkpoints, only {listed or 'nothing'}"
         )
+
+
+def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Write a file that at every instant is the one of before or the new one, whole.
+
+    Raises MachineError where that is not possible; the one of before is then left as it was.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            write(file)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+class Files:
+    """What a report writes beside its words; `lost` tells in sentences what could not be written."""
+
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+
+    def write(self, path: Path, write: Callable[[Path], bool | None]) -> bool:
+        """Whether the file was written; `write` returns False where there was nothing to write."""
+        try:
+            return write(path) is not False
+        except OSError as error:
+            self.lost.append(f"{path}: cannot be written: {error.strerror or error}")
+            return False
+
+
+def _is_run(path: Path) -> bool:
+    """Whether something was trained here; a job.toml alone may be anybody's."""
+    folder = RunFolder(path)
+    return folder.metrics.is_file() or folder.checkpoints.is_dir()
 
 
 def _runs(parent: Path) -> list[Path]:
     """The runs in a folder, newest first."""
     if not parent.is_dir():
         return []
-    runs = [entry.parent for entry in parent.glob("*/job.toml")]
+    runs = [entry for entry in parent.iterdir() if _is_run(entry)]
     return sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from ..errors import Mistake
 from .chrome import read_chrome
 from .compare import Run, side_by_side, training_loss
-from .folder import RunFolder
+from .folder import Files, RunFolder
 from .metrics import History, Row, read_metrics
 from .portions import Summary, journeys, summaries, write_portions
 from .shares import ModelShares, Shares, mean, models, summarise, summarise_models
@@ -24,7 +25,8 @@ PORTIONS_SHOWN: Final = 16
 def report(path: Path) -> str:
     """Draw `loss.png` and `timeline.png` into the run's folder; returns what there is to say about it.
 
-    Works with what is there: a run that crashed has no trace, one with `[run] trace = false` neither.
+    Works with what is there, and says what is not: a run that crashed has no trace, one with `[run] trace =
+    false` neither; of a folder of somebody else's there are words, but no pictures.
     """
     # Matplotlib takes half a second to import, which ranks that train need not wait for.
     from .curves import draw_loss
@@ -32,22 +34,47 @@ def report(path: Path) -> str:
 
     folder = RunFolder.open(path)
     history = read_metrics(folder.metrics)
-    traces = read_chrome(folder.trace) if folder.trace.is_file() else []
-    drawn = []
-    if draw_loss(folder.loss_picture, folder.name, history):
-        drawn.append(folder.loss_picture)
-    if draw_timeline(folder.timeline_picture, folder.name, traces):
-        drawn.append(folder.timeline_picture)
-    parts = [summary(folder.name, history), table(traces), model_table(traces)]
+    traces, missing = _traces(folder)
+    parts = [summary(folder.name, history), table(traces), model_table(traces), _traced(traces, history)]
     parts.append(work_table(history.work))
+    files = Files()
     if ways := [journey for trace in traces for journey in journeys(trace)]:
-        write_portions(folder.portions, ways)
-        parts += [portion_table(summaries(traces, ways)), f"every step and portion: {folder.portions}"]
-    if not traces:
-        parts.append("no trace.json: the run has not ended, or was told not to trace")
-    if drawn:
-        parts.append("pictures: " + "  ".join(map(str, drawn)))
+        parts.append(portion_table(summaries(traces, ways)))
+        if files.write(folder.portions, lambda path: write_portions(path, ways)):
+            parts.append(f"every step and portion: {folder.portions}")
+    parts.append(missing)
+    pictures = [
+        path
+        for path, draw in (
+            (folder.loss_picture, lambda path: draw_loss(path, folder.name, history)),
+            (folder.timeline_picture, lambda path: draw_timeline(path, folder.name, traces)),
+        )
+        if files.write(path, draw)
+    ]
+    if pictures:
+        parts.append("pictures: " + "  ".join(map(str, pictures)))
+    parts += files.lost
     return "\n\n".join(part for part in parts if part)
+
+
+def _traces(folder: RunFolder) -> tuple[list[RankTrace], str]:
+    """The run's traces, or why there are none."""
+    try:
+        traces = read_chrome(folder.trace)
+    except Mistake as mistake:
+        return [], str(mistake)
+    return (
+        traces,
+        "" if traces else f"no trace.json in {folder.path}: the run has not ended, or was told not to trace",
+    )
+
+
+def _traced(traces: Sequence[RankTrace], history: History) -> str:
+    """Where a run was resumed after its trace was written: of which steps the trace tells."""
+    steps = [span.args["step"] + 1 for trace in traces for span in trace.spans if "step" in span.args]
+    if not steps or max(steps) > history.start:
+        return ""
+    return f"  the trace is of steps {min(steps):,} to {max(steps):,}: what came later has not ended"
 
 
 def compare(path: Path, other: Path) -> str:
@@ -62,12 +89,16 @@ def compare(path: Path, other: Path) -> str:
         names = [folder.path.resolve().name for folder in folders]
     if names[0] == names[1]:
         names = [str(folder.path) for folder in folders]
-    runs = [Run.read(folder, name) for folder, name in zip(folders, names, strict=True)]
-    parts = [side_by_side(*runs)]
-    parts += [f"no trace.json in {f.path}" for f, run in zip(folders, runs, strict=True) if not run.traces]
-    if draw_comparison(folders[0].compare_picture, title, runs):
+    traces, missing = zip(*map(_traces, folders), strict=True)
+    runs = [
+        Run(name, read_metrics(folder.metrics), of_run)
+        for folder, name, of_run in zip(folders, names, traces, strict=True)
+    ]
+    parts = [side_by_side(*runs), *missing]
+    files = Files()
+    if files.write(folders[0].compare_picture, lambda path: draw_comparison(path, title, runs)):
         parts.append(f"picture: {folders[0].compare_picture}")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in [*parts, *files.lost] if part)
 
 
 def summary(name: str, history: History) -> str:
@@ -76,17 +107,19 @@ def summary(name: str, history: History) -> str:
         return f"{name}: no step was done"
     last = history.steps[-1]
     head = f"{name}: {_steps(last['step'])}"
-    if math.isfinite(seconds := last.get("time_s", math.nan)):
-        head += f" in {duration(seconds)}"
+    if math.isfinite(history.seconds):
+        head += f" in {duration(history.seconds)}"
     speeds = [row["samples_per_s"] for row in history.steps if "samples_per_s" in row]
     if speeds:
         head += f", {speed(median(speeds))}"
-    head += f"; {history.end['reason']}" if history.end and "reason" in history.end else "; it did not end"
+    head += f"; {history.end['reason']}" if history.end and "reason" in history.end else "; it has not ended"
     loss, of = training_loss(history)
     lines = [head, f"  training    loss {figure(loss)} (mean of {_steps(of)})"]
     for split in ("validation", "test"):
         if evaluated := history.evaluated(split):
+            step = evaluated[-1].get("step", last["step"])
             lines.append(f"  {split:<11} {_score(evaluated[-1])}")
+            lines[-1] += f" (after step {step:,})" if step != last["step"] else ""
     if history.skipped:
         lines.append(f"  damaged lines of metrics.jsonl that were skipped: {history.skipped}")
     return "\n".join(lines)

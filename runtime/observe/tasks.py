@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from .chrome import read_chrome
+from .folder import Files
 from .picture import (
     BLUE,
     CYAN,
@@ -66,9 +67,10 @@ def report_tasks(path: Path) -> str:
     lines += ["", *(f"  {name:<{width}}  {figure(spent)} s" for name, spent in seconds.items())]
     if dropped := sum(trace.dropped for trace in traces):
         lines.append(f"  the oldest {dropped:,} spans were dropped: the picture begins later than the run")
-    drawn = path.with_suffix(".png")
-    _draw(drawn, what, traces, list(seconds), (start_ns, end_ns))
-    return "\n".join([*lines, "", f"picture: {drawn}"])
+    files, drawn = Files(), path.with_suffix(".png")
+    window = start_ns, end_ns
+    written = files.write(drawn, lambda path: _draw(path, what, traces, list(seconds), window))
+    return "\n".join([*lines, "", *([f"picture: {drawn}"] if written else files.lost)])
 
 
 def _seconds(spans: Iterable[Span]) -> dict[str, float]:

@@ -136,12 +136,27 @@ def _shown(spec: ArraySpec) -> str:
 
 def require_lineage(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the checkpoint's `Job.lineage` differs from the job that resumes it."""
+    was, now = _leaves(found), _leaves(expected)
     differences = [
-        f"{name} was {json.dumps(found.get(name))}, is {json.dumps(expected.get(name))}"
-        for name in {**found, **expected}
-        if found.get(name) != expected.get(name)
+        f"{name} was {json.dumps(was.get(name))}, is {json.dumps(now.get(name))}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
     ]
     _refuse(path, "is of a job with other", differences)
+
+
+def _leaves(value: object, name: str = "") -> dict[str, object]:
+    """Every single value of nested tables and lists, by dotted key, as --set names it."""
+    if isinstance(value, Mapping):
+        inside = list(value.items())
+    elif isinstance(value, list | tuple):
+        inside = list(enumerate(value))
+    else:
+        return {name: value}
+    found: dict[str, object] = {}
+    for key, inner in inside:
+        found |= _leaves(inner, f"{name}.{key}" if name else str(key))
+    return found
 
 
 def _refuse(path: Path, reason: str, differences: list[str]) -> None:

@@ -95,10 +95,16 @@ class Fleet:
                 stack.callback(self._screen.close)
             logs = [
                 stack.enter_context(
-                    Log(one.folder, one.job.name, one.first_step, steps, self._screen, several=self._several)
+                    Log(
+                        one.folder, one.job.name, one.first_step, steps, self._screen,
+                        ranks=world.size, several=self._several,
+                    )
                 )
                 for one, steps in zip(self._ready, self._steps, strict=True)
-            ]
+            ]  # fmt: skip
+            if world.rank == 0:
+                for one in self._ready:  # the runs are ours now: no other process may write to their folders
+                    one.folder.keep(one.asked.dump())
             async with Compute(self._ready[0].replica.device, spans=self._span) as compute:
                 world.selector.computing = lambda: compute.busy  # naps are longer while a kernel runs
                 try:
@@ -132,7 +138,7 @@ class Fleet:
         for trainer in trainers:
             await trainer.start()
         results = await self._together(trainers)
-        await self._gather_trace()
+        await self._gather_trace(logs)
         if self._screen is not None:
             self._screen.close()  # what is noted from here on stands below the bars
         for trainer, result in zip(trainers, results, strict=True):
@@ -185,14 +191,14 @@ class Fleet:
             counts = {f"{left} train": left, f"{ended} ended": ended, f"{failed} failed": failed}
             self._screen.status(", ".join(text for text, count in counts.items() if count))
 
-    async def _gather_trace(self) -> None:
+    async def _gather_trace(self, logs: Sequence[Log]) -> None:
         """All spans to rank 0, on its clock, into one file for every model that had steps to take."""
-        folders = [
-            one.folder
-            for one, steps in zip(self._ready, self._steps, strict=True)
+        wanted = [
+            (one.folder, log)
+            for one, log, steps in zip(self._ready, logs, self._steps, strict=True)
             if one.job.run.trace and one.first_step < steps
         ]
-        if not folders:
+        if not wanted:
             return
         channel = await self._world.channel("trace")
         mine = self._trace.encode(self._world.clock_offset_ns)
@@ -203,5 +209,6 @@ class Fleet:
         for _ in range(self._world.size - 1):
             message = await channel.receive()
             traces.append(decode(message.arrays[0].tobytes()))
-        for folder in folders:
-            write_chrome(folder.trace, sorted(traces, key=lambda trace: trace.rank))
+        for folder, log in wanted:
+            with log.dispensable():
+                write_chrome(folder.trace, traces)

@@ -21,15 +21,13 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ..errors import JobError
+from .data.section import files
 from .schema import ALTERNATIVES, Job
 from .section import nearest
 from .sentences import Origins, parse, validated, where
 from .toml import Path
 
 __all__ = ["Job", "load_job", "load_jobs", "packaged_jobs"]
-
-FILE_KEYS = ("path", "inputs", "targets", "test_path", "test_inputs", "test_targets")
-"""Keys of [data] that name files: relative ones are taken from the job file's folder."""
 
 
 def packaged_jobs() -> list[str]:
@@ -125,10 +123,10 @@ def _read(name: str) -> tuple[str, str, FilePath | None]:
 
 
 def _from_folder(data: object, folder: FilePath) -> None:
+    """Take the relative paths of [data] from `folder`."""
     if not isinstance(data, dict):
         return
-    keys = ("path",) if data.get("source") == "npz" else FILE_KEYS  # npz: the others are names inside
-    for key in keys:
+    for key in files(data.get("source")):
         value = data.get(key)
         if isinstance(value, str) and value and not value.startswith(("~", "$", "{")):
             data[key] = os.path.join(folder, value)

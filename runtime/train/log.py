@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
-from typing import Self
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
+from ..errors import MachineError
 from ..observe import Metrics, Progress, RunFolder, Screen
 from .evaluate import Score
 
@@ -14,6 +16,8 @@ class Log:
     """Progress on the screen and metrics in the run's folder.
 
     `screen` is None on ranks that are silent. With `several` models on it, lines begin with the model's name.
+    Raises what Metrics raises where the folder is not to be written to; what cannot be written later is told
+    of, and the run goes on.
     """
 
     def __init__(
@@ -24,6 +28,7 @@ class Log:
         total_steps: int,
         screen: Screen | None,
         *,
+        ranks: int,
         several: bool = False,
     ) -> None:
         self._stack = ExitStack()
@@ -33,6 +38,7 @@ class Log:
         self._progress: Progress | None = None
         if screen is not None:
             self._metrics = self._stack.enter_context(Metrics(folder.metrics))
+            self._metrics.write(kind="start", step=first_step, ranks=ranks)
             self._progress = Progress(total_steps, name, first_step=first_step, screen=screen, named=several)
             self._stack.enter_context(self._progress)
         self._last = self._start = time.monotonic()
@@ -47,6 +53,14 @@ class Log:
         if self._screen is not None:
             self._screen.error(text)
 
+    @contextmanager
+    def dispensable(self) -> Iterator[None]:
+        """Around the writing of what a run can do without: a full disk is a line on stderr."""
+        try:
+            yield
+        except MachineError as error:
+            self.error(f"weft: {error}; the run goes on without")
+
     def conclude(self, text: str) -> None:
         """How the model's run ended."""
         self.note(f"{self._name}: {text}" if self._name else text)
@@ -55,19 +69,17 @@ class Log:
         """A step (counted from 1) is done."""
         now = time.monotonic()
         per_s, self._last = samples / max(now - self._last, 1e-9), now
-        if self._metrics is not None and self._progress is not None:
-            self._metrics.write(
-                kind="step", step=step, epoch=epoch, loss=loss, rate=rate,
-                samples_per_s=per_s, time_s=now - self._start,
-            )  # fmt: skip
+        self._write(
+            kind="step", step=step, epoch=epoch, loss=loss, rate=rate,
+            samples_per_s=per_s, time_s=now - self._start,
+        )  # fmt: skip
+        if self._progress is not None:
             self._progress.step(step, loss, per_s, epoch=epoch)
 
     def evaluation(self, step: int, split: str, score: Score) -> None:
         """A split has been scored after `step` steps; its time is nobody's samples per second."""
-        if self._metrics is not None and self._progress is not None:
-            self._metrics.write(
-                kind="evaluation", step=step, split=split, loss=score.loss, accuracy=score.accuracy
-            )
+        self._write(kind="evaluation", step=step, split=split, loss=score.loss, accuracy=score.accuracy)
+        if self._progress is not None:
             self._progress.evaluation(split, score.loss, score.accuracy)
         self._last = time.monotonic()
 
@@ -76,17 +88,24 @@ class Log:
         left: int,
     ) -> None:  # fmt: skip
         """What a rank computed, by whose it was, and its claims of others' micro-batches."""
-        if self._metrics is not None:
-            self._metrics.write(
-                kind="work", rank=rank, micro_batches=micro_batches, kernels=kernels,
-                attempts=attempts, misses=misses, left=left,
-            )  # fmt: skip
+        self._write(
+            kind="work", rank=rank, micro_batches=micro_batches, kernels=kernels,
+            attempts=attempts, misses=misses, left=left,
+        )  # fmt: skip
 
     def end(self, step: int, reason: str, *, failed: bool = False) -> None:
         """The run ends after `step` steps."""
-        if self._metrics is not None and self._progress is not None:
-            self._metrics.write(kind="end", step=step, reason=reason)
+        self._write(kind="end", step=step, reason=reason)
+        if self._progress is not None:
             self._progress.close("failed after" if failed else "in")
+
+    def _write(self, **row: Any) -> None:
+        """Append to the metrics, until that fails once: what had holes would be read wrongly."""
+        if (metrics := self._metrics) is not None:
+            self._metrics = None
+            with self.dispensable():
+                metrics.write(**row)
+                self._metrics = metrics
 
     def __enter__(self) -> Self:
         return self

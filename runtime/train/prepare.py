@@ -6,6 +6,7 @@ and before a folder is made.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 
 from ...kernels import blas
 from ...kernels.device import Device, DeviceUnavailable, choose_device
-from ..errors import CheckpointError, MachineError, Mistake
+from ..errors import CheckpointError, DataError, MachineError, Mistake
 from ..exchange import NodeMemory, cut, rows_of
 from ..exchange.stealing import Lent
 from ..exchange.tune import SMALLEST_BYTES
@@ -28,7 +29,8 @@ from ..observe import RunFolder
 from ..work.offers import worth_offering
 from . import checkpoint
 from .course import schedule
-from .data import Data, load_data
+from .data import Data, MissingData, load_data
+from .data.section import files
 from .model import build
 from .replica import Flats, Replica
 from .schema import Job
@@ -49,17 +51,26 @@ class Examined:
 class Prepared:
     """A job ready to be trained on this rank; `first_step` steps of it are done."""
 
-    job: Job
+    asked: Job  # as its folder keeps it
+    job: Job  # with the settings that it keeps from before
     data: Data
     replica: Replica
     memory: NodeMemory | None
     folder: RunFolder
     first_step: int
+    note: str = ""  # for the reader, of what goes on otherwise than it would have
 
 
 def examine(job: Job, resume: Path | None) -> Examined:
     """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong."""
-    data = load_data(job.data, job.seed, job.model.loss)
+    try:
+        data = load_data(job.data, job.seed, job.model.loss)
+    except MissingData as error:
+        if resume is None:
+            raise
+        given = (key for key in files(job.data.source) if getattr(job.data, key, None))
+        places = " ".join(f"--set data.{key}=FILE" for key in given)
+        raise DataError(f"{error}. If the data has moved, say where it is: {places}") from None
     graph = build(job.model, data)
     schedule(job, len(data.train))
     if resume is None:
@@ -90,6 +101,22 @@ def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
     open_ = {"portion_bytes", "credit", "rule"} - exchange.fixed()
     exchange = exchange.model_copy(update={name: kept[name] for name in open_})
     return replace(found, job=found.job.model_copy(update={"exchange": exchange}))
+
+
+def stretched(found: Examined) -> str:
+    """What to say of a rate that jumps because the run that goes on is longer than it was to be."""
+    if found.resumed is None or "steps" not in (progress := found.resumed[1].progress):
+        return ""
+    job, samples, done = found.job, len(found.data.train), found.resumed[1].step
+    steps, planned = job.train.total_steps(samples), int(progress["steps"])
+    before, after = (job.train.schedule.build(job.train.optimizer.rate, n) for n in (planned, steps))
+    was, now = before.rate(max(1, done)), after.rate(done + 1)
+    if done >= steps or math.isclose(before.rate(done + 1), now):
+        return ""
+    return (
+        f"{job.name}: the schedule is now of {steps:,} steps, not {planned:,}: "
+        f"the rate goes on from {was:.3g} with {now:.3g}"
+    )
 
 
 async def _replicate(world: World, found: Examined, device: Device) -> tuple[Replica, NodeMemory | None]:
@@ -133,14 +160,16 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
     replicas = [await _replicate(world, one, device) for one in found]
     return [
         Prepared(
+            asked,
             one.job,
             one.data,
             replica,
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
+            stretched(one),
         )
-        for one, (replica, memory) in zip(found, replicas, strict=True)
+        for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
     ]
 
 
@@ -229,7 +258,6 @@ async def _new_folder(world: World, job: Job) -> RunFolder:
     path = np.zeros(4096, np.uint8)  # PATH_MAX
     if world.rank == 0:
         folder = RunFolder.create(Path(job.run.folder), job.name)
-        folder.job.write_text(job.dump(), encoding="utf-8")
         encoded = str(folder.path).encode()
         path[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     await world.broadcast(path, 0, what="the run's folder, which rank 0 makes")

@@ -24,7 +24,7 @@ from ..exchange import Rule, WireFormat
 from ..exchange.formats import KEEP
 from ..exchange.tune import DEFAULT, Settings
 from . import order
-from .data.section import DataSection, TextData
+from .data.section import DataSection, TextData, files
 from .optimizers import ConstantSchedule, CosineSchedule, OptimizerSection, ScheduleSection
 from .section import Amount, Count, Fraction, Name, Positive, Section, nearest, problem
 from .serving import ServeSection
@@ -273,10 +273,13 @@ class Job(Section):
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def lineage(self) -> dict[str, Any]:
-        """What a run that resumes must have in common with the one it resumes, by dotted key."""
+        """What a run that resumes must have in common with the one it resumes.
+
+        Files may lie elsewhere by then: what is in them is compared, not where they are.
+        """
         train = self.train.model_dump(include={"batch", "micro_batch", "optimizer", "schedule", "clip_norm"})
-        values = {"seed": self.seed, "data": self.data.model_dump(), "model": self.model.model_dump()}
-        return {**values, **{f"train.{key}": value for key, value in train.items()}}
+        data = self.data.model_dump(exclude=set(files(self.data.source)))
+        return {"seed": self.seed, "data": data, "model": self.model.model_dump(), "train": train}
 
 
 def _require_exactly_one(section: str, last: object, info: ValidationInfo) -> None:

@@ -24,6 +24,7 @@ from ..exchange.exchange import Wire
 from ..exchange.formats import warm_up
 from ..message import Communicator, World
 from ..message.failure import render, report_of
+from ..observe.folder import write_whole
 from ..observe.words import figure
 from ..work import Compute
 from . import checkpoint
@@ -93,6 +94,7 @@ class Trainer:
         self._replica, self._memory = ready.replica, ready.memory
         self._folder = ready.folder
         self._first_step = ready.first_step
+        self._advice = ready.note
         self._compute = compute
         self._log = log
         self._command = command
@@ -109,6 +111,8 @@ class Trainer:
     async def start(self) -> None:
         """Say what is trained, and compile; one model after the other."""
         self._log.note(self._headline())
+        if self._advice:
+            self._log.note(self._advice)
         if self._first_step == self._loop.total_steps:
             self._log.note(
                 f"{self._job.name}: all steps were done before, nothing is left to train; for more give "
@@ -205,8 +209,9 @@ class Trainer:
         sample, texts = self._job.sample, list[str]()
         write = Task("sample", lambda: texts.append(write_text(self._replica, sample, self._job.seed)))
         await self._compute.run([write])
-        (self._folder.path / "sample.txt").write_text(texts[0], encoding="utf-8")
         self._log.note(f"a sample:\n{texts[0]}\n")
+        with self._log.dispensable():
+            write_whole(self._folder.path / "sample.txt", lambda file: file.write(texts[0]))
 
     # What all ranks do together
 
@@ -292,6 +297,7 @@ class Trainer:
         nodes = [len(ranks) for ranks in self._world.nodes]
         progress = {
             "lineage": lineage(self._job, self._data),
+            "steps": self._loop.total_steps,
             "labels": list(self._data.labels),
             "samples": described(self._data),
             "exchange": {"ranks_of_nodes": nodes, **asdict(self._loop.settings)},

@@ -122,6 +122,16 @@ WRONG = {
         "Invalid value for '--device': 'tpu' must be one of auto, cpu, cuda",
     ),
     "a run that is not there": (["train", "--resume", "runs/x"], 2, "weft: there is no run runs/x"),
+    "a new place for an old run": (
+        ["train", "--resume", "runs/x", "--folder", "y"],
+        2,
+        "weft: --folder y is for new runs: runs/x goes on where it is stored",
+    ),
+    "a run twice": (
+        ["train", "--resume", "runs/x", "--resume", "runs/../runs/x"],
+        2,
+        "weft: --resume names a run twice: it can go on once",
+    ),
     "a report of nothing": (["report", "runs/x"], 2, "weft: there is no run runs/x"),
 }
 
@@ -265,7 +275,7 @@ def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
     assert (stored / "checkpoints" / "step-00000060.safetensors").is_file()
     assert [stored] == list((tmp_path / "my runs").iterdir())
 
-    again = weft("train", "--resume", stored, "--set", "train.epochs=3", cwd=tmp_path)
+    again = weft("train", "--resume", stored, cwd=tmp_path)  # the run remembers what it was told
     assert again.returncode == 0, again.stderr
     assert "digits-mlp: all steps were done before, nothing is left to train" in again.stdout
 

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.launch import environment, launcher, mpiexec, python
+from weft.runtime.observe import Metrics
 
 WEFT = ["-m", "weft.runtime.cli"]
 
@@ -88,6 +89,68 @@ def test_a_resume_with_another_job_names_what_differs(job, tmp_path):
     other = train(2, "--resume", run_folder(first.stdout), "--set", "train.batch=50", folder=tmp_path)
     assert other.returncode == 2
     assert other.stderr.count("train.batch was 60, is 50") == 1, other.stderr
+
+
+def test_a_run_whose_data_has_moved_goes_on_where_that_is_named(job, tmp_path):
+    before, after = tmp_path / "before.npz", tmp_path / "after.npz"
+    draw = np.random.default_rng(1)
+    np.savez(before, x=draw.random((200, 1, 8, 8), np.float32), y=draw.integers(0, 10, 200))
+    job.write_text(JOB.replace('"digits"', '"npz", path = "before.npz"'))
+    run = run_folder(train(1, job, "--set", "train.steps=2", folder=tmp_path).stdout)
+    before.rename(after)
+    lost = train(2, "--resume", run, "--set", "train.steps=4", folder=tmp_path)
+    assert lost.returncode == 2
+    assert "before.npz: there is no such file" in lost.stderr
+    assert "If the data has moved, say where it is: --set data.path=FILE" in lost.stderr
+    found = train(
+        2, "--resume", run, "--set", "train.steps=4", "--set", f"data.path={after}", folder=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    again = train(1, "--resume", run, folder=tmp_path)  # the run remembers where
+    assert again.returncode == 0, again.stderr
+    assert "all steps were done before" in again.stdout
+
+
+def test_a_run_that_another_process_trains_is_left_alone(job, tmp_path):
+    run = tmp_path / run_folder(train(1, job, "--set", "train.steps=2", folder=tmp_path).stdout)
+    before = (run / "job.toml").read_text()
+    with Metrics(run / "metrics.jsonl"):
+        second = train(2, "--resume", run, "--set", "train.steps=4", folder=tmp_path)
+    assert second.returncode == 2
+    assert f"{run}: another process trains this run; let it end, or end it" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert (run / "job.toml").read_text() == before
+
+
+def test_what_a_longer_run_does_to_its_rate_is_said(job, tmp_path):
+    cosine = 'train.schedule={name="cosine"}'
+    first = train(1, job, "--set", "train.steps=10", "--set", cosine, folder=tmp_path)
+    longer = train(1, "--resume", run_folder(first.stdout), "--set", "train.steps=20", folder=tmp_path)
+    assert "small: the schedule is now of 20 steps, not 10: the rate goes on from 0.000245 with 0.005" in (
+        longer.stdout
+    )
+    assert "the schedule is now" not in first.stdout
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_what_a_run_can_do_without_is_missed_and_said_where_the_disk_is_full(models, job, tmp_path):
+    names = [job, tmp_path / "other.toml"][:models]
+    names[-1].write_text(JOB.replace('name = "small"', 'name = "other"'))
+    first = train(2, *names, "--set", "train.steps=2", folder=tmp_path)
+    runs = sorted(tmp_path.glob("runs/*"))
+    full = runs[0] / "trace.json.partial"
+    full.symlink_to("/dev/full")
+    resumes = [word for run in runs for word in ("--resume", run)]
+    second = train(2, *resumes, "--set", "train.steps=4", folder=tmp_path)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert (
+        f"weft: {runs[0] / 'trace.json'}: cannot be written: No space left on device; the run goes on without"
+        in second.stderr
+    )
+    assert not full.is_symlink()
+    for run in runs:
+        assert f"stored in {run}" in second.stdout
+        assert (run / "checkpoints" / "step-00000004.safetensors").is_file()
 
 
 # Open MPI leaves half a second after the other two, and drops what is printed in it (message/signals.py).

@@ -14,6 +14,10 @@ from ...errors import DataError
 GZIP_MAGIC = b"\x1f\x8b"
 
 
+class MissingData(DataError):
+    """A path at which there is nothing."""
+
+
 def locate(name: str) -> Path:
     """The existing file or folder of a job's path; {stdlib}, $VARIABLES and ~ are filled in here.
 
@@ -22,7 +26,7 @@ def locate(name: str) -> Path:
     path = Path(os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))).expanduser()
     if not path.exists():
         above = next(parent for parent in path.absolute().parents if parent.exists())
-        raise DataError(
+        raise MissingData(
             f"{path}: there is no such file; {above} exists. "
             "A relative path in a job file starts at the job file's folder"
         )

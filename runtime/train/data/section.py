@@ -12,6 +12,14 @@ Normalise = Literal["range", "standard", "none"]
 """range: unsigned integers to 0..1, others as they are; standard: each feature to mean 0 and deviation 1."""
 
 
+FILES = ("path", "inputs", "targets", "test_path", "test_inputs", "test_targets")
+
+
+def files(source: object) -> tuple[str, ...]:
+    """The keys of [data] that name files; of an .npz file the others are names inside it."""
+    return FILES[:1] if source == "npz" else FILES
+
+
 class _Data(Section):
     validation: Fraction = 0.1
     test: Fraction = 0.2

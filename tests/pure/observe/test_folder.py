@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from weft.runtime.errors import MachineError, Mistake
-from weft.runtime.observe.folder import RunFolder
+from weft.runtime.observe.folder import RunFolder, write_whole
 
 NOW = time.strptime("2026-03-14 15:09:26", "%Y-%m-%d %H:%M:%S")
 
@@ -38,16 +40,33 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> N
         RunFolder.create(tmp_path / "runs", "digits", NOW)
 
 
-def test_a_run_opens_by_its_job_or_its_metrics(tmp_path: Path) -> None:
+def test_a_run_opens_by_its_metrics_or_its_checkpoints(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "digits", NOW)
+    assert RunFolder.open(folder.path) == folder
+    folder.checkpoints.rmdir()
     folder.metrics.write_text("")
     assert RunFolder.open(folder.path) == folder
 
 
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
+    def write(file: TextIO) -> None:
+        file.write("half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = RunFolder.create(tmp_path, "digits", NOW)
+    folder.keep("seed = 1\n")
+    with pytest.raises(MachineError, match=r"job\.toml: cannot be written: No space left on device$"):
+        write_whole(folder.job, write)
+    assert folder.job.read_text() == "seed = 1\n"
+    assert sorted(entry.name for entry in folder.path.iterdir()) == ["checkpoints", "job.toml"]
+
+
 def make(tmp_path: Path) -> None:
     """A folder of one run beside other things."""
-    (tmp_path / "runs" / "digits-20260314-150926").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-20260314-150926" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "digits-20260314-150926" / "job.toml").write_text("name = 'digits'\n")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "job.toml").write_text("name = 'digits'\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "pictures").mkdir()
     for name in "abcdefg":
@@ -60,7 +79,9 @@ NO_RUNS = {
     "nothing nearby either": ("nowhere/digits", r"no such folder$"),
     "the folder of all runs": ("runs", rf"is not a run but holds 1; the newest run is .*{RUN}$"),
     "a file of a run": (f"runs/{RUN}/job.toml", rf"is a file.*it belongs to the run .*{RUN}$"),
-    "an empty folder": ("empty", r"no job\.toml and no metrics\.jsonl, only nothing$"),
+    "a folder with a job of somebody's": ("project", r"holds a job, job\.toml, and nothing that was trained"),
+    "a job of somebody's": ("project/job.toml", r"is a file, not a run's folder$"),
+    "an empty folder": ("empty", r"no metrics\.jsonl and no checkpoints, only nothing$"),
     "a folder of other things": ("pictures", r"only a, b, c, d, e and 2 more$"),
 }
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from weft.runtime.errors import MachineError, Mistake
 from weft.runtime.observe.metrics import Metrics, read_metrics
 
 
@@ -75,6 +77,56 @@ def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path: Path) -> None:
     history = read_metrics(tmp_path / "m.jsonl")
     assert [(row["step"], row["loss"]) for row in history.steps] == [(1, 1), (2, 2), (3, 0.25)]
     assert [row["step"] for row in history.evaluations] == [1, 2]
+
+
+def test_what_was_trained_before_a_start_ended_and_took_its_time_then(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    with Metrics(path) as metrics:
+        metrics.write(kind="start", step=0, ranks=3)
+        for step in (1, 2, 3):
+            metrics.write(kind="step", step=step, loss=1.0, time_s=10.0 * step)
+        metrics.write(kind="work", rank=2, attempts=7)
+        metrics.write(kind="end", step=3, reason="stopped by a signal")
+    with Metrics(path) as metrics:
+        metrics.write(kind="start", step=2, ranks=2)  # the checkpoint was a step older
+    resumed = read_metrics(path)
+    assert (len(resumed.steps), resumed.end, list(resumed.work), resumed.seconds) == (2, None, [], 20.0)
+    with Metrics(path) as metrics:
+        metrics.write(kind="step", step=3, loss=0.5, time_s=35.0)  # later than any before: it compiled
+    resumed = read_metrics(path)
+    assert ([row["loss"] for row in resumed.steps], resumed.seconds) == ([1.0, 1.0, 0.5], 55.0)
+
+
+STRANGE = {
+    "a loss that is no number": {"kind": "step", "step": 2, "loss": "a"},
+    "a step that is none": {"kind": "step", "step": 2.5},
+    "a step without its number": {"kind": "step", "loss": 1.0},
+    "a rank that is none": {"kind": "work", "rank": [0]},
+    "a kind that is none": {"kind": []},
+}
+
+
+@pytest.mark.parametrize("row", STRANGE.values(), ids=STRANGE.keys())
+def test_rows_with_other_things_for_numbers_are_skipped(tmp_path: Path, row: dict[str, Any]) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"kind": "step", "step": 1}) + "\n" + json.dumps(row) + "\n")
+    history = read_metrics(tmp_path / "m.jsonl")
+    assert (len(history.steps), list(history.work), history.skipped) == (1, [], 1)
+
+
+def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
+    with Metrics(tmp_path / "m.jsonl"), pytest.raises(Mistake, match="another process trains this run"):
+        Metrics(tmp_path / "m.jsonl")
+    Metrics(tmp_path / "m.jsonl").close()
+
+
+def test_a_full_disk_is_the_machines_fault() -> None:
+    with Metrics(Path("/dev/full")) as metrics, pytest.raises(MachineError, match="No space left on device"):
+        metrics.write(kind="step", step=1)
+
+
+def test_a_folder_that_is_not_there_is_the_machines_fault(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"x.m\.jsonl: cannot be written: No such file"):
+        Metrics(tmp_path / "x" / "m.jsonl")
 
 
 def test_a_missing_file_is_an_empty_history(tmp_path: Path) -> None:

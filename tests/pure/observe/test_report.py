@@ -21,8 +21,7 @@ def masked(text: str, **paths: Path) -> str:
 
 def run(parent: Path, name: str, traces: list[RankTrace]) -> RunFolder:
     folder = RunFolder(parent / name)
-    folder.path.mkdir()
-    folder.job.write_text("")
+    folder.checkpoints.mkdir(parents=True)
     write_chrome(folder.trace, traces)
     return folder
 
@@ -149,11 +148,46 @@ def test_a_run_that_broke_off_is_described_by_what_it_left(tmp_path: Path) -> No
     with folder.metrics.open("a") as file:
         file.write('{"kind": "st')
     text = report(folder.path)
-    assert "digits: 1 step; it did not end" in text
+    assert "digits: 1 step; it has not ended" in text
     assert "metrics.jsonl that were skipped: 1" in text
     assert "no trace.json" in text
     assert folder.loss_picture.exists()
     assert not folder.timeline_picture.exists()
+
+
+def test_a_run_that_was_resumed_tells_what_is_of_before(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ranks=1)
+    assert "the trace is of steps" not in report(folder.path)
+    with Metrics(folder.metrics) as metrics:
+        metrics.write(kind="start", step=400, ranks=1)
+        metrics.write(kind="step", step=401, loss=0.03, time_s=2.0)
+    text = report(folder.path)
+    assert re.search(r"^digits: 401 steps in 8 s, .*; it has not ended$", text, re.MULTILINE)
+    assert re.search(r"^  test .* \(after step 400\)$", text, re.MULTILINE)
+    assert re.search(r"^  the trace is of steps 1 to \d+: what came later has not ended$", text, re.MULTILINE)
+
+
+def test_a_damaged_trace_is_told_of_beside_the_rest(tmp_path: Path) -> None:
+    folder, whole = write_run(tmp_path, ranks=1), write_run(tmp_path, ranks=1)
+    folder.trace.write_text(folder.trace.read_text()[:3000])
+    for text in (report(folder.path), compare(folder.path, whole.path)):
+        assert f"{folder.trace} is not a trace that Weft wrote (JSONDecodeError" in text
+        assert "training" in text
+
+
+def test_what_cannot_be_written_is_told_of_below_the_words(tmp_path: Path) -> None:
+    folder, other = write_run(tmp_path, ranks=2), write_run(tmp_path, ranks=2)
+    for file in (folder.loss_picture, folder.timeline_picture, folder.portions, folder.compare_picture):
+        file.symlink_to("/dev/full")
+    text = report(folder.path)
+    assert "digits: 400 steps" in text
+    assert "pictures:" not in text
+    assert "every step and portion:" not in text
+    for file in (folder.loss_picture, folder.timeline_picture, folder.portions):
+        assert f"{file}: cannot be written: No space left on device" in text
+    text = compare(folder.path, other.path)
+    assert "training loss" in text
+    assert text.endswith(f"{folder.compare_picture}: cannot be written: No space left on device")
 
 
 def test_a_run_that_did_nothing_says_so(tmp_path: Path) -> None:

@@ -279,3 +279,14 @@ def test_a_job_with_another_lineage_is_refused() -> None:
     require_lineage(Path("c"), lineage, dict(lineage))
     with pytest.raises(CheckpointError, match=r"c: is of a job with other:\n    train.batch was 64, is 32$"):
         require_lineage(Path("c"), lineage, {"seed": 1, "train.batch": 32})
+
+
+def test_another_lineage_is_told_key_by_key() -> None:
+    before = {"model": {"layers": [{"kernel": "dense", "features": 8}, {"kernel": "relu"}], "gpt": None}}
+    now = {"model": {"layers": [{"kernel": "dense", "features": 9}]}}
+    with pytest.raises(CheckpointError) as caught:
+        require_lineage(Path("c"), before, now)
+    assert str(caught.value).splitlines()[1:] == [
+        "    model.layers.0.features was 8, is 9",
+        '    model.layers.1.kernel was "relu", is null',
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -294,6 +295,16 @@ def test_lineage_leaves_the_length_of_a_run_free(tmp_path: Path) -> None:
     job = load(tmp_path, GOOD)
     assert load(tmp_path, GOOD, "train.epochs=9", "run.folder=elsewhere").lineage() == job.lineage()
     assert load(tmp_path, GOOD, "train.batch=65").lineage() != job.lineage()
+
+
+def test_lineage_leaves_free_where_data_lies(tmp_path: Path) -> None:
+    def of(data: str) -> dict[str, Any]:
+        return load(tmp_path, GOOD.replace('"digits"', data)).lineage()
+
+    npz = '"npz"\npath = "{}.npz"\ninputs = "{}"'
+    assert of(npz.format("a", "x")) == of(npz.format("elsewhere/a", "x"))
+    assert of(npz.format("a", "x")) != of(npz.format("a", "z"))  # a name inside the file
+    assert of('"idx"\ninputs = "x.idx"\ntargets = "y.idx"') == of('"idx"\ninputs = "d/x"\ntargets = "d/y"')
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from weft.runtime.errors import MachineError
+from weft.runtime.observe import Metrics, RunFolder, Screen
+from weft.runtime.train.log import Log
+
+
+def test_a_run_goes_on_without_metrics_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    folder = RunFolder.create(tmp_path, "small")
+    write = Metrics.write
+
+    def until_full(metrics: Metrics, *, kind: str, **fields: object) -> None:
+        if fields.get("step") == 2:
+            raise MachineError("metrics.jsonl: cannot be written: No space left on device")
+        write(metrics, kind=kind, **fields)
+
+    monkeypatch.setattr(Metrics, "write", until_full)
+    with Log(folder, "small", 0, 3, Screen(), ranks=2) as log:
+        for step in (1, 2, 3):
+            log.step(step, 1, 0.5, 0.1, 60)
+        log.end(3, "all steps done")
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [(row["kind"], row["step"]) for row in rows] == [("start", 0), ("step", 1)]
+    out, err = capsys.readouterr()
+    assert err == "weft: metrics.jsonl: cannot be written: No space left on device; the run goes on without\n"
+    assert "step 3/3" in out
+
+
+def test_a_rank_that_is_silent_writes_nothing(tmp_path):
+    folder = RunFolder.create(tmp_path, "small")
+    with Log(folder, "small", 0, 1, None, ranks=2) as log:
+        log.step(1, 1, 0.5, 0.1, 60)
+        with log.dispensable():
+            log.end(1, "all steps done")
+        with pytest.raises(ValueError, match="another"), log.dispensable():
+            raise ValueError("another")
+    assert not folder.metrics.exists()
