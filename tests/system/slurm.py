@@ -113,8 +113,9 @@ class Cluster:
         timeout: float,
         cwd: Path,
         env: Mapping[str, str],
+        meanwhile: Callable[[str], object] = lambda number: None,
     ) -> Job:
-        """`sbatch OPTIONS SCRIPT ARGUMENTS`, and wait for the end of the job."""
+        """`sbatch OPTIONS SCRIPT ARGUMENTS`, and wait for the end of the job; call `meanwhile` until then."""
         submitted = self.command("sbatch", "--parsable", *options, script, *arguments, cwd=cwd, env=env)
         assert submitted.returncode == 0, f"{submitted}\n{self.logs()}"
         number = submitted.stdout.strip()
@@ -123,6 +124,7 @@ class Cluster:
 
         def has_ended() -> bool:
             nonlocal shown
+            meanwhile(number)
             shown = self.command("scontrol", "show", "job", number).stdout
             return ended.search(shown) is not None
 
@@ -166,7 +168,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={self._socket}
+AuthInfo=socket={self._socket},cred_expire=5
 StateSaveLocation={self.folder}/state
 SlurmdSpoolDir={self.folder}/spool-%n
 SlurmctldPidFile={self.folder}/slurmctld.pid

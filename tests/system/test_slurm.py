@@ -22,6 +22,13 @@ os.write(1, f"rank {world.rank} of {world.size} on {here}, {node.size} there\\n"
 """
 
 
+JOB = """
+data = { source = "digits" }
+model.layers = [{ kernel = "flatten" }, { kernel = "dense", features = 10 }]
+train = { batch = 32, steps = 10, optimizer = { name = "sgd", rate = 0.01 } }
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     require_slurm()
@@ -82,6 +89,30 @@ def test_the_batch_script_trains_digits_on_two_nodes(cluster, tmp_path, per_node
     assert accuracy, job.output
     assert float(accuracy[1]) >= 0.97
     assert len(list((tmp_path / "runs").iterdir())) == 1, "every rank made its own run"
+
+
+def test_a_job_that_runs_out_of_time_goes_back_to_the_queue_and_goes_on(cluster, tmp_path):
+    """Slurm's warning is sent by hand here: its own comes a minute before the end."""
+    (tmp_path / "job.toml").write_text(JOB)
+    script = ROOT / "hostfiles" / "slurm-requeue.sh"
+    arguments = ["job.toml", "--set", "train.steps=3000"]
+
+    def warn_once(number: str) -> None:
+        rows = [path.read_text() for path in tmp_path.glob("runs/*/*/metrics.jsonl")]
+        if rows and rows[0].count('"kind": "step"') > 20 and not warned:
+            warned.append(number)
+            cluster.command("scancel", "--signal=TERM", number)
+
+    warned: list[str] = []
+    job = cluster.submit(
+        script, arguments=arguments, timeout=240, cwd=tmp_path, env=user(), meanwhile=warn_once
+    )
+    assert job.state == "COMPLETED", explain(job, cluster)
+    assert warned
+    assert job.output.count("stopped by a signal after step") == 1, job.output
+    assert re.search(r"3,000 steps of 32, from step \d+ on 2 ranks on 2 nodes", job.output), job.output
+    assert "all steps done after step 3000" in job.output
+    assert len(list((tmp_path / "runs").glob("*/*"))) == 1
 
 
 def test_a_job_with_a_wrong_key_is_a_failed_job_whose_output_names_the_key(cluster, tmp_path):
