@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Protocol
 
+import numpy as np
+
 POLL_S = 50e-6  # between looks at GPU events while nothing can be launched; a kernel takes 5 us and up
 
 
@@ -239,8 +241,10 @@ class Lane:
         try:
             if self._device is not None:
                 self._device.activate()
-            while (task := self._next()) is not None:
-                self._run(task)
+            # What overflows is infinite, as IEEE 754 has it: who reads a result says so in words.
+            with np.errstate(all="ignore"):
+                while (task := self._next()) is not None:
+                    self._run(task)
         except BaseException as error:
             with self._changed:
                 self._closing = True

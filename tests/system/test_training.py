@@ -279,6 +279,7 @@ def test_training_that_diverges_says_so(ranks, job, tmp_path):
     assert len(said) == 1, result.stderr
     assert said[0].startswith("weft: the loss of small became ")
     assert "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
 
 
 def test_losses_that_are_no_numbers_from_the_start_are_not_blamed_on_the_rate(job, tmp_path):

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from weft.kernels.lane import Group, Lane, Task, gate
@@ -36,6 +37,15 @@ def test_tasks_run_after_what_they_need():
     with Lane() as lane:
         lane.submit([last, b, a])
         assert log.wait() == ["a", "b", "last"]
+
+
+def test_what_overflows_is_infinite_without_a_warning():
+    log, large = Log(), np.full(3, 3e38, np.float32)
+    with Lane() as lane:
+        square = Task("square", lambda: np.multiply(large, large, out=large))
+        lane.submit([square, log.task("last", [square])])
+        log.wait()
+    assert np.isinf(large).all()
 
 
 def test_the_urgent_go_first_and_equals_in_the_order_of_submission():
