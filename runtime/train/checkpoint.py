@@ -17,6 +17,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -246,9 +247,10 @@ def _others(path: Path) -> str:
 def _could_not_write(path: Path, snapshot: Snapshot, error: OSError) -> MachineError:
     with contextlib.suppress(OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = sum(tensor.nbytes for tensor in snapshot.tensors.values())
+            needed_kb = math.ceil(sum(tensor.nbytes for tensor in snapshot.tensors.values()) / 1000)
+            free_kb = shutil.disk_usage(path.parent).free // 1000
             return MachineError(
-                f"{path}: cannot be written: {error.strerror}; it needs {needed / 1e6:.1f} MB and "
-                f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free. Earlier checkpoints are kept"
+                f"{path}: cannot be written: {error.strerror}; it needs {needed_kb:,} kB and "
+                f"{free_kb:,} kB are free. Earlier checkpoints are kept"
             )
     return MachineError(f"{path}: cannot be written: {error.strerror or error}. Earlier checkpoints are kept")

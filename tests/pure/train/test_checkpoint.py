@@ -164,7 +164,7 @@ def test_nothing_is_lost_by_an_error_at(
         assert f"step-00000003.safetensors: cannot be written: {error.strerror}" in str(caught.value)
         assert not list(tmp_path.glob(".*")), "the unfinished file is gone"
     if error.args[:1] == (errno.ENOSPC,):
-        assert "MB are free. Earlier checkpoints are kept" in str(caught.value)
+        assert "kB are free. Earlier checkpoints are kept" in str(caught.value)
 
     newest = load(latest(tmp_path))
     assert same(newest, snapshot(newest.step))
