@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -35,9 +36,11 @@ async def evaluate(
     ranks: int,
     model: str,
     what: str,
+    tell: Callable[[str], None],
 ) -> Score | None:
     """Score all `samples`; every rank calls it at the same step and gets the same score.
 
+    Where a sample makes the loss no number, `tell` is told which.
     None if some rank could not do its part, where the model's tasks may fail alone.
     """
     parts = micro_batches(np.arange(len(samples)), micro_batch)
@@ -60,4 +63,6 @@ async def evaluate(
     await comm.allreduce(tally.array, what=what)
     if tally.failed:
         return None
+    if damage := tally.damage(samples, parts):
+        tell(f"{what}: the loss is {tally.loss}: {damage}; clean it")
     return Score(tally.loss, tally.accuracy if samples.classes is not None else None)

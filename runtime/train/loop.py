@@ -43,7 +43,7 @@ from ..exchange.tune import Settings, Tuner
 from ..work import Compute
 from .chain import Share
 from .course import schedule
-from .data import Data
+from .data import Data, Samples
 from .dealer import Dealer
 from .helping import Helper
 from .node_updates import NodeUpdates
@@ -341,7 +341,7 @@ class TrainingLoop:
         self._step_began = now
         self.stopped = self.stopped or step.tally.stop
         if not self.failed:
-            self.wrong = _wrong(self._job.name, step)
+            self.wrong = _wrong(self._job.name, step, self._data.train)
             self.failed = step.tally.failed or bool(self.wrong)
         if not self.failed:
             self._on_step(step.share, step.tally)
@@ -390,7 +390,7 @@ class TrainingLoop:
                 )
 
 
-def _wrong(name: str, step: InFlight) -> str:
+def _wrong(name: str, step: InFlight, samples: Samples) -> str:
     """What makes a step of the model `name` worthless, if no rank has failed; empty if nothing does."""
     tally, number = step.tally, step.share.step + 1
     if tally.failed and isfinite(tally.entered):
@@ -398,14 +398,16 @@ def _wrong(name: str, step: InFlight) -> str:
             f"of the {tally.micro_batches} micro-batches of step {number} of {name} {tally.entered:.0f} were"
             " computed: a mistake of Weft, which is worth a report; --resume goes on from the last checkpoint"
         )
-    if not tally.failed and not isfinite(tally.loss) and not step.share.step:
+    if tally.failed or isfinite(tally.loss):
+        return ""
+    if damage := tally.damage(samples, step.share.parts):
+        return f"the loss of {name} is {tally.loss} in step {number}: {damage}; clean it"
+    if not step.share.step:
         return (
-            f"the loss of {name} is {tally.loss} in its first step, before any update: the data or the"
-            " initial weights hold values that are not finite, or too large"
+            f"the loss of {name} is {tally.loss} in its first step, before any update: the initial"
+            " weights hold values that are not finite, or they or the data are too large"
         )
-    if not tally.failed and not isfinite(tally.loss):
-        return (
-            f"the loss of {name} became {tally.loss} in step {number}: training diverged; lower the"
-            " optimizer's rate, or set clip_norm in [train]; where no rate helps, look for NaN in the data"
-        )
-    return ""
+    return (
+        f"the loss of {name} became {tally.loss} in step {number}: training diverged; lower the"
+        " optimizer's rate, or set clip_norm in [train]"
+    )

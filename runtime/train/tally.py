@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from ...kernels.loss import count_correct
 from ..graph import Program
+from .data import Samples
+from .order import Indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,11 @@ class Tally:
     def loss(self) -> float:
         """Mean over the samples."""
         return float(self.array[: 2 * self.micro_batches : 2].sum() / self.samples)
+
+    def damage(self, samples: Samples, parts: Sequence[Indices]) -> str:
+        """Which sample of the micro-batches `parts` made the loss no number, in words; empty if none did."""
+        odd = np.flatnonzero(~np.isfinite(self.array[: 2 * self.micro_batches : 2]))
+        return next(filter(None, (samples.damage(parts[index]) for index in odd.tolist())), "")
 
     @property
     def accuracy(self) -> float:

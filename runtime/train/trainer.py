@@ -256,6 +256,7 @@ class Trainer:
             ranks=self._world.size,
             model=self._job.name,
             what=f"{self._job.name}: {split} score after step {done}",
+            tell=self._log.note,
         )
         if score is None:
             self._failed = True

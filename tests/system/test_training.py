@@ -287,11 +287,24 @@ def test_losses_that_are_no_numbers_from_the_start_are_not_blamed_on_the_rate(jo
     np.savez(tmp_path / "bad.npz", x=images, y=np.arange(200) % 10)
     result = train(2, job, "--set", "data={ source = 'npz', path = 'bad.npz' }", folder=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.count("weft: the loss of small is nan in its first step, before any") == 1, (
-        result.stderr
+    said = re.findall(
+        r"weft: the loss of small is nan in step 1: sample \d+ of \S+bad.npz\[x\] holds nan;", result.stderr
     )
+    assert len(said) == 1, result.stderr
     assert "rate" not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_test_loss_that_is_no_number_names_its_sample(job, tmp_path):
+    images = np.zeros((200, 1, 8, 8), np.float32)
+    test = images[:9].copy()
+    test[7, 0, 2] = np.inf
+    np.savez(tmp_path / "bad.npz", x=images, y=np.arange(200) % 10, tx=test, ty=np.arange(9))
+    data = "{ source = 'npz', path = 'bad.npz', test_inputs = 'tx', test_targets = 'ty' }"
+    result = train(2, job, "--set", f"data={data}", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    said = r"small: test score after step \d+: the loss is nan: sample 7 of \S+bad.npz\[tx\] holds inf; clean"
+    assert re.search(said, result.stdout), result.stdout
 
 
 def test_a_missing_data_file_leaves_no_folder(tmp_path):

@@ -19,6 +19,8 @@ from .section import Normalise
 CHUNK_BYTES = 64 << 20
 """How much of a memory-mapped array is read at once for its statistics."""
 
+FLOAT32_MAX = np.finfo(np.float32).max
+
 CLASSES_ARE = 'classes are 0, 1, …; for numbers use [model] loss = "mean_squared_error"'
 
 
@@ -53,7 +55,7 @@ def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
     parts = split(len(pair.inputs), plan.seed, plan.validation, fraction, pair.inputs_name)
     affine = _affine(pair, parts[0], plan.normalise)
     if own_test is None:
-        train, validation, test = (Rows(pair.inputs, pair.targets, rows, classes, affine) for rows in parts)
+        train, validation, test = (_rows(pair, rows, classes, affine) for rows in parts)
         return Data(train, validation, test, affine, plan.labels)
     own_test = _checked(own_test, plan)
     if classes is not None:
@@ -67,10 +69,14 @@ def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
                 f"{getattr(own_test, what + '_name')}: a sample's {what} have shape {theirs.shape[1:]}, "
                 f"but {ours.shape[1:]} in {getattr(pair, what + '_name')}; they must agree"
             )
-    train, validation = (Rows(pair.inputs, pair.targets, rows, classes, affine) for rows in parts[:2])
+    train, validation = (_rows(pair, rows, classes, affine) for rows in parts[:2])
     every = np.arange(len(own_test.inputs), dtype=np.int64)
-    test = Rows(own_test.inputs, own_test.targets, every, classes, affine)
+    test = _rows(own_test, every, classes, affine)
     return Data(train, validation, test, affine, plan.labels)
+
+
+def _rows(pair: Pair, rows: order.Indices, classes: int | None, affine: Affine) -> Rows:
+    return Rows(pair.inputs, pair.targets, rows, classes, affine, pair.inputs_name)
 
 
 def _checked(pair: Pair, plan: Plan) -> Pair:
@@ -98,6 +104,8 @@ def _checked(pair: Pair, plan: Plan) -> Pair:
     elif inputs.ndim == 1:
         inputs = inputs.reshape(-1, 1)
     if plan.regression:
+        if not max(abs(targets.min()), abs(targets.max())) <= FLOAT32_MAX:  # no copy: targets may be images
+            _require(abs(targets) <= FLOAT32_MAX, targets, pair.targets_name, "is no float32; clean it")
         return replace(pair, inputs=inputs, targets=targets.reshape(-1, 1) if targets.ndim == 1 else targets)
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
@@ -107,11 +115,17 @@ def _checked(pair: Pair, plan: Plan) -> Pair:
 def _whole_numbers(targets: AnyArray, name: str) -> AnyArray:
     if targets.dtype.kind != "f":
         return targets
-    odd = np.flatnonzero(targets != np.floor(targets))  # NaN differs from itself
+    whole = targets == np.floor(targets)  # NaN differs from itself
+    _require(whole & (abs(targets) < np.float32(1 << 31)), targets, name, f"is no class; {CLASSES_ARE}")
+    return targets.astype(np.int32)
+
+
+def _require(good: AnyArray, targets: AnyArray, name: str, what: str) -> None:
+    """Raise DataError for the first target that is not good."""
+    odd = np.flatnonzero(~good)
     if len(odd):
         sample, value = odd[0] // prod(targets.shape[1:]), targets.flat[odd[0]]
-        raise DataError(f"{name}: target {value} of sample {sample} is no class; {CLASSES_ARE}")
-    return targets.astype(np.int32)
+        raise DataError(f"{name}: target {value} of sample {sample} {what}")
 
 
 def _classes(pair: Pair) -> int:

@@ -45,6 +45,10 @@ class Samples(ABC):
     def gather(self, indices: order.Indices, inputs: AnyArray, targets: AnyArray) -> None:
         """Write samples `indices` into the first len(indices) places of both buffers."""
 
+    def damage(self, indices: order.Indices) -> str:
+        """The first of these samples whose input a float32 cannot hold, in words; empty if all are well."""
+        return ""
+
     @abstractmethod
     def content(self) -> Sequence[AnyArray]:
         """Arrays that stand for the content; `Data.digest` reads some rows of each."""
@@ -63,11 +67,18 @@ class Affine:
 
 
 class Rows(Samples):
-    """Chosen rows of a pair of arrays, which may be memory-mapped."""
+    """Chosen rows of a pair of arrays, which may be memory-mapped; `name` is what errors call the inputs."""
 
     def __init__(
-        self, inputs: AnyArray, targets: AnyArray, rows: order.Indices, classes: int | None, affine: Affine
+        self,
+        inputs: AnyArray,
+        targets: AnyArray,
+        rows: order.Indices,
+        classes: int | None,
+        affine: Affine,
+        name: str = "inputs",
     ) -> None:
+        self._name = name
         self._inputs = inputs
         self._targets = targets
         self._rows = rows
@@ -98,6 +109,17 @@ class Rows(Samples):
         if self._mean.any():
             np.subtract(into, self._mean.astype(np.float32), out=into)
         np.multiply(into, self._scale, out=into)
+
+    def damage(self, indices: order.Indices) -> str:
+        """Of the first whose input is not finite: its row in the file, and the number found there."""
+        inputs = np.empty((len(indices), *self.input_spec.shape), self.input_spec.dtype)
+        with np.errstate(all="ignore"):
+            self.gather(indices, inputs, np.empty((len(indices), *self.target_spec.shape)))
+        if not len(odd := np.argwhere(~np.isfinite(inputs))):
+            return ""
+        sample, *place = odd[0].tolist()
+        row = self._rows[indices[sample]]
+        return f"sample {row} of {self._name} holds {self._inputs[(row, *place)]}"
 
     def content(self) -> Sequence[AnyArray]:
         """Both arrays and the split."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from weft.runtime.train.data import Data, Samples, load_data
 from weft.runtime.train.data.samples import split
 from weft.runtime.train.data.section import DataSection
 from weft.runtime.train.job import load_job
+from weft.runtime.train.tally import Tally
 
 AnyArray = NDArray[Any]
 N = 40
@@ -189,6 +191,44 @@ def test_a_split_loses_and_doubles_nothing(n: int, seed: int, validation: float,
     parts = split(n, seed, validation, test, "data")
     assert sorted(np.concatenate(parts)) == list(range(n))
     assert [len(part) for part in parts[1:]] == [round(n * validation), round(n * test)]
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_the_sample_that_no_float32_holds_is_named(value: float, here: Path) -> None:
+    inputs = images("f8")
+    inputs[17, 1, 2] = value
+    np.save("x.npy", inputs)
+    data = load("npy", inputs="x.npy", targets="y.npy")
+    rows = list(data.train.content()[2])
+    first, others = rows.index(17), [index for index, row in enumerate(rows) if row != 17]
+    assert data.train.damage(np.array([others[0], first])) == f"sample 17 of x.npy holds {value}"
+    assert data.train.damage(np.array(others)) == ""
+    tally = Tally.of(3, N, N)
+    tally.enter(1, np.nan, 0)
+    parts = [np.array([first]), np.array(others), np.array([first])]
+    assert tally.damage(data.train, parts) == ""  # where the loss is a number, nobody looks
+    tally.enter(2, np.inf, 0)
+    assert tally.damage(data.train, parts) == f"sample 17 of x.npy holds {value}"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e39])
+def test_targets_that_no_float32_holds_are_refused(value: float, here: Path) -> None:
+    targets = np.zeros((N, 2))
+    targets[5, 1] = value
+    np.save("y.npy", targets)
+    with pytest.raises(
+        DataError, match=rf"y.npy: target {re.escape(str(value))} of sample 5 is no float32; clean"
+    ):
+        load("npy", "mean_squared_error", inputs="x.npy", targets="y.npy")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e9, 0.5])
+def test_numbers_that_are_no_class_are_told_as_they_are(value: float, here: Path) -> None:
+    targets = LABELS.astype(float)
+    targets[5] = value
+    np.save("y.npy", targets)
+    with pytest.raises(DataError, match=rf"y.npy: target {re.escape(str(value))} of sample 5 is no class"):
+        load("npy", inputs="x.npy", targets="y.npy")
 
 
 class TestCsv:
