@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import IO, Any
+
 import numpy as np
 
 from ...errors import DataError
 from .arrays import Pair
-from .files import locate
+from .files import locate, reading
 from .samples import AnyArray
 from .section import NpyData
 
@@ -24,7 +26,19 @@ def _pair(inputs: str, targets: str) -> Pair:
 def _map(name: str) -> AnyArray:
     path = locate(name)
     try:
+        with reading(path) as file:
+            header(file, str(path))
         array: AnyArray = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: is not a whole .npy file: {error}") from error
     return array
+
+
+def header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and dtype that .npy data begins with; DataError for Python objects."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise DataError(f"{name}: holds Python objects; save it as numbers")
+    return shape, fortran, dtype

@@ -12,21 +12,24 @@ from ...errors import DataError
 from ..section import nearest
 from .arrays import Pair
 from .files import locate, reading
+from .npy import header
 from .samples import AnyArray
 from .section import NpzData
 
 LOCAL_HEADER_BYTES = 30  # a zip member's own header, before its name and extra field
+
+ENCRYPTED = 1  # the flag of a member that wants a password
 
 
 def pairs(data: NpzData) -> tuple[Pair, Pair | None]:
     """The samples, and the test set if the job names one."""
     path = locate(data.path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading(path) as file, zipfile.ZipFile(file) as archive:
             pair = _pair(archive, path, data.inputs, data.targets)
             own_test = data.test_inputs and data.test_targets
             test = _pair(archive, path, data.test_inputs, data.test_targets) if own_test else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path}: is not a whole .npz file: {error}") from error
     return pair, test
 
@@ -41,14 +44,18 @@ def _pair(archive: zipfile.ZipFile, path: Path, inputs: str | None, targets: str
 
 
 def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
-    names = [entry.removesuffix(".npy") for entry in archive.namelist()]
-    if name not in names:
-        hint = nearest(name, names)
-        raise DataError(f"{path}: holds no array {name!r}{hint}; it holds {', '.join(names) or 'nothing'}")
-    member = archive.getinfo(f"{name}.npy")
+    members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    if name not in members:
+        hint = nearest(name, members)
+        raise DataError(f"{path}: holds no array {name!r}{hint}; it holds {', '.join(members) or 'nothing'}")
+    member = members[name]
+    if member.flag_bits & ENCRYPTED:
+        raise DataError(f"{path}: {member.filename} is encrypted; store it without a password")
     if member.compress_type == zipfile.ZIP_STORED:
         return _mapped(path, member)
     with archive.open(member) as file:
+        header(file, f"{path}: {member.filename}")
+        file.seek(0)
         array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
     return array
 
@@ -57,19 +64,13 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
     """The array of a member stored as it is: np.load would read it whole, on every rank of a node."""
     with reading(path) as file:
         file.seek(member.header_offset)
-        header = file.read(LOCAL_HEADER_BYTES)
+        local = file.read(LOCAL_HEADER_BYTES)
         name_bytes, extra_bytes = (
-            int.from_bytes(header[26:28], "little"),
-            int.from_bytes(header[28:30], "little"),
+            int.from_bytes(local[26:28], "little"),
+            int.from_bytes(local[28:30], "little"),
         )
         file.seek(name_bytes + extra_bytes, 1)
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(file)
-        if dtype.hasobject:
-            raise DataError(f"{path}: {member.filename} holds Python objects; save it as numbers")
+        shape, fortran, dtype = header(file, f"{path}: {member.filename}")
         if 0 in shape:
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")

@@ -45,9 +45,14 @@ def _file(path: Path) -> AnyArray:
 
 def _folder(folder: Path, data: TextData) -> AnyArray:
     """All files one after the other; read, for a mapping cannot join them."""
-    names = sorted(
-        found.relative_to(folder).as_posix() for found in folder.glob(data.files) if found.is_file()
-    )
+    try:
+        names = sorted(
+            found.relative_to(folder).as_posix() for found in folder.glob(data.files) if found.is_file()
+        )
+    except (ValueError, IndexError, NotImplementedError) as error:
+        raise DataError(
+            f"{folder}: [data] files = {data.files!r} is no pattern of files in it; give one like '**/*.txt'"
+        ) from error
     kept = [name for name in names if not any(_matches(name, pattern) for pattern in data.exclude)]
     if not kept:
         raise DataError(

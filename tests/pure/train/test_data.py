@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -366,10 +367,18 @@ class TestText:
             DataError, match=r"1 files match \[data\] files = '\*.csv', and exclude = \['t\*'\] leaves none"
         ):
             load("text", path=".", files="*.csv", exclude=["t*"])
+        with pytest.raises(DataError, match=r"\[data\] files = '/etc/\*' is no pattern of files in it"):
+            load("text", path=".", files="/etc/*")
 
 
 def rewrite(name: str, change: Any) -> None:
     Path(name).write_bytes(change(Path(name).read_bytes()))
+
+
+def with_a_password(archive: bytes) -> bytes:
+    """The archive, its first member marked as encrypted in the directory at the end."""
+    flags = archive.index(b"PK\1\2") + 8
+    return archive[:flags] + b"\1" + archive[flags + 1 :]
 
 
 DAMAGE = {
@@ -456,7 +465,32 @@ DAMAGE = {
     "objects in an npz file": (
         "a plain npz file",
         lambda: np.savez("plain.npz", x=np.array([{}] * N), y=LABELS),
-        r"holds Python objects|Object arrays cannot be loaded",
+        r"plain.npz: x.npy: holds Python objects; save it as numbers",
+    ),
+    "objects in a compressed npz file": (
+        "a compressed npz file",
+        lambda: np.savez_compressed("small.npz", x=np.array([{}] * N), y=LABELS),
+        r"small.npz: x.npy: holds Python objects; save it as numbers",
+    ),
+    "objects in an npy file": (
+        "a pair of npy files",
+        lambda: np.save("x.npy", np.array([{}] * N)),
+        r"x.npy: holds Python objects; save it as numbers",
+    ),
+    "an encrypted npz file": (
+        "a plain npz file",
+        lambda: rewrite("plain.npz", with_a_password),
+        r"plain.npz: x.npy is encrypted; store it without a password",
+    ),
+    "a folder for an npz file": (
+        "a plain npz file",
+        lambda: (Path("plain.npz").unlink(), Path("plain.npz").mkdir()),
+        r"plain.npz: cannot be read: Is a directory",
+    ),
+    "a folder for an npy file": (
+        "a pair of npy files",
+        lambda: (Path("x.npy").unlink(), Path("x.npy").mkdir()),
+        r"x.npy: cannot be read: Is a directory",
     ),
 }
 
@@ -466,6 +500,13 @@ def test_damage(source: str, damage: Any, expected: str, here: Path) -> None:
     damage()
     with pytest.raises(DataError, match=expected):
         load(**SOURCES[source])
+
+
+def test_arrays_of_an_npz_file_may_lack_the_suffix(here: Path) -> None:
+    with zipfile.ZipFile("bare.npz", "w") as archive:
+        archive.write("x.npy", "x")
+        archive.write("y.npy")
+    assert load("npz", path="bare.npz").digest() == load("npz", path="plain.npz").digest()
 
 
 def test_a_shape_that_does_not_fit(here: Path) -> None:
