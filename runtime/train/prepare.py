@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -126,14 +127,31 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     if found.resumed is not None:
         path, snapshot = found.resumed
         await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step}")
-    memory = await share_memory(world, job, found.graph, device)
-    replica = make_replica(job, found.graph, device, memory, world.size)
+    with _fitting(job, found.graph):
+        memory = await share_memory(world, job, found.graph, device)
+        replica = make_replica(job, found.graph, device, memory, world.size)
     if found.resumed is not None:
         checkpoint.require_tensors(path, snapshot, replica.specs())
         replica.restore(snapshot.tensors)
     if memory is not None:
         await memory.fence()  # the node's weights are there for all its ranks
     return replica, memory
+
+
+@contextmanager
+def _fitting(job: Job, graph: Graph) -> Iterator[None]:
+    """MachineError where the model and its micro-batches take more memory than there is."""
+    size = Layout.of(graph).size
+    least, there = 2 * 4 * size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        if least > there:  # found at once, before lists of a billion portions are made
+            raise MemoryError(f"weights and gradients take {least >> 30:,} GiB of {there >> 30:,}")
+        yield
+    except MemoryError as error:
+        raise MachineError(
+            f"{job.name}: {size:,} parameters and micro-batches of {job.train.micro_batch:,} do not fit into"
+            f" memory: {error}; make the layers of [model] smaller, or lower [train] micro_batch"
+        ) from error
 
 
 async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Prepared]:

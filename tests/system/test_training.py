@@ -307,6 +307,26 @@ def test_a_test_loss_that_is_no_number_names_its_sample(job, tmp_path):
     assert re.search(said, result.stdout), result.stdout
 
 
+SGD = "{ name = 'sgd', rate = 1.0 }"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "change"),
+    [
+        (1, "model.layers.5.features=10000000000000"),
+        (2, "model.layers.5.features=10000000000000"),
+        (1, f"train={{ batch = {10**12}, micro_batch = {10**12}, steps = 1, optimizer = {SGD} }}"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_said_with_its_keys(ranks, change, job, tmp_path):
+    result = train(ranks, job, "--set", change, folder=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.count("do not fit into memory: ") == 1, result.stderr
+    assert "make the layers of [model] smaller, or lower [train] micro_batch" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_missing_data_file_leaves_no_folder(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text(JOB.replace('{ source = "digits" }', '{ source = "npz", path = "missing.npz" }'))
