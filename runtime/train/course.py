@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ...kernels.schedule import Schedule
 from ..errors import JobError
 from .order import steps_per_epoch
@@ -19,13 +21,27 @@ def schedule(job: Job, samples: int) -> Schedule:
         ) from error
 
 
-def pauses(job: Job, samples: int, first_step: int) -> tuple[set[int], set[int]]:
-    """After how many steps a run evaluates, and after how many it writes a checkpoint."""
-    total = job.train.total_steps(samples)
-    unit = 1 if job.train.steps else steps_per_epoch(samples, job.train.batch)
-    every = job.train.evaluate_every * unit
-    evaluations = set(range(every, total + 1, every)) | {total}
-    checkpoints = (
-        set(range(job.checkpoint.every, total, job.checkpoint.every)) if job.checkpoint.every else set()
-    )
-    return {n for n in evaluations if n > first_step}, {n for n in checkpoints if n > first_step}
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """After how many steps a run of `total` pauses: a rule and no set, for it may have a billion of them."""
+
+    total: int
+    evaluate_every: int
+    save_every: int  # 0: only at the end
+
+    @classmethod
+    def of(cls, job: Job, samples: int) -> Pauses:
+        """As the job has it, with so many training samples."""
+        unit = 1 if job.train.steps else steps_per_epoch(samples, job.train.batch)
+        return cls(job.train.total_steps(samples), job.train.evaluate_every * unit, job.checkpoint.every)
+
+    def evaluates(self, done: int) -> bool:
+        """Whether it evaluates after `done` steps."""
+        return done == self.total or done % self.evaluate_every == 0
+
+    def saves(self, done: int) -> bool:
+        """Whether it writes a checkpoint there, beside the one at its end."""
+        return self.save_every > 0 and done < self.total and done % self.save_every == 0
+
+    def __contains__(self, done: object) -> bool:
+        return isinstance(done, int) and (self.evaluates(done) or self.saves(done))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -212,7 +212,9 @@ class TrainingLoop:
         if self._carrier is not None:
             await self._carrier.open()
 
-    async def run(self, first_step: int, boundary: Callable[[int], Awaitable[bool]], pause: set[int]) -> int:
+    async def run(
+        self, first_step: int, boundary: Callable[[int], Awaitable[bool]], pause: Container[int]
+    ) -> int:
         """Train from `first_step` (steps done so far); returns the number of steps done at the end.
 
         After each number of steps in `pause` all comes to rest and `boundary` is awaited; True ends the run.
@@ -240,7 +242,7 @@ class TrainingLoop:
         await self._compute.run([Task("rest", lambda: None, self._maker.updated)])
         await self._exchange.settled()
 
-    async def _tune(self, done: int, pause: set[int], group: asyncio.TaskGroup) -> int:
+    async def _tune(self, done: int, pause: Container[int], group: asyncio.TaskGroup) -> int:
         """Find what the job file leaves open by measuring the first steps; returns the steps done."""
         tuner = Tuner(self.settings, self._job.exchange.fixed())
         # Beside others a step's time says little about its settings.
@@ -249,7 +251,7 @@ class TrainingLoop:
         if self._job.train.deterministic:
             return done  # what is measured differs from run to run, and with it where blocks of rows end
         while (settings := tuner.next()) is not None:
-            if self.stopped or self.failed or pause & {done + 1, done + 2}:
+            if self.stopped or self.failed or done + 1 in pause or done + 2 in pause:
                 break
             await self._reconfigure(settings, group)
             await self._step(done)

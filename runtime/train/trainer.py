@@ -29,7 +29,7 @@ from ..observe.words import figure
 from ..work import Compute
 from . import checkpoint
 from .chain import Share
-from .course import pauses
+from .course import Pauses
 from .data import Samples
 from .dealer import Dealer
 from .evaluate import Score, evaluate
@@ -124,17 +124,17 @@ class Trainer:
     async def run(self) -> Result:
         """Train to the end."""
         loop = self._loop
-        evaluations, checkpoints = pauses(self._job, len(self._data.train), self._first_step)
+        pauses = Pauses.of(self._job, len(self._data.train))
 
         async def boundary(done: int) -> bool:
-            if done in evaluations and len(self._data.validation):
+            if pauses.evaluates(done) and len(self._data.validation):
                 score = await self._evaluate(self._data.validation, "validation", done)
                 self._reached = self._reached or (score is not None and reached(self._job, score))
-            if done in checkpoints and not await self._ill():
+            if pauses.saves(done) and not await self._ill():
                 await self._checkpoint(done)
             return self._reached or self._failed
 
-        done = await loop.run(self._first_step, boundary, evaluations | checkpoints)
+        done = await loop.run(self._first_step, boundary, pauses)
         if loop.wrong and self._compute.group is None:
             raise StepError(loop.wrong)
         self._failed = self._failed or loop.failed

@@ -11,6 +11,7 @@ import pytest
 from weft.kernels import optimizer, schedule
 from weft.runtime.errors import JobError
 from weft.runtime.train import optimizers
+from weft.runtime.train.course import Pauses
 from weft.runtime.train.data.section import NpyData, NpzData
 from weft.runtime.train.job import Job, load_job, load_jobs, packaged_jobs
 from weft.runtime.train.section import Section
@@ -171,6 +172,24 @@ def test_wrong(change: tuple[str, str], expected: str, tmp_path: Path) -> None:
     assert change[0] in GOOD
     found = problems(tmp_path, GOOD.replace(*change, 1))
     assert any(expected in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluations", "checkpoints"),
+    [
+        (["train.epochs=3"], [16, 32, 48], []),
+        (["train.epochs=3", "train.evaluate_every=2", "checkpoint.every=10"], [32, 48], [10, 20, 30, 40]),
+        (["train.steps=50", "train.evaluate_every=20", "checkpoint.every=25"], [20, 40, 50], [25]),
+    ],
+)
+def test_when_a_run_pauses(
+    changes: list[str], evaluations: list[int], checkpoints: list[int], tmp_path: Path
+) -> None:
+    pauses = Pauses.of(load(tmp_path, GOOD, *changes), 1000)
+    steps = range(1, pauses.total + 1)
+    assert [done for done in steps if pauses.evaluates(done)] == evaluations
+    assert [done for done in steps if pauses.saves(done)] == checkpoints
+    assert [done for done in steps if done in pauses] == sorted({*evaluations, *checkpoints})
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
