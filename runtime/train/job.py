@@ -49,7 +49,9 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
     for number, override in enumerate(overrides):
         _apply(override, number, values, origins)
     _from_folder(values.get("data"), FilePath.cwd())  # those of --set; a stored job is resumed from anywhere
-    values.setdefault("name", FilePath(label).stem)
+    if "name" not in values:
+        values["name"] = FilePath(label).stem
+        origins["name",] = (0, f"{label}: gives no name, and its own will not do")
     return validated(Job, values, origins, label)
 
 

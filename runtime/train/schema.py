@@ -55,6 +55,8 @@ class Layer(BaseModel):
 
     @model_validator(mode="after")
     def _has_the_kernels_attributes(self) -> Layer:
+        if not isinstance(name := self.attributes.get("name", ""), str):
+            raise problem(f'name = {name!r}: must be a string, in "quotes"')
         try:
             kernel(self.kernel, **{key: value for key, value in self.attributes.items() if key != "name"})
         except (ValueError, TypeError) as error:
@@ -107,6 +109,13 @@ class Target(Section):
 
     metric: Literal["accuracy", "loss"]
     value: float
+
+    @field_validator("value")
+    @classmethod
+    def _can_be_reached(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("metric") == "accuracy" and value > 1:
+            raise problem("must be at most 1: an accuracy is the share of right answers")
+        return value
 
 
 class Train(Section):
@@ -199,7 +208,9 @@ class Run(Section):
 
     folder: Name = "runs"
     trace: bool = True
-    share: Positive = 1.0  # of the compute time, among models of the same priority
+    share: Annotated[float, Field(ge=1e-6, le=1e6)] = (
+        1.0  # of the compute time, among models of the same priority
+    )
     priority: int = 0  # higher goes first; the others keep a tenth of the time
 
 

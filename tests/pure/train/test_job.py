@@ -159,6 +159,14 @@ WRONG = {
         ("epochs = 2", 'steps = 20\nschedule = { name = "cosine", warmup = 20 }'),
         "my.toml:12: [train] schedule.warmup = 20: must be less than steps (20)",
     ),
+    "a number for a layer's name": (
+        ('"flatten"', '"flatten", name = 3'),
+        'my.toml:6: [model] layers[0]: name = 3: must be a string, in "quotes"',
+    ),
+    "an accuracy that no model has": (
+        ("epochs = 2", 'epochs = 2\ntarget = { metric = "accuracy", value = 95 }'),
+        "my.toml:12: [train] target.value = 95: must be at most 1: an accuracy is the share of right answers",
+    ),
     "infinity": (("rate = 0.1", "rate = inf"), "my.toml:12: [train] optimizer.rate = inf: must be a number"),
     "text that is no TOML": (
         ("batch = 64", "batch 64"),
@@ -172,6 +180,13 @@ def test_wrong(change: tuple[str, str], expected: str, tmp_path: Path) -> None:
     assert change[0] in GOOD
     found = problems(tmp_path, GOOD.replace(*change, 1))
     assert any(expected in line for line in found), found
+
+
+def test_a_file_whose_own_name_will_not_do(tmp_path: Path) -> None:
+    (tmp_path / "my job.toml").write_text(GOOD)
+    with pytest.raises(JobError, match=r'gives no name, and its own will not do: name = "my job": names the'):
+        load_job(str(tmp_path / "my job.toml"))
+    assert load_job(str(tmp_path / "my job.toml"), ["name=mine"]).name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -407,7 +422,8 @@ def test_the_problems_of_all_jobs_are_told_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("run.share=0", "[run] share = 0: must be more than 0"),
+        ("run.share=0", "[run] share = 0: must be at least 1e-06"),
+        ("run.share=1e300", "[run] share = 1e+300: must be at most 1e+06"),
         ("run.priority=0.5", "[run] priority = 0.5: must be a whole number"),
     ],
 )
