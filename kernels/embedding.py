@@ -17,19 +17,19 @@ from .region import on_copies, on_views
 INITIAL_DEVIATION = 0.02
 
 
-def _look_up_arrays(table: Array, tokens: Array, y: Array) -> int:
-    known = (tokens >= 0) & (tokens < table.shape[0])
+def _look_up_arrays(table: Array, tokens: Array, y: Array, lowest: int) -> int:
+    known = (tokens >= lowest) & (tokens < table.shape[0])
     xp = array_module(table)
     y[...] = xp.where(known[:, None], table[xp.where(known, tokens, 0)], xp.nan)
     return -1
 
 
 @compiled(oracle=_look_up_arrays)
-def _look_up(table: Array, tokens: Array, y: Array) -> int:
+def _look_up(table: Array, tokens: Array, y: Array, lowest: int) -> int:
     """Returns the place of the first token that is no entry, or -1."""
     for row in range(tokens.size):
         token = tokens[row]
-        if token < 0 or token >= table.shape[0]:
+        if token < lowest or token >= table.shape[0]:
             return row
         for c in range(table.shape[1]):
             y[row, c] = table[token, c]
@@ -55,7 +55,8 @@ class Embedding(Kernel):
     """Integer tokens (N, …) -> the rows of a learned table (entries, width) they name, (N, …, width).
 
     A token outside 0 … entries - 1 raises ValueError; on a GPU, where a look would stall the stream, its
-    vector is NaN. `dtype` is the table's, since tokens have none to follow.
+    vector is NaN. With `from_end` tokens from -entries to -1 count from the last row. `dtype` is the table's,
+    since tokens have none to follow.
     """
 
     name: ClassVar[str] = "embedding"
@@ -64,6 +65,7 @@ class Embedding(Kernel):
     entries: int
     width: int
     dtype: str = "float32"
+    from_end: bool = False
 
     def __post_init__(self) -> None:
         if self.entries < 1 or self.width < 1:
@@ -96,13 +98,14 @@ class Embedding(Kernel):
         return Cost(0.0, 0.0, float(y.size), inputs[0].nbytes + 2.0 * y.nbytes)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
-        (tokens,) = b.inputs
-        wrong = _look_up(b.parameters[0], flat(tokens), flat(b.output).reshape(-1, b.parameters[0].shape[1]))
+        (tokens,), (table,) = b.inputs, b.parameters
+        lowest = -self.entries if self.from_end else 0
+        wrong = _look_up(table, flat(tokens), flat(b.output).reshape(-1, table.shape[1]), lowest)
         if wrong >= 0:
             where = tuple(int(i) for i in np.unravel_index(wrong, tokens.shape))
             raise ValueError(
                 f"embedding: token {tokens[where]} at {where} has no row; the {self.entries} entries are "
-                f"0 … {self.entries - 1}"
+                f"{lowest} … {self.entries - 1}"
             )
 
     def weight_gradient(self, b: Buffers, mode: Mode) -> None:

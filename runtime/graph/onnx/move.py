@@ -213,7 +213,7 @@ def gather(at: At) -> Operand:
                 "its indices are computed; Weft looks up computed tokens along axis 0 of a stored table"
             )
         table = at.weight(0, "table")
-        kernel = at.kernel(Embedding, len(table), prod(table.shape[1:]))
+        kernel = at.kernel(Embedding, len(table), prod(table.shape[1:]), from_end=True)
         y = at.add(kernel, at.plain(indices), weights=(table.reshape(len(table), -1),))
         return at.reshape(y, (*indices.shape, *table.shape[1:]))
     assert isinstance(data, Dynamic)

@@ -98,6 +98,13 @@ def test_an_operator_gives_what_numpy_does(given, weights, wanted, version):
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_computed_indices_may_count_from_the_end():
+    table, tokens = normal(5, 2, 3), np.array([[0, -1, 4], [-5, 2, -2]])
+    proto = file([node("Gather", "w x", "y")], {"x": ("n", 3)}, ["y"], {"w": table}, integers=["x"])
+    (y,) = compute(read(proto), {"x": tokens}).values()
+    np.testing.assert_array_equal(y, table[tokens])
+
+
 def test_a_batch_may_be_folded_away_for_a_product_and_come_back():
     nodes = [
         node("Reshape", "x rows", "flat"), node("Gemm", "flat m b", "h"), node("Relu", "h", "r"),

@@ -55,6 +55,17 @@ def test_a_token_without_a_row_is_named(token, dtype):
     assert np.argwhere(np.isnan(b.output).all(axis=2)).tolist() == [[2, 1]]
 
 
+@pytest.mark.parametrize("token", [-7, 6])
+def test_tokens_from_the_end(token):
+    kernel, given = Embedding(6, 3, "float64", from_end=True), np.array([[0, -1, 5, -6]])
+    b = run(kernel, allocate(kernel, given))
+    np.testing.assert_array_equal(b.output, b.parameters[0][given])
+    np.testing.assert_array_equal(b.weight_gradients[0][5], b.output_gradient[0, 1] + b.output_gradient[0, 2])
+    check_oracle(kernel, given)
+    with pytest.raises(ValueError, match=rf"token {token} at \(0,\) has no row; the 6 entries are -6 … 5"):
+        kernel.forward(allocate(kernel, np.array([token])), Mode())
+
+
 def test_position_gradients_equal_finite_differences():
     check_gradients(PositionEmbedding(), normal(3, 4, 5))
 
