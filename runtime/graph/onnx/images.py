@@ -29,10 +29,15 @@ def _padding(
     """(top, left, bottom, right), from `pads` or `auto_pad`."""
     mode = at.attributes.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
-        top, left, bottom, right = at.attributes.get("pads", [0, 0, 0, 0])
+        pads = list(at.attributes.get("pads", [0, 0, 0, 0]))
+        if len(pads) != 4:
+            at.refuse(f"pads are {pads}; images have 4: top, left, bottom, right")
+        top, left, bottom, right = pads
         return int(top), int(left), int(bottom), int(right)
     if mode == "VALID":
         return 0, 0, 0, 0
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        at.refuse(f"auto_pad is {mode!r}; ONNX has NOTSET, VALID, SAME_UPPER and SAME_LOWER")
     before, after = [], []
     for extent, size, stride, dilation in zip(image[2:], kernel, strides, dilations, strict=True):
         total = max(0, (-(-extent // stride) - 1) * stride + (size - 1) * dilation + 1 - extent)
@@ -48,6 +53,8 @@ def conv(at: At) -> Operand:
     strides = list(at.attributes.get("strides", [1, 1]))
     dilations = list(at.attributes.get("dilations", [1, 1]))
     size = list(weight.shape[2:])
+    if (given := list(at.attributes.get("kernel_shape", size))) != size:
+        at.refuse(f"kernel_shape is {given}, but its filters are {size}")
     weights = (weight, at.weight(2, "bias")) if at.given(2) else (weight,)
     kernel = at.kernel(
         Conv2d, channels=weight.shape[0], kernel_size=size, stride=strides, dilation=dilations,

@@ -79,6 +79,8 @@ def squeeze(at: At) -> Operand:
     axes = at.integers(1, "axes")
     if axes is None:
         axes = [axis for axis, extent in enumerate(x.shape) if extent == 1]
+    elif not axes:
+        at.refuse("its axes are empty, which is read as none and as all of extent 1; name them in the file")
     gone = {axis % rank for axis in axes}
     if any(x.shape[axis] != 1 for axis in gone):
         at.refuse(f"axes {axes} of {show(x.shape)} are not all of extent 1")
@@ -106,6 +108,8 @@ def transpose(at: At) -> Operand:
     x = at.moved(0)
     rank = len(x.shape)
     order = [int(axis) for axis in at.attributes.get("perm", range(rank - 1, -1, -1))]
+    if sorted(order) != list(range(rank)):
+        at.refuse(f"perm {order} does not name each of the {rank} axes of {show(x.shape)} once")
     if at.writing.batched:
         if order[0] != 0:
             at.refuse(
@@ -212,6 +216,8 @@ def gather(at: At) -> Operand:
             at.refuse(
                 "its indices are computed; Weft looks up computed tokens along axis 0 of a stored table"
             )
+        if data.array.dtype.kind != "f":
+            at.refuse(f"its table is {data.array.dtype}; Weft's are float32")
         table = at.weight(0, "table")
         kernel = at.kernel(Embedding, len(table), prod(table.shape[1:]), from_end=True)
         y = at.add(kernel, at.plain(indices), weights=(table.reshape(len(table), -1),))
@@ -220,10 +226,14 @@ def gather(at: At) -> Operand:
     x, rank = at.moved(0), len(data.shape)
     own, axis = at.axis(axis, rank), axis % rank
     at.check_fixed(indices)
-    places = [int(each) + (x.shape[axis] if each < 0 else 0) for each in indices.array.reshape(-1)]
+    extent = x.shape[axis]
+    found = [int(each) for each in indices.array.reshape(-1)]
+    if wrong := [each for each in found if not -extent <= each < extent]:
+        at.refuse(f"index {wrong[0]} lies outside of axis {axis} of {show(x.shape)}")
+    places = [each % extent for each in found]
     whole = (*x.shape[:axis], *indices.array.shape, *x.shape[axis + 1 :])
     if not places:
-        return _nothing((*x.shape[:axis], *indices.array.shape, *x.shape[axis + 1 :]))
+        return _nothing(whole)
     straight = places == list(range(places[0], places[0] + len(places)))
     kernel = (
         at.kernel(Slice, own, places[0], places[-1] + 1) if straight else at.kernel(Take, own, tuple(places))

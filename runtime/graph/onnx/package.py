@@ -38,6 +38,15 @@ def load(path: Path) -> Proto:
     return proto
 
 
+def require_known(version: int) -> None:
+    """Raise GraphError for an operator set that the package does not know."""
+    if version > (known := onnx.defs.onnx_opset_version()):
+        raise GraphError(
+            f"the file has operators of set {version}, but onnx {onnx.__version__} knows those up to {known};"
+            " install a newer onnx package, or export the file with an older set"
+        )
+
+
 def inlined(proto: Proto) -> Proto:
     """The model with functions of its own written out in place."""
     return onnx.inliner.inline_local_functions(proto) if proto.functions else proto

@@ -70,6 +70,16 @@ OPERATORS: Mapping[str, Reading] = {
 }
 """The operators that Weft computes. Where all inputs are fixed, every operator of ONNX is understood."""
 
+RANDOM = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+"""Operators that draw anew in each run: nothing that is computed while the file is read."""
+
 TAG = "weft."
 """A node's metadata property "weft.cost" (or priority, device, …) in the file is its tag of that name."""
 
@@ -94,6 +104,10 @@ def read(
     proto = package.inlined(proto)
     file = proto.graph
     version = max((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=1)
+    package.require_known(version)
+    if file.sparse_initializer:
+        name = file.sparse_initializer[0].values.name
+        raise GraphError(f"the weight {name!r} is stored as a sparse tensor; store it with all its elements")
     stored = {each.name: package.tensor(each) for each in file.initializer}
     operands: dict[str, Operand] = {name: Static(array, True) for name, array in stored.items()}
     entries = [each for each in file.input if each.name not in stored]
@@ -110,9 +124,18 @@ def read(
         inputs[each.name] = name
 
     wanted = list(outputs) or [each.name for each in file.output]
-    for number, node in _needed(file.node, wanted):
+    if not wanted:
+        raise GraphError("the file has no output; name values of it with outputs=[…]")
+    nodes = _needed(file.node, wanted)
+    read_later = {*wanted, *(name for _, node in nodes for name in node.input)} - {""}
+    for number, node in nodes:
         title = node.name or next((name for name in node.output if name), f"{node.op_type} {number}")
         results = _node(node, title, operands, version, writing)
+        for name in read_later.intersection(node.output[len(results) :]):
+            made = ", ".join(map(repr, node.output[: len(results)]))
+            raise GraphError(
+                f"node {title!r} ({node.op_type}): its output {name!r} is needed, and Weft makes only {made}"
+            )
         operands.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
 
     return _model(writing, operands, wanted, inputs, inference)
@@ -128,7 +151,8 @@ def _node(
     found = tuple(operands[name] if name else None for name in node.input)
     known = [each.array if each else None for each in found if not isinstance(each, Dynamic)]
     standard = node.domain in ("", "ai.onnx")
-    if standard and len(known) == len(found) and not package.has_subgraph(node):
+    fixed = len(known) == len(found) and node.op_type not in RANDOM and not package.has_subgraph(node)
+    if standard and fixed:
         statics = [each for each in found if isinstance(each, Static)]
         trained = any(each.trained for each in statics)
         arrays = _computed(node, title, known, version)
@@ -206,6 +230,13 @@ def _require_axes(entries: Iterable[Any], sizes: Mapping[str, int]) -> None:
 
 def _shape(entry: Any, batched: bool, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """An input's shape; an open batch is UNKNOWN_BATCH."""
+    kind = entry.type.WhichOneof("value") or "tensor_type"
+    if kind != "tensor_type":
+        raise GraphError(
+            f"the input {entry.name!r} is a {kind.removesuffix('_type')}; Weft's graphs take tensors alone"
+        )
+    if not entry.type.tensor_type.HasField("shape"):
+        raise GraphError(f"the file does not say what shape the input {entry.name!r} has; export it with one")
     shape = []
     for axis, dimension in enumerate(entry.type.tensor_type.shape.dim):
         extent = sizes.get(dimension.dim_param, dimension.dim_value)
@@ -213,11 +244,12 @@ def _shape(entry: Any, batched: bool, sizes: Mapping[str, int]) -> tuple[int, ..
             name, behind = dimension.dim_param, " behind the batch" if batched else ""
             called = f" ({name!r})" if name else ""
             way = f"by its name, as in --size {name}=128 (from Python sizes={{{name!r}: 128}})"
+            state = extent if dimension.HasField("dim_value") else "open"
             raise GraphError(
-                f"axis {axis}{called} of the input {entry.name!r} is open; Weft's graphs have fixed shapes"
+                f"axis {axis}{called} of the input {entry.name!r} is {state}; Weft's graphs have fixed shapes"
                 f"{behind}: fix it {way if name else 'in the file, for it has no name'}"
             )
-        shape.append(extent or UNKNOWN_BATCH)
+        shape.append(extent if extent > 0 else UNKNOWN_BATCH)
     if not shape and batched:
         raise GraphError(
             f"the input {entry.name!r} has no axis, so it has no batch; read the file with batched=False"

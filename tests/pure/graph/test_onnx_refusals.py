@@ -66,8 +66,60 @@ WRONG = {
     "pads of one axis": (
         one("Conv", "x w", shape=IMAGE, weights={"w": ONES((4, 2, 3, 3), "f4")}, pads=[1, 1]),
         {},
-        ["node 'y_node' (Conv): not enough values"],
+        ["node 'y_node' (Conv): pads are [1, 1]; images have 4"],
     ),
+    "a padding that ONNX does not have": (
+        one("Conv", "x w", shape=IMAGE, weights={"w": ONES((4, 2, 3, 3), "f4")}, auto_pad="SAME"),
+        {},
+        ["(Conv): auto_pad is 'SAME'; ONNX has NOTSET, VALID, SAME_UPPER and SAME_LOWER"],
+    ),
+    "filters of another size": (
+        one("Conv", "x w", shape=IMAGE, weights={"w": ONES((4, 2, 3, 3), "f4")}, kernel_shape=[5, 5]),
+        {},
+        ["(Conv): kernel_shape is [5, 5], but its filters are [3, 3]"],
+    ),
+    "an axis moved twice": (
+        one("Transpose", shape=("n", 3, 4), perm=[0, 1, 1]),
+        {},
+        ["(Transpose): perm [0, 1, 1] does not name each of the 3 axes of (N, 3, 4) once"],
+    ),
+    "squeezed axes that are none": (
+        one("Squeeze", "x a", shape=("n", 1, 4), weights={"a": np.zeros(0, np.int64)}),
+        {},
+        ["(Squeeze): its axes are empty"],
+    ),
+    "an index that is not there": (
+        one("Gather", "x i", weights={"i": np.array([1, -5])}, axis=1),
+        {},
+        ["(Gather): index -5 lies outside of axis 1 of (N, 4)"],
+    ),
+    "a table of whole numbers": (
+        one("Gather", "w x", weights={"w": np.arange(9)}, integers=["x"]),
+        {},
+        ["(Gather): its table is int64; Weft's are float32"],
+    ),
+    "numbers drawn at random": (
+        file([node("RandomNormal", "", "k", shape=[4]), node("Add", "x k", "y")], {"x": ("n", 4)}, ["y"], {}),
+        {},
+        ["node 'k_node': Weft has no kernel for the operator RandomNormal"],
+    ),
+    "the places of a pool's winners": (
+        file([node("MaxPool", "x", "y i", kernel_shape=[2, 2])], {"x": IMAGE}, ["y", "i"], {}),
+        {},
+        ["node 'y_node' (MaxPool): its output 'i' is needed, and Weft makes only 'y'"],
+    ),
+    "a dropout's mask": (
+        file([node("Dropout", "x", "d m"), node("Cast", "m", "y", to=1)], {"x": ("n", 4)}, ["y"], {}),
+        {},
+        ["node 'd_node' (Dropout): its output 'm' is needed, and Weft makes only 'd'"],
+    ),
+    "a file without an output": (
+        file([node("Relu", "x", "y")], {"x": ("n", 4)}, [], {}), {}, ["the file has no output; name"]
+    ),
+    "operators of the future": (
+        one("Relu", version=999), {}, ["operators of set 999, but onnx", "install a newer onnx package"]
+    ),
+    "an axis of extent 0": (one("Relu", shape=("n", 0)), {}, ["axis 1 of the input 'x' is 0; "]),
     "a scale that does not fit": (
         one("LayerNormalization", "x s", weights={"s": ONES(3, "f4")}), {}, ["(LayerNormalization)", "(3,)"]
     ),
@@ -243,6 +295,18 @@ DAMAGED = {
     "an input's type that is none": (
         lambda proto: setattr(proto.graph.input[0].type.tensor_type, "elem_type", 0),
         "values of type 0",
+    ),
+    "an input that is a sequence": (
+        lambda proto: proto.graph.input[0].type.sequence_type.elem_type.tensor_type.SetInParent(),
+        "the input 'x' is a sequence; Weft's graphs take tensors alone",
+    ),
+    "an input without a shape": (
+        lambda proto: proto.graph.input[0].type.tensor_type.ClearField("shape"),
+        "does not say what shape the input 'x' has",
+    ),
+    "a weight of few elements": (
+        lambda proto: setattr(proto.graph.sparse_initializer.add().values, "name", "s"),
+        "the weight 's' is stored as a sparse tensor",
     ),
     "a cost that is no number": (
         lambda proto: proto.graph.node[0].metadata_props.add(key="weft.cost", value="dear"),
