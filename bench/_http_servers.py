@@ -1,4 +1,6 @@
-"""The servers of `bench http`, whose models return their input: `python -m bench._http_servers NAME PORT`.
+"""The servers of `bench http`, whose models return their input: `python -m bench._http_servers NAME PORT R`.
+
+R is the repository of the one that is Weft's whole server; the others have their models here.
 
 They run in processes of their own, on the one core that they are given.
 """
@@ -8,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from weft.runtime.message import World, run
 from weft.runtime.serve.http import HttpServer, HttpSettings
 from weft.runtime.serve.request import InferRequest, InferResult, ModelInfo, ModelStatistics, TensorInfo
+from weft.runtime.serve.server import Server
 
 TENSORS = (TensorInfo("x", "FP32", (-1, 16)),)
 INFO = ModelInfo("noop", ("1",), "1", "none", TENSORS, TENSORS, 8, True)
@@ -29,6 +33,9 @@ class NoOp:
     def model(self, name: str, version: str = "") -> ModelInfo:
         return INFO
 
+    def datatypes(self, name: str, version: str = "") -> Mapping[str, str]:
+        return {"x": "FP32"}
+
     def statistics(self, name: str = "", version: str = "") -> Mapping[tuple[str, str], ModelStatistics]:
         return {}
 
@@ -43,8 +50,20 @@ class NoOp:
         return {}
 
 
-def weft(port: int) -> None:
-    """The HTTP front, in the loop in which rank 0 runs it."""
+def weft(port: int, models: Path) -> None:
+    """The whole server, on one rank."""
+
+    async def serve(world: World) -> None:
+        async with await Server.open(world, models) as server:
+            assert server.service is not None
+            await HttpServer(server.service, HttpSettings(port=port)).start()
+            await asyncio.Event().wait()
+
+    run(serve)
+
+
+def front(port: int, models: Path) -> None:
+    """The HTTP front alone, in the loop in which rank 0 runs it."""
 
     async def serve(world: World) -> None:
         await HttpServer(NoOp(), HttpSettings(port=port)).start()
@@ -65,7 +84,7 @@ class Echo(asyncio.Protocol):
         self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-def bare(port: int) -> None:
+def bare(port: int, models: Path) -> None:
     """A protocol on asyncio."""
 
     async def serve() -> None:
@@ -75,19 +94,19 @@ def bare(port: int) -> None:
     asyncio.run(serve())
 
 
-def litserve(port: int) -> None:
+def litserve(port: int, models: Path) -> None:
     from bench._litserve import serve
 
     serve(port)
 
 
-def mlserver(port: int) -> None:
+def mlserver(port: int, models: Path) -> None:
     from bench._mlserver import serve
 
     serve(port)
 
 
-SERVERS = {"weft": weft, "bare": bare, "litserve": litserve, "mlserver": mlserver}
+SERVERS = {"weft": weft, "front": front, "bare": bare, "litserve": litserve, "mlserver": mlserver}
 
 if __name__ == "__main__":
-    SERVERS[sys.argv[1]](int(sys.argv[2]))
+    SERVERS[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))

@@ -2,8 +2,11 @@
 
 python -m bench http
 
-requests_per_s     8 connections, each asking again as soon as it is answered: JSON with 16 numbers, both ways
-added_p50_ms       the median round trip of one connection: what HTTP adds to a model's time
+requests_per_s     8 connections, each asking again as soon as it is answered: JSON with 16 numbers, both
+                   ways, through the whole server: HTTP, dispatcher, policy, lane
+added_p50_ms       the median round trip of one connection: what serving adds to a model's time
+front_per_s, front_p50_ms
+                   the same of the HTTP front alone, with nothing behind it
 bare_per_s, bare_p50_ms
                    the same of an asyncio protocol that sends bodies back unread: the ceiling
 over_bare          requests_per_s over bare_per_s, round by round
@@ -29,8 +32,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.harness import Figure, check, interleaved, ratio
+from bench.live import nothing
 
 CONNECTIONS = 8
 NUMBERS = 16
@@ -44,11 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     cores = sorted(os.sched_getaffinity(0))
-    names = ["weft", "bare", *(peer for peer in ("litserve", "mlserver") if importlib.util.find_spec(peer))]
+    names = [
+        "weft",
+        "front",
+        "bare",
+        *(peer for peer in ("litserve", "mlserver") if importlib.util.find_spec(peer)),
+    ]
     rates: dict[str, list[float]] = defaultdict(list)
     medians: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(server(name, cores[0])) for name in names}
+        models = repository(Path(stack.enter_context(TemporaryDirectory())))
+        servers = {name: stack.enter_context(server(name, cores[0], models)) for name in names}
         os.sched_setaffinity(0, cores[-1:])
         stack.callback(os.sched_setaffinity, 0, cores)
         for name, counts in interleaved(names, args.repetitions):
@@ -68,14 +80,22 @@ def main(args: argparse.Namespace) -> dict[str, Figure]:
     return figures | {"over_bare": ratio(rates["weft"], rates["bare"])}
 
 
+def repository(folder: Path) -> Path:
+    """A folder of one model, which returns its input."""
+    model = folder / "noop" / "1" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(nothing())
+    return folder
+
+
 class Server:
     """A server's process, which sleeps except in its turn."""
 
-    def __init__(self, name: str, core: int) -> None:
+    def __init__(self, name: str, core: int, models: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port: int = free.getsockname()[1]
-        command = [sys.executable, "-m", "bench._http_servers", name, str(self._port)]
+        command = [sys.executable, "-m", "bench._http_servers", name, str(self._port), str(models)]
         self._process = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -110,8 +130,8 @@ class Server:
 
 
 @contextmanager
-def server(name: str, core: int) -> Iterator[Server]:
-    made = Server(name, core)
+def server(name: str, core: int, models: Path) -> Iterator[Server]:
+    made = Server(name, core, models)
     try:
         made.wait()
         yield made

@@ -51,6 +51,9 @@ class Fake:
         names = sorted({*self.loaded, "sleeping"})
         return [self._info(name, version) for name in names for version in VERSIONS]
 
+    def datatypes(self, name: str, version: str = "") -> Mapping[str, str]:
+        return {each.name: each.datatype for each in self.model(name, version).outputs}
+
     def model(self, name: str, version: str = "") -> ModelInfo:
         if name not in self.loaded or version not in ("", *VERSIONS):
             there = ", ".join(sorted(self.loaded))

@@ -49,6 +49,10 @@ class Served:
     leaving: bool = False
     anew: bool = False  # leaving, and another one comes in its place
     open: int = 0  # requests and batches that need it still
+    datatypes: Mapping[str, str] = field(init=False)  # of the outputs, by name
+
+    def __post_init__(self) -> None:
+        self.datatypes = {info.name: info.datatype for info in self.outputs}
 
     @classmethod
     def of(
@@ -78,15 +82,16 @@ class Served:
 
     def samples(self, request: InferRequest) -> tuple[int, list[Array]]:
         """How many samples a request has, and its arrays in the order of the inputs; WrongInput."""
-        given = dict(request.inputs)
+        given = request.inputs
         if len(self.inputs) == 1 and "" in given:  # the only input, unnamed
-            given[self.inputs[0].name] = given.pop("")
-        wanted = {info.name: info for info in self.inputs}
-        if set(given) != set(wanted):
-            raise WrongInput(f"{self.name} takes {_listed(wanted)}; the request has {_listed(given)}")
-        if unknown := set(request.outputs) - {info.name for info in self.outputs}:
-            known = _listed(info.name for info in self.outputs)
-            raise WrongInput(f"{self.name} has no output {_listed(unknown)}; it has {known}")
+            given = {self.inputs[0].name if name == "" else name: array for name, array in given.items()}
+        if len(given) != len(self.inputs) or not all(info.name in given for info in self.inputs):
+            wanted = _listed(info.name for info in self.inputs)
+            raise WrongInput(f"{self.name} takes {wanted}; the request has {_listed(given)}")
+        if unknown := [name for name in request.outputs if name not in self.datatypes]:
+            raise WrongInput(
+                f"{self.name} has no output {_listed(unknown)}; it has {_listed(self.datatypes)}"
+            )
         arrays = [given[info.name] for info in self.inputs]
         for info, array in zip(self.inputs, arrays, strict=True):
             if array.dtype != DTYPES[info.datatype] or array.shape[1:] != info.shape[1:] or not array.ndim:
@@ -163,8 +168,13 @@ class Catalog:
 
     def find(self, model: str, version: str = "") -> Served:
         """The version that a request names, or the newest; UnknownModel, or Refused while it is exchanged."""
+        loaded = self.loaded.get(model, {})
+        if len(loaded) == 1 and not version:  # as it is nearly always
+            (served,) = loaded.values()
+            if not served.leaving:
+                return served
         versions = self.versions(model)
-        for served in self.loaded.get(model, {}).values():
+        for served in loaded.values():
             if served.anew and (served.version.title == version or not (version or versions)):
                 raise Refused(Reason.NO_WORKER, f"{served.name} is just being loaded anew: ask again")
         if not versions and (reason := self.awaited.get(model)):

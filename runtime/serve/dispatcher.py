@@ -259,6 +259,8 @@ class Dispatcher:
 
     def _overdue(self, link: Link) -> bool:
         """Whether the batch that a worker is at takes far longer than any should, given to others or not."""
+        if not self._sent and not self._lost:
+            return False
         batches = itertools.chain(self._lost.values(), self._sent.values())  # a worker's in its order
         sent = next((sent for sent in batches if sent.link is link), None)
         if sent is None:

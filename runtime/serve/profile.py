@@ -201,9 +201,11 @@ class Profile:
     def _tabulate(self) -> None:
         """The line through the means, and latency by size."""
         self._line = a, c = self._fitted()
-        means = self._means
-        own = (means.get(size) or a + c * size for size in range(1, self.max_batch + 1))
-        self._latency = [0.0, *accumulate(own, max)]
+        own = [a + c * size for size in range(self.max_batch + 1)]
+        for size, mean in self._means.items():
+            own[size] = mean
+        own[0] = 0.0
+        self._latency = list(accumulate(own, max))
 
     def _fitted(self) -> tuple[float, float]:
         """Least squares of relative errors; a size counts by its results, up to ten."""

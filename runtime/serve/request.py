@@ -146,6 +146,9 @@ class Service(Protocol):
     def model(self, name: str, version: str = "") -> ModelInfo:
         """One of them, loaded; UnknownModel."""
 
+    def datatypes(self, name: str, version: str = "") -> Mapping[str, str]:
+        """The OIP datatypes of its outputs, by name; UnknownModel. Asked with every inference."""
+
     def statistics(self, name: str = "", version: str = "") -> Mapping[tuple[str, str], ModelStatistics]:
         """By (model, version); UnknownModel."""
 

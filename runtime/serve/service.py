@@ -32,6 +32,10 @@ class ModelService:
         """One of them, loaded; UnknownModel."""
         return self._loading.info(self._catalog.find(name, version))
 
+    def datatypes(self, name: str, version: str = "") -> Mapping[str, str]:
+        """Of its outputs; UnknownModel."""
+        return self._catalog.find(name, version).datatypes
+
     def statistics(self, name: str = "", version: str = "") -> Mapping[tuple[str, str], ModelStatistics]:
         """By (model, version); UnknownModel."""
         if name:

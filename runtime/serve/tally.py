@@ -47,7 +47,9 @@ class Tally:
 
     def model(self, name: str) -> ModelStatistics:
         """Of a version, by the policy's name."""
-        return self.models.setdefault(name, ModelStatistics())
+        if (found := self.models.get(name)) is None:
+            found = self.models[name] = ModelStatistics()
+        return found
 
     def refused(self, name: str, service_class: str, reason: Reason) -> None:
         """A request for this version, of this class, is not answered."""
@@ -74,7 +76,9 @@ class Tally:
         own = self.model(name)
         own.execution_count += 1
         _add(own.compute, compute_s * requests, requests)
-        _add(own.batches.setdefault(samples, Durations()), compute_s)
+        if (of_size := own.batches.get(samples)) is None:
+            of_size = own.batches[samples] = Durations()
+        _add(of_size, compute_s)
 
     def failed(self, name: str, job: Job, now_s: float) -> None:
         """Computing it failed."""
@@ -85,7 +89,9 @@ class Tally:
         return [tally.describe(name) for name, tally in self.classes.items()]
 
     def _of(self, service_class: str) -> ClassTally:
-        return self.classes.setdefault(service_class, ClassTally())
+        if (found := self.classes.get(service_class)) is None:
+            found = self.classes[service_class] = ClassTally()
+        return found
 
 
 def _add(durations: Durations, seconds: float, count: int = 1) -> None:

@@ -20,7 +20,14 @@ def test_the_bench_measures_what_it_names(tmp_path: Path):
     result = run(command, cwd=ROOT)
     assert result.returncode == 0, result
     figures = json.loads(written.read_text())["figures"]
-    assert {"requests_per_s", "added_p50_ms", "bare_per_s", "bare_p50_ms", "over_bare"} <= figures.keys()
+    assert {
+        "requests_per_s",
+        "added_p50_ms",
+        "front_per_s",
+        "bare_per_s",
+        "bare_p50_ms",
+        "over_bare",
+    } <= figures.keys()
     assert all(figure["value"] > 0 for figure in figures.values())
 
 

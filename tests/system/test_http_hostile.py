@@ -104,7 +104,7 @@ def until(condition: Any) -> None:
         pytest.param(b"GET /" + b"a" * 40_000, 431, "exceed", id="a target without end"),
         pytest.param(b"GET /v2 HTTP/1.1\r\na: " + b"b" * 40_000, 431, "exceed", id="a header without end"),
         pytest.param(post(b"{"), 400, "not JSON", id="half an object"),
-        pytest.param(post(b"[" * 50_000), 400, "nested too deeply", id="nested deeply"),
+        pytest.param(post(b"[" * 50_000), 400, "not JSON: depth", id="nested deeply"),
         pytest.param(post(BODY, "echo", f"{LENGTH}: 9999"), 400, "whole body", id="a long header"),
         pytest.param(post(BODY, "echo", f"{LENGTH}: -1"), 400, "a number", id="less than nothing"),
         pytest.param(post(BODY, "echo", "Content-Encoding: br"), 415, "known are", id="an encoding we lack"),

@@ -119,7 +119,7 @@ class Front:
             raise unavailable(
                 f"{self._infers} requests are being answered, which is the limit", Reason.QUEUE_FULL
             )
-        info = self._service.model(asked.model, asked.version)
+        datatypes = self._service.datatypes(asked.model, asked.version)
         self._infers += 1
         try:
             length, limit = _length(request.header(HEADER_LENGTH.lower())), self._settings.max_json_bytes
@@ -128,7 +128,7 @@ class Front:
             result = await self._service.infer(call.request)
         finally:
             self._infers -= 1
-        parts, header_bytes = write_answer(call, result, {each.name: each.datatype for each in info.outputs})
+        parts, header_bytes = write_answer(call, result, datatypes)
         if header_bytes is None:
             return HttpResponse(200, parts)
         return HttpResponse(200, parts, BINARY, {HEADER_LENGTH: str(header_bytes)})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import orjson
 
 from .problem import Problem
 
@@ -13,12 +14,9 @@ JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 
 
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # json.dumps makes one a call: 3 us
-
-
 def encode(content: Any) -> bytes:
-    """JSON's bytes."""
-    return _ENCODER.encode(content).encode()
+    """JSON's bytes; an array is a list of its numbers."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ is null is not there: so clients in many languages write what they have no value
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final
+
+import orjson
 
 from ..request import Array, InferRequest, Qos
 from .datatypes import DTYPES
@@ -68,11 +69,14 @@ def read_json_object(raw: bytes, max_json_bytes: int) -> dict[str, Any]:
             413, f"{len(raw)} bytes of JSON: the limit is {max_json_bytes}; send tensors as binary data"
         )
     try:
-        content = _DECODER.decode(str(raw, "utf-8")) if raw else {}
-    except RecursionError:
-        raise wrong("the JSON is nested too deeply") from None
+        content = orjson.loads(raw) if raw else {}
     except ValueError as error:
-        raise wrong(f"the body is not JSON: {error}") from None
+        hint = (
+            "; JSON has no NaN and no Infinity, binary data has"
+            if b"NaN" in raw or b"Infinity" in raw
+            else ""
+        )
+        raise wrong(f"the body is not JSON: {error}{hint}") from None
     if not isinstance(content, dict):
         raise wrong(f"the body is a JSON {type(content).__name__}, not an object")
     return content
@@ -235,10 +239,3 @@ def _kind(value: Any) -> str:
     """A value in an error message, if it is short enough to be one."""
     words = repr(value) if isinstance(value, bool | int | float) else ""
     return words if words and len(words) < 40 else type(value).__name__
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"JSON has no {word}; binary data has")
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)

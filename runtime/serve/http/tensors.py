@@ -48,7 +48,7 @@ def read_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arra
                 array = from_bfloat16_bits(bfloat16_bits(array))
     except (OverflowError, UnicodeEncodeError, ValueError) as error:
         raise WrongInput(f"input {name!r}: data does not fit {datatype} {list(shape)}: {error}") from None
-    if dtype.kind == "f" and not np.isfinite(array).all():
+    if dtype.kind == "f" and not _finite(array):
         raise WrongInput(f"input {name!r}: data holds a number beyond {datatype}")
     return array
 
@@ -73,8 +73,8 @@ def read_binary(name: str, datatype: str, shape: Sequence[int], raw: memoryview)
     return _shaped(name, array, shape)
 
 
-def write_json(name: str, datatype: str, array: Array) -> list[Any]:
-    """Flat, as the protocol's own examples have it."""
+def write_json(name: str, datatype: str, array: Array) -> list[str] | Array:
+    """Flat, as the protocol's own examples have it: what messages.py writes as a list."""
     if datatype == BYTES:
         try:
             return [_bytes(element).decode() for element in array.flat]
@@ -82,12 +82,11 @@ def write_json(name: str, datatype: str, array: Array) -> list[Any]:
             raise WrongInput(
                 f"output {name!r} is not UTF-8, as JSON's text is: ask for it as binary data"
             ) from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not _finite(array):
         raise WrongInput(
             f"output {name!r} holds NaN or an infinity, which JSON lacks: ask for it as binary data"
         )
-    values: list[Any] = array.ravel().tolist()
-    return values
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).ravel()
 
 
 def write_binary(datatype: str, array: Array) -> bytes:
@@ -141,6 +140,11 @@ def _objects(elements: list[bytes]) -> Array:
     array: Array = np.empty(len(elements), object)
     array[:] = elements
     return array
+
+
+def _finite(array: Array) -> bool:
+    """Whether all are numbers; of few ones `all()` takes 2 us longer, in Python."""
+    return bool(np.logical_and.reduce(np.isfinite(array), axis=None))
 
 
 def _shaped(name: str, array: Array, shape: Sequence[int]) -> Array:

@@ -134,6 +134,8 @@ class Policy(ABC):
 
     def next(self, now_s: float) -> Batch | float:
         """The next batch to send, now; or the time at which to ask again unless something happens before."""
+        if not any(self.queued.values()):
+            return inf
         ask_s = self.expire(now_s)  # also where nobody is free to look at what waits
         for resource in self.resources.values():
             if not resource.up:
