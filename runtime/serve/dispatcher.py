@@ -329,6 +329,7 @@ class Dispatcher:
                     "per_s": profile.per_s(size), "error": profile.error,
                 }
                 for (resource, model), profile in self.policy.profiles.items()
+                if resource in self._links  # others are known from a server with more ranks
                 for size in profile.sizes
             ],
         }  # fmt: skip

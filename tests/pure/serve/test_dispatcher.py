@@ -232,3 +232,12 @@ def test_a_batch_that_hangs_makes_its_worker_unfit():
         await asyncio.gather(asked, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_profiles_of_ranks_that_are_not_here_are_not_told_of():
+    async def main() -> None:
+        made = dispatcher(Fake(0, 1e-3))
+        made.policy.profiles.of("rank 7 cpu", "double/1", 32).measured(1, 1e-3, 0.0)
+        assert {each["resource"] for each in made.status()["profiles"]} == {Fake(0, 1e-3).resource}
+
+    asyncio.run(main())
