@@ -86,8 +86,9 @@ class Pair:
         self.idle_s = args.idle
         self.large_out = np.random.default_rng(0).integers(0, 256, args.megabytes * 10**6, np.uint8)
         self.large_in = np.zeros_like(self.large_out)
-        # Blocking calls on a communicator of their own, as a program without Weft would make them.
-        self.raw = MPI.COMM_WORLD.Dup()
+        # Blocking calls on a communicator of their own, as a program without Weft would make them. Further
+        # ranks wait at the end: nothing here may need them.
+        self.raw = MPI.COMM_WORLD.Create_group(MPI.COMM_WORLD.group.Incl([0, 1]))
 
     async def open(self) -> None:
         self.channel = await self.world.channel("pingpong")
