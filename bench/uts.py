@@ -173,7 +173,7 @@ def main(args: argparse.Namespace) -> dict[str, Figure]:
 async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     """One rank's part of the bench."""
     tree = chosen(args)
-    rates: dict[str, list[float]] = {"pool": [], "ceiling": []}
+    rates: dict[str, list[float]] = {"ceiling": [], "pool": []}  # whose counts come first
     search = Search(tree, args.grain)
     counts, expected, done, busiest = (0, 0, 0), (0, 0, 0), (0, 0, 0), 0
     functions = {"visit": search.visit}
@@ -203,7 +203,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 busiest = await over(world, search.nodes, "max")
                 steals, ran, far = tally.steals, tally.ran, tally.far
                 done = await over(world, steals), await over(world, ran), await over(world, far)
-        check(counts == expected, f"nodes, leaves and depth are {counts}, not {expected}")
+                check(counts == expected, f"nodes, leaves and depth are {counts}, not {expected}")
     return {
         "rate_over_ceiling": ratio(rates["pool"], rates["ceiling"]),
         **{name: Figure.of([n], "") for name, n in zip(("nodes", "leaves", "depth"), counts, strict=True)},
