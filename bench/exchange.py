@@ -10,7 +10,7 @@ flat_sgd_1mb_ms, shared_..._ms     the times
 flat_sgd_mib, shared_..._mib       memory of all ranks of the node together
 
 Both ways are the trainer's own, with the same fused update; only the kernels that compute gradients are left
-out. Every rank checks the result of every turn against NumPy.
+out. Every rank checks the result of every round against NumPy.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ async def figures(world: World, args: argparse.Namespace) -> dict[str, Figure]:
         bench = await Bench.make(world, compute, Network.of(args.megabytes * MB), sizes)
         world.selector.computing = lambda: compute.busy
         for name, counts in interleaved(list(by_name), args.repetitions):
-            seconds = [await bench.round(by_name[name]) for _ in range(args.rounds)]
-            bench.check(by_name[name])
+            seconds = []
+            for _ in range(args.rounds):
+                seconds.append(await bench.round(by_name[name]))
+                bench.check(by_name[name])
             if counts:
                 samples[name].append(mean(seconds))
         world.selector.computing = lambda: False

@@ -32,6 +32,24 @@ if bench.__main__.launched_rank() == 1:
 raise SystemExit(bench.__main__.main({EXCHANGE!r}))
 """
 
+# Loses the weights of the first of each repetition's rounds.
+ONCE = f"""
+import bench.__main__, bench.exchange
+
+turn, rounds = bench.exchange.Bench.round, 0
+
+async def lose(self, candidate):
+    global rounds
+    rounds += 1
+    seconds = await turn(self, candidate)
+    if rounds % 2:
+        self._flats[candidate.way].parameters[:] = 0
+    return seconds
+
+bench.exchange.Bench.round = lose
+raise SystemExit(bench.__main__.main({[*EXCHANGE[:-1], "2"]!r}))
+"""
+
 # Sums everything but the last element.
 CARELESS = f"""
 import bench.__main__
@@ -112,6 +130,7 @@ def test_portions_are_compared_on_hosts_of_their_own(tmp_path):
     ("program", "wrong"),
     [
         pytest.param(FORGETFUL, "a weight is wrong", id="a weight that was not updated"),
+        pytest.param(ONCE, "a weight is wrong", id="weights that the first of two rounds lost"),
         pytest.param(CARELESS, "a sum is wrong", id="an element that was not summed"),
     ],
 )
