@@ -94,8 +94,12 @@ def test_both_ways_inside_a_node_are_compared_by_time_and_memory(tmp_path):
     assert result.returncode == 0, result
     figures = {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
     for optimizer, states in (("sgd", 0), ("adam", 2)):
-        for name in ("flat_over_shared", "best_flat_over_best_shared", "blocking_over_shared"):
-            assert figures[f"{name}_{optimizer}"] > 0
+        flat = [
+            figures[f"{name}_{optimizer}"] for name in ("best_flat_over_best_shared", "blocking_over_shared")
+        ]
+        assert figures[f"flat_over_shared_{optimizer}"] == min(flat)
+        # There is one size.
+        assert figures[f"default_flat_over_shared_{optimizer}"] == flat[0] > 0
         assert figures[f"flat_{optimizer}_mib"] == 2 * 4 * (2 + states)
         assert figures[f"shared_{optimizer}_mib"] == 2 * 4 + 4 * (1 + states)
 
