@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import Any
 
 from bench._steps import RATE, Sizes, Turn
+from bench._sums import Sums
 
 DEFAULT_MB = 25
 TIMEOUT_S = 300.0  # a step at 100 Mbit/s takes 3 s
@@ -165,14 +166,18 @@ class Trainer:
 
     def _wire(self, order: dict[str, Any]) -> Turn:
         """All-reduce of as many bytes, blocking, in one piece."""
-        gradient = self._torch.ones(self._sizes.parameters)
-        self._dist.barrier()
-        start = time.perf_counter()
+        gradient = self._torch.zeros(self._sizes.parameters)
+        sums = Sums(self._dist.get_rank(), self._sizes.ranks, [gradient.numpy()])
+        seconds = 0.0
         for step in range(order["steps"]):
-            if step == order["warm"]:
-                start = time.perf_counter()
+            sums.fill()
+            self._dist.barrier()
+            start = time.perf_counter()
             self._dist.all_reduce(gradient)
-        return Turn((time.perf_counter() - start) / (order["steps"] - order["warm"]))
+            if step >= order["warm"]:
+                seconds += time.perf_counter() - start
+        sums.check("an all-reduce of gloo")
+        return Turn(seconds / (order["steps"] - order["warm"]))
 
 
 def main() -> None:

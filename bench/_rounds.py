@@ -21,7 +21,6 @@ Floats = NDArray[np.float32]
 MB = 1 << 20
 WIDTH = 1024
 LAYER_BYTES = 4 * WIDTH**2
-LARGEST = 8  # gradients are whole numbers from -8 to 7: sums are exact, in whatever order they are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +69,6 @@ async def communicating(exchange: Exchange) -> AsyncIterator[Exchange]:
         group.create_task(exchange.run())
         yield exchange
         exchange.end()
-
-
-def gradient(rank: int, size: int) -> Floats:
-    """A rank's gradient, known to all."""
-    random = np.random.default_rng(rank)
-    return random.integers(-LARGEST, LARGEST, size, np.int8).astype(np.float32)
-
-
-def total(ranks: int, size: int) -> Floats:
-    """The sum of all ranks' gradients, by NumPy."""
-    found = np.zeros(size, np.float32)
-    for rank in range(ranks):
-        found += gradient(rank, size)
-    return found
 
 
 def difference(got: Floats, expected: Floats) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench._steps import Floats, Sizes, Turn, rate
+from bench._sums import Sums
 from bench.harness import check
 from weft.kernels.device import Device
 from weft.runtime.exchange import cut, rows_of
@@ -170,12 +171,14 @@ async def wire(model: Model, settings: Settings, steps: int, warm: int) -> Turn:
     """The portions of a gradient one after the other, `credit` at once, all ready, with nothing computing."""
     slices = model.slices(settings)
     peers = model.wire if model.memory is None else model.memory.peers
-    start = 0.0
+    if peers is None:
+        return Turn(0.0)
+    sums = Sums(peers.rank, peers.size, slices)
+    seconds = 0.0
     for step in range(steps):
-        if step == warm:
-            start = time.perf_counter()
-        if peers is None:
-            continue
+        sums.fill()
+        await peers.barrier()
+        start = time.perf_counter()
         under_way: list[Awaitable[None]] = []
         for array in slices:
             if len(under_way) == settings.credit:
@@ -183,20 +186,29 @@ async def wire(model: Model, settings: Settings, steps: int, warm: int) -> Turn:
             under_way.append(peers.allreduce(array))
         for sent in under_way:
             await sent
-    return Turn((time.perf_counter() - start) / (steps - warm))
+        if step >= warm:
+            seconds += time.perf_counter() - start
+    sums.check("portions alone")
+    return Turn(seconds / (steps - warm))
 
 
 def wire_blocking(model: Model, settings: Settings, steps: int, warm: int) -> Turn:
     """As many bytes in one blocking all-reduce."""
     peers = model.wire if model.memory is None else model.memory.peers
+    if peers is None:
+        return Turn(0.0)
     whole = np.zeros(sum(array.size for array in model.slices(settings)), np.float32)
-    start = 0.0
+    sums = Sums(peers.rank, peers.size, [whole])
+    seconds = 0.0
     for step in range(steps):
-        if step == warm:
-            start = time.perf_counter()
-        if peers is not None:
-            peers.mpi.Allreduce(MPI.IN_PLACE, whole)
-    return Turn((time.perf_counter() - start) / (steps - warm))
+        sums.fill()
+        peers.mpi.Barrier()
+        start = time.perf_counter()
+        peers.mpi.Allreduce(MPI.IN_PLACE, whole)
+        if step >= warm:
+            seconds += time.perf_counter() - start
+    sums.check("a blocking all-reduce")
+    return Turn(seconds / (steps - warm))
 
 
 def digest(replica: Replica) -> str:

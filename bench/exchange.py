@@ -27,7 +27,8 @@ from statistics import mean, median
 
 import numpy as np
 
-from bench._rounds import MB, Floats, Network, communicating, difference, gradient, total
+from bench._rounds import MB, Floats, Network, communicating, difference
+from bench._sums import gradient, total
 from bench.harness import Figure, check, interleaved, ratio
 from weft.kernels.blas import limit_threads
 from weft.kernels.device import Device

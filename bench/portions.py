@@ -19,7 +19,8 @@ from collections import defaultdict
 import numpy as np
 
 from bench._rig import link_bytes
-from bench._rounds import MB, Floats, Network, communicating, gradient, total
+from bench._rounds import MB, Floats, Network, communicating
+from bench._sums import gradient, total
 from bench.harness import Figure, check, interleaved, ratio
 from bench.hosts import Hosts
 from weft.kernels.blas import limit_threads

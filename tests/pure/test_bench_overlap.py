@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from bench._core import Use
 from bench._idle import causes
 from bench._steps import Sizes, check_losses, reference, widths
+from bench._sums import Sums
 from bench.harness import WrongResultError
 from weft.runtime.observe.trace import COMPUTE, WIRE, Span
 
@@ -109,6 +111,18 @@ def test_a_loss_that_is_off_is_a_wrong_result():
         check_losses("weft", [2.0, 1.01], [2.0, 1.0])
     with pytest.raises(WrongResultError):
         check_losses("weft", [], [2.0])
+
+
+def test_a_sum_that_is_off_is_a_wrong_result():
+    arrays = [[np.empty(size, np.float32) for size in (5, 3)] for _ in range(3)]
+    sums = [Sums(rank, 3, own) for rank, own in enumerate(arrays)]
+    for each in sums:
+        each.fill()
+    for parts in zip(*arrays, strict=True):
+        parts[0][:] = np.sum(parts, axis=0)
+    sums[0].check("portions")
+    with pytest.raises(WrongResultError, match="portions: a sum is wrong"):
+        sums[1].check("portions")
 
 
 def test_what_neither_the_processes_nor_the_network_used_others_did():

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from bench._rounds import MB, Network, gradient, total
+from bench._rounds import MB, Network
+from bench._sums import gradient, total
 from bench.exchange import RATE, adam_step
 from bench.network import missing
 from tests.launch import ROOT, mpiexec, requires, run
