@@ -7,14 +7,15 @@ made by the loops of `weft train a.toml b.toml`, in its order and with equal sha
 model makes so many more steps that both end at about the same time.
 
 The limit is the longer of two sums over both models, of the same round: what their steps take to compute with
-nothing sent, and what their gradients take to travel with nothing computed.
+nothing sent, and what their gradients take to travel with nothing computed, in portions or in one blocking
+all-reduce, whichever is faster.
     makespan_over_limit     both at once, from rest to rest: until the last weight of the last step is updated
     sequential_over_limit   one after the other, each alone, with settings tuned for it
     sequential_over_makespan
 
 Seconds, on the slowest rank:
     makespan_s, sequential_s
-    compute_s, wire_s       the two sums
+    compute_s, wire_s, wire_blocking_s      the sums
 
 Where the makespan goes, on rank 0:
     lane_busy_s             a kernel runs; while none does:
@@ -27,8 +28,8 @@ Where the makespan goes, on rank 0:
     lane_cpu_s, loop_cpu_s  CPU time of both threads
 
 The weights of each model are the same on all ranks, and to the bit those of the model trained alone with the
-same settings; losses are those of NumPy; every host's link has moved the gradients' bytes: or there are no
-figures. Turns that others disturbed are repeated, as in bench overlap.
+same settings; losses and sums are those of NumPy; every host's link has moved the gradients' bytes: or there
+are no figures. Turns that others disturbed are repeated, as in bench overlap.
 """
 
 from __future__ import annotations
@@ -178,6 +179,9 @@ class Bench:
                 f"wire {model.name}": Candidate(
                     partial(_weft.wire, model, training.settings, steps, WARM), nbytes
                 ),
+                f"wire_blocking {model.name}": Candidate(
+                    at_once(partial(_weft.wire_blocking, model, training.settings, steps, WARM)), nbytes
+                ),
             }
         nbytes = sum(m.sizes.nbytes * count for m, count in zip(self._models, self._counts, strict=True))
         both = Candidate(partial(self._together.turn, self._counts), nbytes, all_losses)
@@ -195,15 +199,16 @@ class Bench:
 
         makespan = self._samples["makespan"]
         sequential = total("alone", [1] * len(self._models))
-        compute, wire = total("compute", self._counts), total("wire", self._counts)
-        limit = [max(pair) for pair in zip(compute, wire, strict=True)]
+        compute, wire, blocking = (total(part, self._counts) for part in ("compute", "wire", "wire_blocking"))
+        limit = list(map(max, compute, map(min, wire, blocking)))
         found = {
             "makespan_over_limit": ratio(makespan, limit),
             "sequential_over_limit": ratio(sequential, limit),
             "sequential_over_makespan": ratio(sequential, makespan),
         }
-        sums = {"makespan": makespan, "sequential": sequential, "compute": compute, "wire": wire}
-        found |= {f"{name}_s": Figure.of(times, "s") for name, times in {**sums, **self._spent}.items()}
+        sums = {"makespan": makespan, "sequential": sequential, "compute": compute}
+        sums |= {"wire": wire, "wire_blocking": blocking, **self._spent}
+        found |= {f"{name}_s": Figure.of(times, "s") for name, times in sums.items()}
         for name, times in self._samples.items():
             if name.startswith(("compute", "wire")):
                 found[f"{name.replace(' ', '_')}_ms"] = Figure.of(times, "ms", 1e3)

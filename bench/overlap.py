@@ -5,10 +5,11 @@ python -m bench overlap --rate 1gbit --batch 512 --layers 8 --width 1024 --hosts
 A network of dense layers without bias, ReLU between them, float32, SGD; `--batch` samples a rank, one rank a
 core, one thread of BLAS. Weft's steps are made by the loop of `weft train`, which tunes itself in the first.
 The hosts are network namespaces (python -m bench.hosts --help); a host that moved too few bytes over its link
-in any turn makes the result wrong, and so do losses that are not those of NumPy, and weights that differ
-between ranks.
+in any turn makes the result wrong, and so do losses and sums that are not those of NumPy, and weights that
+differ between ranks.
 
-Over the limit, the longer of compute_ms and wire_ms of the same round:
+Over the limit, the longer of compute_ms and the wire of the same round, by the faster of wire_ms and
+wire_blocking_ms:
     step_over_limit         Weft
     ddp_best_over_limit     DDP over gloo with the bucket size that is fastest here
     ddp_default_over_limit  DDP with its default buckets, 25 MB
@@ -217,7 +218,8 @@ class Bench:
 
     def _figures(self) -> dict[str, Figure]:
         samples, settings = self._samples, self._weft.settings
-        limit = [max(pair) for pair in zip(samples["compute"], samples["wire"], strict=True)]
+        wire = map(min, samples["wire"], samples["wire_blocking"])
+        limit = list(map(max, samples["compute"], wire))
         ours = ("step", "first_come", "clipped", "blocking")
         found = {f"{name}_over_limit": ratio(samples[name], limit) for name in ours}
         if self._buckets:
