@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def launched_rank() -> int:
         if variable in os.environ:
             return int(os.environ[variable])
     return 0
+
+
+def installed(bench: str, peers: Mapping[str, str]) -> list[str]:
+    """Those of `peers`, names and modules, that can be imported; rank 0 says which are left out."""
+    found = [name for name, module in peers.items() if find_spec(module) is not None]
+    if (lacking := [name for name in peers if name not in found]) and launched_rank() == 0:
+        print(f"{bench}: not installed, so left out: {', '.join(lacking)}", file=sys.stderr, flush=True)
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -56,7 +56,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -65,7 +64,7 @@ from bench._fair import Candidate, Judge, at_once
 from bench._steps import CHECKED_STEPS, Sizes, Turn, check_losses, reference, widths
 from bench._training import Trained, Training
 from bench._weft import Fixed, Model
-from bench.harness import Figure, interleaved, ratio
+from bench.harness import Figure, installed, interleaved, ratio
 from weft.kernels.blas import limit_threads
 from weft.runtime.errors import Mistake
 from weft.runtime.exchange.plan import RULES
@@ -109,7 +108,7 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     sizes = Sizes(widths(args.layers, args.width, args.skew), args.batch, world.size)
     async with AsyncExitStack() as stack:
         peer = None
-        if find_spec("torch") is not None and not args.no_ddp:
+        if not args.no_ddp and installed("overlap", {"PyTorch": "torch"}):
             peer = stack.enter_context(await start_peer(world, sizes))
         fixed = Fixed(args.portion, args.credit, args.rule)
         model = Model(world, sizes, fixed)

@@ -11,7 +11,7 @@ import pytest
 
 import bench
 from bench import __main__ as command
-from bench.harness import Figure, WrongResultError, check, interleaved, measure, ratio, timed
+from bench.harness import Figure, WrongResultError, check, installed, interleaved, measure, ratio, timed
 from tests.launch import ROOT, run
 
 
@@ -49,6 +49,13 @@ def test_timed_averages_over_the_calls_it_makes():
     made: list[int] = []
     assert timed(lambda: made.append(1), calls=5)() >= 0
     assert len(made) == 5
+
+
+def test_peers_that_are_not_installed_are_named(capsys):
+    assert installed("sample", {"NumPy": "numpy", "Nothing": "no_such_module"}) == ["NumPy"]
+    assert capsys.readouterr().err == "sample: not installed, so left out: Nothing\n"
+    assert installed("sample", {"NumPy": "numpy"}) == ["NumPy"]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture
