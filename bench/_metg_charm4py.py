@@ -19,7 +19,7 @@ from charm4py import Channel, Chare, Future, Group, Reducer, charm, coro
 from bench._metg_peers import Outputs, point, sweeps
 from bench.metg import neighbours, plain
 
-KERNELS_S = tuple(4e-6 * 4**n for n in range(8))  # 4 us to 66 ms
+KERNELS_S = tuple(4e-6 * 2**n for n in range(15))  # 4 us to 66 ms
 
 
 class Place(Chare):  # type: ignore[misc]

@@ -9,9 +9,10 @@ trivial_us, stencil_us   METG: the length of a task's kernel where half of the p
                          over tasks, as Task Bench plots it, is twice that.)
 overhead_us              what a trivial task costs beyond its kernel, at the smallest kernel
 dask_, ray_, charm4py_   the same of a peer, where it is installed: processes as many as ranks (one more for
-                         charm4py's pool, which only schedules)
+                         charm4py's pool, which only schedules), with --peer-steps
+short_trivial_us, short_stencil_us      the same of Weft with as few steps as peers take
 charm4py_chares_us       the stencil without a pool: chares that are placed by hand, and channels
-..._over_weft            the peer's METG over ours
+..._over_weft            the peer's METG over that of Weft with as few steps
 
 `--steps` times as many tasks as ranks; of the trivial graph none needs another, in the stencil each needs its
 neighbours (and itself) one step before. A kernel is a loop of so many turns. Every output carries (step,
@@ -36,14 +37,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.harness import Figure, check
+from bench.harness import Figure, check, installed, launched_rank
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
 from weft.runtime.work.pool.parcel import Result
 
 KERNELS_S = tuple(1e-6 * 2**n for n in range(12))  # 1 us to 2 ms
 GRAPHS = ("trivial", "stencil")
-PEERS = ("dask", "ray", "charm4py")
+PEERS = {"dask": "distributed", "ray": "ray", "charm4py": "charm4py"}
+"""Names and modules."""
+
 PEER_S = 300.0  # after which a peer is taken to hang
 
 
@@ -51,14 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", type=int, default=1000, metavar="N", help="(1000)")
     add("--repetitions", type=int, default=3, metavar="N")
-    add("--peers", default="", metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
+    add("--peers", type=known, default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
     add("--peer-steps", type=int, default=100, metavar="N", help="for peers, which are slower (100)")
 
 
+def known(text: str) -> tuple[str, ...]:
+    """The peers named."""
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in PEERS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PEERS)}")
+    return names
+
+
 def main(args: argparse.Namespace) -> dict[str, Figure]:
+    args.peers = installed("metg", {name: PEERS[name] for name in args.peers})
     found = run(partial(measure, args)) or {}
-    for peer in args.peers.split(",") if args.peers and found else ():
-        found |= peer_figures(peer, found, args)
+    if launched_rank() == 0:  # the other ranks have ended: the cores are the peers'
+        for peer in args.peers:
+            found |= peer_figures(peer, found, args)
     return found
 
 
@@ -113,11 +126,14 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     turn = np.array([turn_s()])
     await world.allreduce(turn, "min")
     width = world.size
-    found: dict[str, list[float]] = {graph: [] for graph in GRAPHS}
+    graphs = {graph: (graph, args.steps) for graph in GRAPHS}
+    if args.peers:
+        graphs |= {f"short_{graph}": (graph, args.peer_steps) for graph in GRAPHS}
+    found: dict[str, list[float]] = {name: [] for name in graphs}
     overheads: list[float] = []
     async with await Pool.open(world, {"point": point}) as pool:
 
-        async def seconds(graph: str, turns: int, kernel_s: float) -> float:
+        async def seconds(graph: str, steps: int, turns: int, kernel_s: float) -> float:
             walls: list[float] = []
 
             async def ask() -> None:
@@ -127,9 +143,9 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                         pool.submit("point", [turns, step, place, width], needs=(), seconds=kernel_s)
                         for place in range(width)
                     ]
-                    for step in range(args.steps if graph == "trivial" else 1)
+                    for step in range(steps if graph == "trivial" else 1)
                 ]
-                for step in range(len(rows), args.steps):
+                for step in range(len(rows), steps):
                     rows.append(
                         [
                             pool.submit(
@@ -156,21 +172,21 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
             return float(wall[0])
 
         for number in range(args.repetitions + 1):
-            for graph in GRAPHS:
+            for name, (graph, steps) in graphs.items():
                 rates: list[tuple[float, float]] = []
                 for kernel_s in KERNELS_S:
                     turns = max(1, round(kernel_s / turn[0]))
-                    plain_s = await alone(world, turns, args.steps)
-                    efficiency = plain_s / await seconds(graph, turns, kernel_s)
+                    plain_s = await alone(world, turns, steps)
+                    efficiency = plain_s / await seconds(graph, steps, turns, kernel_s)
                     rates.append((efficiency, kernel_s))
                     if efficiency > 0.6:
                         break
                 if number:  # the first warms up
-                    found[graph].append(metg(rates))
-                    if graph == "trivial":
+                    found[name].append(metg(rates))
+                    if name == "trivial":
                         overheads.append(rates[0][1] / rates[0][0] - rates[0][1])
     return {
-        **{f"{graph}_us": Figure.of(each, "us", 1e6) for graph, each in found.items()},
+        **{f"{name}_us": Figure.of(each, "us", 1e6) for name, each in found.items()},
         "overhead_us": Figure.of(overheads, "us", 1e6),
     }
 
@@ -186,7 +202,7 @@ def metg(rates: Sequence[tuple[float, float]]) -> float:
 
 
 def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -> dict[str, Figure]:
-    """A peer's figures, from processes of its own; none where it is not installed."""
+    """A peer's figures, from processes of its own. They may use all cores: launchers bind a rank to one."""
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -201,6 +217,7 @@ def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
     ) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:
@@ -209,16 +226,11 @@ def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -
             signal.signal(signal.SIGTERM, before)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
-    if process.returncode == 3:
-        print(f"metg: {peer} is not installed", file=sys.stderr)
-        return {}
     check(process.returncode == 0, f"{peer}: {errors[-2000:]}")
     figures: dict[str, Figure] = {}
     for graph, lengths in json.loads(output.splitlines()[-1]).items():
-        over_weft = [
-            length / (ours["stencil_us" if graph == "chares" else f"{graph}_us"].value * 1e-6)
-            for length in lengths
-        ]
+        weft = ours[f"short_{'stencil' if graph == 'chares' else graph}_us"]
+        over_weft = [length / (weft.value * 1e-6) for length in lengths]
         figures[f"{peer}_{graph}_us"] = Figure.of(lengths, "us", 1e6)
         figures[f"{peer}_{graph}_over_weft"] = Figure.of(over_weft, "x")
     return figures

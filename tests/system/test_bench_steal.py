@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+
+import pytest
 
 from bench.hosts import Hosts
 from bench.network import missing
-from tests.launch import ROOT, environment, mpiexec, python, requires
+from tests.launch import ROOT, environment, mpiexec, python, requires, run
 
 SMALL = ["--kernels", "12", "--kernel-ms", "5"]
 
@@ -62,3 +66,46 @@ def test_metg_is_measured_and_a_wrong_output_gives_no_figures(tmp_path):
     assert result.returncode != 0
     assert "got" in result.stderr or "gave" in result.stderr
     assert not path.exists()
+
+
+# A Dask that computes nothing, and tells how many have been started.
+NO_DASK = """
+import os
+from contextlib import AbstractContextManager
+
+class LocalCluster(AbstractContextManager):
+    def __init__(self, **how):
+        with open(os.environ["STARTED"], "a") as log:
+            print(how["n_workers"], file=log)
+    __exit__ = lambda *_: None
+
+class Client(AbstractContextManager):
+    def __init__(self, cluster):
+        pass
+    __exit__ = lambda *_: None
+    def submit(self, function, *args, pure):
+        return args[1:3] if function.__name__ == "point" else function(*args)
+    def gather(self, found):
+        return found
+"""
+
+
+def test_a_peer_runs_once_beside_no_ranks_and_is_compared_at_as_many_steps(tmp_path):
+    (tmp_path / "distributed.py").write_text(NO_DASK)
+    path, log = tmp_path / "metg.json", tmp_path / "started"
+    options = ["--steps", "30", "--peer-steps", "20", "--repetitions", "1", "--peers", "dask"]
+    folders = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"PYTHONPATH": os.pathsep.join(folders), "STARTED": str(log)}
+    result = mpiexec(2, ["-m", "bench", "metg", *options, "--json", path], cwd=ROOT, env=env)
+    assert result.returncode == 0, result.stderr
+    assert log.read_text() == "2\n"
+    found = figures(path)
+    for graph in ("trivial", "stencil"):
+        over = found[f"dask_{graph}_us"] / found[f"short_{graph}_us"]
+        assert found[f"dask_{graph}_over_weft"] == pytest.approx(over)
+
+
+def test_an_unknown_peer_is_refused_before_anything_is_measured():
+    result = run([sys.executable, "-m", "bench", "metg", "--peers", "dask,foo"], cwd=ROOT)
+    assert result.returncode == 2
+    assert "'foo' is none of dask, ray, charm4py" in result.stderr
