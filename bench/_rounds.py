@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.kernels.kernel import ArraySpec
+from weft.runtime.errors import Mistake
 from weft.runtime.exchange import Carrier, Exchange, Portion, Profile, Reducer, Rule, blocks, cut, rows_of
 from weft.runtime.graph import Graph, Layout
 from weft.runtime.graph.backward import differentiate
@@ -34,7 +35,7 @@ class Network:
     def of(cls, nbytes: int, first: int = 0) -> Network:
         """As many layers as have `nbytes`, a multiple of 4 MB; below them one of `first` bytes, if any."""
         if nbytes < LAYER_BYTES or nbytes % LAYER_BYTES:
-            raise ValueError(f"{nbytes} bytes of gradients: give a multiple of {LAYER_BYTES}, a layer's")
+            raise Mistake(f"{nbytes / MB:g} MB of gradients: give a multiple of {LAYER_BYTES // MB}")
         layers = [("dense", {"features": WIDTH, "bias": False})] * (nbytes // LAYER_BYTES + bool(first))
         inputs = first // (4 * WIDTH) if first else WIDTH
         graph = with_loss(sequential((inputs,), layers), "mean_squared_error", ArraySpec((WIDTH,)))

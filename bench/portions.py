@@ -12,17 +12,16 @@ overtake_over_fifo       a portion of layer 0 that is ready behind 64 MB of high
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import defaultdict
 
 import numpy as np
 
+from bench import _rig
 from bench._rig import link_bytes
 from bench._rounds import MB, Floats, Network, communicating
 from bench._sums import gradient, total
 from bench.harness import Figure, check, interleaved, ratio
-from bench.hosts import Hosts
 from weft.kernels.blas import limit_threads
 from weft.runtime.errors import Mistake
 from weft.runtime.exchange import Exact, Round, Rule
@@ -35,27 +34,15 @@ CREDIT = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rate", default="1gbit", help="of the link, each way: 100mbit, 2.5gbit, unlimited (1gbit)"
-    )
-    parser.add_argument("--hosts", type=int, default=2, metavar="N")
+    _rig.add_arguments(parser)
     parser.add_argument("--repetitions", type=int, default=5, metavar="N")
     parser.add_argument("--megabytes", type=int, default=64, metavar="N", help="of gradients (64)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
-    if launched_as() is None:
-        raise SystemExit(on_hosts(args))
+    if launched_as() is None and not args.no_rig:
+        raise SystemExit(_rig.again(args, args.megabytes * MB * args.repetitions))
     return run(lambda world: figures(world, args)) or {}
-
-
-def on_hosts(args: argparse.Namespace) -> int:
-    """Run this bench on a rig; its first rank reports."""
-    with Hosts(args.hosts, None if args.rate == "unlimited" else args.rate) as hosts:
-        command = [sys.executable, "-m", "bench", *sys.argv[1:]]
-        job = hosts.run(command, expect_bytes=args.megabytes * MB * args.repetitions)
-    print(f"portions: {job.moved()} (link {args.rate})", file=sys.stderr)
-    return job.returncode
 
 
 async def figures(world: World, args: argparse.Namespace) -> dict[str, Figure]:

@@ -12,8 +12,9 @@ from bench._rounds import MB, Network
 from bench._sums import gradient, total
 from bench.exchange import RATE, adam_step
 from bench.network import missing
-from tests.launch import ROOT, mpiexec, requires, run
+from tests.launch import ROOT, environment, installed_vendor, mpiexec, requires, run
 from weft.kernels.optimizer import Adam
+from weft.runtime.errors import Mistake
 
 EXCHANGE = ["exchange", "--megabytes", "4", "--portions", "1", "--repetitions", "1", "--rounds", "1"]
 PORTIONS = ["portions", "--megabytes", "4", "--repetitions", "1"]
@@ -72,8 +73,8 @@ def test_the_network_has_the_size_asked_for_in_layers_that_are_cut_by_rows():
     assert sum(portion.nbytes for portion in portions) == network.layout.size * 4 == 9 * MB
     assert [portion.layer for portion in portions].count(0) == 1
     assert portions[-1].layer == 0
-    with pytest.raises(ValueError, match="multiple of 4194304"):
-        Network.of(MB)
+    with pytest.raises(Mistake, match="3 MB of gradients: give a multiple of 4"):
+        Network.of(3 * MB)
 
 
 def test_what_is_expected_of_adam_is_what_its_kernel_computes():
@@ -129,6 +130,22 @@ def test_portions_are_compared_on_hosts_of_their_own(tmp_path):
     assert document["machine"]["ranks"] == 2
     assert document["command"].startswith("python -m bench.hosts --hosts 2 --rate 1gbit --ppn 1 -- ")
     assert "portions: n1 sent " in result.stderr
+
+
+def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path):
+    env = environment(installed_vendor(), {"PATH": str(tmp_path)})
+    result = run([sys.executable, "-m", "bench", *PORTIONS], cwd=ROOT, env=env)
+    assert result.returncode == 1
+    assert "not found: apt-get install" in result.stderr
+    assert "mpirun -n 2 python -m bench portions" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_part_of_a_layer_is_refused_in_a_sentence():
+    result = mpiexec(2, ["-m", "bench", "portions", "--megabytes", "3"], cwd=ROOT)
+    assert result.returncode == 2
+    assert "3 MB of gradients: give a multiple of 4" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
