@@ -11,7 +11,7 @@ prediction_error   |measured - predicted| / measured, mean of 200 results after 
 relearned_batches  results until the prediction is within 5% again, of a resource that is 2 times slower
 
 Weft's policy, two models, three classes, two emulated resources. Deadlines are long enough for so many
-requests to wait. The batches must hold every request once, or there are no figures.
+requests to wait. Every request must be in one batch, or be dropped and told, or there are no figures.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import gc
 import time
 from collections.abc import Iterator
 from itertools import count
+from math import inf
 from random import Random
 
 from bench._arrivals import CLASSES, MIX
@@ -30,6 +31,10 @@ from weft.runtime.serve.policy import Batch, Job, Weft
 from weft.runtime.serve.profile import Profile
 
 SCATTER = 0.03
+LARGEST = 32  # samples of a batch
+FULL = 0.9
+"""Of the requests that are to wait: events with fewer do not count."""
+FEWEST = 700  # requests: with two batches less the queue is still full
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
+    if args.queued < FEWEST:
+        raise SystemExit(
+            f"dispatch: --queued is {args.queued}; give {FEWEST} or more: a batch takes {LARGEST}"
+        )
     events = [Events(args.queued, seed) for seed in range(args.repetitions)]
     for each in events:
         each.run(args.events)
+        each.finish()
     errors = [prediction_error(Random(seed)) for seed in range(args.repetitions)]
     relearned = [float(relearned_batches(Random(seed))) for seed in range(args.repetitions)]
     together = [sorted(each.others + each.sends) for each in events]
@@ -83,13 +93,27 @@ class Events:
         gc.collect()
         gc.disable()  # a collection takes milliseconds, and is not the policy's
         try:
-            while len(self.others) + len(self.sends) < events:
+            while len(self.others) + len(self.sends) < events or not (self.sends and self.learns):
                 if len(self._open) >= self._queued:
                     self._event(self._end(), None)
                 else:
                     self._event(None, self._job())
         finally:
             gc.enable()
+
+    def finish(self) -> None:
+        """Let all that waits be answered; what does not come out then has been lost."""
+        while self._open:
+            if self._running:
+                self._event(self._end(), None)
+                continue
+            decision = self._policy.next(self._now_s)
+            if isinstance(decision, Batch):
+                self._book([decision])
+                continue
+            self._book([])  # takes note of what was dropped
+            check(decision < inf, f"{len(self._open)} requests are lost, {min(self._open)} the first of them")
+            self._now_s = max(self._now_s, decision)
 
     def _event(self, ended: Batch | None, arrived: Job | None) -> None:
         policy, now_s = self._policy, self._now_s
@@ -107,7 +131,7 @@ class Events:
         if arrived is not None and refused is None:
             self._open.add(arrived.number)
         self._book(sent)
-        if len(self._open) > 0.9 * self._queued:
+        if len(self._open) > FULL * self._queued:
             (self.sends if sent else self.others).append(decided - learned)
             if ended is not None:
                 self.learns.append(learned - begin)
@@ -139,12 +163,12 @@ def results(random: Random, slower: float = 1.0) -> Iterator[tuple[int, float]]:
     """Sizes at random, and what they took."""
     cost = COSTS["vision"]
     while True:
-        size = random.randint(1, 32)
+        size = random.randint(1, LARGEST)
         yield size, slower * cost.seconds(size) * random.gauss(1.0, SCATTER)
 
 
 def prediction_error(random: Random) -> float:
-    profile, errors = Profile(32), []
+    profile, errors = Profile(LARGEST), []
     for number, (size, seconds) in zip(range(250), results(random), strict=False):
         if number >= 50:
             errors.append(abs(seconds - profile.expected_s(size)) / seconds)
@@ -154,12 +178,14 @@ def prediction_error(random: Random) -> float:
 
 def relearned_batches(random: Random) -> int:
     """In batches of sizes at random; predicted for all sizes, without scatter."""
-    profile = Profile(32)
+    profile = Profile(LARGEST)
     for number, (size, seconds) in zip(range(200), results(random), strict=False):
         profile.measured(size, seconds, float(number))
     for number, (size, seconds) in enumerate(results(random, slower=2.0)):
         profile.measured(size, seconds, 200.0 + number)
-        off = [abs(1 - profile.expected_s(b) / (2 * COSTS["vision"].seconds(b))) for b in range(1, 33)]
+        off = [
+            abs(1 - profile.expected_s(b) / (2 * COSTS["vision"].seconds(b))) for b in range(1, LARGEST + 1)
+        ]
         if sum(off) / len(off) <= 0.05 or number > 500:
             return number + 1
     return 0
