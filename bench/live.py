@@ -35,6 +35,7 @@ import numpy as np
 
 from bench._arrivals import Load, jobs
 from bench.harness import Figure, check, interleaved, ratio
+from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
 from weft.runtime.serve.client import Client
 from weft.runtime.serve.policy import POLICIES
@@ -50,7 +51,7 @@ ASKED = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, metavar="FILE", help="an ONNX file with one input (a small network)")
+    add("--model", type=Path, metavar="FILE", help="an ONNX file, one input and output (a small network)")
     add("--loads", default="0.8,1.5", metavar="A,B", help="of the capacity (0.8,1.5)")
     add("--seconds", type=float, default=5.0, metavar="S", help="of each turn (5)")
     add("--repetitions", type=int, default=2, metavar="N", help="turns of each policy, with other seeds (2)")
@@ -68,12 +69,13 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
         async with await Server.open(world, root, device="cpu") as server:
             client = await Client.open(world)
             figures: dict[str, Figure] = {}
+            sample = await zeros(world, server)
             if server.service is not None:
                 figures = await Bench(server, args).run()
             await world.barrier()
             added = np.zeros((2, 2))
             if world.rank == world.size - 1:
-                added[0] = await asking(client, NAME, np.zeros((1, 3, 32, 32), np.float32))
+                added[0] = await asking(client, NAME, sample)
                 added[1] = await asking(client, NOTHING, np.arange(NUMBERS, dtype=np.float32)[None])
             await world.broadcast(added, world.size - 1)
             await world.barrier()
@@ -100,6 +102,22 @@ async def shared(world: World, folder: str, model: Path | None) -> Path:
         told[: len(data)] = np.frombuffer(data, np.uint8)
     await world.broadcast(told, 0)
     return Path(told.tobytes().rstrip(b"\0").decode())
+
+
+async def zeros(world: World, server: Server) -> np.ndarray:
+    """A sample of the model that is served, known to all ranks; a Mistake where it is not one array."""
+    shape = np.zeros(16, np.int64)
+    if server.service is not None:
+        model = server.service.model(NAME)
+        info = model.inputs[0]
+        if len(model.inputs) + len(model.outputs) != 2 or info.datatype != "FP32" or -1 in info.shape[1:]:
+            raise Mistake(
+                f"the model has inputs {model.inputs} and {len(model.outputs)} outputs: "
+                "give one with a single input of float32, of which only the batch is open, and one output"
+            )
+        shape[: len(info.shape) - 1] = info.shape[1:]
+    await world.broadcast(shape, 0)
+    return np.zeros((1, *shape[shape > 0]), np.float32)
 
 
 def network() -> bytes:

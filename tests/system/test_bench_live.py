@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
+from onnx import TensorProto, helper
+
+from bench.live import nothing
 from tests.launch import ROOT, mpiexec
 
 
@@ -18,3 +22,21 @@ def test_s5_6_policies_are_compared_on_the_same_arrivals(tmp_path: Path):
     assert {"goodput_first_come_08", "goodput_weft_08", "over_first_come_08", "on_time_08"} <= set(figures)
     assert 0 <= figures["on_time_08"]["value"] <= 1
     assert figures["added_p50_us"]["value"] > 0
+
+
+def test_another_model_is_asked_for_with_its_own_shape(tmp_path: Path):
+    (tmp_path / "nothing.onnx").write_bytes(nothing())
+    arguments = ["--seconds", "0.2", "--repetitions", "1", "--loads", "0.5", "--policies", "weft"]
+    result = mpiexec(2, ["-m", "bench", "live", *arguments, "--model", tmp_path / "nothing.onnx"], cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "added_p50_us" in result.stdout
+
+
+def test_a_model_with_two_inputs_is_refused_before_anything_is_measured(tmp_path: Path):
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "abc"]
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "sum", given[:2], given[2:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "sum.onnx")
+    result = mpiexec(2, ["-m", "bench", "live", "--model", tmp_path / "sum.onnx"], cwd=ROOT)
+    assert result.returncode == 2
+    assert "give one with a single input of float32" in result.stderr
+    assert "Traceback" not in result.stderr
