@@ -12,9 +12,10 @@ Shapes of the work that ranks begin with, `--tasks` of some milliseconds for eac
     uneven    shares drawn from a lognormal distribution: the largest of 4,096 has some twenty times the mean
     slow      equal shares, every eighth rank works at half speed
 
-An emulation: ranks, network and time are simulated, tasks are numbers. Victims in a node are chosen by the
-function that the pool uses; between nodes nothing steals yet but here. Every task has run once, or there are
-no figures.
+An emulation: ranks, network and time are simulated, tasks are numbers. Victims are chosen by the functions
+that the pool uses, in a node and between nodes. Here a thief takes half of all that its victim has not begun;
+in the pool half of what the victim has out, the older half of its queue. Every task has run once, or there
+are no figures.
 """
 
 from __future__ import annotations
