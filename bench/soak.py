@@ -35,7 +35,6 @@ from weft.runtime.serve.client import Client
 from weft.runtime.serve.request import Refused
 from weft.runtime.serve.server import Server
 
-CALLERS = 256  # of all ranks together
 REST_S = 0.005  # after a refusal
 SAMPLES = 16  # different ones, whose answers are known
 ON_TIME, LATE, REFUSED, RESIDENT = range(4)  # what is kept of each window
@@ -45,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--minutes", type=float, default=30.0, metavar="N", help="of overload (30)")
     add("--windows", type=int, default=30, metavar="N", help="that they are divided into (30)")
+    add("--callers", type=int, default=256, metavar="N", help="of all ranks together (256)")
     add("--model", type=Path, metavar="FILE", help="an ONNX file with one input of 3 x 32 x 32 pixels")
 
 
@@ -73,7 +73,7 @@ class Callers:
 
     def __init__(self, world: World, client: Client, args: argparse.Namespace) -> None:
         self._rank, self._client = world.rank, client
-        self._count = max(1, CALLERS // world.size)
+        self._count = max(1, args.callers // world.size)
         self._window_s = 60 * args.minutes / args.windows
         self._counts = np.zeros((args.windows, 4))
         pixels = np.random.default_rng(2).standard_normal((SAMPLES, 1, 3, 32, 32), np.float32)

@@ -41,6 +41,6 @@ def test_s5_6_overload_is_counted_by_windows(tmp_path: Path):
 
 
 def test_another_answer_than_the_models_ends_it():
-    result = mpiexec(2, ["-c", DAMAGED, "soak", *SHORT], cwd=ROOT)
+    result = mpiexec(2, ["-c", DAMAGED, "soak", *SHORT, "--callers", "32"], cwd=ROOT)
     assert result.returncode != 0
     assert "rank 1 got another's answer for sample 0" in result.stderr
