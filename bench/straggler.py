@@ -10,8 +10,11 @@
     efficiency    micro-batches a second of both ranks, over the sum of what each does alone (a plain loop of
                   the same kernels, both at once, in the same condition): balanced so, and with static
                   division (deterministic = true)
+    ..._got       the share of its core that the last rank gets while ranks are balanced, over that of the
+                  plain loop, which is one thread where training has two
     equal_loss    what balancing costs two equal ranks: 1 - its speed over that of static division
 
+What a rank does alone counts for more by as much as it gets more of its core in training, and never for less.
 A dense network, many micro-batches a step. Losses and weights must be the same after every turn of both,
 within what float32 sums in another order can differ.
 """
@@ -26,7 +29,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -108,9 +111,11 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
 
 @dataclass(slots=True)
 class Trained(Turn):
-    """A turn: also micro-batches a second of all ranks, and the weights."""
+    """A turn: also micro-batches a second of all ranks, what share of its core each got, and the weights."""
 
     speed: float = 0.0
+    shares: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    speeds: Floats = field(default_factory=lambda: np.zeros(0, np.float32))  # each rank's, alone
     weights: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
@@ -138,7 +143,7 @@ class Bench:
         self._data = Data(Rows(inputs, targets, np.arange(n), None, Affine()), none, none)
         self._ways: dict[str, Way] = {}
         self._expected: Trained | None = None
-        self._speeds: dict[str, list[float]] = defaultdict(list)
+        self._turns: dict[str, list[Trained]] = defaultdict(list)
 
     async def open(self) -> None:
         """Make what the candidates train."""
@@ -184,7 +189,7 @@ class Bench:
                 turn, _ = await self._judge.turn(name, Candidate(take))
             assert isinstance(turn, Trained)
             self._check(name, turn)
-            self._speeds[name].append(turn.speed)
+            self._turns[name].append(replace(turn, weights=turn.weights[:0].copy()))  # 12 MB each
             if self._world.rank == 0:
                 others = self._judge.others[-1]
                 print(f"{name}: {turn.speed:.1f}/s; others used {others:.0%} of a core", file=sys.stderr)
@@ -210,11 +215,11 @@ class Bench:
         if way.memory is not None:
             await way.memory.fence()
         losses: list[float] = []
-        marks: list[float] = []
+        marks: list[tuple[float, float]] = []
 
         def on_step(share: Share, tally: Tally) -> None:
             losses.append(tally.loss)
-            marks.append(time.perf_counter())
+            marks.append((time.perf_counter(), time.process_time()))
 
         async def boundary(done: int) -> bool:
             return False
@@ -231,9 +236,14 @@ class Bench:
                 await loop.run(0, boundary, set())
             finally:
                 self._world.selector.computing = lambda: False
-        seconds = (marks[-1] - marks[self._warm - 1]) / self._args.steps
+        wall_s, cpu_s = (end - start for start, end in zip(marks[self._warm - 1], marks[-1], strict=True))
+        seconds = wall_s / self._args.steps
         return Trained(
-            seconds, losses, speed=self._args.micro_batches / seconds, weights=way.replica.parameters.copy()
+            seconds,
+            losses,
+            speed=self._args.micro_batches / seconds,
+            shares=await self._of_all(cpu_s / wall_s),
+            weights=way.replica.parameters.copy(),
         )
 
     async def _alone(self) -> Trained:
@@ -243,10 +253,11 @@ class Bench:
         samples = args.micro_batches * args.samples
         program = replica.training(args.samples)
         program.loss_gradient[...] = 1 / samples
-        losses, start = list[float](), 0.0
-        for step in range(1 + max(1, args.steps // self._world.size)):
-            if step == 1:
-                start = time.perf_counter()
+        losses, start, cpu = list[float](), 0.0, 0.0
+        steps = max(1, args.steps // self._world.size)
+        for step in range(WARM + steps):
+            if step == WARM:
+                start, cpu = time.perf_counter(), time.process_time()
             loss = 0.0
             parts = micro_batches(batch_indices(0, step, samples, samples), args.samples)
             for number, indices in enumerate(parts):
@@ -256,10 +267,17 @@ class Bench:
                 loss += measure_loss(program)[0]
             replica.update(0, replica.layout.size, rate=RATE, step=step + 1, scale=1.0)
             losses.append(loss / samples)
-        seconds = (time.perf_counter() - start) / (len(losses) - 1)
-        speed = np.array([args.micro_batches / seconds])
-        await self._world.allreduce(speed)
-        return Trained(seconds, losses, speed=float(speed[0]))
+        wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+        speeds = await self._of_all(args.micro_batches * steps / wall_s)
+        shares = await self._of_all(cpu_s / wall_s)
+        return Trained(wall_s / steps, losses, speed=float(speeds.sum()), shares=shares, speeds=speeds)
+
+    async def _of_all(self, value: float) -> Floats:
+        """All ranks' values."""
+        found = np.zeros(self._world.size, np.float32)
+        found[self._world.rank] = value
+        await self._world.allreduce(found)
+        return found
 
     def _check(self, name: str, turn: Trained) -> None:
         expected = self._expected = self._expected or turn
@@ -271,13 +289,17 @@ class Bench:
         check(off < 1e-5, f"{name}: weights differ by {off:.1e} of the largest")
 
     def _figures(self) -> dict[str, Figure]:
-        speeds = self._speeds
+        speeds = {name: [turn.speed for turn in turns] for name, turns in self._turns.items()}
         found: dict[str, Figure] = {}
         for condition in CONDITIONS:
+            alone = self._turns[f"alone {condition}"]
             for way, title in (("stealing", "efficiency"), ("static", "static_efficiency")):
-                found[f"{condition}_{title}"] = ratio(
-                    speeds[f"{way} {condition}"], speeds[f"alone {condition}"]
-                )
+                turns = self._turns[f"{way} {condition}"]
+                ceilings = [ceiling(*pair) for pair in zip(turns, alone, strict=True)]
+                found[f"{condition}_{title}"] = ratio(speeds[f"{way} {condition}"], ceilings)
+            pairs = zip(self._turns[f"stealing {condition}"], alone, strict=True)
+            got = [float(turn.shares[-1] / plain.shares[-1]) for turn, plain in pairs]
+            found[f"{condition}_got"] = Figure.of(got, "x")
         held = [found["limited_efficiency"], found["competing_efficiency"]]
         static = [found["limited_static_efficiency"], found["competing_static_efficiency"]]
         lost = [1 - a / b for a, b in zip(speeds["stealing equal"], speeds["static equal"], strict=True)]
@@ -290,3 +312,12 @@ class Bench:
             "others_share": Figure.of(self._judge.others, "cores"),
             "slowed": Figure.of(self._judge.slowed, "x"),
         }
+
+
+def ceiling(turn: Trained, alone: Trained) -> float:
+    """Micro-batches a second that the ranks could do with what they got of their cores in a turn.
+
+    Training has two threads where the plain loop has one, and may win more of a core from a process that
+    competes for it: over the plain loops alone ranks came to 1.07 of all they can do.
+    """
+    return float((alone.speeds * np.maximum(1, turn.shares / alone.shares)).sum())

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pytest
+
+from bench.straggler import Trained, ceiling
 from tests.launch import ROOT, mpiexec
 
 SMALL = ["--micro-batches", "8", "--samples", "4", "--width", "48", "--layers", "2", "--steps", "2"]
@@ -44,3 +48,13 @@ def test_work_that_is_doubled_and_lost_gives_no_figures(tmp_path):
     assert result.returncode != 0
     assert "WrongResultError: static equal: losses are" in result.stderr
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [((1.0, 0.5), 150.0), ((1.0, 0.6), 160.0), ((0.9, 0.4), 150.0)],
+    ids=["as much of a core as alone", "more raises what a rank can do", "less lowers nothing"],
+)
+def test_what_ranks_can_do_follows_what_they_get_of_their_cores(got, expected):
+    alone = Trained(0.0, speeds=np.array([100, 50], np.float32), shares=np.array([1, 0.5], np.float32))
+    assert ceiling(Trained(0.0, shares=np.array(got, np.float32)), alone) == pytest.approx(expected)
