@@ -19,7 +19,6 @@ Every answer is checked: each request brings numbers of its own.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import selectors
@@ -35,7 +34,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, check, installed, interleaved, ratio
 from bench.live import nothing
 
 CONNECTIONS = 8
@@ -54,7 +53,7 @@ def main(args: argparse.Namespace) -> dict[str, Figure]:
         "weft",
         "front",
         "bare",
-        *(peer for peer in ("litserve", "mlserver") if importlib.util.find_spec(peer)),
+        *installed("http", {"litserve": "litserve", "mlserver": "mlserver"}),
     ]
     rates: dict[str, list[float]] = defaultdict(list)
     medians: dict[str, list[float]] = defaultdict(list)

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench._core import SLOWED, Cores, take_core
-from bench.harness import Figure, check, ratio
+from bench.harness import Figure, check, installed, ratio
 from weft.kernels.device import Device
 from weft.runtime.graph import Graph, Layout, Memory, Program
 from weft.runtime.graph.neurons.blocks import Blocks
@@ -48,6 +48,7 @@ Array = NDArray[np.float32]
 Arrays = dict[str, Array]
 BlockSpan = tuple[str, int, int, int]  # name, request, start and end in ns
 
+PEERS = {"onnxruntime": "onnxruntime"}
 SETTLE_S = 0.02
 TOLERANCE = 1e-4  # of the largest output: the sums of a hundred layers in another order
 
@@ -105,10 +106,8 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     if world.node_rank == 0:
         peers["serial"] = serial = Serial(graph, parameters)
         expected = dict(zip(graph.outputs, serial(image), strict=True))
-        for threads in sorted({1, world.node_size}):
-            session = onnxruntime_session(proto.SerializeToString(), threads, everywhere)
-            if session is not None:
-                peers[f"onnxruntime_{threads}"] = session
+        for threads in sorted({1, world.node_size}) if installed("neurons", PEERS) else ():
+            peers[f"onnxruntime_{threads}"] = session(proto.SerializeToString(), threads, everywhere)
         times |= {name: [] for name in peers}
         entry = {file_name: image[own] for file_name, own in model.inputs.items()}
         wanted = [expected[model.outputs[each.name]] for each in proto.graph.output]
@@ -224,20 +223,16 @@ def share_ahead(spans: list[Span]) -> float:
     return sum(early) / len(early)
 
 
-def onnxruntime_session(
-    model: bytes, threads: int, cores: set[int]
-) -> Callable[[Arrays], list[Array]] | None:
-    """The model in onnxruntime; None where that is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
+def session(model: bytes, threads: int, cores: set[int]) -> Callable[[Arrays], list[Array]]:
+    """The model in onnxruntime."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     with on_cores(cores):  # its threads begin where this one is
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: [np.asarray(each) for each in session.run(None, inputs)]
+        made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: [np.asarray(each) for each in made.run(None, inputs)]
 
 
 @contextmanager
