@@ -170,12 +170,10 @@ def _fed_after_s(link: Work, block: Work) -> float:
 
 
 def drifted(planned: Timings, measured: Timings) -> bool:
-    """Whether a plan for `measured` may be better than the one that was made for `planned`.
+    """Whether a plan for `measured` may be better than the one that was made for `planned`, of the same cut.
 
     Only the ratio of wire to compute counts: when all takes twice as long, the plan stays the same.
     """
-    if len(planned.backward) != len(measured.backward) or planned.layer != measured.layer:
-        return True
     ratios = sorted(
         (_wire_s(one) * _lane_s(other) for one, other in ((planned, measured), (measured, planned)))
     )

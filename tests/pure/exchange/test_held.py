@@ -19,13 +19,16 @@ NETWORKS = {
 }
 
 
-def periods(network, portion_bytes):
+def period(network, portion_bytes, plan):
     timings, forward = network.cut(portion_bytes)
     nothing = [0.0] * len(timings.wire_s)
-    return [
-        simulate(timings, forward, plan, nothing, latency_s=NOTICE_S, rounds=ROUNDS).period_s
-        for plan in (make_plan(timings, "lower_layer_first", 2), best_plan(timings, "lower_layer_first", 2))
-    ]
+    return simulate(timings, forward, plan, nothing, latency_s=NOTICE_S, rounds=ROUNDS).period_s
+
+
+def periods(network, portion_bytes):
+    timings, _ = network.cut(portion_bytes)
+    plans = (make_plan(timings, "lower_layer_first", 2), best_plan(timings, "lower_layer_first", 2))
+    return [period(network, portion_bytes, plan) for plan in plans]
 
 
 @pytest.mark.parametrize("portion_bytes", [MEGABYTE // 2, MEGABYTE, 2 * MEGABYTE])
@@ -42,6 +45,15 @@ def test_where_the_wire_is_faster_held_blocks_fill_the_wait_for_the_lowest_layer
     timings, _ = network.cut(2 * MEGABYTE)
     last = best_plan(timings, "lower_layer_first", 2).backward[-1]
     assert timings.layer[timings.backward[last].completes[0]] == 7
+
+
+def test_a_second_held_block_is_tried_where_the_first_gains_nothing():
+    plain, held = periods(balanced(), MEGABYTE)
+    timings, _ = balanced().cut(MEGABYTE)
+    movable = [index for index, work in enumerate(timings.backward) if work.movable]
+    first = max(movable, key=lambda index: (timings.layer[timings.backward[index].completes[0]], index))
+    assert period(balanced(), MEGABYTE, make_plan(timings, "lower_layer_first", 2, held=[first])) >= plain
+    assert held < 0.98 * plain
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "lower_layer_first"])

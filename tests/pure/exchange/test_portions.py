@@ -72,15 +72,26 @@ def test_s3_1_a_large_layer_is_cut_by_output_neurons_its_bias_with_the_first_por
     assert portions[1].name == "portion 1 (two rows 48-95)"
 
 
+def grouped():
+    """Cut in groups of 24 filters of 9 elements each, which are no multiple of a cache line."""
+    return sequential((10, 8, 8), [("conv2d", {"channels": 240, "kernel_size": 3, "groups": 10})])
+
+
 @pytest.mark.parametrize("portion_bytes", [64, 1000, 4096, 16_200, 20000, 1 << 20])
-def test_cut_by_rows_every_element_travels_exactly_once(portion_bytes):
-    graph = two_layers()
+@pytest.mark.parametrize("graph", [two_layers(), grouped()], ids=["dense", "grouped"])
+def test_cut_by_rows_every_element_travels_exactly_once(graph, portion_bytes):
     portions = portions_by_rows(graph, portion_bytes)
     spans = sorted((portion.start, portion.stop) for portion in portions)
     assert spans[0][0] == 0
     assert spans[-1][1] == Layout.of(graph).size
     assert all(stop == start for (_, stop), (start, _) in pairwise(spans))
     assert all(start % 16 == 0 for start, _ in spans)
+
+
+def test_a_bias_is_no_reason_to_cut_a_layer_in_two():
+    graph = sequential((64,), [("dense", {"features": 96})])
+    assert [p.rows for p in portions_by_rows(graph, 96 * 64 * 4)] == [None]
+    assert [p.rows for p in portions_by_rows(graph, 96 * 32 * 4)] == [(48, 96), (0, 48)]
 
 
 def test_backward_comes_in_blocks_that_complete_one_portion_each():
