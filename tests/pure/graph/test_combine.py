@@ -185,7 +185,9 @@ def test_s4_4_a_combined_demand_is_held_to_the_device():
     # Each holds 100 bytes of arguments to its group's end, two of them 8 of an input and twice 8 of output.
     tasks = TaskGraph(tuple(replace(task, argument_bytes=100) for task in chain(6).tasks))
     assert groups(combine(tasks, [Capacity(1, 224)], Thresholds())) == ["c0 c1", "c2 c3", "c4 c5"]
-    assert groups(combine(tasks, [Capacity(1, 223)], Thresholds())) == ["c0 c1", "c2", "c3", "c4", "c5"]
+    smaller = Capacity(1, 223)
+    for devices in ([smaller], [smaller, ROOM], [ROOM, smaller]):
+        assert groups(combine(tasks, devices, Thresholds())) == ["c0 c1", "c2", "c3", "c4", "c5"]
 
 
 KEPT_APART = {

@@ -68,6 +68,19 @@ def test_a_step_allocates_no_large_array(model):
         tracemalloc.stop()
 
 
+def test_an_output_is_kept_to_the_end_whoever_reads_it():
+    b = Builder()
+    x = b.input("x", (64,))
+    graph = b.build(b("relu", x), b("tanh", b("tanh", b("tanh", x))))
+    layout = Layout.of(graph)
+    memory = Memory(graph, layout, Host(), 1, training=False)
+    program = Program(graph, layout, memory, 1, initialise(layout, seed=0))
+    program.inputs["x"][...] = np.linspace(-1, 1, 64)
+    for step in program.forward:
+        step.run()
+    np.testing.assert_array_equal(program.outputs[0][0], np.maximum(np.linspace(-1, 1, 64, dtype="f4"), 0))
+
+
 def branches(b, x):
     return b("conv2d", x, channels=2, kernel_size=1), b("conv2d", x, channels=3, kernel_size=3, padding=1)
 

@@ -102,6 +102,13 @@ def test_s4_5_a_device_is_kept_for_who_was_overtaken_too_often():
     assert [each.name for each, _ in freed.start] == ["large"]
 
 
+@pytest.mark.parametrize(("free", "kept"), [("1 100, 3 100", 1), ("3 100, 1 100", 0), ("3 20, 3 30", 1)])
+def test_s4_5_the_emptiest_device_is_kept(free, kept):
+    late = [Deferred(task("large 4 10"), since=0)]
+    choice = choose([], late, capacities(free), capacities("4 100, 4 100"), started=16)
+    assert [each.device for each in choice.deferred] == [kept]
+
+
 def test_s4_5_who_was_deferred_first_is_kept_a_device_for_whatever_the_priority():
     whole = capacities("4 100")
     waiting = [Deferred(task("urgent 4 10 0"), since=2), Deferred(task("first 4 10 9"), since=1)]

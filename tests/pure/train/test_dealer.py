@@ -25,7 +25,7 @@ def dealt(count: int, *paces_s: float) -> list[list[int]]:
         pytest.param((1.0, 1.05, 1.09), id="paces vary by chance"),
     ],
 )
-@pytest.mark.parametrize("count", [0, 2, 3, 11])
+@pytest.mark.parametrize("count", [0, 2, 3, 60])
 def test_s1_1_they_are_dealt_in_turn_while(paces_s, count):
     assert dealt(count, *paces_s) == [list(owned(count, rank, 3)) for rank in range(3)]
 

@@ -40,12 +40,14 @@ def makespan(ran: list[Ran]) -> float:
         ([(5, ()), (5, ()), (1, ()), (1, ())], 2, [{0, 1}, {0, 1}]),
         ([(6, ()), (2, ()), (2, ()), (2, ())], 2, [{0}, {1, 2, 3}]),
         ([(1, ()), (1, ()), (1, (0,)), (1, (1,))], 2, [{0, 2}, {1, 3}]),
+        ([(1, ()), (1, ()), (1, (1,)), (1, (0,))], 2, [{0, 3}, {1, 2}]),
         ([(1, ()), (9, (0,)), (1, ()), (1, (2,)), (1, (3,))], 2, [{0, 1}, {2, 3, 4}]),
     ],
     ids=[
         "costly blocks spread over the ranks",
         "one costly block counts as several others",
         "what a block needs stays on its rank",
+        "whichever that is",
         "the longest chain goes first and stays together",
     ],
 )
@@ -57,6 +59,11 @@ def test_s1_6_costs_decide_the_place(given, ranks, expected):
         assert homes[2] != homes[3]
     else:
         assert sorted(parts, key=sorted) == sorted(expected, key=sorted)
+
+
+def test_s1_6_the_longest_chain_is_urgent_and_not_what_most_wait_for():
+    fan, long = [(1, ()), (1, (0,)), (1, (0,)), (1, (0,))], [(1, ()), (2, (4,))]
+    assert place(blocks(*fan, *long), 1).urgent[0] == 4
 
 
 def test_s1_6_other_costs_alone_change_who_computes_what():
@@ -125,6 +132,14 @@ def test_a_block_of_another_home_is_taken_when_none_of_ones_own_is_ready():
     everything_at_0 = replace(place(found, 2), homes=(0, 0, 0, 0))
     ran = simulate(found, everything_at_0, 2)
     assert sorted(each.rank for each in ran) == [0, 0, 1, 1]
+
+
+def test_s1_6_blocks_of_another_home_are_taken_only_after_some_looks_for_ones_own():
+    found = blocks((1, ()), (1, (0,)))
+    words = np.zeros(claims.words(2, 2), np.int64)
+    book = claims.book([block.needs for block in found], [1], [0])
+    assert claims.take(words, book, 1, 3, 3) == claims.NOTHING
+    assert claims.take(words, book, 1, 4, 3) == 0
 
 
 def test_who_comes_late_to_a_request_that_failed_takes_nothing():

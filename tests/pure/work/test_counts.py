@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from weft.runtime.work.pool.counts import Rounds
+from tests.pure.work.memory import Memory
+from weft.runtime.work.pool.counts import LOOPS, THREADS, WORD_BYTES, Counts, Rounds, words_of
 
 
 class Ranks:
@@ -41,6 +42,22 @@ class Ranks:
             for _ in range(random.choice((0, 1, 2, 2)) if depth else 0):
                 self.spawn(rank, depth - 1)
             self.ended[rank] += 1
+
+
+def test_r3_a_node_is_done_when_as_many_tasks_have_ended_as_were_spawned_whoever_counts_them():
+    memory = Memory(2, words_of(2) * WORD_BYTES)
+    first, second = (Counts(memory, rank, 2, 2) for rank in range(2))
+    assert first.over()
+    words = [(rank, word) for rank in (first, second) for word in (THREADS, LOOPS)]
+    for rank, word in words:
+        rank.spawned[word] += 1
+    for rank, word in words:
+        assert not first.over()
+        assert not second.over()
+        rank.ended[word] += 1
+    assert first.over()
+    assert second.over()
+    assert first.mine() == second.mine() == (2, 2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import accumulate, chain
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.runtime.message.window import LINE_BYTES, AtomicWord
+from tests.pure.work.memory import Memory
+from weft.runtime.message.window import LINE_BYTES
 from weft.runtime.work import claims
 from weft.runtime.work.claims import Claims
 from weft.runtime.work.pace import Pace, leaves, victim
@@ -58,27 +58,11 @@ def test_micro_batches_are_taken_of_the_rank_that_would_be_done_last(left, paces
     assert victim(0.0, left, paces) == expected
 
 
-class Memory:
-    """A window's segments where there are no other processes: only the virtual clock says who comes first."""
-
-    def __init__(self, ranks: int) -> None:
-        self._segments = [np.zeros(5 * LINE_BYTES, np.uint8) for _ in range(ranks)]
-
-    def array(self, rank: int, kind: type, count: int, offset_bytes: int) -> np.ndarray:
-        return self._segments[rank][offset_bytes:].view(kind)[:count]
-
-    def atomic(self, rank: int, offset_bytes: int) -> AtomicWord:
-        return AtomicWord(self.array(rank, np.int64, 1, offset_bytes))
-
-    def sync(self) -> None:
-        pass
-
-
 class Node:
     """Ranks that run the steps of claims.py in virtual time; a third of a micro-batch is its forward pass."""
 
     def __init__(self, ranks: int) -> None:
-        memory = Memory(ranks)
+        memory = Memory(ranks, 5 * LINE_BYTES)
         self.now_s = 3600.0  # the machine has been up
         self.claims = [Claims(memory, rank, range(ranks), lambda: self.now_s) for rank in range(ranks)]
 
