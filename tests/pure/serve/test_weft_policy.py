@@ -7,10 +7,14 @@ from math import inf
 
 import pytest
 
-from tests.pure.serve.emulated import FAST, SLOW, job, profiles, settings, started
-from weft.runtime.serve.policy import Batch, Guarantee, Model, Weft
+from tests.pure.serve.emulated import CLASSES, FAST, SLOW, job, profiles, settings, started
+from weft.runtime.serve.policy import Batch, Guarantee, Model, Policy, Weft
+from weft.runtime.serve.policy.explore import Explorer
+from weft.runtime.serve.policy.group import Group, Way, limit_batches
 from weft.runtime.serve.policy.guarantee import Buckets
 from weft.runtime.serve.policy.queue import Queue
+from weft.runtime.serve.policy.rate import MEMORY_S
+from weft.runtime.serve.policy.resource import Resource
 from weft.runtime.serve.policy.size import size
 from weft.runtime.serve.profile import Profiles
 from weft.runtime.serve.request import Reason
@@ -99,6 +103,28 @@ def test_s5_5_what_is_queued_already_makes_the_next_one_too_late():
     assert 32 <= reasons.count(None) <= 96  # 50 ms hold three batches of 32 at most
 
 
+def busy_with(samples: int) -> Policy:
+    """One resource, that has begun a batch."""
+    policy = started(Weft, FAST)
+    assert policy.arrive(job(0, samples=samples), 0.0) is None
+    assert isinstance(policy.next(0.0), Batch)
+    return policy
+
+
+def test_s5_5_what_is_under_way_makes_the_next_one_too_late():
+    refused = busy_with(32).arrive(job(1, deadline_s=0.012), 0.0)  # 19 ms, and then its own 4
+    assert refused is not None
+    assert refused.reason == Reason.OVERLOAD
+    assert busy_with(1).arrive(job(1, deadline_s=0.012), 0.0) is None
+
+
+def test_s5_5_what_is_due_later_makes_nothing_too_late():
+    policy = busy_with(1)
+    for number in range(1, 401):  # 130 ms of work
+        assert policy.arrive(job(number, deadline_s=10.0, family="b"), 0.0) is None
+    assert policy.arrive(job(401), 0.0) is None
+
+
 def test_s5_5_what_becomes_impossible_while_it_waits_is_dropped_at_once():
     policy = started(Weft, FAST)
     for number in range(40):
@@ -183,6 +209,27 @@ def test_s5_2_more_is_expected_so_a_small_batch_waits_a_little_and_no_longer():
     assert isinstance(policy.next(until_s), Batch)
 
 
+def test_s5_2_a_batch_that_waits_for_more_can_still_be_answered_on_time():
+    """What a lower class may put before it is short, so it may wait; but not for all that it would gain."""
+    device = replace(FAST, costs={"a": Cost(10 * MS, 0.5 * MS), "b": Cost(0.1 * MS, 0.1 * MS)})
+    policy = started(Weft, device)
+    other = job(1000, deadline_s=2.0, each="batch", family="b")
+    policy.arrive(other, 0.0)
+    policy.cancel(other)
+    for number in range(400):  # 2,000 a second
+        each = job(number, number / 2 * MS)
+        policy.arrive(each, each.arrival_s)
+        policy.cancel(each)
+    policy.changed(0.2)
+    policy.arrive(job(400, 0.2, 16 * MS), 0.2)
+    until_s = policy.next(0.2)
+    assert not isinstance(until_s, Batch)
+    assert 0.2 < until_s <= 0.2 + (16 - 11) * MS
+    batch = policy.next(until_s)
+    assert isinstance(batch, Batch)
+    assert until_s + batch.expected_s <= 0.2 + 16 * MS
+
+
 def test_s5_2_a_client_is_within_its_guarantee_as_its_bucket_fills():
     buckets = Buckets([Guarantee("paying", per_s=10.0, burst=2.0)])
     within = []
@@ -217,6 +264,18 @@ def test_s5_2_a_lost_job_keeps_the_priority_of_a_guarantee_that_is_used_up():
     assert isinstance(lost, Batch)
     policy.down(lost.resource, 0.0)
     assert guaranteed.place[0].priority == 0
+
+
+def test_s5_2_who_was_idle_for_long_has_saved_no_more_than_its_burst():
+    buckets = Buckets([Guarantee("paying", per_s=10.0, burst=2.0)])
+    within = []
+    for number in range(4):
+        each = job(number, client="paying")
+        within.append(buckets.within(each, 1000.0))
+        if within[-1]:
+            buckets.use(each)
+    assert within == [True, True, False, False]
+    assert buckets.within(job(9, client="paying", samples=8), 2000.0)  # larger than that, after a wait
 
 
 @pytest.mark.parametrize(
@@ -286,6 +345,54 @@ def test_s5_4_a_resource_whose_first_result_was_a_hiccup_is_found():
     assert answered > 10
 
 
+def test_s5_4_trials_become_rare_and_no_rarer_than_every_16_seconds():
+    way = fast_way()
+    way.profile.measured(1, 0.2, 0.0)
+    explorer, now_s, waits = Explorer(), 0.0, []
+    for number in range(8):
+        waits.append(explorer.due_s(way, 1) - now_s)
+        now_s += waits[-1]
+        explorer.sent(way, job(number), now_s)
+        explorer.probed(Batch(number, "fast", "a", [job(number)], 1, now_s, 0.2), faster=False)
+    assert waits == [1, 2, 4, 8, 16, 16, 16, 16]
+
+
+def fast_way() -> Way:
+    return Way(Resource("fast", "cpu", ["a"]), Model("a", 32), profiles(FAST).of("fast", "a"))
+
+
+def asked(deadline_s: float, priority: int, per_s: float = 0.0) -> Group:
+    """A group with one resource, of whose time so much has been asked for lately."""
+    group = Group(CLASSES[priority - 1], priority, [Model("a", 32)], deadline_s)
+    group.ways = {"fast": [fast_way()]}
+    for way in group.ways["fast"]:
+        way.look(deadline_s)
+    group.asked.add(per_s * MEMORY_S, 0.0)
+    return group
+
+
+def test_s5_2_a_batch_takes_half_the_deadline_for_who_arrives_has_to_wait_for_one_first():
+    way = fast_way()
+    way.look(16 * MS)
+    assert way.profile.safe_s(7) <= 8 * MS < way.profile.safe_s(8)
+    assert way.per_s == way.profile.per_s(7)
+
+
+@pytest.mark.parametrize(
+    ("priority", "per_s", "longest_ms"),
+    [
+        pytest.param(1, 0.1, 20, id="half the shorter deadline"),
+        pytest.param(1, 0.9, 8, id="twice what is left of it, on a busy resource"),
+        pytest.param(2, 0.1, inf, id="anything, where those are of a lower class"),
+        pytest.param(1, 0.0, inf, id="anything, where nobody asks"),
+    ],
+)
+def test_s5_2_for_the_sake_of_jobs_with_a_shorter_deadline_a_batch_takes(priority, per_s, longest_ms):
+    group, shorter = asked(2.0, 1), asked(40 * MS, priority, per_s)
+    limit_batches(sorted([shorter, group], key=lambda each: each.priority), "fast", 0.0)
+    assert group.ways["fast"][0].longest_s == pytest.approx(longest_ms * MS)
+
+
 @pytest.mark.parametrize("lost", ["failed", "withdrawn", "expired", "answered by another"])
 def test_s5_4_a_trial_that_is_lost_is_made_again(lost):
     policy = started(Weft, FAST, SLOW)
@@ -296,6 +403,7 @@ def test_s5_4_a_trial_that_is_lost_is_made_again(lost):
     trials = [job(n, 2.0) for n in (0, 1)]  # one for each of the two
     assert [policy.arrive(each, 2.0) for each in trials] == [None, None]
     assert policy.arrive(job(2, 2.0), 2.0) is not None
+    assert policy.arrive(job(2, 2.01), 4.0) is not None  # as long as they are out
     if lost == "withdrawn":
         assert all(policy.cancel(each) for each in trials)
     elif lost == "expired":
