@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -245,14 +244,15 @@ def model(sample):
 @pytest.mark.parametrize("vendor", ["mpich", "openmpi"])
 def test_an_exception_in_a_kernel_ends_all_ranks_with_its_traceback(vendor, job, tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
-    started = time.monotonic()
     changes = ["--set", "model.python=failing:model", "--set", "train.epochs=1000"]
     result = train(3, job, *changes, folder=tmp_path, vendor=vendor)
     assert result.returncode not in (0, None)
-    assert time.monotonic() - started < 60  # rather than its 1,000 epochs
     assert result.stderr.count("ArithmeticError: the kernel's own words") == 1, result.stderr
     assert "rank 1 of 3" in result.stderr
     assert "failing.py" in result.stderr
+    (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert max(steps) <= 20, "it went on after the twentieth call"
 
 
 def test_ranks_with_different_jobs_are_told_apart_at_the_start(job, tmp_path):
@@ -386,7 +386,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next(job, t
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_s1_4_a_report_tells_what_each_rank_of_two_nodes_computed(ranks, job, tmp_path):
+def test_a_report_tells_what_each_rank_of_two_nodes_computed(ranks, job, tmp_path):
     """Emulated: MPICH takes the ranks of this host for those of two."""
     several = {"MPIR_CVAR_NUM_CLIQUES": "2"}
     changes = "deterministic=false", "micro_batch=5", "steps=12"

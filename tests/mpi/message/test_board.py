@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
+from tests.launch import requires
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
 from weft.runtime.message.board import Board
@@ -176,13 +179,24 @@ def test_many_waits_in_any_order_all_end_once_and_none_early() -> None:
     run(main)
 
 
+def requires_bells() -> None:
+    """Ranks that cannot ring each other would sleep for ever where nothing but bells wakes them."""
+    node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    together = node.size == MPI.COMM_WORLD.size
+    node.Free()
+    vendor, version = MPI.get_vendor()
+    where = f"{vendor} {'.'.join(map(str, version))}"
+    requires(sys.platform == "linux", f"{where} on {sys.platform}: there are no bells but on Linux")
+    requires(together, f"{where} has put these ranks on several nodes, between which no bell rings")
+
+
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("computing", [False, True], ids=["idle", "computing"])
 def test_a_publish_wakes_who_naps(computing: bool) -> None:
+    requires_bells()
+
     async def main(ranks: Talk) -> None:
         node = ranks.comm
-        if ranks.loop.mpi.bells is None or not ranks.loop.mpi.bells.everyone:
-            return  # ranks that share no memory cannot ring, and would sleep for ever under this policy
         board = await Board.allocate(node, 1)
         ranks.loop.mpi.policy = RUNG  # from here on: collectives need the looks that it leaves out
         ranks.loop.mpi.computing = lambda: computing
@@ -199,10 +213,10 @@ def test_a_publish_wakes_who_naps(computing: bool) -> None:
 
 @pytest.mark.mpi(min_size=2)
 def test_the_last_of_all_to_publish_wakes_who_waits_for_all() -> None:
+    requires_bells()
+
     async def main(ranks: Talk) -> None:
         node = ranks.comm
-        if ranks.loop.mpi.bells is None or not ranks.loop.mpi.bells.everyone:
-            return
         mine = random.Random(node.rank)
         board = await Board.allocate(node, 3)
         ranks.loop.mpi.policy = RUNG
@@ -218,10 +232,11 @@ def test_the_last_of_all_to_publish_wakes_who_waits_for_all() -> None:
 
 @pytest.mark.mpi(min_size=2)
 def test_who_is_not_the_last_of_all_wakes_nobody() -> None:
+    requires_bells()
+
     async def main(ranks: Talk) -> None:
         node, bells = ranks.comm, ranks.loop.mpi.bells
-        if bells is None or not bells.everyone:
-            return
+        assert bells is not None
         rung: list[int] = []
         board = await Board.allocate(node, 1)
         bells.ring = rung.append  # type: ignore[method-assign]
