@@ -182,7 +182,12 @@ def cycles(uses: dict[str, set[str]]) -> list[str]:
     return found
 
 
-def test_the_packages_of_pyproject_are_the_folders_there_are():
+def test_r6_the_top_level_is_as_agreed():
+    agreed = ("pyproject.toml", "runtime", "kernels", "tests", "bench", "hostfiles", "README.md")
+    assert [name for name in agreed if not (ROOT / name).exists()] == []
+
+
+def test_r6_the_packages_of_pyproject_are_the_folders_there_are():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = project["tool"]["setuptools"]["packages"]
     there = [f"weft.{module_name(path)}" for path in files(*FOLDERS) if path.name == "__init__.py"]

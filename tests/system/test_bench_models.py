@@ -49,7 +49,7 @@ with patch.object(Together, "_take", together), patch.object(Replica, "update", 
     ],
     ids=["two hosts", "two ranks on one host, settings given"],
 )  # fmt: skip
-def test_s2_2_the_bench_gives_its_figures_on_hosts(options, tmp_path):
+def test_s2_5_the_bench_gives_its_figures_on_hosts(options, tmp_path):
     lacking = missing()
     requires(lacking is None, str(lacking))
     path = tmp_path / "models.json"

@@ -15,7 +15,7 @@ os.write(1, f"rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size}\\n".encode())
 
 
 @pytest.mark.parametrize(("vendor", "option"), [("mpich", "-f"), ("openmpi", "--hostfile")])
-def test_a_job_starts_from_the_hostfile_of(vendor: str, option: str):
+def test_r5_a_job_starts_from_the_hostfile_of(vendor: str, option: str):
     interpreter = python(vendor)
     launcher = interpreter.parent / "mpirun"
     command = [launcher, option, ROOT / "hostfiles" / vendor, "-n", "2", interpreter, "-c", WORLD]

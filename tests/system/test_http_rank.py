@@ -43,7 +43,7 @@ run(main)
 """
 
 
-def test_s5_ranks_ask_rank_0_over_http(tmp_path: Path):
+def test_r4_ranks_ask_rank_0_over_http(tmp_path: Path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     result = mpiexec(2, [program], env={"PYTHONPATH": str(ROOT)})

@@ -77,7 +77,7 @@ def test_ranks_on_two_nodes_are_one_world_and_share_no_window(cluster, tmp_path,
 
 
 @pytest.mark.parametrize("per_node", [1, 2])
-def test_the_batch_script_trains_digits_on_two_nodes(cluster, tmp_path, per_node):
+def test_r5_the_batch_script_trains_digits_on_two_nodes(cluster, tmp_path, per_node):
     options = [f"--ntasks-per-node={per_node}"] if per_node > 1 else []
     script = ROOT / "hostfiles" / "slurm-digits.sh"
     job = cluster.submit(script, *options, timeout=240, cwd=tmp_path, env=user())

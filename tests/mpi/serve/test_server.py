@@ -28,7 +28,7 @@ def close_to(seed: int, given: np.ndarray, answer: np.ndarray) -> None:
     np.testing.assert_allclose(answer, expected(given, seed), rtol=1e-5, atol=1e-6)
 
 
-def test_s5_2_any_rank_asks_any_model_and_gets_its_own_answer(tmp_path: Path):
+def test_r4_any_rank_asks_rank_0_for_any_model_and_gets_its_own_answer(tmp_path: Path):
     def fill(path: Path) -> None:
         put(path, "a", 1, dense(1))
         put(path, "a", 2, dense(2))
@@ -53,6 +53,7 @@ def test_s5_2_any_rank_asks_any_model_and_gets_its_own_answer(tmp_path: Path):
             other = await client.infer("b", {"pixels": samples(2, width=6)}, best_effort=True)
             close_to(3, samples(2, width=6), other.outputs["scores"])
             await world.barrier()
+            assert (server.service is not None) == (world.rank == 0)
             if server.service is not None:
                 assert server.service.ready
                 assert set(used) <= {f"rank {r} cpu" for r in range(world.size)}

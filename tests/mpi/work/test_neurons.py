@@ -158,7 +158,7 @@ def test_names_that_are_longer_than_the_tables_are_told_apart():
 
 
 @pytest.mark.mpi
-def test_s1_3_every_rank_reads_the_same_table_and_a_users_tag_overrides():
+def test_s1_2_costs_are_captured_and_a_users_tag_overrides_them():
     graph = GRAPHS["inception"]()
     flat = parameters(graph)
 
@@ -171,6 +171,25 @@ def test_s1_3_every_rank_reads_the_same_table_and_a_users_tag_overrides():
         assert rows["three0"]["source"] == 2  # measured when the engine was opened
         assert rows["three0"]["cost_s"] > 0
         assert rows["three0"]["filter_size"].tolist() == [8, 3, 3]
+        if world.node_rank == 0:
+            await engine.infer(samples(graph, 1))
+        await world.barrier()
+        await engine.replan(tags={})  # by what its blocks took
+        rows = {row["name"].decode(): row for row in of_kind(engine.graph_table, "kernel")}
+        assert rows["one0"]["source"] == 2
+        assert 0 < rows["one0"]["cost_s"] < 0.5
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_s1_3_every_rank_reads_the_same_table():
+    graph = GRAPHS["inception"]()
+    flat = parameters(graph)
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, flat)
         table = np.frombuffer(engine.table.tobytes(), np.uint8).copy()
         greatest = table.copy()
         await world.allreduce(greatest, "max")
@@ -179,10 +198,6 @@ def test_s1_3_every_rank_reads_the_same_table_and_a_users_tag_overrides():
             await engine.infer(samples(graph, 1))
         await world.barrier()
         assert (engine.table["measured_s"] > 0).all()  # whoever ran it: each wrote what its blocks took
-        await engine.replan(tags={})
-        rows = {row["name"].decode(): row for row in of_kind(engine.graph_table, "kernel")}
-        assert rows["one0"]["source"] == 2
-        assert 0 < rows["one0"]["cost_s"] < 0.5
         await engine.close()
 
     run(main)
@@ -212,22 +227,37 @@ def test_s1_6_other_cost_tags_alone_change_who_is_to_compute_what():
 
 
 @pytest.mark.mpi
-def test_s1_4_dropped_neurons_are_not_computed_and_come_back():
-    graph = GRAPHS["residual"]()
+@pytest.mark.parametrize(
+    ("name", "node", "none_left"),
+    [
+        pytest.param("inception", "five0", True, id="all of a layer"),
+        pytest.param("residual", "deep", False, id="half of one, which another is added to"),
+    ],
+)
+def test_s1_4_dropped_neurons_are_not_computed_and_come_back(name, node, none_left):
+    graph = GRAPHS[name]()
     flat = parameters(graph)
     thinner = flat.copy()
-    for each in Layout.of(graph).views(thinner, "deep"):
+    for each in Layout.of(graph).views(thinner, node):
         each[:16] = 0
 
     async def main(world: World) -> None:
-        engine = await Neurons.open(world, graph, flat, tags=tags(graph), capture=False)
+        spans: list[Span] = []
+        engine = await Neurons.open(
+            world, graph, flat, tags=tags(graph), capture=False, spans=lambda *span: spans.append(span)
+        )
         inputs = samples(graph, 1)
-        for dropped, weights in (({"deep": range(16)}, thinner), ({}, flat)):
+        for dropped, weights in (({node: range(16)}, thinner), ({}, flat)):
             await engine.replan(dropped=dropped)
+            spans.clear()
             if world.node_rank == 0:
                 outputs = await engine.infer(inputs)
-                for name, expected in serial(graph, 1, weights, inputs).items():
-                    np.testing.assert_allclose(outputs[name], expected, rtol=1e-5, atol=1e-6)
+                for output, expected in serial(graph, 1, weights, inputs).items():
+                    np.testing.assert_allclose(outputs[output], expected, rtol=1e-5, atol=1e-6)
+            await world.barrier()
+            ran = np.array([sum(block.startswith(node) for block, *_ in spans)])
+            await world.allreduce(ran)
+            assert (ran[0] == 0) == (none_left and bool(dropped))
         await engine.close()
 
     run(main)

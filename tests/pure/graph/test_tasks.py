@@ -32,7 +32,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("given_edges", "words"), WRONG.values(), ids=WRONG)
-def test_s4_1_a_cyclic_graph_is_refused_and_its_cycle_named(given_edges, words):
+def test_s4_3_a_cyclic_graph_is_refused_and_its_cycle_named(given_edges, words):
     with pytest.raises(GraphError) as caught:
         graph(given_edges)
     for word in words:

@@ -26,7 +26,7 @@ def dealt(count: int, *paces_s: float) -> list[list[int]]:
     ],
 )
 @pytest.mark.parametrize("count", [0, 2, 3, 60])
-def test_s1_1_they_are_dealt_in_turn_while(paces_s, count):
+def test_r3_they_are_dealt_in_turn_while(paces_s, count):
     assert dealt(count, *paces_s) == [list(owned(count, rank, 3)) for rank in range(3)]
 
 
@@ -34,7 +34,7 @@ def test_s1_1_they_are_dealt_in_turn_while(paces_s, count):
     ("paces_s", "counts"),
     [((1.0, 2.0), [8, 4]), ((1.0, 1.0, 2.0, 2.0), [4, 4, 2, 2]), ((1.0, 100.0), [12, 0])],
 )
-def test_s1_1_a_faster_rank_gets_more(paces_s, counts):
+def test_r3_a_faster_rank_gets_more(paces_s, counts):
     shares = dealt(12, *paces_s)
     assert [len(share) for share in shares] == counts
     assert Counter(index for share in shares for index in share) == Counter(range(12))
