@@ -30,6 +30,7 @@ from weft.runtime.message import World, run
 
 SMALL, LARGE = 250, 250_000  # floats
 EVERY_S = 0.008  # 1 MB so often is 1 Gbit/s
+LEAST = 5  # measurements, however slow the machine is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +142,7 @@ async def busy(world: World, work: Work, seconds: float, floats: int) -> dict[st
     waking = asyncio.create_task(_wakes(world, over))
     lags = []
     start, before = time.perf_counter(), worker.done
-    while (now := time.perf_counter()) < over:
+    while (now := time.perf_counter()) < over or len(lags) < LEAST:
         await asyncio.sleep(1e-3)
         lags.append(time.perf_counter() - now - 1e-3)
     rate = (worker.done - before) / (time.perf_counter() - start)
@@ -150,7 +151,7 @@ async def busy(world: World, work: Work, seconds: float, floats: int) -> dict[st
     world.selector.computing = lambda: False
     await asyncio.to_thread(worker.lane.close)
     work.check()
-    check(rate > 100, f"the lane ran only {rate:.0f} kernels a second")
+    check(rate > 0, "the lane ran no kernel meanwhile")
     p99 = statistics.quantiles(lags, n=100, method="inclusive")[98]  # "exclusive" goes beyond the greatest
     return {
         "p50": statistics.median(lags),
@@ -179,9 +180,11 @@ async def _wakes(world: World, over: float) -> list[float]:
         wakes.append(time.perf_counter() - rung)
 
     def ring() -> None:
-        while time.perf_counter() < over:
+        rung = 0
+        while time.perf_counter() < over or rung < LEAST:
             time.sleep(0.02)
             world.loop.call_soon_threadsafe(answer, time.perf_counter())
+            rung += 1
 
     await asyncio.to_thread(ring)
     await asyncio.sleep(0)
