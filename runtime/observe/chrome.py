@@ -56,7 +56,7 @@ def write_chrome(path: Path, traces: Sequence[RankTrace]) -> None:
 def read_chrome(path: Path) -> list[RankTrace]:
     """The traces that `write_chrome` wrote, idle spans left out; times count from the first span.
 
-    None where there is no file; a Mistake where it is another.
+    Empty where there is no file; a Mistake where it is another.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -167,7 +167,8 @@ def _runs(parent: Path) -> list[Path]:
     """The runs in a folder, newest first."""
     if not parent.is_dir():
         return []
-    runs = [entry for entry in parent.iterdir() if _is_run(entry)]
+    # By patterns, which pass over folders that may not be read.
+    runs = {found.parent for name in ("metrics.jsonl", "checkpoints") for found in parent.glob(f"*/{name}")}
     return sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
 
 
