@@ -140,7 +140,7 @@ async def busy(world: World, work: Work, seconds: float, floats: int) -> dict[st
     over = time.perf_counter() + seconds
     traffic = asyncio.create_task(_traffic(world, over, floats))
     waking = asyncio.create_task(_wakes(world, over))
-    lags = []
+    lags: list[float] = []
     start, before = time.perf_counter(), worker.done
     while (now := time.perf_counter()) < over or len(lags) < LEAST:
         await asyncio.sleep(1e-3)
