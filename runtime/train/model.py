@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -109,6 +110,20 @@ def from_python(reference: str, sample: ArraySpec) -> Graph:
     if not isinstance(graph, Graph):
         raise GraphError(f"[model] python = {reference!r} returned {type(graph).__name__}, not a Graph")
     return graph
+
+
+def outline(graph: Graph) -> dict[str, str]:
+    """A line for every node, by name: its kernel, settings that are not the kernel's own, and inputs."""
+    found = {}
+    for node in graph.nodes:
+        settings = [
+            f"{field.name}={value!r}"
+            for field in fields(node.kernel)
+            if field.init and (value := getattr(node.kernel, field.name)) != field.default
+            if isinstance(value, bool | int | float | str | tuple)  # a kernel's own state is no setting
+        ]
+        found[node.name] = f"{node.kernel.name}({', '.join(settings)}) of {', '.join(node.inputs)}"
+    return found
 
 
 def without_loss(graph: Graph) -> Graph:

@@ -32,7 +32,7 @@ from . import checkpoint
 from .course import schedule
 from .data import Data, MissingData, load_data
 from .data.section import files
-from .model import build
+from .model import build, outline
 from .replica import Flats, Replica
 from .schema import Job
 
@@ -79,7 +79,7 @@ def examine(job: Job, resume: Path | None) -> Examined:
     folder = RunFolder.open(resume)
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
-    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data))
+    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data, graph))
     if snapshot.step > (steps := job.train.total_steps(len(data.train))):
         raise CheckpointError(
             f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
@@ -240,9 +240,13 @@ def smallest_portion(job: Job) -> int:
     return job.exchange.portion_bytes or SMALLEST_BYTES
 
 
-def lineage(job: Job, data: Data) -> dict[str, Any]:
-    """What a run that resumes must have in common with the one it resumes: keys of the job, and the data."""
-    return {**job.lineage(), "the data's digest": data.digest()}
+def lineage(job: Job, data: Data, graph: Graph) -> dict[str, Any]:
+    """What a run that resumes must have in common with the one it resumes: keys of the job, data and model.
+
+    A function's graph is compared node by node: it may have changed, and another may return the same.
+    """
+    found = {**job.lineage(), "the data's digest": data.digest()}
+    return found if job.model.python is None else {**found, "node": outline(graph)}
 
 
 async def share_cores(world: World) -> None:

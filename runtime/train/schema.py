@@ -286,11 +286,12 @@ class Job(Section):
     def lineage(self) -> dict[str, Any]:
         """What a run that resumes must have in common with the one it resumes.
 
-        Files may lie elsewhere by then: what is in them is compared, not where they are.
+        Files and functions may lie elsewhere by then: what is in them is compared, not where they are.
         """
         train = self.train.model_dump(include={"batch", "micro_batch", "optimizer", "schedule", "clip_norm"})
         data = self.data.model_dump(exclude=set(files(self.data.source)))
-        return {"seed": self.seed, "data": data, "model": self.model.model_dump(), "train": train}
+        model = self.model.model_dump(exclude={"python"})
+        return {"seed": self.seed, "data": data, "model": model, "train": train}
 
 
 def _require_exactly_one(section: str, last: object, info: ValidationInfo) -> None:

@@ -297,7 +297,7 @@ class Trainer:
         await self._saved()
         nodes = [len(ranks) for ranks in self._world.nodes]
         progress = {
-            "lineage": lineage(self._job, self._data),
+            "lineage": lineage(self._job, self._data, self._replica.graph),
             "steps": self._loop.total_steps,
             "labels": list(self._data.labels),
             "samples": described(self._data),

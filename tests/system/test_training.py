@@ -90,6 +90,31 @@ def test_a_resume_with_another_job_names_what_differs(job, tmp_path):
     assert other.stderr.count("train.batch was 60, is 50") == 1, other.stderr
 
 
+CHANGING = """
+from weft.runtime.graph import Builder
+
+def {name}(sample):
+    b = Builder()
+    hidden = b("{kernel}", b("dense", b("flatten", b.input("x", sample.shape)), features=8), name="between")
+    return b.build(b("dense", hidden, features=10))
+"""
+
+
+def test_a_function_that_returns_another_model_is_not_resumed(job, tmp_path):
+    """Although its weights have the same names and shapes; a function that has only moved goes on."""
+    (tmp_path / "mine.py").write_text(CHANGING.format(name="build", kernel="relu"))
+    python = ("--set", "model.python=mine:build")
+    run = run_folder(train(1, job, *python, "--set", "train.steps=2", folder=tmp_path).stdout)
+    (tmp_path / "mine.py").write_text(CHANGING.format(name="build", kernel="tanh"))
+    changed = train(2, "--resume", run, "--set", "train.steps=4", folder=tmp_path)
+    assert changed.returncode == 2
+    assert 'node.between was "relu() of dense_1", is "tanh() of dense_1"' in changed.stderr
+    (tmp_path / "yours.py").write_text(CHANGING.format(name="same", kernel="relu"))
+    moved = ("--set", "model.python=yours:same", "--set", "train.steps=4")
+    found = train(2, "--resume", run, *moved, folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
 def test_a_run_whose_data_has_moved_goes_on_where_that_is_named(job, tmp_path):
     before, after = tmp_path / "before.npz", tmp_path / "after.npz"
     draw = np.random.default_rng(1)

@@ -7,10 +7,11 @@ import pytest
 
 from weft.kernels.device import Device
 from weft.runtime.errors import GraphError
+from weft.runtime.graph import Builder
 from weft.runtime.train import oracle
 from weft.runtime.train.data import load_data
 from weft.runtime.train.job import load_job
-from weft.runtime.train.model import build
+from weft.runtime.train.model import build, outline
 from weft.runtime.train.replica import Replica
 
 MODELS = """
@@ -37,6 +38,17 @@ def test_a_python_model_with_another_input_than_the_data_is_refused(function, tm
     model = job.model.model_copy(update={"layers": None, "python": f"inputs_models:{function}"})
     with pytest.raises(GraphError, match="called 'x'"):
         build(model, data)
+
+
+def test_an_outline_tells_kernels_settings_and_inputs():
+    b = Builder()
+    dense = b("dense", b.input("x", (8,)), features=4, bias=False, name="dense")
+    graph = b.build(b("add", dense, b("relu", dense, name="relu"), name="sum"))
+    assert outline(graph) == {
+        "dense": "dense(features=4, bias=False) of x",
+        "relu": "relu() of dense",
+        "sum": "add() of dense, relu",
+    }
 
 
 class Apart(Device):
