@@ -29,7 +29,10 @@ from ...message.window import Window
 from . import claims
 
 Spans = Callable[[str, int, int, int], None]
-"""Told of every block that ran here: its name, the request, start and end in ns of time.monotonic_ns."""
+"""Told of every block that ran here: its name, the request, start and end in ns of time.monotonic_ns.
+
+Called on the thread that ran it. What it raises counts as raised by the block.
+"""
 
 CLOSED = -1  # instead of a request
 TEXT_BYTES = 8184  # of a traceback, behind its length
@@ -180,13 +183,13 @@ class Crew:
             try:
                 for call in job.calls[block]:
                     call()
+                end_ns = now_ns()
+                if spans is not None:
+                    spans(job.names[block], request, start_ns, end_ns)
             except Exception:
                 self._tell(block, request)
                 break
-            end_ns = now_ns()
             job.took_s[block] = (end_ns - start_ns) * 1e-9
-            if spans is not None:
-                spans(job.names[block], request, start_ns, end_ns)
             block = advance(words, book, block, request, LOOKS, PATIENCE)
         self._busy = False
         claims.put(words, mine + 1, request)

@@ -305,6 +305,31 @@ def test_an_error_in_a_block_reaches_the_caller_and_the_next_request_is_answered
 
 
 @pytest.mark.mpi
+def test_an_error_of_who_is_told_of_blocks_reaches_the_caller():
+    graph = GRAPHS["chain"]()
+    flat = parameters(graph)
+
+    def told(block: str, request: int, start_ns: int, end_ns: int) -> None:
+        if request == 1:
+            raise OSError("no room for spans")
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, flat, tags=tags(graph), capture=False, spans=told)
+        if world.node_rank == 0:
+            inputs = samples(graph, 1)
+            with pytest.raises(BlockError, match="OSError: no room for spans"):
+                await engine.infer(inputs)
+            (got,), (expected,) = (
+                (await engine.infer(inputs)).values(),
+                serial(graph, 1, flat, inputs).values(),
+            )
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_requests_follow_one_another_whoever_asks_at_once():
     graph = GRAPHS["chain"]()
     flat = parameters(graph)
