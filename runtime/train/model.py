@@ -113,7 +113,7 @@ def from_python(reference: str, sample: ArraySpec) -> Graph:
 
 
 def outline(graph: Graph) -> dict[str, str]:
-    """A line for every node, by name: its kernel, settings that are not the kernel's own, and inputs."""
+    """A line for every node, by name: its kernel, the settings that are not the defaults, and its inputs."""
     found = {}
     for node in graph.nodes:
         settings = [
