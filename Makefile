@@ -29,8 +29,14 @@ demo: .venv/.demo
 	@echo '  mpirun -n 4 weft train stdlib-gpt              # a small GPT on the Python library'
 	@echo '  weft --help'
 
+# Tests without ranks share the cores; those that start ranks have them to themselves, one after the other.
 test: lint
+ifeq ($(strip $(PYTEST)),)
+	$(BIN)/python -m pytest tests/pure --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/pure
+else
 	$(BIN)/python -m pytest $(PYTEST)
+endif
 
 lint: environment
 	$(BIN)/ruff check .
