@@ -11,6 +11,8 @@ goodput_per_s    answers within their deadline, window by window
 refused_share    of what was asked
 late_share       of what was answered
 drift            of goodput from the beginning to the end, along the line through the windows (1 is none)
+evened_drift     the same of goodput over the mean speed of the cores in its window, which others may slow
+slowed           by window, over the fastest that these cores were in any: told by a fixed product's CPU time
 growth_mb        of the memory of the rank where it grew most, from the first fifth to the end
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +31,7 @@ from random import Random
 import numpy as np
 
 from bench._arrivals import CLASSES, MIX
+from bench._core import Speed
 from bench.harness import Figure, check
 from bench.live import NAME, shared
 from weft.runtime.message import World, run
@@ -37,7 +41,8 @@ from weft.runtime.serve.server import Server
 
 REST_S = 0.005  # after a refusal
 SAMPLES = 16  # different ones, whose answers are known
-ON_TIME, LATE, REFUSED, RESIDENT = range(4)  # what is kept of each window
+ON_TIME, LATE, REFUSED, RESIDENT, PRODUCT_S = range(5)  # what is kept of each window
+FEEL_S = 2.0  # between two looks at the core's speed, of 10 ms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +80,7 @@ class Callers:
         self._rank, self._client = world.rank, client
         self._count = max(1, args.callers // world.size)
         self._window_s = 60 * args.minutes / args.windows
-        self._counts = np.zeros((args.windows, 4))
+        self._counts = np.zeros((args.windows, 5))
         pixels = np.random.default_rng(2).standard_normal((SAMPLES, 1, 3, 32, 32), np.float32)
         self._samples, self._answers = list(pixels), [np.empty(0)] * SAMPLES
 
@@ -90,6 +95,7 @@ class Callers:
         self._begin_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look())
+            group.create_task(self._feel())
             for number in range(self._count):
                 group.create_task(self._keep_asking(Random(1000 * self._rank + number)))
         return self._counts
@@ -104,6 +110,17 @@ class Callers:
                 per_s = self._counts[number, ON_TIME] / self._window_s
                 told = f"{number + 1} of {len(self._counts)}: {per_s:.0f} a second on time on rank 0"
                 print(f"soak: {told}, {resident * page / 2**20:.0f} MiB", file=sys.stderr)
+
+    async def _feel(self) -> None:
+        """How fast the core is in each window, in CPU time: the server's own share does not count."""
+        speed = Speed()
+        for number in range(len(self._counts)):
+            end_s = self._begin_s + (number + 1) * self._window_s
+            felt: list[float] = []
+            while not felt or time.monotonic() < end_s:
+                felt.append(await asyncio.to_thread(speed.product_s))
+                await asyncio.sleep(min(FEEL_S, max(0.0, end_s - time.monotonic())))
+            self._counts[number, PRODUCT_S] = statistics.mean(felt)
 
     async def _keep_asking(self, random: Random) -> None:
         while (window := int((time.monotonic() - self._begin_s) / self._window_s)) < len(self._counts):
@@ -128,16 +145,25 @@ class Callers:
 
 
 def figures(found: np.ndarray, window_s: float) -> dict[str, Figure]:
-    """From what all ranks counted: (ranks, windows, 4)."""
+    """From what all ranks counted: (ranks, windows, 5)."""
     on_time, late, refused = (found[:, :, kind].sum(axis=0) for kind in (ON_TIME, LATE, REFUSED))
     check(bool((on_time > 0).all()), f"a window without an answer on time: {on_time}")
-    slope, start = np.polyfit(np.arange(len(on_time)), on_time, 1)
+    product_s = found[:, :, PRODUCT_S]
+    speed = (product_s.min(axis=1, keepdims=True) / product_s).mean(axis=0)
     resident = found[:, :, RESIDENT]
     growth = (resident[:, -1] - resident[:, len(on_time) // 5]).max()
     return {
         "goodput_per_s": Figure.of(list(on_time / window_s), "/s"),
         "refused_share": Figure.of(list(refused / (on_time + late + refused)), ""),
         "late_share": Figure.of(list(late / (on_time + late)), ""),
-        "drift": Figure.of([1 + slope * (len(on_time) - 1) / start], "x"),
+        "drift": Figure.of([drift(on_time)], "x"),
+        "evened_drift": Figure.of([drift(on_time / speed)], "x"),
+        "slowed": Figure.of(list(1 / speed), "x"),
         "growth_mb": Figure.of([growth / 2**20], "MB"),
     }
+
+
+def drift(series: np.ndarray) -> float:
+    """The end of the line through a series over its beginning."""
+    slope, start = np.polyfit(np.arange(len(series)), series, 1)
+    return float(1 + slope * (len(series) - 1) / start)
