@@ -27,7 +27,7 @@ class NoOp:
 
     ready = True
 
-    def index(self) -> Sequence[ModelInfo]:
+    async def index(self) -> Sequence[ModelInfo]:
         return [INFO]
 
     def model(self, name: str, version: str = "") -> ModelInfo:

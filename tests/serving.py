@@ -47,7 +47,7 @@ class Fake:
     configs: dict[str, Any] = field(default_factory=dict)
     counted: dict[str, ModelStatistics] = field(default_factory=dict)
 
-    def index(self) -> Sequence[ModelInfo]:
+    async def index(self) -> Sequence[ModelInfo]:
         names = sorted({*self.loaded, "sleeping"})
         return [self._info(name, version) for name in names for version in VERSIONS]
 

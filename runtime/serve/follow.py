@@ -25,7 +25,7 @@ async def follow(loading: Loading, name: str, run: RunFolder, largest: int, ever
     settings = ModelSettings(max_batch=largest)
     served = None
     while True:
-        newest = next(iter(checkpoints(run.checkpoints)), None)
+        newest = next(iter(await asyncio.to_thread(checkpoints, run.checkpoints)), None)
         if newest is not None and newest != served:
             step = int(newest.stem.rpartition("-")[2])
             version = Version(name, 1, newest, Platform.CHECKPOINT, shown=str(step))

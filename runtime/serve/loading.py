@@ -84,10 +84,10 @@ class Loading:
         """Tell whoever asks why this model is not here, until it is loaded."""
         self._catalog.awaited[name] = reason
 
-    def index(self) -> list[ModelInfo]:
+    async def index(self) -> list[ModelInfo]:
         """Every model and version in the repository or loaded, with the reason where one is not ready."""
         found: dict[tuple[str, str], ModelInfo] = {}
-        entries = {} if self._repository is None else self._repository.scan()
+        entries = {} if self._repository is None else await asyncio.to_thread(self._repository.scan)
         for name, entry in entries.items():
             entry = self._checked(entry)
             if not entry.versions:

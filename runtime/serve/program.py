@@ -54,7 +54,7 @@ async def serve(world: World, options: Options) -> None:
             return
         if options.measure:
             print(server.profiles, flush=True)
-        if not server.service.index():
+        if not await server.service.index():
             print(f"weft: no model in {options.repository}: give it NAME/VERSION/model.onnx", flush=True)
         async with answering(server, options.host, options.port, options.token):
             await stop.wait()
@@ -125,7 +125,7 @@ async def answering(server: Server, host: str, port: int, token: str) -> AsyncIt
     assert server.service is not None
     front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
     await front.start()
-    print(table(server.service), flush=True)
+    print(await table(server.service), flush=True)
     print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
     if not token and not loopback(host):
         print(
@@ -148,10 +148,10 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def table(service: Service) -> str:
+async def table(service: Service) -> str:
     """What is served, and on what."""
     lines = []
-    for info in service.index():
+    for info in await service.index():
         title = f"{info.name} {info.version}".rstrip()
         if not info.ready:
             lines.append(f"weft: {title} is not served: {info.reason}")

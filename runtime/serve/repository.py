@@ -14,7 +14,7 @@ whose names are no whole numbers from 1 on are no versions, as with Triton.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -82,18 +82,23 @@ class Repository:
         return read_settings(ServerSettings, self.root / SETTINGS)
 
     def scan(self) -> Mapping[str, Entry]:
-        """Every model by name."""
-        return {name: self.entry(name) for name in self._names()}
+        """Every model by name; it takes as long as the file system does, so not on an event loop."""
+        names = self._names()
+        return {name: self._entry(name, names) for name in names}
 
     def _names(self) -> list[str]:
         return sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
 
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
-        folder, names = self.root / name, self._names()
+        names = self._names()
         if name not in names:
             known = ", ".join(names) or "nothing"
             raise Mistake(f"the repository {self.root} has no model {name!r}; it holds {known}")
+        return self._entry(name, names)
+
+    def _entry(self, name: str, names: Collection[str]) -> Entry:
+        folder = self.root / name
         try:
             settings = read_settings(ModelSettings, folder / SETTINGS)
         except JobError as error:
@@ -101,7 +106,10 @@ class Repository:
         if absent := [v.model for v in settings.variants if v.model not in names]:
             reason = f"variants in {folder / SETTINGS}: no model {absent[0]!r}; there are {', '.join(names)}"
             return Entry(name, reason=reason)
-        there = {int(path.name) for path in folder.iterdir() if _is_version(path)}
+        try:
+            there = {int(path.name) for path in folder.iterdir() if _is_version(path)}
+        except OSError as error:  # it has gone since it was listed, for instance
+            return Entry(name, reason=f"{folder} cannot be read: {error.strerror}")
         numbers = sorted(there | set(settings.versions or ()) if there else there)
         versions = tuple(
             _version(name, number, folder / str(number))

@@ -140,7 +140,7 @@ class Service(Protocol):
     def ready(self) -> bool:
         """Whether a worker can serve."""
 
-    def index(self) -> Sequence[ModelInfo]:
+    async def index(self) -> Sequence[ModelInfo]:
         """Every model and version in the repository, loaded or not."""
 
     def model(self, name: str, version: str = "") -> ModelInfo:

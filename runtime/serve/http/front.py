@@ -170,7 +170,8 @@ class Front:
                 return HttpResponse.json(documents.statistics(service.statistics(model, version)))
             case Action.INDEX:
                 content = read_json_object(request.body, self._settings.max_json_bytes)
-                return HttpResponse.json(documents.index(service.index(), ready=content.get("ready") is True))
+                models = await service.index()
+                return HttpResponse.json(documents.index(models, ready=content.get("ready") is True))
             case Action.LOAD:
                 await service.load(model, self._config(request))
                 return HttpResponse.json({})
@@ -181,7 +182,7 @@ class Front:
                 text = metrics.exposition(service.statistics(), service.status())
                 return HttpResponse(200, (text.encode(),), metrics.CONTENT_TYPE)
             case Action.STATUS:
-                more = {"ready": service.ready, "models": [_row(info) for info in service.index()]}
+                more = {"ready": service.ready, "models": [_row(info) for info in await service.index()]}
                 return HttpResponse.json({**service.status(), **more})
             case _:
                 return HttpResponse(200, (PAGE.read_bytes(),), "text/html; charset=utf-8", PAGE_HEADERS)

@@ -140,7 +140,7 @@ def test_models_come_and_go_while_others_are_served(tmp_path: Path):
 
             asking = asyncio.create_task(keep_asking())
             if (service := server.service) is not None:
-                index = {(info.name, info.version): info for info in service.index()}
+                index = {(info.name, info.version): info for info in await service.index()}
                 assert index["a", "1"].ready
                 assert index["broken", "1"].reason.count("is no ONNX model") == 1  # once for all ranks
                 assert "'zzz'" in index["odd", ""].reason

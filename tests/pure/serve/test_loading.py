@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from weft.runtime.errors import WeftError
-from weft.runtime.serve.loading import merged
+from weft.runtime.serve.loading import Loading, merged
+from weft.runtime.serve.repository import Entry
 from weft.runtime.serve.worker import ELSEWHERE
 
 
@@ -46,3 +50,22 @@ def test_a_reason_is_told_once(results: list[Any], told: str):
 def test_what_is_no_error_of_ours_is_raised():
     with pytest.raises(ZeroDivisionError):
         merged(LINKS, [BAD, ZeroDivisionError(), {}])
+
+
+def test_others_are_answered_while_a_slow_file_system_is_read():
+    answered = threading.Event()
+
+    class Slow:
+        def scan(self) -> dict[str, Entry]:
+            assert answered.wait(10)
+            return {"m": Entry("m", reason="is damaged")}
+
+    async def main() -> None:
+        nothing: Any = Mock(loaded={}, awaited={}, all=list)
+        repository: Any = Slow()
+        index = asyncio.create_task(Loading([], repository, nothing, nothing, nothing).index())
+        await asyncio.sleep(0.01)
+        answered.set()
+        assert [(info.name, info.reason) for info in await index] == [("m", "is damaged")]
+
+    asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_a_name_that_is_no_model_says_what_there_is(tmp_path: Path, name: str):
     put(tmp_path, "m/1/model.onnx")
     with pytest.raises(Mistake, match=r"has no model .*; it holds m"):
         Repository(tmp_path).entry(name)
+
+
+def test_a_model_that_goes_while_it_is_read_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(tmp_path, "m/1/model.onnx", "n/1/model.onnx")
+    repository = Repository(tmp_path)
+    names = repository._names()
+    shutil.rmtree(tmp_path / "m")
+    monkeypatch.setattr(repository, "_names", lambda: names)
+    scanned = repository.scan()
+    assert scanned["m"].reason == f"{tmp_path / 'm'} cannot be read: No such file or directory"
+    assert scanned["n"].wanted
 
 
 def test_a_repository_that_is_not_there(tmp_path: Path):
