@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Sequence
 
 from ..errors import Mistake
-from .communicator import Communicator
+from .communicator import CALLS, Communicator
 from .control import Control
 from .failure import Failures
 from .selector import ONE_SIZE
@@ -30,8 +30,7 @@ def first_difference(mine: Sequence[int], my_last: int, theirs: Sequence[int], t
     """The first number from which on two ranks differ, as far as can be seen; None where they agree.
 
     Each gives its latest checksums, the last being that of collective `last`. A checksum covers all that came
-    before, so ranks that differ once differ from there on. None, too, where the numbers do not overlap: the
-    next check will tell.
+    before, so ranks that differ once differ from there on. None, too, where the numbers do not overlap.
     """
     first = max(my_last - len(mine), their_last - len(theirs)) + 1
     last = min(my_last, their_last)
@@ -52,6 +51,9 @@ class Orders:
         self._world = world
         self._failures = failures
         self._checked: dict[str, int] = {}  # by communicator: up to which number
+        #: By rank and communicator, what it told of collectives that this rank had not called yet, and the
+        #: number of the last.
+        self._ahead: dict[tuple[int, str], tuple[int, list[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._asked: dict[int, asyncio.Event] = {}  # by rank: whether it has compared all of this one's
         control.on("called", self._compare)
@@ -92,9 +94,15 @@ class Orders:
     def _compare(self, source: int, group: str, called: int, checksums: list[int]) -> None:
         if (comm := self._find(group)) is None:
             return
+        told, ahead = self._ahead.pop((source, group), (0, []))
+        if called - len(checksums) == told:  # (after a gap it has called more than it knows)
+            checksums = [*ahead, *checksums]
         mine = comm.checksums(comm.called - called + len(checksums))
         number = first_difference(mine, comm.called, checksums, called)
-        if number is not None and (call := comm.call(number)) is not None:
+        if number is None:
+            if called > comm.called:
+                self._ahead[source, group] = called, checksums[comm.called - called :][-CALLS:]
+        elif (call := comm.call(number)) is not None:
             self._control.send(source, "differs", group, number, call.what, call.nbytes)
 
     def _heard_all(self, source: int) -> None:
