@@ -124,8 +124,9 @@ async def answering(server: Server, host: str, port: int, token: str) -> AsyncIt
 
     assert server.service is not None
     front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
+    told = await table(server.service)
     await front.start()
-    print(await table(server.service), flush=True)
+    print(told, flush=True)
     print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
     if not token and not loopback(host):
         print(
