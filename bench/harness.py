@@ -191,7 +191,10 @@ def _blas() -> str:
     # SciPy's and PyTorch's wheels bring others.
     used = next((library for library in found if "numpy" in library["filepath"]), found[0])
     parts = (used["internal_api"], used["version"], used.get("architecture", ""))
-    return " ".join(filter(None, parts)) + f", {used['num_threads']} thread(s)"
+    text = " ".join(filter(None, parts)) + f", {used['num_threads']} thread(s)"
+    onednn = sys.modules.get("weft.kernels.onednn")
+    library = onednn.load() if onednn is not None else None
+    return text + (f", oneDNN {library.version}" if library is not None else "")
 
 
 def _one_line(text: str) -> str:

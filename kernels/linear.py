@@ -1,4 +1,4 @@
-"""dense: the fully connected layer, y = x Wᵀ + b, as three BLAS products.
+"""dense: the fully connected layer, y = x Wᵀ + b, as three matrix products.
 
 forward          (M, in) x (out, in)ᵀ  -> (M, out)      M = every leading axis together
 input gradient   (M, out) x (out, in)  -> (M, in)
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
 
+from .blas import product
 from .compiled import flat
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Region, Split, with_last
@@ -19,7 +20,8 @@ from .region import keep_whole
 # Blocks of so many output neurons cost 13 to 19% more than all at once (512 samples, 1024 inputs), of 256 at
 # most 6%: each packs the other matrix anew. OpenBLAS takes 12 at a time on AVX-512 and rounds what is left
 # over differently: cut in multiples of 48, blocks of weight gradients above a million products are those of
-# the whole to the bit. Blocks of the output are so within rounding only.
+# the whole to the bit; oneDNN's are with any cut that leaves no neuron alone. Blocks of the output are so
+# within rounding only.
 ROWS_GRANULE = 48
 
 
@@ -73,21 +75,19 @@ class Dense(ByRows):
         return Cost(product + adds, product, product + adds, moved)
 
     def forward(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
-        # BLAS writes into the columns of y where they lie: NumPy copies nothing.
+        # The columns of y are written where they lie: nothing is copied.
         x, y = _matrix(b.inputs[0]), _matrix(b.output)[:, rows]
-        xp = array_module(x)
-        xp.matmul(x, b.parameters[0][rows].T, out=y)
+        product(x, b.parameters[0][rows].T, y, of=x.size * self.features)
         if self.bias:
-            xp.add(y, b.parameters[1][rows], out=y)
+            array_module(y).add(y, b.parameters[1][rows], out=y)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
         if dx is not None:
-            array_module(dx).matmul(_matrix(b.output_gradient), b.parameters[0], out=_matrix(dx))
+            product(_matrix(b.output_gradient), b.parameters[0], _matrix(dx), of=dx.size * self.features)
 
     def weight_gradient(self, b: Buffers, mode: Mode, rows: slice = slice(None)) -> None:
         x, dy = _matrix(b.inputs[0]), _matrix(b.output_gradient)
-        xp = array_module(x)
-        xp.matmul(dy[:, rows].T, x, out=b.weight_gradients[0][rows])
+        product(dy[:, rows].T, x, b.weight_gradients[0][rows], of=x.size * self.features)
         if self.bias and with_last(rows, self.features):
-            xp.sum(dy, axis=0, out=b.weight_gradients[1])
+            array_module(dy).sum(dy, axis=0, out=b.weight_gradients[1])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.pure.kernels.checks import oracle_only
-from weft.kernels import blas
 from weft.kernels.compiled import compiled, fast_path, flat
 
 
@@ -47,11 +46,3 @@ def test_flat_is_a_view():
 def test_flat_refuses_what_it_would_have_to_copy():
     with pytest.raises(ValueError, match=r"shape \(3, 2\) with strides"):
         flat(np.zeros((2, 3)).T)
-
-
-def test_blas_says_what_it_is_and_obeys():
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits():  # restores what was
-        blas.limit_threads(1)
-        assert blas.describe().endswith("threads: 1")
