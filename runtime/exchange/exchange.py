@@ -138,7 +138,8 @@ class Round:
     """One step's exchange: what is ready here, whom to tell when it is whole, and when all that was.
 
     `arrived` is called on the loop with a portion's index; `totals` completes when the statistics are summed.
-    `spent_s` is filled by the lane: seconds of each block of the last micro-batch's backward.
+    The lane fills `spent_s`, seconds of each block of the last micro-batch's backward, and `chain_cpu_s`, CPU
+    time a sample of its input gradients: work that is the same whatever the settings.
     """
 
     def __init__(self, step: int, portions: int, statistics: NDArray[np.float64]) -> None:
@@ -151,6 +152,7 @@ class Round:
         self.counted = asyncio.Event()
         self.totals: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.spent_s: NDArray[np.float64] = np.zeros(0)
+        self.chain_cpu_s = 0.0
 
     def mark_ready(self, index: int) -> None:
         """A portion's sum over what this rank has to contribute is where the wire finds it."""

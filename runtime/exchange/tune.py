@@ -1,22 +1,25 @@
 """Finds portion size, credit and rule by measuring steps: a pure state machine, the same on every rank.
 
-    tuner.next() ─> settings, two steps with them ─> the slowest rank's seconds of the second ─> tuner.told(…)
+    tuner.next() ─> settings, two steps with them ─> what the second took ─> tuner.told(…)
 
-All ranks are told the same seconds, so all take the same way and need not talk about it. One setting after
-the other moves as long as that helps: size first, which matters most, then credit, then the rule. Size moves
-by factors of 4 before 2, since a large step shows its effect above the noise of a single measurement: with
-times that vary by 2%, in simulations of ten networks at 0.1 to 10 Gbit/s, 5 of 600 searches ended more than
-5% above the best of the grid; with factors of 2 alone, 12 of 600.
+All ranks are told the same, the slowest rank's seconds, so all take the same way and need not talk about it.
+One setting after the other moves as long as that helps: size first, which matters most, then credit, then the
+rule. Size moves by factors of 4 before 2, since a large step shows its effect above the noise of a single
+measurement: with times that vary by 2%, in simulations of ten networks at 0.1 to 10 Gbit/s, 5 of 600 searches
+ended more than 5% above the best of the grid; with factors of 2 alone, 12 of 600.
 
 Where a neighbour on the machine slows some steps down by a half, what was tried meanwhile looks bad, and what
-was tried next looks good. So the first settings and the best are tried again at the end, each counts by its
-least time, and the first stay where they are as good: with every fourth trial slowed by 30 to 100%, 24 of
-1,000 searches ended more than 5% too far off; without, 71, of which 5 by more than 25%.
+was tried next looks good. Hence two precautions. With a trial every rank tells how long work that is the same
+in all of them took its processor: a trial in which that was much longer than in another was disturbed; it
+moves nothing, and is made again while steps are left. And the first settings and the best are tried again at
+the end, each counts by its least time, and the first stay where they are as good. With seven of ten trials
+slowed by 30 to 100%, none of 500 searches ended more than 8% too far off; without the first precaution six
+ended 10 to 16% too far off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -39,6 +42,12 @@ SMALLEST_BYTES, LARGEST_BYTES = 128 << 10, 16 << 20
 """Of portions that are tried. At the lower end the lane's cost of a portion, about 0.1 ms, is a tenth of its
 time at 1 Gbit/s; at the upper end the lowest layer waits there 0.15 s for a portion of another."""
 
+DISTURBED = 1.15
+"""Times its least that the same work may take a rank in a trial that counts; jitter alone makes it 1.05."""
+
+ATTEMPTS = 3
+"""At settings of which no trial counts, one after the other."""
+
 MOST_CREDIT = 16
 
 
@@ -52,6 +61,15 @@ class Settings:
 
 
 Move = Callable[[Settings], Settings]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Seconds of a step, and by rank those of work that is the same in every trial."""
+
+    seconds: float
+    same_work_s: tuple[float, ...]
+
 
 DEFAULT = Settings(1 << 20, 2, "lower_layer_first")
 """Two portions in flight fill the wire where one leaves it idle between its rounds; more would only delay the
@@ -70,6 +88,7 @@ class Tuner:
         if unknown := sorted(set(fixed) - set(names)):
             raise ValueError(f"cannot fix {', '.join(unknown)}; settings are {', '.join(names)}")
         self.best = first
+        self._trials: dict[Settings, list[Trial]] = {}
         self._left = steps // STEPS_PER_TRIAL
         self._search = self._walk([name for name in names if name not in fixed])
         self._trial = next(self._search, None)
@@ -78,39 +97,61 @@ class Tuner:
         """The settings to run two steps with; None: tuning is over, and `best` is found."""
         return self._trial if self._left > 0 else None
 
-    def told(self, seconds: float) -> None:
-        """The time of a step with the settings that `next` gave."""
-        if self.next() is None:
+    def told(self, seconds: float, same_work_s: Sequence[float] = ()) -> None:
+        """The time of a step with the settings that `next` gave, and what the same work took each rank in it.
+
+        Every rank has work of its own: what one rank says of several trials is compared. 0: it cannot tell.
+        """
+        if (settings := self.next()) is None:
             raise ValueError(f"told {seconds} s, but tuning is over")
         self._left -= 1
-        try:
-            self._trial = self._search.send(seconds)
-        except StopIteration:
-            self._trial = None
+        self._trials.setdefault(settings, []).append(Trial(seconds, tuple(same_work_s)))
+        self._trial = next(self._search, None)
 
-    def _walk(self, names: Sequence[str]) -> Generator[Settings, float, None]:
-        """Yields trials, is sent their seconds, and keeps `best`."""
+    def _walk(self, names: Sequence[str]) -> Iterator[Settings]:
+        """Yields what is to be tried next, and keeps `best`."""
         if not names:
             return
         first = self.best
-        least_s = {first: min((yield first), (yield first))}
+        yield from (first, first)
         for move in (move for name in names for move in MOVES[name]):
             while (
-                self._left > CONFIRMED and (trial := move(self.best)) not in least_s and _is_sensible(trial)
+                self._left > CONFIRMED
+                and (trial := move(self.best)) not in self._trials
+                and _is_sensible(trial)
             ):
-                seconds = least_s[trial] = yield trial
-                if seconds >= (1 - MARGIN) * least_s[self.best]:
+                yield from self._until_undisturbed(trial)
+                yield from self._until_undisturbed(self.best)  # as which it may not have shown before
+                if not self._faster(trial, self.best, MARGIN):
                     break
                 self.best = trial
         if self.best != first:
-            yield from self._confirm(first, least_s)
+            yield from (first, self.best)
+            if not self._faster(self.best, first):
+                self.best = first
 
-    def _confirm(self, first: Settings, least_s: dict[Settings, float]) -> Generator[Settings, float, None]:
-        """Try the first settings and the best again: where others slowed a step, its time says nothing."""
-        for again in (first, self.best):
-            least_s[again] = min(least_s[again], (yield again))
-        if least_s[first] <= least_s[self.best]:
-            self.best = first
+    def _until_undisturbed(self, settings: Settings) -> Iterator[Settings]:
+        for _ in range(ATTEMPTS):
+            if self._left > CONFIRMED and not self._undisturbed_s(settings):
+                yield settings
+
+    def _faster(self, one: Settings, other: Settings, margin: float = 0.0) -> bool:
+        """Whether that is known: both have trials that count."""
+        found, known = self._undisturbed_s(one), self._undisturbed_s(other)
+        return bool(found and known) and min(found) < (1 - margin) * min(known)
+
+    def _undisturbed_s(self, settings: Settings) -> list[float]:
+        """Seconds of the trials of these settings that count, as far as is known by now."""
+        told = zip(*(trial.same_work_s for trials in self._trials.values() for trial in trials), strict=True)
+        least_s = [min(of_rank) for of_rank in told]
+        return [
+            trial.seconds
+            for trial in self._trials.get(settings, [])
+            if all(
+                not least or s <= DISTURBED * least
+                for s, least in zip(trial.same_work_s, least_s, strict=True)
+            )
+        ]
 
 
 def _size_times(numerator: int, denominator: int, settings: Settings) -> Settings:

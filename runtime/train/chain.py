@@ -200,7 +200,8 @@ class Chain:
             rows = "" if block.rows is None else f" rows {block.rows[0]}-{block.rows[1] - 1}"
             run = step.run if block.rows is None else partial(step.run, rows=slice(*block.rows))
             portions = [setting.portions[portion] for portion in block.completes]
-            timed = partial(self._time, run, number, portions)
+            same_work = step.phase is Phase.INPUT_GRADIENT
+            timed = partial(self._time, run, number, portions, same_work, len(self._share.parts[index]))
             task = tasks[number] = self._append(step.name + rows, step.phase.value, timed, index)
             if not (step.phase is Phase.WEIGHT_GRADIENT and block.movable):  # (these read no weights)
                 reading[step.node] = task
@@ -231,10 +232,19 @@ class Chain:
             return computed
         return self._append(f"{portion.name}.encode", "encode", partial(encode, portion), index)
 
-    def _time(self, run: Callable[[], None], number: int, portions: Sequence[Portion]) -> None:
-        start = time.perf_counter()
+    def _time(
+        self,
+        run: Callable[[], None],
+        number: int,
+        portions: Sequence[Portion],
+        same_work: bool,
+        samples: int,
+    ) -> None:
+        start, start_cpu = time.perf_counter(), time.thread_time()
         run()
         self._round.spent_s[number] = time.perf_counter() - start
+        if same_work:
+            self._round.chain_cpu_s += (time.thread_time() - start_cpu) / samples
         for portion in portions:
             self._setting.replica.fetch(portion.start, portion.stop)
 

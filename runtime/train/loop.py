@@ -58,6 +58,8 @@ from .updates import FlatUpdates, Updates
 TUNED_STEPS = 100
 """A run with fewer steps left is over before tuning has paid."""
 
+MEASURABLE_S = 2e-3
+"""CPU time that tells whether a step was disturbed; that of less work varies by itself."""
 
 STOP_S = 30.0
 """How long a stop waits for the end of a step, if steps do not take a third of that anyway: as long as Slurm
@@ -259,12 +261,17 @@ class TrainingLoop:
             await self._step(done + 1)
             second = self._moment()
             done += 2
+            assert self._in_flight is not None
+            timed = self._in_flight.round
             await self.rest()
             self._profile = await self._exchange.measured()
-            seconds = np.array([await second - await first])
+            seconds = np.zeros(1 + self._team.size)  # of the step; of the same work, by rank
+            seconds[0] = await second - await first
+            if timed.chain_cpu_s * self._job.train.micro_batch >= MEASURABLE_S:
+                seconds[1 + self._team.rank] = timed.chain_cpu_s
             what = f"{self._job.name}: time of a step on trial"
             await self._comm.allreduce(seconds, "max", what=what, patience_s=PATIENCE_S)
-            tuner.told(float(seconds[0]))
+            tuner.told(float(seconds[0]), seconds[1:].tolist())
         await self._reconfigure(tuner.best, group)
         return done
 

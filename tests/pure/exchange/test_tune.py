@@ -107,6 +107,61 @@ def test_s3_4_slow_spells_seldom_lead_tuning_astray(steps, slow):
     assert max(ends) <= 1.15
 
 
+@pytest.mark.parametrize("slow", [1.3, 2.0])
+def test_s3_4_spells_that_ranks_notice_lead_tuning_less_astray(steps, slow):
+    least_s, ends = steps.best_s(DEFAULT, ()), []
+    for seed in range(20):
+        random, tuner, spell = Random(seed), Tuner(DEFAULT), False
+        while (settings := tuner.next()) is not None:
+            spell = random.random() < (0.8 if spell else 0.5)
+            slowed = slow if spell else 1.0
+            tuner.told(steps(settings) * slowed, [2.0, slowed * random.uniform(1.0, 1.05)])
+        ends.append(steps(tuner.best) / least_s)
+    assert sum(end <= 1.07 for end in ends) >= 18
+    assert max(ends) <= 1.1
+
+
+def test_a_disturbed_trial_moves_nothing_and_is_made_again():
+    tuner = Tuner(DEFAULT)
+    for _ in range(2):
+        tuner.told(1.0, [1.0, 4.0])
+    tried = tuner.next()
+    tuner.told(0.5, [1.0, 5.0])  # rank 1 was slowed, and yet the step was fast
+    assert tuner.next() == tried
+    tuner.told(0.5, [1.1, 4.0])
+    assert tuner.next() != tried
+    assert tuner.best == tried
+
+
+def test_the_best_is_tried_again_when_it_turns_out_to_have_been_disturbed():
+    tuner = Tuner(DEFAULT)
+    for _ in range(2):
+        tuner.told(1.0, [1.3])
+    smaller = tuner.next()
+    tuner.told(0.8, [1.0])  # so the default's trials were slowed
+    assert tuner.next() == DEFAULT
+    tuner.told(0.9, [1.0])
+    assert tuner.best == smaller
+
+
+def test_a_rank_that_cannot_tell_disturbs_nobody():
+    tuner = Tuner(DEFAULT)
+    tuner.told(1.0, [0.0, 4.0])
+    tuner.told(1.0, [3.0, 4.0])
+    tried = tuner.next()
+    tuner.told(0.5, [9.0, 4.0])
+    assert tuner.best == tried
+
+
+def test_where_every_trial_but_one_is_disturbed_the_default_stays():
+    tuner, trials = Tuner(DEFAULT), 0
+    while (settings := tuner.next()) is not None:
+        trials += 1
+        tuner.told(1.0 if settings == DEFAULT else 0.1, [1.0 if trials == 1 else 1.5])
+    assert trials == STEPS // STEPS_PER_TRIAL - 2  # (nothing was found that would have to be confirmed)
+    assert tuner.best == DEFAULT
+
+
 def test_s3_4_noise_that_hits_one_step_does_not_move_the_default():
     tuner = Tuner(DEFAULT)
     for number in range(20):
