@@ -1,4 +1,4 @@
-"""Profiles: measured before a model takes requests, stored when the server ends, read when it starts.
+"""Profiles: measured before a model takes requests.
 
 A model of which nothing is known gets a short look, so that its first requests are neither refused for a
 guess nor accepted on one: a few single samples on every worker, and a full batch where that is soon done.
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from ..errors import Mistake, WeftError
+from ..errors import WeftError
 from .catalog import DTYPES, Served
 from .link import Link
 from .profile import Profiles
@@ -99,28 +96,3 @@ def table(profiles: Profiles) -> str:
                 f"{resource:<14} {model:<24} {size:>5} {p50:>9.3f} {p99:>9.3f} {profile.per_s(size):>10.0f}"
             )
     return "\n".join(lines)
-
-
-def stored(path: Path) -> Profiles:
-    """The profiles in a file, none where there is no file; Mistake for a file that holds none."""
-    try:
-        return Profiles.from_list(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
-        return Profiles()
-    except OSError as error:
-        raise Mistake(
-            f"{path}: cannot be read: {error.strerror}; name another file with --profiles"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Mistake(
-            f"{path}: holds no profiles ({type(error).__name__}: {error}); remove it, or name another file "
-            "with --profiles"
-        ) from error
-
-
-def store(path: Path, profiles: Profiles) -> None:
-    """Write them, whole or not at all; OSError."""
-    text = json.dumps(profiles.to_list(), indent=1)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)

@@ -19,7 +19,6 @@ from typing import Self
 from ...kernels.device import DeviceUnavailable, choose_device
 from ..errors import MachineError, Mistake, WeftError
 from ..message import World
-from ..message.failure import say
 from ..train.prepare import share_cores
 from ..work import Compute
 from .catalog import Catalog
@@ -29,7 +28,8 @@ from .link import Link, links
 from .loading import Loading
 from .policy import POLICIES
 from .profile import Profiles
-from .profiling import Profiler, store, stored, table
+from .profile_file import ProfileFile
+from .profiling import Profiler, table
 from .repository import Repository
 from .service import ModelService
 from .settings import ServerSettings
@@ -102,8 +102,9 @@ class Server:
         """Rank 0's part of `open`."""
         if policy not in POLICIES:
             raise Mistake(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
-        self._profiles_path = profiles or (repository.root / PROFILES if repository else None)
-        known = stored(self._profiles_path) if self._profiles_path else Profiles()
+        path = profiles or (repository.root / PROFILES if repository else None)
+        self._file = None if path is None else ProfileFile(path)
+        known = Profiles() if self._file is None else self._file.read()
         self._links = reached
         self._dispatcher = Dispatcher(reached, catalog, POLICIES[policy](catalog.policy_settings(), known))
         self._dispatcher.reconfigure()
@@ -114,6 +115,8 @@ class Server:
             for served in catalog.all():
                 await profiler.measure(served)
         self._dispatcher.watch.start(world.background)
+        if self._file is not None:
+            self._file.keep(known, world.background)
         self.service = ModelService(catalog, self._dispatcher, loading)
         ClientPort(world, self.service, await world.channel(CHANNEL))
 
@@ -156,14 +159,8 @@ class Server:
     async def _close_workers(self) -> None:
         await self.loading.settle()
         await self._dispatcher.watch.stop()
-        if self._profiles_path is not None:
-            try:
-                store(self._profiles_path, self._dispatcher.policy.profiles)
-            except OSError as error:
-                say(
-                    f"weft: warning: {self._profiles_path} cannot be written ({error.strerror}): profiles "
-                    "are measured anew next time; name another file with --profiles"
-                )
+        if self._file is not None:
+            await self._file.close()
         await asyncio.gather(*(link.close() for link in self._links))
 
     async def __aenter__(self) -> Self:

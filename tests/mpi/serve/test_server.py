@@ -243,6 +243,25 @@ def test_profiles_outlive_the_server(tmp_path: Path):
     run(main)
 
 
+def test_profiles_are_stored_while_the_server_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("weft.runtime.serve.profile_file.EVERY_S", 0.05)
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            if world.rank == 0:
+                while True:  # until a request's result is stored
+                    await client.infer("a", samples(1))
+                    with contextlib.suppress(FileNotFoundError):
+                        stored = json.loads((root / "profiles.json").read_text())
+                        if sum(each["results"] for each in stored) > 5 * world.size:
+                            break
+            await world.barrier()
+
+    run(main)
+
+
 def test_profiles_that_cannot_be_stored_are_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     async def main(world: World) -> None:
         root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
