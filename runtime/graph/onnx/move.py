@@ -81,7 +81,7 @@ def squeeze(at: At) -> Operand:
         axes = [axis for axis, extent in enumerate(x.shape) if extent == 1]
     elif not axes:
         at.refuse("its axes are empty, which is read as none and as all of extent 1; name them in the file")
-    gone = {axis % rank for axis in axes}
+    gone = set(at.counted(axes, rank))
     if any(x.shape[axis] != 1 for axis in gone):
         at.refuse(f"axes {axes} of {show(x.shape)} are not all of extent 1")
     for axis in gone:
@@ -96,7 +96,7 @@ def unsqueeze(at: At) -> Operand:
     if axes is None:
         at.refuse("it has no axes")
     rank = len(x.shape) + len(axes)
-    new = {axis % rank for axis in axes}
+    new = set(at.counted(axes, rank))
     for axis in new:
         at.axis(axis, rank)
     extents = iter(x.shape)
@@ -169,15 +169,18 @@ def cut(at: At) -> Operand:
     starts, ends = at.integers(1, "starts"), at.integers(2, "ends", of_batch=True)
     if starts is None or ends is None:
         at.refuse("it has no starts or no ends")
+    axes = at.counted(at.integers(3, "axes") or range(len(starts)), rank)
+    steps = at.integers(4, "steps") or [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        at.refuse(f"it has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
+    if 0 in steps:
+        at.refuse("a step of 0")
     if at.given(2):
-        _require_ends(at, starts, ends)
-    axes, steps = at.integers(3, "axes"), at.integers(4, "steps")
+        _require_ends(at, axes, starts, ends)
     chosen = [
         # Backwards, a start before the first element is the first; Python begins nowhere.
-        (axis % rank, range(x.shape[axis])[max(start, -x.shape[axis]) if step < 0 else start : end : step])
-        for axis, start, end, step in zip(
-            axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
-        )
+        (axis, range(x.shape[axis])[max(start, -x.shape[axis]) if step < 0 else start : end : step])
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
     ]
     chosen = [(axis, places) for axis, places in chosen if places != range(x.shape[axis])]
     owns = [at.axis(axis, rank) for axis, _ in chosen]
@@ -194,12 +197,11 @@ def cut(at: At) -> Operand:
     return x
 
 
-def _require_ends(at: At, starts: Sequence[int], ends: Sequence[int]) -> None:
+def _require_ends(at: At, axes: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
     """Refuse a Slice that ends where an open batch does, unless it is one of the whole batch."""
     given = at.operand(2)
     if not isinstance(given, Static) or given.other is None:
         return
-    axes = at.integers(3, "axes") or range(len(starts))
     others = given.other.reshape(-1).tolist()
     for axis, start, end, other in zip(axes, starts, ends, others, strict=True):
         whole = (start, end, other) == (0, UNKNOWN_BATCH, OTHER_BATCH)

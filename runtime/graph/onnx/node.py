@@ -210,11 +210,18 @@ class At:
         kernel = self.kernel(Constant, array.shape, static.trained)
         return self.add(kernel, Dynamic(name, spec, ()), part="constant", weights=(array,))
 
+    def counted(self, axes: Sequence[int], rank: int) -> list[int]:
+        """Axes of a value that has `rank` of them in the file, counted from the first, each named once."""
+        if wrong := [axis for axis in axes if not -rank <= axis < rank]:
+            self.refuse(f"axis {wrong[0]} of a value with {rank} axes")
+        found = [axis % rank for axis in axes]
+        if len(set(found)) < len(found):
+            self.refuse(f"its axes {list(axes)} name one twice, of a value with {rank} axes")
+        return found
+
     def axis(self, axis: int, rank: int) -> int:
         """Weft's number of an axis of a value that has `rank` axes in the file."""
-        if not -rank <= axis < rank:
-            self.refuse(f"axis {axis} of a value with {rank} axes")
-        counted = axis % rank
+        (counted,) = self.counted([axis], rank)
         if not self.writing.batched:
             return counted + 1
         if counted == 0:

@@ -22,6 +22,10 @@ def one(op: str, inputs: str = "x", *, shape=("n", 4), weights=None, version=18,
                 version=version, integers=integers)  # fmt: skip
 
 
+def a_slice(**integers):
+    return one("Slice", " ".join(["x", *integers]), weights={k: np.array(v) for k, v in integers.items()})
+
+
 def domain():
     proto = one("Relu")
     proto.graph.node[0].domain = "com.example"
@@ -52,6 +56,36 @@ WRONG = {
         file([node("Conv", "x w", "y")], {"x": (1, 2, 6, 6), "w": (1, 2, 3, 3)}, ["y"], {}),
         {},
         ["node 'y_node' (Conv): its filters 'w' is computed; Weft needs it stored in the file"],
+    ),
+    "a slice along an axis that is not there": (
+        a_slice(start=[0], end=[2], axis=[5]),
+        {},
+        ["node 'y_node' (Slice): axis 5 of a value with 2 axes"],
+    ),
+    "a slice along an axis twice": (
+        a_slice(start=[0, 0], end=[2, 2], axis=[1, -1]),
+        {},
+        ["node 'y_node' (Slice): its axes [1, -1] name one twice, of a value with 2 axes"],
+    ),
+    "a slice with fewer ends than starts": (
+        a_slice(start=[0, 0], end=[2]),
+        {},
+        ["node 'y_node' (Slice): it has 2 starts, 1 ends, 2 axes and 2 steps"],
+    ),
+    "a slice that stands still": (
+        a_slice(start=[0], end=[2], axis=[1], step=[0]),
+        {},
+        ["node 'y_node' (Slice): a step of 0"],
+    ),
+    "a new axis that is not there": (
+        one("Unsqueeze", "x axis", weights={"axis": np.array([9])}),
+        {},
+        ["node 'y_node' (Unsqueeze): axis 9 of a value with 3 axes"],
+    ),
+    "an axis that goes and is not there": (
+        one("Squeeze", "x axis", shape=("n", 1), weights={"axis": np.array([3])}),
+        {},
+        ["node 'y_node' (Squeeze): axis 3 of a value with 2 axes"],
     ),
     "a convolution along one axis": (
         one("Conv", "x w", shape=("n", 2, 6), weights={"w": ONES((3, 2, 3), "f4")}),
