@@ -1,9 +1,11 @@
 """Matrix products: which library computes them, and with how many threads.
 
-oneDNN, where it is installed (the extra `onednn`), computes the large products in float32 of dense layers;
-NumPy's BLAS, mostly OpenBLAS, all others. On one AVX-512 core, 1024 to 1024 neurons, oneDNN takes 4 to 6%
-less time for 512 samples or more, 25 to 40% less for 32, half for 4 (`python -m bench gemm`); and it rounds a
-block of two rows or more of a weight gradient as the whole, OpenBLAS only blocks of certain sizes.
+Where a rank has one thread, and oneDNN is installed (the extra `onednn`), that computes the large products in
+float32 of dense layers; NumPy's BLAS, mostly OpenBLAS, computes all others. On one AVX-512 core, 1024 to 1024
+neurons, oneDNN takes 4 to 6% less time for 512 samples or more, 25 to 40% less for 32, half for 4 (`python -m
+bench gemm`); and it rounds a block of two rows or more of a weight gradient as the whole, OpenBLAS only some.
+On two threads it is no faster for 32 samples and for 512, and between its products OpenMP's threads spin on
+the cores that the event loop needs.
 
 OpenBLAS reads OPENBLAS_CORETYPE when NumPy loads it; left unset, it recognises the machine. On an AMD Zen 5
 it then takes its SkylakeX kernels: one thread multiplies 1024 x 512 by 512 x 1024 in float32 at 225 GFLOP/s.
@@ -25,6 +27,13 @@ LARGE = 1 << 20
 """Multiplications (64 samples, 128 to 128 neurons) from which oneDNN pays: its call costs 5 us more."""
 
 
+class _Limit:
+    threads: int | None = None
+
+
+_limit = _Limit()
+
+
 def product(a: Array, b: Array, out: Array, *, of: int) -> None:
     """Write a b, (m, k) x (k, n), into `out`, which overlaps neither.
 
@@ -32,7 +41,7 @@ def product(a: Array, b: Array, out: Array, *, of: int) -> None:
     are all computed by the same library: a layer rounds alike, however it is cut. A vector times a matrix is
     left to NumPy, which is 12 to 16% faster with it.
     """
-    if of >= LARGE and len(a) > 1 and isinstance(out, np.ndarray):
+    if of >= LARGE and len(a) > 1 and _limit.threads == 1 and isinstance(out, np.ndarray):
         library = onednn.load()
         if library is not None and library.product(a, b, out):
             return
@@ -42,9 +51,7 @@ def product(a: Array, b: Array, out: Array, *, of: int) -> None:
 def limit_threads(threads: int) -> None:
     """Let every BLAS and OpenMP library of this process use at most `threads` threads from now on."""
     threadpool_limits(limits=threads)
-    library = onednn.load()
-    if library is not None:
-        library.threads = threads
+    _limit.threads = threads
 
 
 def describe() -> str:
@@ -56,7 +63,7 @@ def describe() -> str:
         if library["user_api"] == "blas"
     ]
     if (library := onednn.load()) is not None:
-        found.append(f"oneDNN {library.version} for dense layers")
+        found.append(f"oneDNN {library.version} for dense layers on one thread")
     elif platform.machine() == "x86_64":
         found.append("no oneDNN, with which dense layers are faster: pip install 'weft[onednn]'")
     return ", ".join(found)

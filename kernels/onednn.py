@@ -1,4 +1,4 @@
-"""oneDNN's matrix product in float32, where its shared library is installed (the extra `onednn`).
+"""oneDNN's matrix product in float32, on one thread, where its library is installed (the extra `onednn`).
 
 The C interface is dnnl_sgemm (oneDNN's API reference, "BLAS functions"): matrices lie by rows, each with the
 distance between its rows in elements.
@@ -22,7 +22,7 @@ class _Version(ctypes.Structure):
 
 
 class OneDNN:
-    """The loaded library. A product may use `threads` threads, or as many as OpenMP gives it (None)."""
+    """The loaded library."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         size, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -34,7 +34,6 @@ class OneDNN:
         library.dnnl_version.restype = ctypes.POINTER(_Version)
         version = library.dnnl_version().contents
         self.version = f"{version.major}.{version.minor}.{version.patch}"
-        self.threads: int | None = None
         self._set_threads = library.omp_set_num_threads
         self._caller = threading.local()
 
@@ -43,9 +42,9 @@ class OneDNN:
         first, second, written = _layout(a), _layout(b), _layout(out)
         if first is None or second is None or written is None or written[0] != b"N":
             return False
-        if self.threads is not None and getattr(self._caller, "threads", None) != self.threads:
-            self._set_threads(self.threads)  # OpenMP keeps the number for the thread that sets it
-            self._caller.threads = self.threads
+        if not hasattr(self._caller, "alone"):
+            self._set_threads(1)  # OpenMP keeps the number for the thread that sets it
+            self._caller.alone = True
         status = self._sgemm(
             *(first[0], second[0], *out.shape, a.shape[1]),
             *(1.0, _address(a), first[1], _address(b), second[1], 0.0, _address(out), written[1]),

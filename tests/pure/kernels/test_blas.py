@@ -16,6 +16,15 @@ from weft.kernels.linear import Dense
 needs_onednn = pytest.mark.skipif(onednn.load() is None, reason="needs oneDNN: the extra onednn")
 
 
+@pytest.fixture
+def one_thread():
+    before = blas._limit.threads
+    with threadpool_limits():  # restores what was
+        blas.limit_threads(1)
+        yield
+    blas._limit.threads = before
+
+
 def rows(m: int, n: int) -> np.ndarray:
     return normal(m, n, dtype="float32")
 
@@ -79,7 +88,7 @@ def test_onednn_does_not_write_by_columns():
 
 
 @pytest.mark.parametrize("unsuited", list(UNSUITED.values())[:-1], ids=list(UNSUITED)[:-1])
-def test_numpy_computes_the_large_product_that_onednn_does_not_take(unsuited):
+def test_numpy_computes_the_large_product_that_onednn_does_not_take(one_thread, unsuited):
     a, b = normal(4, 6, dtype="float32"), unsuited(6, 5)
     out = np.full((4, 5), np.nan, np.result_type(a, b))
     blas.product(a, b, out, of=blas.LARGE)
@@ -87,7 +96,7 @@ def test_numpy_computes_the_large_product_that_onednn_does_not_take(unsuited):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def asked(monkeypatch, one_thread):
     """What oneDNN was asked for, by shape; it computes nothing and says that it did."""
     seen = []
 
@@ -122,7 +131,7 @@ def test_blocks_go_where_the_whole_goes(asked):
 @needs_onednn
 @pytest.mark.parametrize(("samples", "wide", "features"), [(64, 300, 150), (512, 1024, 200), (37, 777, 131)])
 @pytest.mark.parametrize("block", [2, 7, 50])
-def test_blocks_of_a_weight_gradient_are_the_whole_to_the_bit(samples, wide, features, block):
+def test_blocks_of_a_weight_gradient_are_the_whole_to_the_bit(one_thread, samples, wide, features, block):
     dy, x = rows(samples, features), rows(samples, wide)
     whole, cut = np.empty((2, features, wide), np.float32)
     size = samples * wide * features
@@ -141,27 +150,24 @@ def test_a_failed_product_is_an_error(monkeypatch):
         onednn.load().product(rows(4, 6), rows(6, 5), rows(4, 5))
 
 
-@pytest.fixture
-def limits_restored():
-    library = onednn.load()
-    before = None if library is None else library.threads
-    with threadpool_limits():
-        yield
-    if library is not None:
-        library.threads = before
+def test_several_threads_are_numpys(asked):
+    blas.limit_threads(2)
+    out = np.full((4, 5), np.nan, np.float32)
+    blas.product(rows(4, 6), rows(6, 5), out, of=blas.LARGE)
+    assert asked == []
+    assert not np.isnan(out).any()
 
 
-def test_blas_says_what_it_is_and_obeys(limits_restored):
-    blas.limit_threads(1)
+def test_blas_says_what_it_is_and_obeys(one_thread):
     assert "threads: 1" in blas.describe()
 
 
 @needs_onednn
-def test_every_thread_that_multiplies_obeys_the_limit(limits_restored, monkeypatch):
+def test_every_thread_multiplies_alone(monkeypatch):
     library = onednn.load()
     limits = []
     monkeypatch.setattr(library, "_set_threads", limits.append)
-    blas.limit_threads(3)
+    monkeypatch.setattr(library, "_caller", threading.local())
     for _ in range(2):
         library.product(rows(4, 6), rows(6, 5), rows(4, 5))
 
@@ -172,7 +178,7 @@ def test_every_thread_that_multiplies_obeys_the_limit(limits_restored, monkeypat
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert limits == [3, 3], "once for each of two threads"
+    assert limits == [1, 1], "once for each of two threads"
 
 
 def test_a_missing_onednn_is_named_with_its_remedy(monkeypatch):
