@@ -64,6 +64,8 @@ def describe() -> str:
     ]
     if (library := onednn.load()) is not None:
         found.append(f"oneDNN {library.version} for dense layers on one thread")
+    elif why := onednn.trouble():
+        found.append(f"oneDNN, which would make dense layers faster, cannot be used: {why}")
     elif platform.machine() == "x86_64":
         found.append("no oneDNN, with which dense layers are faster: pip install 'weft[onednn]'")
     return ", ".join(found)

@@ -7,6 +7,7 @@ distance between its rows in elements.
 from __future__ import annotations
 
 import ctypes
+import site
 import sys
 import threading
 from functools import cache
@@ -73,12 +74,24 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-@cache
 def load() -> OneDNN | None:
-    """The library of this environment, or of the system; None where there is none built with OpenMP."""
-    for path in (str(Path(sys.prefix, "lib", LIBRARY)), LIBRARY):
+    """The library of this environment, of this user, or of the system; None where none can be used."""
+    return _find()[0]
+
+
+def trouble() -> str:
+    """Why a library that is there cannot be used; empty if it can, or if there is none."""
+    return _find()[1]
+
+
+@cache
+def _find() -> tuple[OneDNN | None, str]:
+    why = ""
+    for path in (*(Path(base, "lib", LIBRARY) for base in (sys.prefix, site.getuserbase())), Path(LIBRARY)):
         try:
-            return OneDNN(ctypes.CDLL(path))
-        except (OSError, AttributeError):
-            continue
-    return None
+            return OneDNN(ctypes.CDLL(str(path))), ""
+        except OSError as error:
+            why = why or (str(error) if path.exists() else "")
+        except AttributeError:
+            why = why or f"{path} was built without OpenMP"
+    return None, why

@@ -182,18 +182,49 @@ def test_every_thread_multiplies_alone(monkeypatch):
 
 
 def test_a_missing_onednn_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setattr(onednn, "load", lambda: None)
+    monkeypatch.setattr(onednn, "_find", lambda: (None, ""))
     monkeypatch.setattr(blas.platform, "machine", lambda: "x86_64")
     assert "no oneDNN" in blas.describe()
     assert "weft[onednn]" in blas.describe()
 
 
-def test_a_library_that_is_not_there_or_lacks_openmp_is_none(monkeypatch):
-    class Lacking:
-        def __init__(self, path):
-            raise OSError(path)
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """A library file of this environment, and how to say what loading one does."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / onednn.LIBRARY).touch()
+    monkeypatch.setattr(onednn.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(onednn.site, "getuserbase", lambda: str(tmp_path / "user"))
 
-    monkeypatch.setattr(onednn.ctypes, "CDLL", Lacking)
-    assert onednn.load.__wrapped__() is None
-    monkeypatch.setattr(onednn.ctypes, "CDLL", lambda path: object())
-    assert onednn.load.__wrapped__() is None
+    def loading(does):
+        monkeypatch.setattr(onednn.ctypes, "CDLL", does)
+        monkeypatch.setattr(onednn, "_find", onednn._find.__wrapped__)
+
+    return loading
+
+
+def test_a_library_that_cannot_be_loaded_is_told_of(installed):
+    def broken(path):
+        raise OSError("libgomp.so.1: cannot open shared object file" if "/" in path else f"{path}: no such")
+
+    installed(broken)
+    assert onednn.load() is None
+    assert onednn.trouble() == "libgomp.so.1: cannot open shared object file"
+    assert "cannot be used: libgomp.so.1" in blas.describe()
+
+
+def test_a_library_without_openmp_is_told_of(installed):
+    installed(lambda path: object())
+    assert onednn.load() is None
+    assert "built without OpenMP" in blas.describe()
+
+
+def test_no_library_at_all_is_no_trouble(monkeypatch, tmp_path, installed):
+    monkeypatch.setattr(onednn.sys, "prefix", str(tmp_path / "other"))
+
+    def missing(path):
+        raise OSError(f"{path}: no such file")
+
+    installed(missing)
+    assert onednn.load() is None
+    assert onednn.trouble() == ""
