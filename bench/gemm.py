@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.harness import Figure, WrongResultError, check, measure, ratio, timed
+from bench.harness import Figure, check, measure, ratio, timed
 from weft.kernels import onednn
 from weft.kernels.blas import limit_threads
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> dict[str, Figure]:
     library = onednn.load()
     if library is None:
-        raise WrongResultError("oneDNN is not installed: pip install 'weft[onednn]'")
+        raise SystemExit(f"gemm: {onednn.trouble() or 'oneDNN is not installed'}: pip install 'weft[onednn]'")
     limit_threads(1)
 
     def by_onednn(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
