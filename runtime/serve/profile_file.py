@@ -60,10 +60,12 @@ class ProfileFile:
             await self._keeping
 
     async def _keep(self, profiles: Profiles) -> None:
-        while not self._ended.is_set():
+        ended = False
+        while not ended:
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._ended.wait()
+            ended = self._ended.is_set()  # before the write, in which more may be learned
             now = profiles.to_list()
             if now == self._written:
                 continue

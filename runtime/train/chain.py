@@ -200,7 +200,8 @@ class Chain:
             rows = "" if block.rows is None else f" rows {block.rows[0]}-{block.rows[1] - 1}"
             run = step.run if block.rows is None else partial(step.run, rows=slice(*block.rows))
             portions = [setting.portions[portion] for portion in block.completes]
-            same_work = step.phase is Phase.INPUT_GRADIENT
+            # (On a GPU the lane's CPU time is that of launching.)
+            same_work = step.phase is Phase.INPUT_GRADIENT and not setting.replica.device.asynchronous
             timed = partial(self._time, run, number, portions, same_work, len(self._share.parts[index]))
             task = tasks[number] = self._append(step.name + rows, step.phase.value, timed, index)
             if not (step.phase is Phase.WEIGHT_GRADIENT and block.movable):  # (these read no weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,35 @@ def test_the_last_results_are_written_at_the_end(tmp_path, monkeypatch):
     path = tmp_path / "profiles.json"
     served(path, learn)
     assert len(json.loads(path.read_text())) == 1
+
+
+def test_what_is_learned_while_the_file_is_written_for_the_last_time_but_one_is_written_too(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "profiles.json"
+    writing, go_on = threading.Event(), threading.Event()
+    write = ProfileFile._write
+
+    def slow(self, profiles):
+        writing.set()
+        assert go_on.wait(10)
+        write(self, profiles)
+
+    async def main() -> None:
+        file = ProfileFile(path)
+        profiles = file.read()
+        monkeypatch.setattr(ProfileFile, "_write", slow)
+        file.keep(profiles, lambda coroutine, name: asyncio.create_task(coroutine, name=name))
+        learn(profiles)
+        assert await asyncio.to_thread(writing.wait, 10)
+        learn(profiles)
+        closing = asyncio.create_task(file.close())
+        await asyncio.sleep(0.01)
+        go_on.set()
+        await closing
+
+    asyncio.run(main())
+    assert ProfileFile(path).read().of("rank 0 cpu", "digits/1").results == 2
 
 
 def test_what_has_not_changed_is_not_written(tmp_path):
