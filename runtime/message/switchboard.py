@@ -30,8 +30,8 @@ from .wire import EAGER_BYTES, PREFIX, Bytes, as_bytes, decode, encode
 
 MESSAGE, REQUEST, REPLY, ERROR, CANCEL = range(5)
 ENVELOPE_TAG = 0
-#: Frames' tags run from 1 to here and begin again, or to what MPI has (at least 32767; MPICH 2^29).
-LAST_TAG = 2**20
+#: The largest tag of all MPIs, if one names none itself.
+LEAST_TAG_UB = 32767
 
 
 class Port(Protocol):
@@ -122,7 +122,8 @@ class Switchboard:
         self._pulling = 0
         self._sending: set[Operation] = set()
         self._numbers = itertools.count(1)
-        self._last_tag = min(LAST_TAG, comm.mpi.Get_attr(MPI.TAG_UB) or LAST_TAG)
+        # Frames' tags run from 1 to here and begin again: with MPICH's 2^29 no message lies about that long.
+        self._last_tag = comm.mpi.Get_attr(MPI.TAG_UB) or LEAST_TAG_UB
         self._tag = 0
         self._bells = self.selector.bells = doorbells(comm.mpi)
         self._buffer = bytearray(EAGER_BYTES)
