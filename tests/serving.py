@@ -143,10 +143,10 @@ STATUS: dict[str, Any] = {
         "class queued oldest_s", ("interactive", 3, 0.004), ("standard", 17, 0.061), ("bulk", 240, 1.2)
     ),
     "classes": rows(
-        "class on_time late refused p50_ms p99_ms",
-        ("interactive", 91812, 14, {"overload": 310}, 8.1, 41.0),
-        ("standard", 40211, 3, {"overload": 1900, "expired": 12}, 31.0, 160.0),
-        ("bulk", 9120, 0, {}, None, None),
+        "class on_time late failed refused p50_ms p99_ms",
+        ("interactive", 91812, 14, 2, {"overload": 310}, 8.1, 41.0),
+        ("standard", 40211, 3, 0, {"overload": 1900, "expired": 12}, 31.0, 160.0),
+        ("bulk", 9120, 0, 0, {}, None, None),
     ),
     "profiles": rows(
         "resource model batch p50_ms p99_ms per_s error",

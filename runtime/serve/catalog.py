@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 from .policy import Guarantee, Model, ServiceClass, Settings
 from .repository import Version
 from .request import (
+    ORDINARY,
     Array,
     InferRequest,
     ModelInfo,
@@ -196,8 +199,10 @@ class Catalog:
         return self.loaded[model][int(version)]
 
     def qos(self, served: Served, qos: Qos) -> tuple[str, float | None]:
-        """The class of a request and the seconds it has; WrongInput for a class that is none."""
+        """The class of a request and the seconds it has; WrongInput for what is none of either."""
         classes = self.settings.classes
+        if qos is not ORDINARY:
+            _check(qos)
         name = qos.service_class or served.settings.default_class or self.settings.default_class
         if name not in classes:
             raise WrongInput(f"there is no class {name!r}; there are {_listed(classes)}")
@@ -238,6 +243,22 @@ class Catalog:
         own = self.settings.classes[name]
         deadline_s = float("inf") if own.deadline_ms is None else own.deadline_ms / 1000
         return ServiceClass(name, own.priority, deadline_s, own.share, own.patience_ms / 1000)
+
+
+def _check(qos: Qos) -> None:
+    """What came over HTTP has passed already; what a program of any rank says has not."""
+
+    def number(name: str, value: Any, least: float = -inf) -> None:
+        if value is not None and not (isinstance(value, Real) and least < float(value) < inf):
+            above = "" if least == -inf else f" above {least:g}"
+            raise WrongInput(f"{name} of a request is a number{above} or None, not {value!r:.40}")
+
+    number("deadline_ms", None if qos.deadline_s is None else qos.deadline_s * 1000, 0.0)
+    number("accuracy", qos.accuracy)
+    number("cost", qos.cost)
+    priority: Any = qos.priority
+    if priority is not None and not (isinstance(priority, Integral) and int(priority) >= 1):
+        raise WrongInput(f"priority of a request is a whole number from 1 on or None, not {priority!r:.40}")
 
 
 def _model(served: Served) -> Model:

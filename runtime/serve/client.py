@@ -10,6 +10,7 @@ Cancelling `infer` withdraws it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,21 +38,21 @@ ONLY = ""
 
 ERRORS = {"UnknownModel": UnknownModel, "WrongInput": WrongInput}
 
-HERE: WeakKeyDictionary[World, Service] = WeakKeyDictionary()
-"""The service of a world whose rank 0 is this one: no message is needed to ask it."""
+PORTS: WeakKeyDictionary[World, ClientPort] = WeakKeyDictionary()
+"""Of a world whose rank 0 is this one: no message is needed to ask there."""
 
 
 class Client:
     """A rank's way to the dispatcher; any number of requests at a time."""
 
-    def __init__(self, channel: Channel, service: Service | None = None) -> None:
+    def __init__(self, channel: Channel, port: ClientPort | None = None) -> None:
         self._channel = channel
-        self._service = service
+        self._port = port
 
     @classmethod
     async def open(cls, world: World) -> Client:
         """For this rank; requests wait until the server on rank 0 is up."""
-        return cls(await world.channel(CHANNEL), HERE.get(world))
+        return cls(await world.channel(CHANNEL), PORTS.get(world))
 
     async def infer(
         self,
@@ -77,9 +78,9 @@ class Client:
         named = inputs if isinstance(inputs, Mapping) else {ONLY: np.asarray(inputs)}
         deadline_s = None if deadline_ms is None else deadline_ms / 1000
         wish = (qos, deadline_s, priority, accuracy, cost, best_effort, client)
-        if self._service is not None:
+        if self._port is not None:
             request = InferRequest(model, named, outputs, str(version), Qos(*wish))
-            return await self._service.infer(request)
+            return await self._port.infer(request)
         body = [model, str(version), list(named), list(outputs), wish]
         reply = await self._channel.request(0, body, *named.values())
         match reply.body:
@@ -97,17 +98,48 @@ def _error(kind: str, reason: str, text: str) -> WeftError:
 
 
 class ClientPort:
-    """Rank 0's end: hands what clients ask to the dispatcher."""
+    """Rank 0's end, one for all servers of a world: hands what clients ask to the one that is there.
 
-    def __init__(self, world: World, service: Service, channel: Channel) -> None:
-        HERE[world] = self._service = service
-        channel.serve(self._answer)
+    While one starts, requests wait for it. One that has ended refuses them itself.
+    """
+
+    def __init__(self) -> None:
+        self._service: asyncio.Future[Service]
+        self.starts()
+
+    @classmethod
+    async def of(cls, world: World) -> ClientPort:
+        """The world's, whose server `starts`. Rank 0 alone."""
+        port = PORTS.get(world)
+        if port is None:
+            port = PORTS[world] = cls()
+            (await world.channel(CHANNEL)).serve(port._answer)
+        port.starts()
+        return port
+
+    def starts(self) -> None:
+        """Requests wait from now on."""
+        self._service = asyncio.get_running_loop().create_future()
+
+    def has_started(self, service: Service) -> None:
+        """Those that wait are answered."""
+        self._service.set_result(service)
+
+    def has_not_started(self) -> None:
+        """Unless it has: those that wait are refused."""
+        if not self._service.done():
+            self._service.set_exception(Refused(Reason.NO_WORKER, "the server could not start"))
+            self._service.exception()  # nobody may ever ask
+
+    async def infer(self, request: InferRequest) -> InferResult:
+        """As Service.infer, once there is one."""
+        return await (await asyncio.shield(self._service)).infer(request)
 
     async def _answer(self, message: Message) -> Any:
         model, version, names, outputs, wish = message.body
         inputs = dict(zip(names, message.arrays, strict=True))
         try:
-            result = await self._service.infer(InferRequest(model, inputs, outputs, version, Qos(*wish)))
+            result = await self.infer(InferRequest(model, inputs, outputs, version, Qos(*wish)))
         except (Refused, UnknownModel, WrongInput) as error:
             reason = error.reason if isinstance(error, Refused) else ""
             return {"error": type(error).__name__, "reason": reason, "message": str(error)}

@@ -25,6 +25,7 @@ from ..errors import RequestError
 from .catalog import Catalog, Served
 from .link import BATCHES, Link
 from .policy import Batch, Job, Policy
+from .policy.rate import Rate
 from .request import Array, InferRequest, InferResult, Reason, Refused
 from .tally import Tally
 from .watch import Watch
@@ -34,6 +35,9 @@ from .worker import Done
 REST_S = 0.001  # between looks at whether the last batch has ended
 SHORTEST_TIMER_S = 1e-4  # the policy may ask again for "now", and the loop must go round in between
 
+
+BUSY_S = 10.0
+"""How busy a worker is, is averaged over so long."""
 
 STUCK_S, STUCK_TIMES = 0.5, 10.0
 """What takes ten times as long as expected, and half a second, is not waited for any more: a lane hangs, or a
@@ -77,7 +81,7 @@ class Dispatcher:
         self._sent: dict[int, Sent] = {}  # by the batch's number
         self._lost: dict[int, Sent] = {}  # likewise, whose jobs have been given to others
         self._last_end_s = dict.fromkeys(self._links, 0.0)
-        self._busy_s = dict.fromkeys(self._links, 0.0)
+        self._busy = {resource: Rate(BUSY_S) for resource in self._links}
         self._started_s = time.monotonic()
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +95,8 @@ class Dispatcher:
         now_s = time.monotonic()
         served = self._catalog.find(request.model, request.version)
         samples, arrays = served.samples(request)
-        job = self._job(request, served, samples, now_s)
+        arrival_s = now_s if request.arrival_s is None else request.arrival_s
+        job = self._job(request, served, samples, arrival_s)
         refused = self._closed() or self.policy.arrive(job, now_s)
         if refused is not None:
             self.tally.refused(served.name, job.service_class, refused.reason)
@@ -115,14 +120,14 @@ class Dispatcher:
         finally:
             self._leave(job.number)
 
-    def _job(self, request: InferRequest, served: Served, samples: int, now_s: float) -> Job:
+    def _job(self, request: InferRequest, served: Served, samples: int, arrival_s: float) -> Job:
         qos = request.qos
         service_class, deadline_s = self._catalog.qos(served, qos)
         return Job(
             number=next(self._numbers),
             family=served.name if request.version else served.open_family,
-            arrival_s=now_s,
-            deadline_s=inf if deadline_s is None else now_s + deadline_s,
+            arrival_s=arrival_s,
+            deadline_s=inf if deadline_s is None else arrival_s + deadline_s,
             service_class=service_class,
             samples=samples,
             client=qos.client,
@@ -185,7 +190,7 @@ class Dispatcher:
         batch, resource = sent.batch, sent.link.resource
         started_s = max(sent.sent_s, self._last_end_s[resource])
         self._last_end_s[resource] = now_s
-        self._busy_s[resource] += now_s - started_s
+        self._busy[resource].add(now_s - started_s, now_s)
         sent.served.open -= 1
         # Before anybody is answered: who asks again at once is to find the worker free. It costs 40 us.
         if done.error:
@@ -224,12 +229,17 @@ class Dispatcher:
             )
 
     def _fail(self, sent: Sent, trace: str, now_s: float) -> None:
-        for job in sent.batch.jobs:
+        """What fails in company may have been somebody else's mistake, such as an index that is not there."""
+        jobs = sent.batch.jobs
+        for job in jobs:
             waiting = self._waiting.get(job.number)
-            if waiting is not None and not waiting.future.done():
-                self.tally.failed(sent.served.name, job, now_s)
-                error = RequestError(BATCHES, sent.link.rank, sent.link.host, trace)
-                waiting.future.set_exception(error)
+            if waiting is None or waiting.future.done():
+                continue  # its caller has left
+            if len(jobs) > 1:
+                self._send(self.policy.alone(sent.batch, job, now_s), now_s)
+                continue
+            self.tally.failed(sent.served.name, job, now_s)
+            waiting.future.set_exception(RequestError(BATCHES, sent.link.rank, sent.link.host, trace))
 
     # -- workers and models -------------------------------------------------------------------------------
 
@@ -311,7 +321,7 @@ class Dispatcher:
                     "resource": resource,
                     "state": self.watch.state(link),
                     "models": [served.name for served in self._catalog.all()],
-                    "busy_share": self._busy_s[resource] / uptime_s,
+                    "busy_share": min(1.0, self._busy[resource].per_s(now_s)),
                     "queued": sent[resource],
                 }
                 for resource, link in self._links.items()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
+import traceback
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,10 +23,12 @@ from .link import Link
 from .profiling import Profiler
 from .repository import Entry, Repository, Version
 from .request import ModelInfo, UnknownModel
+from .settings import ModelSettings
 from .worker import ELSEWHERE
 
 DRAINED_S = 0.01  # between looks at whether an old model is still needed
 OVERRIDES = ("max_batch_size",)
+TOLD = ("name", "platform", "backend", "input", "output", "dynamic_batching", "parameters")
 
 T = TypeVar("T")
 
@@ -46,6 +50,7 @@ class Loading:
         self._dispatcher = dispatcher
         self._profiler = profiler
         self._problems: dict[tuple[str, int], str] = {}
+        self._followed: set[str] = set()  # models that come from elsewhere than the repository
         self._generations = itertools.count(1)
         self._lock = asyncio.Lock()
 
@@ -64,6 +69,7 @@ class Loading:
 
         Mistake with the reasons if none of them, or not all that were loaded, can be loaded now.
         """
+        self._require_own(name)
         entry = await asyncio.to_thread(self._entry, name)
         if config:
             entry = replace(entry, settings=_overridden(entry, config))
@@ -72,6 +78,7 @@ class Loading:
 
     async def unload(self, name: str) -> None:
         """Forget a model when what it has accepted is answered."""
+        self._require_own(name)
         if name not in self._catalog.loaded:
             raise UnknownModel(f"model {name!r} is not loaded")
         await self._whole(self._remove(name))
@@ -81,14 +88,18 @@ class Loading:
         await self._lock.acquire()
 
     def await_model(self, name: str, reason: str) -> None:
-        """Tell whoever asks why this model is not here, until it is loaded."""
+        """Somebody puts this model here, and nobody else may: tells who asks why it is not there yet."""
+        self._followed.add(name)
         self._catalog.awaited[name] = reason
+
+    def _require_own(self, name: str) -> None:
+        if name in self._followed:
+            raise Mistake(f"{name!r} is trained in this job: its checkpoints are served as they are written")
 
     async def index(self) -> list[ModelInfo]:
         """Every model and version in the repository or loaded, with the reason where one is not ready."""
         found: dict[tuple[str, str], ModelInfo] = {}
-        entries = {} if self._repository is None else await asyncio.to_thread(self._repository.scan)
-        for name, entry in entries.items():
+        for name, entry in (await asyncio.to_thread(self._entries)).items():
             entry = self._checked(entry)
             if not entry.versions:
                 found[name, ""] = _unready(name, "", "", entry.reason)
@@ -117,7 +128,9 @@ class Loading:
             async with self._lock:
                 return await work
 
-        return await asyncio.shield(asyncio.ensure_future(alone()))
+        task = asyncio.ensure_future(alone())
+        task.add_done_callback(_heard)  # what it raises is not lost on a caller who has left
+        return await asyncio.shield(task)
 
     def _entry(self, name: str) -> Entry:
         if self._repository is None:
@@ -126,6 +139,18 @@ class Loading:
             return self._repository.entry(name)
         except Mistake as error:
             raise UnknownModel(str(error)) from None
+        except OSError as error:
+            raise Mistake(_unreadable(self._repository, error)) from error
+
+    def _entries(self) -> Mapping[str, Entry]:
+        """What the repository holds; with none, or one that has gone, nothing: what is loaded is served."""
+        if self._repository is None:
+            return {}
+        try:
+            return self._repository.scan()
+        except OSError as error:
+            print(f"weft: {_unreadable(self._repository, error)}", file=sys.stderr, flush=True)
+            return {}
 
     def _checked(self, entry: Entry) -> Entry:
         """With a reason against it where its settings name a class that the server has not."""
@@ -154,27 +179,15 @@ class Loading:
 
     async def _load_version(self, version: Version, entry: Entry) -> str:
         """Load a version on all workers; returns why it could not be."""
-        settings = entry.settings
         key = f"{version.model}/{version.number}@{next(self._generations)}"
-        platform = str(version.platform)
-        calls = (
-            link.load(key, str(version.path), platform, settings.sizes, settings.max_batch)
-            for link in self._links
-        )
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        told = [result for result in results if not isinstance(result, BaseException)]
-        problem = merged(self._links, results)
-        if not problem and any(other != told[0] for other in told):
-            problem = f"{version.path}: the ranks have read different models there: is it one file system?"
-        if not problem:
-            served = Served.of(version, settings, key, told[0], settings.max_batch)
-            try:
-                await self._profiler.first_look(served)
-            except WeftError as error:
-                problem = str(error)
-        if problem:
+        try:
+            served = await self._read(version, entry.settings, key)
+        except Exception as error:
             await self._unload(key)
-            return problem
+            if isinstance(error, WeftError):
+                return str(error)
+            traceback.print_exception(error)  # a mistake of ours, which must not end what is served
+            return f"{version.path}: {type(error).__name__}: {error}"
         old = self._catalog.loaded.get(version.model, {}).get(version.number)
         if old is not None and not served.fits(old):
             old.anew = True  # what it has accepted, the new one could not compute
@@ -185,6 +198,26 @@ class Loading:
             await self._drained(old)
             await self._unload(old.key)
         return ""
+
+    async def _read(self, version: Version, settings: ModelSettings, key: str) -> Served:
+        """Have all workers read a version; WeftError says why one cannot, or what a first look has found."""
+        platform = str(version.platform)
+        calls = (
+            link.load(key, str(version.path), platform, settings.sizes, settings.max_batch)
+            for link in self._links
+        )
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        if problem := merged(self._links, results):
+            raise WeftError(problem)
+        told = results[0]
+        assert not isinstance(told, BaseException)
+        if any(other != told for other in results):
+            raise WeftError(
+                f"{version.path}: the ranks have read different models there: is it one file system?"
+            )
+        served = Served.of(version, settings, key, told, settings.max_batch)
+        await self._profiler.first_look(served)
+        return served
 
     async def _remove(self, name: str) -> None:
         await self._forget(list(self._catalog.loaded.get(name, {}).values()))
@@ -228,12 +261,29 @@ def merged(links: Sequence[Link], results: Sequence[Any]) -> str:
     return "\n".join(lines)
 
 
+def _unreadable(repository: Repository, error: OSError) -> str:
+    return f"the model repository {repository.root} cannot be read: {error.strerror}"
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 def _unready(name: str, version: str, platform: str, reason: str) -> ModelInfo:
     return ModelInfo(name, (), version, platform, (), (), 0, ready=False, reason=reason)
 
 
 def _overridden(entry: Entry, config: Mapping[str, Any]) -> Any:
-    """The model's settings with those of a load request, in Triton's words."""
+    """The model's settings with those of a load request, in Triton's words.
+
+    What a client may have from our own configuration and sends back is no override.
+    """
+    if others := [key for key in config if key not in OVERRIDES + TOLD]:
+        raise Mistake(
+            f"the configuration in a load request sets {', '.join(map(repr, others))}: only "
+            f"{', '.join(OVERRIDES)} can be set so; the model's weft.toml sets the rest"
+        )
     largest = config.get("max_batch_size", entry.settings.max_batch)
     if not isinstance(largest, int) or largest < 1:
         raise Mistake(f"max_batch_size is {largest!r}; it must be a whole number from 1 on")

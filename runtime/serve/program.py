@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import MachineError
+from ..errors import MachineError, Mistake
 from ..message import World
 from ..observe import RunFolder
 from ..train import fleet
@@ -69,6 +69,12 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
     if world.rank == 0:
         ways = "--set serve.host=ADDRESS and --set serve.port=N"
         await require_front(section.host, section.port, ways)
+
+    if section.repository and (Path(section.repository) / job.name).is_dir():
+        raise Mistake(
+            f"the repository {section.repository} has a model {job.name!r}, and this job's model would be "
+            "served under the same name: give one of them another (name = ... in the job, or --set name=...)"
+        )
 
     @asynccontextmanager
     async def beside(compute: Compute, folders: Sequence[RunFolder]) -> AsyncIterator[None]:

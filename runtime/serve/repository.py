@@ -87,7 +87,7 @@ class Repository:
         return {name: self._entry(name, names) for name in names}
 
     def _names(self) -> list[str]:
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
+        return sorted(path.name for path in self.root.iterdir() if _is_name(path.name) and path.is_dir())
 
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
@@ -124,6 +124,11 @@ class Repository:
 def _no_version(folder: Path, number: int, there: set[int]) -> str:
     known = ", ".join(map(str, sorted(there)))
     return f"versions in {folder / SETTINGS}: there is no version {number}; there are {known}"
+
+
+def _is_name(name: str) -> bool:
+    """A file system's name may be no text: a request could not name it."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def _is_version(path: Path) -> bool:

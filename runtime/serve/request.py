@@ -60,6 +60,10 @@ class Qos:
     client: str = ""  # whose throughput guarantee it counts for
 
 
+ORDINARY = Qos()
+"""What asks for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     """One call: inputs by the model's names, all with the same number of samples on axis 0."""
@@ -68,8 +72,9 @@ class InferRequest:
     inputs: Mapping[str, Array]
     outputs: Sequence[str] = ()  # wanted; none named: all
     version: str = ""  # "" is the newest
-    qos: Qos = field(default_factory=Qos)
+    qos: Qos = ORDINARY
     id: str = ""
+    arrival_s: float | None = None  # by `time.monotonic()`, where that was before it could be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,6 @@ class Service(Protocol):
         {"uptime_s", "draining", "ranks",
         "workers": [{"resource", "state", "models", "busy_share", "queued"}],
         "queues": [{"class", "queued", "oldest_s"}],
-        "classes": [{"class", "on_time", "late", "refused": {reason: n}, "p50_ms", "p99_ms"}],
+        "classes": [{"class", "on_time", "late", "failed", "refused": {reason: n}, "p50_ms", "p99_ms"}],
         "profiles": [{"resource", "model", "batch", "p50_ms", "p99_ms", "per_s", "error"}]}
         """

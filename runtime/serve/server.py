@@ -22,7 +22,7 @@ from ..message import World
 from ..train.prepare import share_cores
 from ..work import Compute
 from .catalog import Catalog
-from .client import CHANNEL, ClientPort
+from .client import ClientPort
 from .dispatcher import Dispatcher
 from .link import Link, links
 from .loading import Loading
@@ -74,6 +74,9 @@ class Server:
             raise MachineError(str(error)) from error
         await share_cores(world)
         async with AsyncExitStack() as stack:
+            if world.rank == 0:  # first of all: on another rank a client may ask as soon as its part is done
+                port = await ClientPort.of(world)
+                stack.callback(port.has_not_started)
             if compute is None:
                 compute = await stack.enter_async_context(Compute(chosen))
                 lane = compute
@@ -86,6 +89,8 @@ class Server:
                 found = None if repository is None else Repository(repository)
                 catalog = Catalog(settings or (found.settings() if found else ServerSettings()))
                 await server._start(world, reached, found, catalog, policy, profiles, measure)
+                assert server.service is not None
+                port.has_started(server.service)
             server._stack = stack.pop_all()
         return server
 
@@ -118,7 +123,6 @@ class Server:
         if self._file is not None:
             self._file.keep(known, world.background)
         self.service = ModelService(catalog, self._dispatcher, loading)
-        ClientPort(world, self.service, await world.channel(CHANNEL))
 
     @property
     def profiles(self) -> str:

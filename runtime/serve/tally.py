@@ -22,6 +22,7 @@ class ClassTally:
 
     on_time: int = 0
     late: int = 0
+    failed: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
 
@@ -32,6 +33,7 @@ class ClassTally:
             "class": name,
             "on_time": self.on_time,
             "late": self.late,
+            "failed": self.failed,
             "refused": dict(self.refused),
             "p50_ms": _percentile_ms(ordered, 0.5),
             "p99_ms": _percentile_ms(ordered, 0.99),
@@ -53,9 +55,9 @@ class Tally:
 
     def refused(self, name: str, service_class: str, reason: Reason) -> None:
         """A request for this version, of this class, is not answered."""
-        refused = self.model(name).refused
-        refused[reason] = refused.get(reason, 0) + 1
-        self._of(service_class).refused[reason] += 1
+        refused, word = self.model(name).refused, reason.value  # a key of JSON: no other str than str itself
+        refused[word] = refused.get(word, 0) + 1
+        self._of(service_class).refused[word] += 1
 
     def answered(self, name: str, job: Job, started_s: float, now_s: float) -> None:
         """`job` waited until `started_s` and is answered now."""
@@ -82,6 +84,7 @@ class Tally:
 
     def failed(self, name: str, job: Job, now_s: float) -> None:
         """Computing it failed."""
+        self._of(job.service_class).failed += 1
         _add(self.model(name).fail, now_s - job.arrival_s)
 
     def describe(self) -> list[Mapping[str, Any]]:

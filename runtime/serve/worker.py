@@ -109,8 +109,9 @@ class Worker:
         A WeftError says what is wrong. `unload` then takes back what was done.
         """
         source, problem = None, ""
+        told: dict[str, Any] = {}
         try:
-            source = await asyncio.to_thread(read, Path(path), Platform(platform), sizes)
+            source, told = await asyncio.to_thread(read, Path(path), Platform(platform), sizes)
         except WeftError as error:
             problem = str(error)
         if not Path(path).exists():
@@ -126,7 +127,7 @@ class Worker:
         except Exception as error:
             raise WeftError(f"{path}: {type(error).__name__}: {error}") from error
         loaded.model = model
-        return source.describe()
+        return told
 
     async def unload(self, key: str) -> None:
         """Forget a model once its batches are computed; collective over the node. One not here is none."""
@@ -153,13 +154,13 @@ class Worker:
         size = Layout.of(source.graph).size
         if self._device.asynchronous or self._node.size == 1:
             flat = np.zeros(size, np.float32)
-            source.fill(flat)
+            await asyncio.to_thread(source.fill, flat)
             return self._device.to_device(flat)
         first = self._node.rank == 0
         loaded.window = await Window.allocate(self._node, 4 * size if first else 0)
         flat = loaded.window.array(0, np.float32, size)
         if first:
-            source.fill(flat)
+            await asyncio.to_thread(source.fill, flat)
         await loaded.window.fence()
         return flat
 

@@ -313,10 +313,15 @@ def test_one_rank_serves_without_mpirun_and_wants_its_token(repository: Path, tm
             ["serve", ".", "--port", "0", "--policy", "hope"],
             "there is no policy 'hope'; there are first_come",
         ),
+        (
+            ["run", "digits-mlp", "--set", "serve.repository=models", "--set", "serve.port=0"],
+            "the repository models has a model 'digits-mlp', and this job's model",
+        ),
     ],
-    ids=["no repository", "no policy"],
+    ids=["no repository", "no policy", "a model of the job's name"],
 )
 def test_what_is_wrong_is_said_once(arguments: list[str], words: str, tmp_path: Path):
+    (tmp_path / "models" / "digits-mlp").mkdir(parents=True)
     result = launch.mpiexec(2, [*CLI, *arguments], cwd=tmp_path, timeout=LIMIT_S)
     assert result.returncode == 2
     assert result.stderr.count(words) == 1

@@ -238,13 +238,15 @@ class Connection(asyncio.Protocol):
         if not self._reads or self._offers_another_protocol():
             return
         self._reads = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        request = self._request(self._body[0] if len(self._body) == 1 else b"".join(self._body))
+        arrival_s = time.monotonic()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request = self._request(body, arrival_s)
         self._begin()
         self._hand_over(request)
 
-    def _request(self, body: bytes) -> HttpRequest:
+    def _request(self, body: bytes, arrival_s: float | None = None) -> HttpRequest:
         method, target = self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")
-        return HttpRequest(method, target, self._headers, body, self._hold_inflated)
+        return HttpRequest(method, target, self._headers, body, arrival_s, self._hold_inflated)
 
     # -- answering ----------------------------------------------------------------------------------------
 

@@ -94,7 +94,8 @@ def _statistics(name: str, version: str, of: ModelStatistics) -> dict[str, Any]:
         "execution_count": of.execution_count,
         "inference_stats": {
             "success": _durations(of.success),
-            "fail": _durations(of.fail),
+            # As in the metrics: those that were refused, too, which took no time.
+            "fail": _durations(Durations(of.fail.count + sum(of.refused.values()), of.fail.ns)),
             "queue": _durations(of.queue),
             "compute_input": _durations(Durations(of.compute.count)),
             "compute_infer": _durations(of.compute),

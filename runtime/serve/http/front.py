@@ -124,7 +124,9 @@ class Front:
         try:
             length, limit = _length(request.header(HEADER_LENGTH.lower())), self._settings.max_json_bytes
             # No name for the body: it goes where arrays had to be copied from it.
-            call = read_call(await self._body(request), length, asked.model, asked.version, limit)
+            call = read_call(
+                await self._body(request), length, asked.model, asked.version, limit, request.arrival_s
+            )
             result = await self._service.infer(call.request)
         finally:
             self._infers -= 1
@@ -190,7 +192,11 @@ class Front:
     def _config(self, request: HttpRequest) -> dict[str, Any] | None:
         """The configuration in a load request: a string of JSON in its parameters."""
         parameters = read_json_object(request.body, self._settings.max_json_bytes).get("parameters") or {}
-        text = parameters.get("config") if isinstance(parameters, dict) else None
+        if not isinstance(parameters, dict):
+            raise wrong("parameters is a JSON object")
+        if files := [name for name in parameters if name.startswith("file:")]:
+            raise wrong(f"{files[0][:200]!r}: models are read from the repository, not from a request")
+        text = parameters.get("config")
         if text is None:
             return None
         if not isinstance(text, str):

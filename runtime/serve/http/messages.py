@@ -27,6 +27,7 @@ class HttpRequest:
     target: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    arrival_s: float | None = None  # when it was whole, by `time.monotonic()`
     #: Count bytes that the body takes beside its own until it is answered; Problem where there are too many.
     hold: Callable[[int], None] = lambda count: None
 

@@ -80,17 +80,19 @@ def _of_server(status: Mapping[str, Any]) -> list[Family]:
 def _of_classes(rows: Any) -> list[Family]:
     on_time = Family("weft_on_time_total", COUNTER, "Requests answered within their deadline")
     late = Family("weft_late_total", COUNTER, "Requests accepted and answered after their deadline")
+    failed = Family("weft_failed_total", COUNTER, "Requests whose computing failed")
     refused = Family("weft_refused_total", COUNTER, "Requests refused, by reason")
     latency = Family("weft_latency_ms", GAUGE, "From arrival to answer, of late")
     for row in rows:
         name = row["class"]
         on_time.add(row["on_time"], **{"class": name})
         late.add(row["late"], **{"class": name})
+        failed.add(row["failed"], **{"class": name})
         for reason, number in row["refused"].items():
             refused.add(number, **{"class": name}, reason=reason)
         latency.add(row["p50_ms"], **{"class": name}, quantile="0.5")
         latency.add(row["p99_ms"], **{"class": name}, quantile="0.99")
-    return [on_time, late, refused, latency]
+    return [on_time, late, failed, refused, latency]
 
 
 def _of_queues(rows: Any) -> list[Family]:
@@ -104,7 +106,7 @@ def _of_queues(rows: Any) -> list[Family]:
 
 def _of_workers(rows: Any) -> list[Family]:
     busy = Family("weft_worker_busy_share", GAUGE, "Share of the time in which it computed, of late")
-    queued = Family("weft_worker_queued", GAUGE, "Batches given to it and not computed")
+    queued = Family("weft_worker_queued", GAUGE, "Samples given to it and not computed")
     for row in rows:
         busy.add(row["busy_share"], resource=row["resource"], state=row["state"])
         queued.add(row["queued"], resource=row["resource"])

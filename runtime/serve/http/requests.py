@@ -15,14 +15,13 @@ from typing import Any, Final
 
 import orjson
 
-from ..request import Array, InferRequest, Qos
+from ..request import ORDINARY, Array, InferRequest, Qos
 from .datatypes import DTYPES
 from .problem import Problem, wrong
 from .tensors import read_binary, read_json
 
 MAX_AXES: Final = 32
 MAX_TEXT: Final = 1024  # of a name, an id, a class
-ORDINARY: Final = Qos()
 REGION: Final = "shared_memory_region"
 
 
@@ -47,7 +46,14 @@ class Call:
         return self.forms.get(output, self.other)
 
 
-def read_call(body: bytes, header_bytes: int | None, model: str, version: str, max_json_bytes: int) -> Call:
+def read_call(
+    body: bytes,
+    header_bytes: int | None,
+    model: str,
+    version: str,
+    max_json_bytes: int,
+    arrival_s: float | None = None,
+) -> Call:
     """Read an inference request; `header_bytes` are the JSON's, None where the body is nothing else."""
     size = len(body) if header_bytes is None else header_bytes
     if size > len(body):
@@ -56,9 +62,8 @@ def read_call(body: bytes, header_bytes: int | None, model: str, version: str, m
     parameters = _object(content, "parameters", "the request")
     inputs = _inputs(content, memoryview(body)[size:])
     forms, other = _forms(content, parameters)
-    request = InferRequest(
-        model, inputs, tuple(forms), version, _qos(parameters), _text(content, "id", "the request")
-    )
+    called = _text(content, "id", "the request")
+    request = InferRequest(model, inputs, tuple(forms), version, _qos(parameters), called, arrival_s)
     return Call(request, forms, other)
 
 

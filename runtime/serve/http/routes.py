@@ -7,6 +7,7 @@ POST v2/models/NAME[/versions/V]/infer · v2/repository/index · v2/repository/m
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -61,6 +62,9 @@ _OF_MODEL: Final = {
     "stats": Action.STATISTICS,
     "infer": Action.INFER,
 }
+_ABSOLUTE: Final = re.compile(r"^https?://[^/]*", re.IGNORECASE)
+"""A target may name the server, too: RFC 9112, 3.2.2."""
+
 _OF_REPOSITORY: Final = {"load": Action.LOAD, "unload": Action.UNLOAD}
 _POSTED: Final = {Action.INFER, Action.INDEX, Action.LOAD, Action.UNLOAD}
 
@@ -68,7 +72,7 @@ _POSTED: Final = {Action.INFER, Action.INDEX, Action.LOAD, Action.UNLOAD}
 @lru_cache(maxsize=1024)  # callers ask the same again: 0.1 us instead of 8
 def route(method: str, target: str) -> Route:
     """What is asked; 404 where nothing is there, 405 where it is asked the other way."""
-    path = target.partition("?")[0]
+    path = _ABSOLUTE.sub("", target.partition("?")[0]) or "/"
     found = _find(tuple(unquote(part) for part in path.strip("/").split("/")) if path != "/" else ())
     if found is None:
         raise Problem(404, f"there is nothing at {path[:200]}")

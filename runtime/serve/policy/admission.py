@@ -16,6 +16,9 @@ from .group import Group
 from .job import Job
 from .resource import Resource
 
+LEAST = 1e-9
+"""Of the speed, for a class that higher ones need leave nothing."""
+
 
 def finish_s(
     job: Job,
@@ -43,7 +46,7 @@ def finish_s(
         if other.priority < group.priority:
             shared = sum(speed for name, speed in group.pool.items() if name in other.pool)
             taken += other.rate.per_s(now_s) * shared / group.pool_per_s
-    speed = max(1.0 - taken, group.each.share)
+    speed = max(1.0 - taken, group.each.share, LEAST)
     samples = group.due_by(due_s) + job.samples
     # Who ends first, not who is free first: that may be the slowest.
     own_s = min(

@@ -162,9 +162,16 @@ class Policy(ABC):
         self._leave(batch, ended_s)
 
     def failed(self, batch: Batch, now_s: float) -> None:
-        """Computing `batch` failed; its jobs are answered by the caller."""
+        """Computing `batch` failed; its jobs are answered by the caller, or tried `alone`."""
         self.profile(batch.resource, batch.model).failed()
         self._leave(batch, now_s)
+
+    def alone(self, batch: Batch, job: Job, now_s: float) -> Batch:
+        """`batch` failed, perhaps not for `job`'s sake: a batch of its own for it, on the same resource."""
+        resource = self.resources[batch.resource]
+        made = self.batch(resource, batch.model, [job], resource.free_s(now_s))
+        resource.commit(made)
+        return made
 
     def dropped(self) -> list[tuple[Job, Refused]]:
         """The jobs that were dropped since the last call, and why."""

@@ -11,16 +11,17 @@ MEMORY_S = 0.25
 class Rate:
     """What has been added lately, a second."""
 
-    __slots__ = ("_amount", "_at_s")
+    __slots__ = ("_amount", "_at_s", "_memory_s")
 
-    def __init__(self) -> None:
+    def __init__(self, memory_s: float = MEMORY_S) -> None:
         self._amount = self._at_s = 0.0
+        self._memory_s = memory_s
 
     def add(self, amount: float, now_s: float) -> None:
         """So much more."""
-        self._amount = self._amount * exp((self._at_s - now_s) / MEMORY_S) + amount
+        self._amount = self._amount * exp((self._at_s - now_s) / self._memory_s) + amount
         self._at_s = now_s
 
     def per_s(self, now_s: float) -> float:
         """The rate now."""
-        return self._amount * exp((self._at_s - now_s) / MEMORY_S) / MEMORY_S
+        return self._amount * exp((self._at_s - now_s) / self._memory_s) / self._memory_s

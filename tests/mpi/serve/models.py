@@ -34,6 +34,15 @@ def dense(seed: int, width: int = WIDTH) -> onnx.ModelProto:
     )
 
 
+def bfloat16() -> onnx.ModelProto:
+    """What nobody here can compute."""
+    kind = onnx.TensorProto.BFLOAT16
+    tensors = [onnx.helper.make_tensor_value_info(name, kind, ["batch", WIDTH]) for name in ("x", "y")]
+    return onnx.helper.make_model(
+        onnx.helper.make_graph([node("Identity", "x", "y")], "g", *[[t] for t in tensors])
+    )
+
+
 def put(root: Path, name: str, version: int, model: onnx.ModelProto | bytes) -> None:
     """Store a model in a repository."""
     folder = root / name / str(version)

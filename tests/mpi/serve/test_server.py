@@ -81,6 +81,7 @@ def test_what_is_wrong_with_a_request_is_told_to_who_asked(tmp_path: Path):
                 "has no output 'y'; it has 'scores'": client.infer("a", samples(1), outputs=["y"]),
                 "has 1 to 32 samples, and this one 33: split it": client.infer("a", samples(33)),
                 "has 1 to 32 samples, and this one 0$": client.infer("a", samples(1)[:0]),
+                "priority .* not -5": client.infer("a", samples(1), priority=-5),
                 "no class 'royal'; there are 'interactive', ": client.infer("a", samples(1), qos="royal"),
             }
             for words, asked in wrong.items():
@@ -225,6 +226,22 @@ def test_s5_4_a_worker_that_became_slow_is_left_out_and_found_again(
             slow_s = 0.0
             while "rank 0 cpu" not in await who(20):
                 await asyncio.sleep(0.01)
+
+    run(main)
+
+
+def test_requests_wait_for_a_server_that_follows_another(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        for _ in range(2):
+            async with await Server.open(world, root, device="cpu"):
+                client = await Client.open(world)  # while rank 0 may still load
+                close_to(1, samples(1), (await client.infer("a", samples(1))).outputs["scores"])
+                await world.barrier()
+        with pytest.raises(Refused) as refused:
+            await client.infer("a", samples(1))
+        assert refused.value.reason is Reason.DRAINING
+        await world.barrier()
 
     run(main)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.mpi.serve.models import dense, expected, put, samples, shared
+from tests.mpi.serve.models import bfloat16, dense, expected, put, samples, shared
 from weft.kernels.device import Device
 from weft.runtime.errors import WeftError
 from weft.runtime.message import World, run
@@ -190,13 +190,18 @@ def test_a_model_that_cannot_be_loaded_says_why_and_leaves_the_others(tmp_path: 
         def fill(path: Path) -> None:
             put(path, "m", 1, dense(1))
             put(path, "m", 2, b"no ONNX at all")
+            put(path, "m", 4, bfloat16())
 
         root = await shared(world, tmp_path / "models", fill)
         async with workers(world) as found:
             if world.rank:
                 return
             await load(found, root / "m" / "1")
-            for path, words in ((root / "m" / "2", "m/2"), (root / "m" / "3", "does not exist here")):
+            for path, words in (
+                (root / "m" / "2", "m/2"),
+                (root / "m" / "3", "does not exist here"),
+                (root / "m" / "4", "bfloat16"),
+            ):
                 results = await asyncio.gather(
                     *(link.load("n", str(path), Platform.ONNX, {}, 8) for link in found),
                     return_exceptions=True,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from weft.runtime.errors import RequestError
 from weft.runtime.serve.catalog import Catalog, Served
 from weft.runtime.serve.dispatcher import Dispatcher
+from weft.runtime.serve.http.messages import encode
 from weft.runtime.serve.policy import POLICIES
 from weft.runtime.serve.profile import Profiles
 from weft.runtime.serve.repository import Platform, Version
-from weft.runtime.serve.request import InferRequest, Qos, Reason, Refused
+from weft.runtime.serve.request import InferRequest, Qos, Reason, Refused, WrongInput
 from weft.runtime.serve.settings import ModelSettings, ServerSettings
 from weft.runtime.serve.worker import Batch, Done
 
@@ -33,6 +37,7 @@ class Fake:
         self.answers = True
         self.there = True
         self.raises = ""
+        self.fails_at: float | None = None  # a value
         self.batches: list[int] = []  # their sizes
         self.kept: list[tuple[Batch, Callable[[Done], object]]] = []
         self._free_s = 0.0
@@ -46,7 +51,8 @@ class Fake:
         assert len(rows) == batch.count
         loop = asyncio.get_running_loop()
         self._free_s = max(loop.time(), self._free_s) + self.latency_s  # one after the other
-        done = Done(batch.number, () if self.raises else (rows * 2,), self.latency_s, self.raises)
+        raised = self.raises or ("Traceback: unlucky" if self.fails_at in rows else "")
+        done = Done(batch.number, () if raised else (rows * 2,), self.latency_s, raised)
         loop.call_at(self._free_s, answer, done)
 
     def come_to_itself(self) -> None:
@@ -116,6 +122,95 @@ def test_s5_3_a_batch_that_fails_fails_its_requests_alone():
         worker.raises = ""
         assert (await made.infer(request(1.0))).outputs["y"].tolist() == [[2.0]]
         assert made.tally.model("double/1").fail.count == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_s5_3_a_request_that_fails_in_company_fails_alone(policy: str):
+    async def main() -> None:
+        worker = Fake(0, 1e-3)
+        made = dispatcher(worker, policy=policy)
+        worker.fails_at = 13.0
+        values = (1.0, 2.0, 13.0, 3.0, 4.0)
+        asked = (made.infer(request(value, 2, best_effort=True)) for value in values)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert max(worker.batches) > 2, "none was computed in company"
+        for value, answer in zip(values, answers, strict=True):
+            if value == 13.0:
+                assert isinstance(answer, RequestError)
+            else:
+                assert not isinstance(answer, BaseException), answer
+                assert answer.outputs["y"].tolist() == [[2 * value]] * 2
+        assert made.tally.model("double/1").fail.count == 1
+        assert (await made.infer(request(5.0))).outputs["y"].item() == 10.0
+        await made.rest()
+
+    asyncio.run(main())
+
+
+def test_requests_that_are_tried_again_alone_go_to_others_when_their_worker_is_lost():
+    async def main() -> None:
+        lost, well = Fake(0, 1e-3), Fake(1, 1e-3)
+        made = dispatcher(lost, well)
+        lost.fails_at = 13.0
+        asked = [asyncio.create_task(made.infer(request(v, 2, best_effort=True))) for v in (1.0, 13.0, 2.0)]
+        while len(lost.batches) < 2:  # until it has been asked for one alone
+            await asyncio.sleep(0)
+            if lost.batches and max(lost.batches) > 2:
+                lost.answers = lost.there = False
+        made.watch.start(background)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        right = [None if isinstance(each, BaseException) else each.outputs["y"][0].item() for each in answers]
+        assert right == [2.0, 26.0, 4.0] or right == [2.0, None, 4.0]
+        await made.watch.stop()
+
+    asyncio.run(main())
+
+
+def test_a_deadline_counts_from_when_the_request_was_here():
+    async def main() -> None:
+        worker = Fake(0, 1e-3)
+        made = dispatcher(worker, policy="clockwork")
+        here_s = time.monotonic() - 0.1
+        late = replace(request(1.0, deadline_s=0.05), arrival_s=here_s)
+        with pytest.raises(Refused, match="late for its deadline of 50 ms"):
+            await made.infer(late)
+        await made.infer(replace(request(1.0, deadline_s=30.0), arrival_s=here_s))
+        (told,) = made.tally.describe()
+        assert told["p50_ms"] >= 100.0
+
+    asyncio.run(main())
+
+
+def test_the_status_is_json_whatever_was_refused():
+    async def main() -> None:
+        made = dispatcher(Fake(0))
+        made.draining = True
+        with pytest.raises(Refused):
+            await made.infer(request(1.0))
+        told = orjson.loads(encode(made.status()))
+        assert told["classes"][0]["refused"] == {"draining": 1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("qos", "words"),
+    [
+        ({"priority": -5}, "priority of a request is a whole number from 1 on or None, not -5"),
+        ({"priority": "high"}, "priority .* not 'high'"),
+        ({"deadline_s": float("nan")}, "deadline_ms of a request is a number above 0 or None, not nan"),
+        ({"deadline_s": -1.0}, "deadline_ms .* not -1000"),
+        ({"accuracy": "best"}, "accuracy of a request is a number or None, not 'best'"),
+        ({"cost": float("inf")}, "cost .* not inf"),
+    ],
+    ids=["negative priority", "priority in words", "NaN", "negative deadline", "accuracy", "endless cost"],
+)
+def test_a_wish_that_is_none_is_told(qos: dict[str, Any], words: str):
+    async def main() -> None:
+        with pytest.raises(WrongInput, match=words):
+            await dispatcher(Fake(0)).infer(request(1.0, **qos))
 
     asyncio.run(main())
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
-from weft.runtime.errors import WeftError
+from weft.runtime.errors import Mistake, WeftError
 from weft.runtime.serve.loading import Loading, merged
-from weft.runtime.serve.repository import Entry
+from weft.runtime.serve.repository import Entry, Platform, Repository, Version
+from weft.runtime.serve.settings import ServerSettings
 from weft.runtime.serve.worker import ELSEWHERE
 
 
@@ -50,6 +53,95 @@ def test_a_reason_is_told_once(results: list[Any], told: str):
 def test_what_is_no_error_of_ours_is_raised():
     with pytest.raises(ZeroDivisionError):
         merged(LINKS, [BAD, ZeroDivisionError(), {}])
+
+
+class Puzzled:
+    """A worker with a model that we make a mistake over."""
+
+    rank, host, resource = 0, "n0", "rank 0 cpu"
+
+    def __init__(self) -> None:
+        self.unloaded: list[str] = []
+
+    async def load(self, *arguments: Any) -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        raise KeyError("bfloat16")
+
+    async def unload(self, key: str) -> None:
+        self.unloaded.append(key)
+
+
+def loading(worker: Any, repository: Any = None) -> Loading:
+    nothing: Any = Mock(loaded={}, awaited={}, all=list, settings=ServerSettings())
+    return Loading([worker], repository, nothing, nothing, nothing)
+
+
+ENTRY = Entry("m", versions=(Version("m", 1, Path("models/m/1"), Platform.ONNX),))
+
+
+def test_a_mistake_of_ours_over_one_model_is_its_reason_and_ends_nothing(capsys: pytest.CaptureFixture[str]):
+    worker = Puzzled()
+    problems = asyncio.run(loading(worker).put(ENTRY))
+    assert problems == ["models/m/1: KeyError: 'bfloat16'"]
+    assert worker.unloaded == ["m/1@1"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_a_load_raises_is_not_lost_on_a_caller_who_has_left(monkeypatch: pytest.MonkeyPatch):
+    async def main() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        ended = asyncio.Event()
+
+        async def load(entry: Entry) -> list[str]:
+            await asyncio.sleep(0.01)
+            ended.set()
+            raise ZeroDivisionError
+
+        made = loading(Puzzled())
+        monkeypatch.setattr(made, "_load", load)
+        caller = asyncio.create_task(made.put(ENTRY))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await ended.wait()
+        await asyncio.sleep(0)
+        gc.collect()
+        assert not told
+
+    asyncio.run(main())
+
+
+def test_a_repository_that_has_gone_is_told_of_and_what_is_loaded_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    async def main() -> None:
+        (tmp_path / "models").mkdir()
+        made = loading(Puzzled(), Repository(tmp_path / "models"))
+        (tmp_path / "models").rename(tmp_path / "elsewhere")
+        assert await made.index() == []
+        with pytest.raises(Mistake, match="models cannot be read: No such file"):
+            await made.load("m")
+
+    asyncio.run(main())
+    assert "models cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_a_model_that_is_trained_here_is_nobody_elses():
+    made = loading(Puzzled())
+    made.await_model("m", "no checkpoint yet")
+    for change in (made.load, made.unload):
+        with pytest.raises(Mistake, match="'m' is trained in this job"):
+            asyncio.run(change("m"))
+
+
+@pytest.mark.parametrize("key", ["version_policy", "instance_group"])
+def test_what_a_load_request_cannot_set_is_refused(key: str, tmp_path: Path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").touch()
+    made = loading(Puzzled(), Repository(tmp_path))
+    with pytest.raises(Mistake, match=rf"sets '{key}': only max_batch_size"):
+        asyncio.run(made.load("m", {"name": "m", key: {}}))
 
 
 def test_others_are_answered_while_a_slow_file_system_is_read():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def test_versions_are_folders_named_by_whole_numbers_and_the_newest_is_the_great
         (10, Platform.ONNX),
     ]
     assert entry.wanted == entry.versions
+    assert list(Repository(tmp_path).scan()) == ["m"]
+
+
+def test_a_folder_whose_name_is_no_text_is_no_model(tmp_path: Path):
+    put(tmp_path, "m/1/model.onnx")
+    os.makedirs(os.fsencode(tmp_path) + b"/\xff\xfe/1")
     assert list(Repository(tmp_path).scan()) == ["m"]
 
 

@@ -48,6 +48,19 @@ def test_s5_2_a_batch_takes(due_ms, largest, taken):
     assert found == taken
 
 
+def test_s5_5_a_class_that_is_left_nothing_is_refused_while_higher_ones_take_all():
+    classes = (CLASSES[0], replace(CLASSES[1], share=0.0))
+    policy = started(Weft, FAST, with_settings=replace(settings(), classes=classes))
+    first, second = job(0), job(1, 0.001)
+    policy.arrive(first, 0.0)
+    assert isinstance(policy.next(0.0), Batch)
+    policy.arrive(second, 0.001)
+    second.place[0].rate.add(1.0, 0.001)  # four times what there is, lately
+    refused = policy.arrive(job(2, 0.001, 2.0, "batch"), 0.001)
+    assert refused is not None
+    assert refused.reason is Reason.OVERLOAD
+
+
 def test_s5_2_a_batch_takes_a_large_job_behind_a_small_one_that_is_past():
     made = Queue()
     made.add(1 * MS, job(0, samples=4))

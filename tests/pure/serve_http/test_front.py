@@ -62,6 +62,9 @@ def ask(
         ("GET", "/v2/models/m/versions", 404),
         ("GET", "/v2/models/m/versions/3/4/infer", 404),
         ("GET", "*", 404),
+        ("GET", "http://n0:8000/v2/models/m?x=1", Route(Action.MODEL, "m")),
+        ("GET", "HTTP://n0", Route(Action.PAGE)),
+        ("GET", "/http://n0/", 404),
     ],
 )
 def test_s5_a_method_and_a_path_are_a_question(method: str, target: str, found: Route | int):
@@ -175,7 +178,13 @@ def test_models_are_loaded_with_a_configuration_and_unloaded():
     assert ask("/v2/models/new/config", front=front)[1]["max_batch_size"] == 4
     assert ask("/v2/repository/models/new/unload", b"", front)[0].status == 200
     assert "new" not in service.loaded
-    for body in (b'{"parameters": {"config": 1}}', b'{"parameters": {"config": "["}}', b"["):
+    for body in (
+        b'{"parameters": {"config": 1}}',
+        b'{"parameters": {"config": "["}}',
+        b'{"parameters": {"config": "{}", "file:1/model.onnx": "AAAA"}}',
+        b'{"parameters": 1}',
+        b"[",
+    ):
         assert ask("/v2/repository/models/new/load", body, front)[0].status == 400
 
 
