@@ -96,30 +96,59 @@ class _Cutter:
                     f"neurons of {name!r} are dropped, which computes nothing of its own: drop those of "
                     f"{', '.join(map(repr, graph.by_name[name].inputs))}"
                 )
-        overwriting = [name for name in dropped if name in self._stage_of and self._overwrites(name)]
-        self._live = live(graph, batch, parameters, dropped, overwriting)
         layout = Layout.of(graph)
         self._parameters = {node.name: layout.views(parameters, node.name) for node in graph.nodes}
+        self._cuts = [self._regions(stage) for stage in self._stages]
+        self._live = self._settled(parameters)
         self._blocks: list[Block] = []
         self._by_stage: list[list[int]] = []
 
     def cut(self, barrier: bool) -> Blocks:
         for number, stage in enumerate(self._stages):
             self._by_stage.append([])
-            for region in self._regions(stage):
+            for region in self._cuts[number]:
                 self._add(number, stage, region)
         if barrier:
             self._blocks = [replace(block, needs=tuple(self._before(block.stage))) for block in self._blocks]
         return Blocks(self._graph, self._batch, self._storage, self._stages, tuple(self._blocks), self._live)
 
-    def _overwrites(self, name: str) -> bool:
+    def _settled(self, parameters: Array) -> dict[str, Mask]:
+        """The live neurons, and those that are zero only behind somebody's work.
+
+        Another stage may write over what one has made, as an addition does over its first input: then the next
+        request finds there what this one has left. And a block that holds live neurons computes the dropped
+        ones among them, too, and makes them zero at its end.
+        """
+        kept = {
+            name: np.ones(self._specs[name].shape[1:2], bool) for name in self._stage_of if self._shared(name)
+        }
+        while True:
+            found = live(self._graph, self._batch, parameters, self._dropped, kept)
+            before = sum(int(mask.sum()) for mask in kept.values())
+            for stage, cuts in zip(self._stages, self._cuts, strict=True):
+                for region in cuts:
+                    if region and found[stage.tail][region[0]].any():
+                        self._keep(stage, region[0], kept)
+            if before == sum(int(mask.sum()) for mask in kept.values()):
+                return found
+
+    def _keep(self, stage: Stage, neurons: slice, kept: dict[str, Mask]) -> None:
+        """Add what is dropped of these neurons of a stage."""
+        for name in stage.nodes:
+            for neuron in self._dropped.get(name, ()):
+                if neurons.start <= neuron < neurons.stop:
+                    kept.setdefault(name, np.zeros(self._specs[name].shape[1], bool))[neuron] = True
+
+    def _shared(self, name: str) -> bool:
         """Whether other stages write where this node's value stands."""
         place, end = self._storage.places[name], self._storage.places[name].start + self._specs[name].size
-        others = [other for other, number in self._stage_of.items() if number != self._stage_of[name]]
         return any(
-            there.buffer == place.buffer and there.start < end and place.start < there.start + size
-            for other in others
-            for there, size in [(self._storage.places[other], self._specs[other].size)]
+            there.buffer == place.buffer
+            and there.start < end
+            and place.start < there.start + self._specs[other].size
+            for other, number in self._stage_of.items()
+            if number != self._stage_of[name]
+            for there in [self._storage.places[other]]
         )
 
     def _before(self, stage: int) -> list[int]:

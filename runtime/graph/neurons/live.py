@@ -40,11 +40,11 @@ def live(
     batch: int,
     parameters: Array,
     dropped: Mapping[str, Collection[int]],
-    overwriting: Collection[str] = (),
+    kept: Mapping[str, Mask],
 ) -> dict[str, Mask]:
     """For every value its live neurons; `dropped` names those of nodes that are pruned or dropped.
 
-    Of nodes in `overwriting` they are live all the same: others have written where they stand, so somebody
+    Those in `kept` are live whatever they are: where they stand is something else for a while, so somebody
     has to make them zero, and readers wait for that. GraphError for a node or a neuron that the graph lacks.
     """
     layout, specs = Layout.of(graph), graph.specs(batch)
@@ -63,8 +63,8 @@ def live(
                 raise GraphError(
                     f"neuron {neuron} of {node.name!r} is dropped; it has neurons 0 to {len(mask) - 1}"
                 )
-            mask[neuron] = node.name in overwriting and mask[neuron]
-        found[node.name] = mask
+            mask[neuron] = False
+        found[node.name] = mask | kept.get(node.name, False)
     return found
 
 

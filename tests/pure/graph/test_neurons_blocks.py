@@ -25,22 +25,30 @@ def blocks_of(graph: Graph, batch: int, flat: np.ndarray, ranks: int = 2, **opti
 
 
 def run(
-    found: Blocks, flat: np.ndarray, inputs: dict, seed: int, poison: float = np.nan, dropped=None
+    found: Blocks,
+    flat: np.ndarray,
+    inputs: dict,
+    seed: int,
+    poison: float = np.nan,
+    dropped=None,
+    requests: int = 1,
 ) -> dict:
-    """All blocks, each when it is ready, the next one drawn; memory holds `poison` before."""
+    """All blocks, each when it is ready, the next one drawn; before the first request memory holds `poison`."""
     arena = np.zeros(arena_nbytes(found.storage), np.uint8)
     arena.view(np.float32)[:] = poison
     bound = Bound(found.graph, found.batch, found.storage, arena, flat)
-    for name, array in inputs.items():
-        bound.values[name][...] = array
-    random, left, ended = Random(seed), set(range(len(found.blocks))), set()
-    while left:
-        ready = [number for number in sorted(left) if ended.issuperset(found.blocks[number].needs)]
-        number = random.choice(ready)
-        for call in bound.calls(found, found.blocks[number], dropped or {}):
-            call()
-        left.remove(number)
-        ended.add(number)
+    random = Random(seed)
+    for _ in range(requests):
+        for name, array in inputs.items():
+            bound.values[name][...] = array
+        left, ended = set(range(len(found.blocks))), set()
+        while left:
+            ready = [number for number in sorted(left) if ended.issuperset(found.blocks[number].needs)]
+            number = random.choice(ready)
+            for call in bound.calls(found, found.blocks[number], dropped or {}):
+                call()
+            left.remove(number)
+            ended.add(number)
     return {name: np.array(bound.values[name]) for name in found.graph.outputs}
 
 
@@ -213,6 +221,43 @@ def test_s1_7_dropped_neurons_are_zero_where_another_stage_has_written(kind):
         (expected,) = serial(graph, 1, flat, inputs).values()
         np.testing.assert_array_equal(got[:, :8], 0)
         np.testing.assert_allclose(got[:, 8:], expected[:, 8:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dead", ["weights are zero", "dropped"])
+@pytest.mark.parametrize("kind", ["add", "pool and add", "batch_norm"])
+def test_s1_7_what_others_write_over_is_zero_in_the_next_request_too(kind, dead):
+    b = Builder()
+    x = b.input("x", (4, 9, 9))
+    first, second = (b("conv2d", x, channels=8, kernel_size=3, name=name) for name in ("a", "c"))
+    if kind == "pool and add":
+        first = b("max_pool2d", first, kernel_size=3, stride=1, padding=1)
+    terms = (b("concat", first, second),) if kind == "batch_norm" else (first, second)
+    graph = b.build(b(kind.split()[-1], *terms))
+    flat, inputs = parameters(graph), samples(graph, 1)
+    without = flat.copy()
+    for each in views(graph, without, "a"):
+        each[:] = 0
+    (expected,) = serial(graph, 1, without, inputs).values()
+    dropped = {"a": range(8)} if dead == "dropped" else {}
+    used = flat if dropped else without
+    found = blocks_of(graph, 1, used, dropped=dropped)
+    for seed in range(3):
+        (got,) = run(found, used, inputs, seed, poison=0.0, dropped=dropped, requests=3).values()
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_s1_4_dropped_neurons_that_are_computed_with_live_ones_are_waited_for():
+    """Their block makes them zero at its end, and something else stands there before."""
+    b = Builder()
+    a = b("conv2d", b.input("x", (4, 64, 64)), channels=32, kernel_size=3, padding=1, name="a")
+    graph = b.build(b("batch_norm", a, name="norm"), b("relu", a, name="relu"))
+    found = blocks_of(graph, 1, parameters(graph), dropped={"a": range(16, 32)})
+    by_rows = {block.name for block in found.blocks if block.name.startswith("a rows")}
+    assert by_rows
+    readers = [block.name for block in found.blocks if block.name.startswith("norm")]
+    assert readers
+    for name in readers:
+        assert needs_of(found, name) == by_rows
 
 
 def test_what_computes_nothing_of_its_own_has_no_neurons_to_drop():
