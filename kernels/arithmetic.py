@@ -63,7 +63,8 @@ def _first_gradient(operator: Operator, a: Array, b: Array, dy: Array) -> Array:
         case "div":
             return dy / b
         case "pow":
-            return dy * b * a ** (b - 1)
+            xp = array_module(dy)
+            return dy * b * a ** xp.where(b == 0, 1, b - 1)  # x ** 0 has no slope, also in 0
 
 
 def _second_gradient(operator: Operator, a: Array, b: Array, dy: Array) -> Array:

@@ -23,7 +23,7 @@ from .region import keep_whole, on_copies
 def _summed_arrays(x: Array, total: Array, before: int, after: int) -> None:
     channels = x.shape[1]
     total[...] = 0
-    for shift in range(-before, after + 1):
+    for shift in range(max(-before, 1 - channels), min(after, channels - 1) + 1):
         first, last = max(0, -shift), min(channels, channels - shift)
         total[:, first:last] += x[:, first + shift : last + shift]
 

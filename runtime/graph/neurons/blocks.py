@@ -115,9 +115,9 @@ class _Cutter:
     def _settled(self, parameters: Array) -> dict[str, Mask]:
         """The live neurons, and those that are zero only behind somebody's work.
 
-        Another stage may write over what one has made, as an addition does over its first input: then the next
-        request finds there what this one has left. And a block that holds live neurons computes the dropped
-        ones among them, too, and makes them zero at its end.
+        Another stage may write over what one has made, as an addition does over its first input: then the
+        next request finds there what this one has left. And a block that holds live neurons computes the
+        dropped ones among them, too, and makes them zero at its end.
         """
         kept = {
             name: np.ones(self._specs[name].shape[1:2], bool) for name in self._stage_of if self._shared(name)

@@ -125,7 +125,8 @@ def transpose(at: At) -> Operand:
 
 def _nothing(shape: Sequence[int]) -> Static:
     """Weft has no empty arrays in its graphs; what is empty is known when the file is read."""
-    return Static(np.zeros(shape, np.float32))
+    other = (OTHER_BATCH, *shape[1:]) if tuple(shape[:1]) == (UNKNOWN_BATCH,) else None
+    return Static(np.zeros(shape, np.float32), other=None if other is None else np.zeros(other, np.float32))
 
 
 def concat(at: At) -> Operand:

@@ -33,7 +33,7 @@ def run(
     dropped=None,
     requests: int = 1,
 ) -> dict:
-    """All blocks, each when it is ready, the next one drawn; before the first request memory holds `poison`."""
+    """All blocks, each when it is ready, the next one drawn; before all of them memory holds `poison`."""
     arena = np.zeros(arena_nbytes(found.storage), np.uint8)
     arena.view(np.float32)[:] = poison
     bound = Bound(found.graph, found.batch, found.storage, arena, flat)

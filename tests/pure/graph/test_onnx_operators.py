@@ -216,6 +216,39 @@ def test_a_number_is_not_merged():
     assert [each.kernel.name for each in model.graph.nodes] == ["batch_norm", "arithmetic_number"]
 
 
+def test_what_is_computed_when_the_file_is_read_follows_the_standard():
+    """The package's evaluator does not, for these sets of operators."""
+    w, s, b, m, v = (
+        normal(2, 3, 4),
+        normal(3),
+        normal(3, seed=1),
+        normal(3, seed=2),
+        normal(3, seed=3) ** 2 + 1,
+    )
+    chosen = np.zeros((2, 12), np.float32)
+    chosen[[0, 1], w.reshape(2, 12).argmax(axis=1)] = 1
+    neighbours = np.stack([(w[:, max(0, c - 1) : c + 2] ** 2).sum(axis=1) for c in range(3)], axis=1)
+    one = (-1, 1)
+    expected = {
+        ("Softmax", "w", 11): softmax(w, (1, 2)),
+        ("LogSoftmax", "w", 9): np.log(softmax(w, (1, 2))),
+        ("Hardmax", "w", 11): chosen.reshape(2, 3, 4),
+        ("Softmax", "w", 13): softmax(w, 2),
+        ("BatchNormalization", "w s b m v", 9): (w - m.reshape(one)) / np.sqrt(v.reshape(one) + 1e-5)
+        * s.reshape(one) + b.reshape(one),
+        ("LRN", "w", 13): w / (1 + 1e-4 / 3 * neighbours) ** 0.75,
+    }  # fmt: skip
+    for (op, inputs, version), result in expected.items():
+        more = {"size": 3} if op == "LRN" else {}
+        nodes = [node(op, inputs, "p", **more), node("Add", "x p", "y")]
+        proto = file(
+            nodes, {"x": (2, 3, 4)}, ["y"], {"w": w, "s": s, "b": b, "m": m, "v": v}, version=version
+        )
+        x = normal(2, 3, 4, seed=9)
+        (got,) = compute(read(proto, batched=False), {"x": x[None]}).values()
+        np.testing.assert_allclose(got[0], x + result, rtol=1e-5, atol=1e-6, err_msg=op)
+
+
 def test_for_inference_a_convolution_takes_the_norm_and_the_scale_behind_it():
     weights = {
         "k": normal(3, 2, 3, 3), "s": normal(3, seed=1), "b": normal(3, seed=2), "m": normal(3, seed=3),

@@ -162,6 +162,9 @@ WRONG = {
         {},
         ["(MaxPool): dilations are [2, 2]"],
     ),
+    "a stride of nothing": (
+        one("MaxPool", shape=IMAGE, kernel_shape=[2, 2], strides=[0, 1]), {}, ["node 'y_node' (MaxPool)"],
+    ),
     "a missing attribute": (one("MaxPool", shape=IMAGE), {}, ["its attribute 'kernel_shape' is missing"]),
     "a file exported for training": (
         one("BatchNormalization", "x s s s s", weights={"s": ONES(4, "f4")}, training_mode=1),

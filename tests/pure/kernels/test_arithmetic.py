@@ -99,6 +99,8 @@ def test_a_power_of_zero_has_a_slope():
     kernel = Arithmetic("pow")
     b = run(kernel, allocate(kernel, np.zeros((1, 2)), np.array([[1.0, 2.0]])))
     np.testing.assert_array_equal(b.input_gradients[1], 0)
+    b = run(kernel, allocate(kernel, np.zeros((1, 3)), np.array([[0.0, 1.0, 2.0]])))
+    np.testing.assert_array_equal(b.input_gradients[0][0, [0, 2]], 0)
 
 
 def test_what_is_not_trained_never_moves():

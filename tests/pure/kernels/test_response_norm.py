@@ -14,6 +14,7 @@ KERNELS = {
     "an even window": ResponseNorm(4, 0.5, 0.75, 1.0),
     "one channel": ResponseNorm(1, 0.5),
     "more than there are": ResponseNorm(15, 0.5),
+    "far more than there are": ResponseNorm(31, 0.5),
 }
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 
