@@ -106,7 +106,10 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     for sizes, name, momentum in zip(networks(args, world.size), NAMES, MOMENTA, strict=True):
         models.append(Model(world, sizes, fixed, name=name, momentum=momentum))
         await models[-1].open()
-    claims = [claim(model.graph, model.job(fixed), world.size) for model in models]
+    jobs = [model.job(fixed) for model in models]
+    claims = [
+        claim(model.graph, job, job.train.batch, world.size) for model, job in zip(models, jobs, strict=True)
+    ]
     counts = [max(CHECKED_STEPS, round(args.steps * claims[0].cost / each.cost)) for each in claims]
     async with AsyncExitStack() as stack:
         together = await stack.enter_async_context(Together(models, claims, fixed))

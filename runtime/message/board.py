@@ -246,6 +246,11 @@ class Board:
             if not self._waits:
                 self.selector.unwatch(self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been given back."""
+        return self._window.closed
+
     async def close(self) -> None:
         """Give the memory back, when every rank of the node has called it; waits that are left never end."""
         if not self._window.closed:

@@ -46,6 +46,8 @@ SETTINGS = (
     ("ch4:ucx ofi", "MPIR_CVAR_CH4_NETMOD", "ofi"),
 )
 
+SLURM_SIZE = "SLURM_STEP_NUM_TASKS"  # of the step that srun started, and not of the whole allocation
+
 LEVELS = {
     MPI.THREAD_SINGLE: "MPI_THREAD_SINGLE",
     MPI.THREAD_FUNNELED: "MPI_THREAD_FUNNELED",
@@ -113,12 +115,19 @@ def check_launcher(size: int) -> None:
     Every rank then believes to be alone: the job would run N times instead of once.
     """
     launched = launched_as()
-    if launched is not None and launched[1] > 1 and size == 1:
-        raise MachineError(
-            f"the launcher started {launched[1]} ranks, but {library()}, which Python loaded, knows of one: "
-            "mpirun belongs to another MPI. Use the mpirun that came with this library, or set MPI4PY_LIBMPI "
-            "to the launcher's libmpi.so"
-        )
+    started = launched[1] if launched else int(os.environ.get(SLURM_SIZE, 1))
+    if started == 1 or size > 1:
+        return
+    way = (
+        "mpirun belongs to another MPI. Use the mpirun that came with this library, or set MPI4PY_LIBMPI to "
+        "the launcher's libmpi.so"
+        if launched
+        else "srun was not told how to speak with it. Give it --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI; "
+        "`srun --mpi=list` tells which it has"
+    )
+    raise MachineError(
+        f"the launcher started {started} ranks, but {library()}, which Python loaded, knows of one: {way}"
+    )
 
 
 def check_netmod() -> None:

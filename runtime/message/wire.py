@@ -8,14 +8,15 @@
 Up to `EAGER_BYTES` all of it is one MPI message. Beyond, the prefix travels alone (with the header, if
 that fits) and what is left follows in messages of its own, arrays straight from and into their memory.
 
-A body is whatever msgpack knows: None, bool, int (64 bits), float, str, bytes, and lists and
-dicts of these. Tuples arrive as lists. Nothing is ever pickled, so nothing that arrives is ever executed.
+A body is whatever msgpack knows: None, bool, int (64 bits), float, str, bytes, and lists and dicts of these.
+Tuples arrive as lists, but for keys. Nothing is ever pickled, so nothing that arrives is ever executed.
 An array keeps its dtype (structured ones, byte order, datetimes and text included), shape and order.
 """
 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,10 @@ def encode(body: Any, arrays: Sequence[NDArray[Any]]) -> tuple[bytes, list[Bytes
 
 def decode(header: bytes | bytearray | memoryview, arrays: int) -> tuple[Any, list[NDArray[Any]]]:
     """The body, and new arrays (uninitialised) whose `as_bytes` are to be filled with the frames."""
-    content = msgpack.unpackb(header, strict_map_key=False)
+    try:
+        content = msgpack.unpackb(header, strict_map_key=False)
+    except TypeError:  # a key that was a tuple came as a list, which cannot be one
+        content = msgpack.unpackb(header, strict_map_key=False, object_pairs_hook=_with_keys)
     if not arrays:
         return content, []
     body, descriptions = content
@@ -89,11 +93,20 @@ def as_bytes(array: NDArray[Any]) -> Bytes:
     return flat
 
 
+def _with_keys(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_key(key): value for key, value in pairs}
+
+
+def _key(key: Any) -> Any:
+    return tuple(map(_key, key)) if isinstance(key, list) else key
+
+
 def _pack(content: Any) -> bytes:
+    packer = _own.packer
     try:
-        packed: bytes = _packer.pack(content)
+        packed: bytes = packer.pack(content)
     except (TypeError, ValueError, OverflowError) as error:
-        _packer.reset()
+        packer.reset()
         raise Mistake(
             f"a message's body can't be sent: {error}; it may hold None, bool, int (64 bits), float, str, "
             "bytes, and lists and dicts of these; arrays go behind the body"
@@ -107,7 +120,14 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r:.80} is of type {type(value).__name__}")
 
 
-_packer = msgpack.Packer(default=_plain)
+class _Packers(threading.local):
+    """One for each thread: a NumPy scalar is packed by Python, and meanwhile another thread may go on."""
+
+    def __init__(self) -> None:
+        self.packer = msgpack.Packer(default=_plain)
+
+
+_own = _Packers()
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> Any:

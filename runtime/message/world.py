@@ -93,7 +93,7 @@ class World(Communicator):
         The world closes it at the end, if nobody did before.
         """
         window = await Window.allocate(self.node, nbytes)
-        self._shared.append(window)
+        self._share(window)
         return window
 
     async def board(self, counters: int, numbers: int = 0, *, name: str = "board") -> Board:
@@ -102,8 +102,11 @@ class World(Communicator):
         The world closes it at the end, if nobody did before.
         """
         board = await Board.allocate(self.node, counters, numbers, name=name)
-        self._shared.append(board)
+        self._share(board)
         return board
+
+    def _share(self, new: Window | Board) -> None:
+        self._shared = [*(one for one in self._shared if not one.closed), new]
 
     async def agree(self, name: str, value: str | bytes) -> None:
         """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.

@@ -72,7 +72,7 @@ def _traces(folder: RunFolder) -> tuple[list[RankTrace], str]:
 def _traced(traces: Sequence[RankTrace], history: History) -> str:
     """Where a run was resumed after its trace was written: of which steps the trace tells."""
     steps = [span.args["step"] + 1 for trace in traces for span in trace.spans if "step" in span.args]
-    if not steps or max(steps) > history.start:
+    if not steps or max(steps) > history.start or (history.steps and max(steps) >= history.steps[-1]["step"]):
         return ""
     return f"  the trace is of steps {min(steps):,} to {max(steps):,}: what came later has not ended"
 

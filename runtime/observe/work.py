@@ -40,8 +40,9 @@ def _line(rank: int, row: Row) -> tuple[str, ...]:
 
 
 def _counts(value: Any) -> dict[int, int]:
-    """By rank; JSON has its keys as strings."""
-    return {int(of): int(count) for of, count in value.items()} if isinstance(value, Mapping) else {}
+    """By rank; JSON has its keys as strings. A damaged line's are left out."""
+    counts = value.items() if isinstance(value, Mapping) else ()
+    return {int(of): count for of, count in counts if of.isdecimal() and isinstance(count, int)}
 
 
 def _of(counts: Mapping[int, int]) -> str:

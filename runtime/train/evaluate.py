@@ -23,6 +23,7 @@ class Score(NamedTuple):
 
     loss: float
     accuracy: float | None
+    damage: str = ""  # the sample that makes the loss no number
 
 
 async def evaluate(
@@ -65,4 +66,4 @@ async def evaluate(
         return None
     if damage := tally.damage(samples, parts):
         tell(f"{what}: the loss is {tally.loss}: {damage}; clean it")
-    return Score(tally.loss, tally.accuracy if samples.classes is not None else None)
+    return Score(tally.loss, tally.accuracy if samples.classes is not None else None, damage)

@@ -66,9 +66,9 @@ async def train(
     return await Fleet(world, ready, command).run(beside)
 
 
-def claim(graph: Graph, job: Job, ranks: int) -> Claim:
-    """What a model claims of the lane."""
-    cost = step_cost(graph, job.train.batch, job.train.micro_batch, ranks)
+def claim(graph: Graph, job: Job, samples: int, ranks: int) -> Claim:
+    """What a model claims of the lane, which has so many samples to train on."""
+    cost = step_cost(graph, min(job.train.batch, samples), job.train.micro_batch, ranks)
     return Claim(cost, job.run.share, job.run.priority)
 
 
@@ -84,7 +84,7 @@ class Fleet:
         self._screen: Screen | None = None
         self._results: list[Result] = []
         self._steps = [one.job.train.total_steps(len(one.data.train)) for one in ready]
-        self._claims = [claim(one.replica.graph, one.job, world.size) for one in ready]
+        self._claims = [claim(one.replica.graph, one.job, len(one.data.train), world.size) for one in ready]
 
     async def run(self, beside: Beside = nothing) -> list[Result]:
         """Train all to their ends."""

@@ -134,6 +134,22 @@ def _from_folder(data: object, folder: FilePath) -> None:
             data[key] = os.path.join(folder, value)
 
 
+DEPENDENT: dict[Path, tuple[str, str]] = {
+    ("train", "epochs"): ("train", "evaluate_every"),  # counted in epochs, or in steps
+    ("train", "steps"): ("train", "evaluate_every"),
+    ("exchange", "wire"): ("exchange", "keep"),
+}
+"""What a value means something for, and nothing with another: a stored job has it written out."""
+
+
+def _forget(path: tuple[str, str] | None, values: dict[str, Any], origins: Origins) -> None:
+    """Let a setting have its default again, unless a `--set` gave it."""
+    if path is None or origins.get(path, (0, ""))[1].startswith("--set"):
+        return
+    values.get(path[0], {}).pop(path[1], None)
+    origins.pop(path, None)
+
+
 def _apply(override: str, number: int, values: dict[str, Any], origins: Origins) -> None:
     """Set one `section.key=value` in `values`; the value is TOML, or else a plain string."""
     dotted, equals, text = override.partition("=")
@@ -160,8 +176,10 @@ def _apply(override: str, number: int, values: dict[str, Any], origins: Origins)
         if not isinstance(table, dict | list):
             raise JobError(f"--set {override}: {where(Job, path)} is a value, not a table")
     for other in ALTERNATIVES.get(keys[0], ()) if len(keys) == 2 else ():
-        if keys[1] in ALTERNATIVES[keys[0]]:
-            table.pop(other, None)
+        if keys[1] in ALTERNATIVES[keys[0]] and table.pop(other, None) is not None and other != keys[1]:
+            _forget(DEPENDENT.get((keys[0], other)), values, origins)
+    if DEPENDENT.get(path) and table.get(path[-1]) != value:
+        _forget(DEPENDENT[path], values, origins)
     table[path[-1]] = value
     for inner in [other for other in origins if other[: len(path)] == path]:
         del origins[inner]

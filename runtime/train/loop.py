@@ -416,7 +416,12 @@ def _wrong(name: str, step: InFlight, samples: Samples) -> str:
             f"the loss of {name} is {tally.loss} in its first step, before any update: the initial"
             " weights hold values that are not finite, or they or the data are too large"
         )
+    return f"the {diverged(name, tally.loss, number)}"
+
+
+def diverged(name: str, loss: float, step: int) -> str:
+    """What to say of a loss of the model `name` that is no number any more."""
     return (
-        f"the loss of {name} became {tally.loss} in step {number}: training diverged; lower the"
-        " optimizer's rate, or set clip_norm in [train]"
+        f"loss of {name} became {loss} in step {step}: training diverged; lower the optimizer's rate, or set"
+        " clip_norm in [train]"
     )

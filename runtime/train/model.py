@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ...kernels.kernel import ArraySpec
 from ..errors import GraphError
-from ..graph import Builder, Graph, Node, with_loss
+from ..graph import Builder, Graph, Layout, Node, with_loss
 from .schema import Gpt, Layer, Model
 
 BYTES = 256  # the alphabet of a byte-level model
@@ -50,11 +50,19 @@ def build(model: Model, data: Shaped) -> Graph:
                 f" called 'x', of the data's shape and dtype: {sample}"
             )
     trained = with_loss(graph, model.loss, target)
+    if not Layout.of(trained).size:
+        raise GraphError("the model has no weights: there is nothing to train")
+    last = next(node for node in trained.nodes if node.name == trained.outputs[1])
+    if model.loss == "softmax_cross_entropy" and last.kernel.name == "softmax":
+        raise GraphError(
+            f"node {last.name!r} is a softmax, and the loss softmax_cross_entropy takes one itself: leave the"
+            " node out"
+        )
     logits = trained.specs(1)[trained.outputs[1]].shape[-1]
     if data.classes is not None and data.classes > logits:
         raise GraphError(
             f"node {trained.outputs[1]!r} has {logits} outputs, but the data has {data.classes} classes;"
-            " the last layer needs one for each"
+            " the last layer needs one for each (they are numbered from 0 to the greatest target)"
         )
     return trained
 

@@ -124,6 +124,7 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     """The model on every rank, with new weights or those of its checkpoint."""
     job, data = found.job, found.data
     await world.agree(f"data of {job.name}", data.digest())
+    await _agree_on_model(world, job.name, found.graph)
     if found.resumed is not None:
         path, snapshot = found.resumed
         await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step}")
@@ -136,6 +137,21 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     if memory is not None:
         await memory.fence()  # the node's weights are there for all its ranks
     return replica, memory
+
+
+async def _agree_on_model(world: World, name: str, graph: Graph) -> None:
+    """Mistake, naming the first node that differs, where a function returned other graphs on other ranks.
+
+    As one does that goes through a set of names: their order changes from process to process.
+    """
+    nodes = [f"{node} = {settings}" for node, settings in outline(graph).items()]
+    try:
+        await world.agree(f"model of {name}", "\n".join(nodes))
+    except Mistake:
+        await world.agree(f"number of nodes of the model of {name}", str(len(nodes)))
+        for number, node in enumerate(nodes, 1):
+            await world.agree(f"node {number} of the model of {name}", node)
+        raise
 
 
 @contextmanager
@@ -279,7 +295,7 @@ async def _new_folder(world: World, job: Job) -> RunFolder:
     """The run's folder, made by rank 0 and told to all."""
     path = np.zeros(4096, np.uint8)  # PATH_MAX
     if world.rank == 0:
-        folder = RunFolder.create(Path(job.run.folder), job.name)
+        folder = RunFolder.create(Path(os.path.expandvars(job.run.folder)).expanduser(), job.name)
         encoded = str(folder.path).encode()
         path[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     await world.broadcast(path, 0, what="the run's folder, which rank 0 makes")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from shlex import quote
 
@@ -35,7 +36,7 @@ from .dealer import Dealer
 from .evaluate import Score, evaluate
 from .inference import described
 from .log import Log
-from .loop import TrainingLoop
+from .loop import TrainingLoop, diverged
 from .order import steps_per_epoch
 from .prepare import Prepared, lineage
 from .sample import write_text
@@ -59,6 +60,10 @@ class Result:
     score: Score | None
     folder: Path
     failure: str | None = None
+
+
+COMPILING_S = 120.0
+"""Nobody need hear of a rank that waits for another's compiler: that one tells of it itself."""
 
 
 class StepError(Mistake):
@@ -107,6 +112,7 @@ class Trainer:
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
         self._failed = False  # on some rank, as all ranks know
+        self._diverged = ""  # what the last evaluation has found
 
     async def start(self) -> None:
         """Say what is trained, and compile; one model after the other."""
@@ -145,6 +151,10 @@ class Trainer:
             if not loop.stopped and len(self._data.test):
                 score = await self._evaluate(self._data.test, "test", done)
             await self._tell_work()
+        if self._diverged and not self._failed:
+            if self._compute.group is None:
+                raise StepError(self._diverged)
+            loop.wrong, self._failed = self._diverged, True
         failure = await self._explain() if await self._ill() else None
         reason = f"failed: {failure}" if failure else self._reason()
         self._log.end(done, reason, failed=failure is not None)
@@ -173,15 +183,17 @@ class Trainer:
             ranks += f" on {len(world.nodes)} nodes"
         start = f", from step {self._first_step}" if self._first_step else ""
         parameters = sum(p.spec.size for p in replica.layout.parameters)
-        steps = f"{self._loop.total_steps:,} steps of {job.train.batch}{start}"
+        count, samples = self._loop.total_steps, len(self._data.train)
+        batch = f"{job.train.batch:,}" if job.train.batch <= samples else "all of them"
+        steps = f"{count:,} step{'s' if count > 1 else ''} of {batch}{start}"
         wire = ""
         if job.exchange.wire != "float32":
             wire = f"; gradients travel as {job.exchange.wire}"
             if not self._loop.travels:
                 wire = f'; wire = "{job.exchange.wire}" has no effect, for no gradient travels'
         return (
-            f"{job.name}: {parameters:,} parameters, {len(self._data.train):,} training samples,"
-            f" {steps} on {ranks} ({replica.device.name}){wire}"
+            f"{job.name}: {parameters:,} parameters, {samples:,} training samples of"
+            f" {tuple(self._data.input_spec.shape)}, {steps} on {ranks} ({replica.device.name}){wire}"
         )
 
     def _reason(self) -> str:
@@ -239,7 +251,9 @@ class Trainer:
                 await compiled()
             finally:
                 slow.cancel()
-        await self._world.node.barrier(what="compiled kernels of this node's first rank")
+        await self._world.node.barrier(
+            what="compiled kernels of this node's first rank", patience_s=COMPILING_S
+        )
         if self._world.node_rank != 0:
             await compiled()
 
@@ -262,6 +276,8 @@ class Trainer:
             self._failed = True
         else:
             self._log.evaluation(done, split, score)
+            lost = not (isfinite(score.loss) or score.damage)
+            self._diverged = f"the {split} {diverged(self._job.name, score.loss, done)}" if lost else ""
         return score
 
     async def _tell_work(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.launch import environment, launcher, mpiexec, python
+from tests.launch import environment, launcher, mpiexec, python, run
 from weft.runtime.observe import Metrics
 
 WEFT = ["-m", "weft.runtime.cli"]
@@ -172,9 +172,9 @@ def test_what_a_run_can_do_without_is_missed_and_said_where_the_disk_is_full(mod
         in second.stderr
     )
     assert not full.is_symlink()
-    for run in runs:
-        assert f"stored in {run}" in second.stdout
-        assert (run / "checkpoints" / "step-00000004.safetensors").is_file()
+    for folder in runs:
+        assert f"stored in {folder}" in second.stdout
+        assert (folder / "checkpoints" / "step-00000004.safetensors").is_file()
 
 
 # Open MPI leaves half a second after the other two, and drops what is printed in it (message/signals.py).
@@ -305,6 +305,77 @@ def test_training_that_diverges_says_so(ranks, job, tmp_path):
     assert said[0].startswith("weft: the loss of small became ")
     assert "Traceback" not in result.stderr
     assert "Warning" not in result.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_that_diverges_in_its_last_step_says_so(ranks, job, tmp_path):
+    result = train(
+        ranks, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e38",
+        "--set", "train.optimizer.weight_decay=0.0", "--set", "train.steps=1", folder=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout
+    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
+    assert len(said) == 1, result.stderr
+    assert said[0].startswith("weft: the test loss of small became ")
+    assert "Traceback" not in result.stderr
+    assert "all steps done" not in result.stdout
+
+
+SETS = """
+from weft.runtime.graph import Builder
+
+def build(sample):
+    import os
+    rank = int(os.environ["PMI_RANK"])
+    b = Builder()
+    h = b("flatten", b.input("x", sample.shape, sample.dtype))
+    for name in ("one", "two") if rank == 0 else ("two", "one"):
+        h = b("dense", h, features=8, name=name)
+    return b.build(b("dense", h, features=10, name="last"))
+"""
+
+
+@pytest.mark.parametrize("inside", ["shared", "flat"])
+def test_ranks_that_would_train_different_models_are_refused(inside, tmp_path):
+    (tmp_path / "sets.py").write_text(SETS)
+    arguments = ["--set", "model.python=sets:build", "--set", f"exchange.inside={inside}"]
+    result = train(2, "digits-mlp", *arguments, folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("do not hold the same node 2 of the model of digits-mlp") == 1, result.stderr
+    assert "one = dense(features=8" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_folder_of_runs_may_be_in_the_home_folder(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    result = train(1, job, "--set", "run.folder=~/runs", "--set", "train.steps=1", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "home" / "runs").iterdir())
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("announced", "words"),
+    [
+        (
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
+            "started 2 ranks, .* Give it --mpi=pmi2 for MPICH",
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "0"},
+            "started 3 ranks, .* belongs to another MPI",
+        ),
+    ],
+    ids=["srun", "mpirun of another MPI"],
+)
+def test_ranks_that_believe_to_be_alone_are_told(announced, words, job, tmp_path):
+    program = [str(python()), *WEFT, "train", str(job)]
+    result = run(program, env={**environment("mpich"), **announced}, cwd=tmp_path)
+    assert result.returncode == 3, result.stdout
+    assert re.search(words, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_losses_that_are_no_numbers_from_the_start_are_not_blamed_on_the_rate(job, tmp_path):

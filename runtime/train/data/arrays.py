@@ -42,7 +42,7 @@ class Plan:
     validation: float
     test: float
     regression: bool
-    normalise: Normalise = "none"
+    normalise: Normalise | Affine = "none"
     shape: Sequence[int] | None = None
     labels: tuple[str, ...] = ()
 
@@ -135,7 +135,9 @@ def _classes(pair: Pair) -> int:
     return highest + 1
 
 
-def _affine(pair: Pair, rows: order.Indices, normalise: Normalise) -> Affine:
+def _affine(pair: Pair, rows: order.Indices, normalise: Normalise | Affine) -> Affine:
+    if isinstance(normalise, Affine):
+        return normalise
     dtype = pair.inputs.dtype
     if normalise == "range" and dtype.kind == "u":
         return Affine(scale=1.0 / np.iinfo(dtype).max)

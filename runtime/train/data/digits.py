@@ -12,12 +12,16 @@ import numpy as np
 
 from ...errors import MachineError
 from .arrays import Pair
+from .samples import Affine
+
+AFFINE = Affine(scale=1 / 16)
+"""Images from 0 to 1 are what is trained on."""
 
 
 def pair() -> Pair:
-    """The digits as (1, 8, 8) images from 0 to 1."""
+    """The digits as (1, 8, 8) images from 0 to 16."""
     table = np.loadtxt(_file(), delimiter=",", dtype=np.float32)
-    images = table[:, :-1].reshape(-1, 1, 8, 8) / np.float32(16)
+    images = table[:, :-1].reshape(-1, 1, 8, 8)
     return Pair(images, table[:, -1].astype(np.int32), "digits", "digits")
 
 

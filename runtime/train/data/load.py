@@ -36,7 +36,7 @@ def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_e
         validation=data.validation,
         test=data.test,
         regression=regression,
-        normalise="none" if isinstance(data, section.DigitsData) else data.normalise,
+        normalise=digits.AFFINE if isinstance(data, section.DigitsData) else data.normalise,
         shape=data.shape if isinstance(data, section.NpzData | section.NpyData | section.IdxData) else None,
         labels=labels,
     )

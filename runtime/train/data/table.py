@@ -47,6 +47,11 @@ class _Table:
             first = next(rows, []) if data.header else head
         if not first:
             raise DataError(f"{path}: holds no rows" + (" below its header" if data.header else ""))
+        if len(head) != len(first):
+            raise DataError(
+                f"{path}: its header names {len(head)} columns, and its first row has {len(first)}: give each"
+                " column a name (row names, as R writes them, are a column too)"
+            )
         self.columns = [name.strip() for name in head] if data.header else []
         self.width = len(first)
         self.target = self._target()
@@ -113,6 +118,8 @@ class _Table:
 
     def names(self) -> AnyArray:
         names: AnyArray = np.char.strip(self._load([self.target], np.dtype(str))[:, 0])
+        if not names.all():
+            raise self._culprit([self.target], None)
         return names
 
     def numbers(self, columns: list[int]) -> AnyArray:
@@ -140,7 +147,8 @@ class _Table:
         return table
 
     def _of_one_width(self, lines: Iterable[str]) -> Iterator[str]:
-        """The lines; ValueError at one with other columns than the first, which NumPy would take some of.
+        """The lines, less blank ones; ValueError at one with other columns than the first, of which NumPy
+        would take some.
 
         What is quoted may hold delimiters and ends of lines, so such lines are not looked at.
         """
@@ -148,12 +156,14 @@ class _Table:
         for line in lines:
             if quotes := line.count('"'):
                 quoted ^= quotes % 2 == 1
-            elif not quoted and line.count(self.data.delimiter) != self.width - 1 and not line.isspace():
+            elif not quoted and line.isspace():
+                continue
+            elif not quoted and line.count(self.data.delimiter) != self.width - 1:
                 raise ValueError("rows have different numbers of columns")
             yield line
 
     def _culprit(self, columns: list[int], error: Exception | None) -> DataError:
-        """The first line of another length, or field that is no finite number."""
+        """The first line of another length, or field that is no finite number, or no name."""
         with self.opened() as file:
             reader = csv.reader(file, delimiter=self.data.delimiter)
             rows = (row for row in reader if row)
@@ -169,10 +179,15 @@ class _Table:
         if len(row) != self.width:
             return f"has {len(row)} columns where the first row has {self.width}"
         for column in columns:
-            if not _is_number(row[column]) or not isfinite(float(row[column])):
-                name = f" ({self.columns[column]})" if self.columns else ""
-                return f"column {column}{name} holds {row[column]!r}, not a finite number"
+            if column == self.target and self.named:
+                if not row[column].strip():
+                    return f"column {column}{self._name(column)} is empty, and names no class"
+            elif not _is_number(row[column]) or not isfinite(float(row[column])):
+                return f"column {column}{self._name(column)} holds {row[column]!r}, not a finite number"
         return ""
+
+    def _name(self, column: int) -> str:
+        return f" ({self.columns[column]})" if self.columns else ""
 
 
 def _is_number(text: str) -> bool:

@@ -47,7 +47,7 @@ def test_s2_4_models_whose_ranks_take_work_from_each_other_lose_and_double_nothi
     fixed = fleet(jobs)
     free = fleet([changed(job, "train", deterministic=False) for job in jobs], arrange=disturbed)
     for model in range(2):
-        assert free.results[model].score == pytest.approx(fixed.results[model].score, rel=1e-3)
+        assert free.results[model].score[:2] == pytest.approx(fixed.results[model].score[:2], rel=1e-3)
         if RANK == 0:
             metrics = [read_metrics(ran.ready[model].folder.metrics) for ran in (free, fixed)]
             losses = [[row["loss"] for row in one.steps] for one in metrics]
@@ -84,7 +84,7 @@ def test_s2_1_steps_start_in_the_determined_order_on_every_rank(folder):
         changed(dense(folder, "four", steps=5), "run", priority=1),
     ]
     ran = fleet(jobs, disturbed)
-    claims = [claim(one.replica.graph, one.job, SIZE) for one in ran.ready]
+    claims = [claim(one.replica.graph, one.job, len(one.data.train), SIZE) for one in ran.ready]
     order = [(jobs[model].name, step) for model, step in steps(claims, [9, 4, 6, 5])]
     assert ran.starts == order
     if RANK == 0:

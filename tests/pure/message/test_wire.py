@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,27 @@ dtypes = st.one_of(
 @given(body=bodies)
 def test_a_body_arrives_as_it_was(body: Any) -> None:
     assert through(body)[0] == body
+
+
+def test_tuples_stay_tuples_where_they_are_keys() -> None:
+    body = {(0, 1): 2.5, "inner": [{("a", (1, b"b")): {(): 1}}]}
+    assert through(body)[0] == body
+    assert through(body, np.zeros(3))[0] == body
+
+
+def test_threads_pack_at_the_same_time() -> None:
+    """NumPy's scalars are packed by Python code, during which another thread may run."""
+    bodies = [[{"of": thread, "n": list(np.arange(200))} for _ in range(100)] for thread in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(len(bodies)) as threads:
+            packed = list(threads.map(lambda own: [encode(body, ())[0] for body in own], bodies))
+    finally:
+        sys.setswitchinterval(interval)
+    for thread, headers in enumerate(packed):
+        for header in headers:
+            assert decode(header, 0)[0] == {"of": thread, "n": list(range(200))}
 
 
 @settings(deadline=None)

@@ -32,5 +32,10 @@ def test_of_a_resumed_run_the_later_rows_count() -> None:
     assert "     0              2" in work_table(rows)
 
 
+def test_a_damaged_row_is_left_out_as_far_as_it_is_damaged() -> None:
+    table = work_table([{"rank": 0, "micro_batches": {"0": 5, "x": 3, "1": "many"}, "kernels": 7}])
+    assert "     0              5" in table
+
+
 def test_there_is_no_table_where_nothing_could_be_taken() -> None:
     assert work_table([]) == ""

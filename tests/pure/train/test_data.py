@@ -113,6 +113,13 @@ def test_every_image_arrives_once_with_its_label(name: str, here: Path) -> None:
     np.testing.assert_allclose(inputs.reshape(N, 3, 5), images()[numbers] / np.float32(255), rtol=1e-6)
 
 
+def test_digits_are_raw_in_the_file_and_from_0_to_1_in_training() -> None:
+    data = load("digits")
+    inputs, _ = gathered(data.train)
+    assert (inputs.min(), inputs.max()) == (0.0, 1.0)
+    assert data.affine.scale == 1 / 16
+
+
 def test_images_of_idx_files_have_a_channel(here: Path) -> None:
     assert load(**SOURCES["IDX files"]).input_spec.shape == (1, 3, 5)
     assert load(**SOURCES["a plain npz file"]).input_spec.shape == (3, 5)
@@ -298,6 +305,14 @@ class TestCsv:
                 r"no column 'b'; did you mean bb\?; it has aa, bb, y",
             ),
             ("", {}, r"t.csv: holds no rows$"),
+            ("a,y\n1,2,0\n", {"header": True}, r"t.csv: its header names 2 columns, and its first row has 3"),
+            ("a,b,y\n1\n", {"header": True}, r"t.csv: its header names 3 columns, and its first row has 1"),
+            ("1,cat\n1,\n", {}, r"t.csv:2: column 1 is empty, and names no class"),
+            (
+                "a,y\n1,cat\n\n1, \n",
+                {"header": True, "target": "y"},
+                r"t.csv:4: column 1 \(y\) is empty, and names no",
+            ),
             ("a,b,y\n", {"header": True}, r"t.csv: holds no rows below its header"),
             ("1,\xff,0\n", {}, r"t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff"),
         ],

@@ -264,6 +264,24 @@ class TestSet:
         job = load(tmp_path, GOOD, "train.steps=7")
         assert (job.train.steps, job.train.epochs) == (7, None)
 
+    def test_of_another_unit_of_length_leaves_no_number_of_the_old_one(self, tmp_path: Path) -> None:
+        stored = load(tmp_path, GOOD).dump()
+        assert "evaluate_every = 1" in stored
+        assert load(tmp_path, stored, "train.steps=70").train.evaluate_every == 7
+        assert load(tmp_path, stored, "train.epochs=70").train.evaluate_every == 1
+        both = ("train.evaluate_every=3", "train.steps=70")
+        for order in (both, both[::-1]):
+            assert load(tmp_path, stored, *order).train.evaluate_every == 3
+        steps = load(tmp_path, GOOD, "train.steps=70").dump()
+        assert load(tmp_path, steps, "train.evaluate_every=9", "train.steps=80").train.evaluate_every == 9
+        assert load(tmp_path, steps, "train.epochs=5").train.evaluate_every == 1
+
+    def test_of_another_wire_format_leaves_no_setting_of_the_old_one(self, tmp_path: Path) -> None:
+        stored = load(tmp_path, GOOD, "exchange.wire=top_k", "exchange.keep=0.1").dump()
+        assert load(tmp_path, stored, "exchange.wire=top_k").exchange.keep == 0.1
+        assert load(tmp_path, stored, "exchange.wire=float16").exchange.keep is None
+        assert load(tmp_path, stored, "exchange.wire=top_k", "exchange.keep=0.2").exchange.keep == 0.2
+
     @pytest.mark.parametrize(
         ("override", "expected"),
         [

@@ -13,6 +13,7 @@ from weft.runtime.train.data import load_data
 from weft.runtime.train.job import load_job
 from weft.runtime.train.model import build, outline
 from weft.runtime.train.replica import Replica
+from weft.runtime.train.schema import Layer
 
 MODELS = """
 from weft.runtime.graph import Builder
@@ -38,6 +39,25 @@ def test_a_python_model_with_another_input_than_the_data_is_refused(function, tm
     model = job.model.model_copy(update={"layers": None, "python": f"inputs_models:{function}"})
     with pytest.raises(GraphError, match="called 'x'"):
         build(model, data)
+
+
+FLAT = {"kernel": "flatten"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([FLAT], "the model has no weights"),
+        ([FLAT, {"kernel": "dense", "features": 10}, {"kernel": "softmax"}], "takes one itself"),
+        ([FLAT, {"kernel": "dense", "features": 9}], "numbered from 0 to the greatest"),
+    ],
+    ids=["no weights", "softmax twice", "too few outputs"],
+)
+def test_a_model_that_cannot_learn_its_data_is_refused(layers, words):
+    job = load_job("digits-mlp", [])
+    given = [Layer.model_validate(layer) for layer in layers]
+    with pytest.raises(GraphError, match=words):
+        build(job.model.model_copy(update={"layers": given}), load_data(job.data, job.seed, job.model.loss))
 
 
 def test_an_outline_tells_kernels_settings_and_inputs():
