@@ -240,6 +240,8 @@ mpirun -n 4 weft serve models/
 
 weft serve models/ --port 9000 --profile
 
+weft serve runs/digits-20260314-150926
+
 WEFT_TOKEN=secret mpirun -n 2 weft serve models/ --host 0.0.0.0
 
 A repository holds NAME/VERSION/model.onnx, or a run of weft train as NAME/VERSION; weft.toml in it says \
@@ -251,7 +253,7 @@ which classes of requests there are. Ctrl-C and SIGTERM answer what has been acc
 @command
 def serve(
     repository: Annotated[
-        Path, typer.Argument(metavar="REPO", help="A folder of models.", show_default=False)
+        Path, typer.Argument(metavar="REPO", help="A folder of models, or of one run.", show_default=False)
     ],
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any that is free.")] = 8000,

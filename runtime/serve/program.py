@@ -18,6 +18,7 @@ from ..train.serving import ServeSection
 from ..train.trainer import Result
 from ..work import Compute
 from .follow import follow
+from .repository import Repository
 from .request import Service
 from .server import DEFAULT_POLICY, DRAIN_S, Server
 
@@ -54,9 +55,16 @@ async def serve(world: World, options: Options) -> None:
             return
         if options.measure:
             print(server.profiles, flush=True)
-        if not await server.service.index():
+        index = await server.service.index()
+        if not index:
             print(f"weft: no model in {options.repository}: give it NAME/VERSION/model.onnx", flush=True)
         async with answering(server, options.host, options.port, options.token):
+            if index and not any(info.ready for info in index):
+                print(
+                    "weft: nothing is served yet: once a model can be read, load it with "
+                    "POST v2/repository/models/NAME/load",
+                    flush=True,
+                )
             await stop.wait()
         world.stop_status = 0
 
@@ -70,7 +78,7 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
         ways = "--set serve.host=ADDRESS and --set serve.port=N"
         await require_front(section.host, section.port, ways)
 
-    if section.repository and (Path(section.repository) / job.name).is_dir():
+    if section.repository and job.name in Repository(Path(section.repository)).names():
         raise Mistake(
             f"the repository {section.repository} has a model {job.name!r}, and this job's model would be "
             "served under the same name: give one of them another (name = ... in the job, or --set name=...)"

@@ -8,18 +8,22 @@
             2/job.toml …      the folder of a run of `weft train`, or a link to it
             3/model.onnx      the newest: what a request gets that names no version
 
+The folder of one run is a repository, too: of that run, as version 1 of a model with the job's name.
+
 Only names are read here, by rank 0; the files themselves are read where they are loaded (model.py). Folders
 whose names are no whole numbers from 1 on are no versions, as with Triton.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from ..errors import JobError, Mistake
+from ..observe import RunFolder
 from .settings import ModelSettings, ServerSettings, read_settings
 
 SETTINGS = "weft.toml"
@@ -76,6 +80,8 @@ class Repository:
             found = "is a file" if root.exists() else "does not exist"
             raise Mistake(f"the model repository {root} {found}; give a folder with NAME/VERSION/model.onnx")
         self.root = root.resolve()
+        run = RunFolder(self.root)  # by os.path: Path raises where it may not look, which settings() tells
+        self._run = run if os.path.isfile(run.job) and os.path.isdir(run.checkpoints) else None
 
     def settings(self) -> ServerSettings:
         """The server's settings; JobError naming every problem with its line."""
@@ -83,21 +89,26 @@ class Repository:
 
     def scan(self) -> Mapping[str, Entry]:
         """Every model by name; it takes as long as the file system does, so not on an event loop."""
-        names = self._names()
+        names = self.names()
         return {name: self._entry(name, names) for name in names}
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The models that it holds, whether or not they can be served."""
+        if self._run is not None:
+            return [self._run.name]
         return sorted(path.name for path in self.root.iterdir() if _is_name(path.name) and path.is_dir())
 
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
-        names = self._names()
+        names = self.names()
         if name not in names:
             known = ", ".join(names) or "nothing"
             raise Mistake(f"the repository {self.root} has no model {name!r}; it holds {known}")
         return self._entry(name, names)
 
     def _entry(self, name: str, names: Collection[str]) -> Entry:
+        if self._run is not None:
+            return Entry(name, versions=(_version(name, 1, self.root),))
         folder = self.root / name
         try:
             settings = read_settings(ModelSettings, folder / SETTINGS)
@@ -133,7 +144,12 @@ def _is_name(name: str) -> bool:
 
 def _is_version(path: Path) -> bool:
     name = path.name
-    return name.isascii() and name.isdecimal() and name[0] != "0" and path.is_dir()
+    numbered = name.isascii() and name.isdecimal() and name[0] != "0"
+    return numbered and (path.is_dir() or _leads_nowhere(path))
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _version(model: str, number: int, path: Path) -> Version:
@@ -142,6 +158,9 @@ def _version(model: str, number: int, path: Path) -> Version:
             return Version(model, number, path, Platform.ONNX)
         if (path / "job.toml").is_file():
             return Version(model, number, path, Platform.CHECKPOINT)
+        if _leads_nowhere(path):
+            reason = f"{path} is a link to {path.readlink()}, which does not exist"
+            return Version(model, number, path, reason=reason)
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         reason = f"{path} holds {found}; it needs model.onnx, or a run's job.toml and checkpoints"
     except OSError as error:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 from tritonclient.utils import InferenceServerException
 
@@ -148,9 +150,12 @@ def test_it_says_what_is_served_and_where(server: Running):
         "weft: on rank 0 cpu, rank 1 cpu",
     ):
         assert re.search(words, server.text), server.text
+    assert "nothing is served" not in server.text
 
 
-def test_s5_3_a_checkpoint_answers_raw_samples_as_it_was_trained_to(server: Running):
+def test_s5_3_a_checkpoint_answers_raw_samples_as_it_was_trained_to(server: Running, repository: Path):
+    (newest,) = (repository / "digits" / "1" / "checkpoints").iterdir()
+    weights = {name.removeprefix("weight/"): array for name, array in load_file(newest).items()}
     with triton.InferenceServerClient(server.address) as client:
         metadata = client.get_model_metadata("digits")
         (output,) = metadata["outputs"]
@@ -158,6 +163,15 @@ def test_s5_3_a_checkpoint_answers_raw_samples_as_it_was_trained_to(server: Runn
         assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
         assert output == {"name": "dense_2", "datatype": "FP32", "shape": [-1, 10]}
         images, labels = load_digits(return_X_y=True)
+        # The digits' pixels go from 0 to 16, and it was trained on 0 to 1.
+        scores = (
+            weights["dense_2.weight"]
+            @ np.maximum(weights["dense_1.weight"] @ images[:32].T / 16 + weights["dense_1.bias"][:, None], 0)
+            + weights["dense_2.bias"][:, None]
+        )
+        given = images[:32].astype(np.float32).reshape(-1, 1, 8, 8)
+        result = client.infer("digits", tensor(given, "x"), timeout=60_000_000)
+        np.testing.assert_allclose(result.as_numpy(output["name"]), scores.T, rtol=1e-4, atol=1e-4)
         right = 0
         for start in range(0, 1600, 32):
             given = images[start : start + 32].astype(np.float32).reshape(-1, 1, 8, 8)
@@ -317,11 +331,20 @@ def test_one_rank_serves_without_mpirun_and_wants_its_token(repository: Path, tm
             ["run", "digits-mlp", "--set", "serve.repository=models", "--set", "serve.port=0"],
             "the repository models has a model 'digits-mlp', and this job's model",
         ),
+        (
+            [
+                *("run", "digits-mlp", "--set", "serve.port=0"),
+                *("--set", "serve.repository=digits-mlp-20260101-000000"),
+            ],
+            "the repository digits-mlp-20260101-000000 has a model 'digits-mlp', and this job's model",
+        ),
     ],
-    ids=["no repository", "no policy", "a model of the job's name"],
+    ids=["no repository", "no policy", "a model of the job's name", "a run of the job's name"],
 )
 def test_what_is_wrong_is_said_once(arguments: list[str], words: str, tmp_path: Path):
     (tmp_path / "models" / "digits-mlp").mkdir(parents=True)
+    (tmp_path / "digits-mlp-20260101-000000" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "digits-mlp-20260101-000000" / "job.toml").touch()
     result = launch.mpiexec(2, [*CLI, *arguments], cwd=tmp_path, timeout=LIMIT_S)
     assert result.returncode == 2
     assert result.stderr.count(words) == 1
@@ -354,6 +377,37 @@ def test_a_repository_without_a_model_is_told(tmp_path: Path):
         job.wait_for("weft: warning: whoever reaches .*WEFT_TOKEN")
         assert f"weft: no model in {tmp_path / 'models'}" in job.text
         assert job.stop() == 0
+
+
+def test_where_nothing_can_be_served_it_says_how_to_load(tmp_path: Path):
+    models = tmp_path / "models"
+    put(models, "a", 1, b"no ONNX at all")
+    (models / "digits").mkdir()
+    (models / "digits" / "1").symlink_to("../../runs/x")
+    with running(0, ["serve", str(models), "--port", "0"], tmp_path / "log.txt") as job:
+        job.listen()
+        job.wait_for("weft: nothing is served yet: .* POST v2/repository/models/NAME/load\n")
+        assert re.search("digits 1 is not served: .*/1 is a link to ../../runs/x, which does not", job.text)
+        put(models, "a", 1, dense(1))
+        with triton.InferenceServerClient(job.address) as client:
+            client.load_model("a")
+            agrees(client.infer("a", tensor(samples(3)), timeout=60_000_000), samples(3), 1)
+        assert job.stop() == 0
+
+
+def test_a_run_is_served_by_its_folder_and_goes_on_afterwards(repository: Path, tmp_path: Path):
+    run = shutil.copytree(repository / "digits" / "1", tmp_path / "digits-mlp-20260101-000000")
+    with running(0, ["serve", str(run), "--port", "0"], tmp_path / "log.txt") as job:
+        job.wait_for(r"weft: digits-mlp 1 \(weft_checkpoint\): x FP32 \[-1, 1, 8, 8\]")
+        assert "not served" not in job.listen().text
+        with triton.InferenceServerClient(job.address) as client:
+            result = client.infer("digits-mlp", tensor(ONES, "x"), timeout=60_000_000)
+            assert result.as_numpy("dense_2").shape == (16, 10)
+            client.load_model("digits-mlp")
+        assert job.stop() == 0, job.text
+    again = launch.mpiexec(2, [*CLI, "train", "--resume", run, "--set", "train.epochs=3"], timeout=LIMIT_S)
+    assert again.returncode == 0, again.stderr
+    assert "all steps done after step 60" in again.stdout
 
 
 def test_a_model_is_asked_while_it_is_trained(tmp_path: Path):

@@ -45,6 +45,37 @@ def test_a_link_to_a_run_is_a_version(tmp_path: Path):
     assert version.platform is Platform.CHECKPOINT
 
 
+def test_the_folder_of_a_run_is_a_repository_of_that_run(tmp_path: Path):
+    run = tmp_path / "runs/digits-20260101-000000"
+    put(run, "job.toml", "metrics.jsonl", "checkpoints/step-00000001.safetensors")
+    (tmp_path / "latest").symlink_to(run)
+    for root in (run, tmp_path / "latest"):
+        repository = Repository(root)
+        (version,) = repository.entry("digits").wanted
+        assert (version.number, version.path, version.platform) == (1, run, Platform.CHECKPOINT)
+        assert list(repository.scan()) == ["digits"]
+        assert repository.settings() == ServerSettings()
+
+
+def test_a_folder_of_models_with_somebodys_job_beside_them_is_no_run(tmp_path: Path):
+    put(tmp_path, "job.toml", "m/1/model.onnx")
+    assert list(Repository(tmp_path).scan()) == ["m"]
+
+
+def test_a_link_that_leads_nowhere_has_a_reason_and_hurts_no_other_version(tmp_path: Path):
+    put(tmp_path, "m/2/model.onnx")
+    (tmp_path / "m/1").symlink_to("../runs/x")
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/1").symlink_to("../runs/x")
+    scanned = Repository(tmp_path).scan()
+    assert [each.reason for each in scanned["m"].wanted] == [
+        f"{tmp_path / 'm/1'} is a link to ../runs/x, which does not exist",
+        "",
+    ]
+    (version,) = scanned["n"].wanted
+    assert version.reason == f"{tmp_path / 'n/1'} is a link to ../runs/x, which does not exist"
+
+
 def test_only_the_versions_that_the_settings_name_are_wanted(tmp_path: Path):
     put(tmp_path, "m/1/model.onnx", "m/2/model.onnx", "m/3/model.onnx")
     put(tmp_path, "m/weft.toml", text="versions = [1, 3]\nmax_batch = 4\n")
@@ -105,9 +136,9 @@ def test_a_name_that_is_no_model_says_what_there_is(tmp_path: Path, name: str):
 def test_a_model_that_goes_while_it_is_read_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     put(tmp_path, "m/1/model.onnx", "n/1/model.onnx")
     repository = Repository(tmp_path)
-    names = repository._names()
+    names = repository.names()
     shutil.rmtree(tmp_path / "m")
-    monkeypatch.setattr(repository, "_names", lambda: names)
+    monkeypatch.setattr(repository, "names", lambda: names)
     scanned = repository.scan()
     assert scanned["m"].reason == f"{tmp_path / 'm'} cannot be read: No such file or directory"
     assert scanned["n"].wanted
