@@ -83,9 +83,9 @@ def frames_of(error: BaseException) -> TracebackType | None:
 
 def shortened(text: str) -> str:
     """`text`, or its beginning and end where it would not fit a control message."""
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")  # it may hold a file's name that is no text
     if len(data) <= TEXT_BYTES:
-        return text
+        return data.decode()
     half = TEXT_BYTES // 2 - 20
     return data[:half].decode(errors="ignore") + "\n[...]\n" + data[-half:].decode(errors="ignore")
 

@@ -57,8 +57,10 @@ def decode(header: bytes | bytearray | memoryview, arrays: int) -> tuple[Any, li
     """The body, and new arrays (uninitialised) whose `as_bytes` are to be filled with the frames."""
     try:
         content = msgpack.unpackb(header, strict_map_key=False)
-    except TypeError:  # a key that was a tuple came as a list, which cannot be one
-        content = msgpack.unpackb(header, strict_map_key=False, object_pairs_hook=_with_keys)
+    except (TypeError, UnicodeDecodeError):  # a key that was a tuple came as a list, which cannot be one
+        content = msgpack.unpackb(
+            header, strict_map_key=False, object_pairs_hook=_with_keys, unicode_errors=ESCAPE
+        )
     if not arrays:
         return content, []
     body, descriptions = content
@@ -104,7 +106,11 @@ def _key(key: Any) -> Any:
 def _pack(content: Any) -> bytes:
     packer = _own.packer
     try:
-        packed: bytes = packer.pack(content)
+        try:
+            packed: bytes = packer.pack(content)
+        except UnicodeEncodeError:
+            packer.reset()
+            packed = msgpack.packb(content, default=_plain, unicode_errors=ESCAPE)
     except (TypeError, ValueError, OverflowError) as error:
         packer.reset()
         raise Mistake(
@@ -118,6 +124,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):  # a loss or an index taken out of an array
         return value.item()
     raise TypeError(f"{value!r:.80} is of type {type(value).__name__}")
+
+
+ESCAPE = "surrogateescape"
+"""What a file's name has that is no text is kept in its `str`, and travels (PEP 383)."""
 
 
 class _Packers(threading.local):

@@ -362,7 +362,7 @@ class Trainer:
         told = np.zeros(TOLD_BYTES, np.uint8)
         if rank == world.rank and group.error is not None:
             report = report_of(group.error, rank, world.size, world.host, f"the model {job.name}")
-            encoded = render([report]).encode()
+            encoded = render([report]).encode(errors="backslashreplace")
             told[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         await self._comm.broadcast(told, rank, what=f"{job.name}: what went wrong on rank {rank}")
         text = told.tobytes().rstrip(b"\0").decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -15,7 +16,7 @@ from weft.runtime.work.pool import Pool
 
 def work(pool, number):
     if number == 7:
-        raise ArithmeticError("the task's own words")
+        KIND
     time.sleep(0.01)
 
 async def main(world: World) -> None:
@@ -29,13 +30,60 @@ run(main)
 """
 
 
+RAISED = {
+    """raise ArithmeticError("the task's own words")""": "ArithmeticError: the task's own words",
+    "next(iter(()))": "RuntimeError: a task raised StopIteration()\n(in task 'work' of the pool)",
+}
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_a_task_that_raises_ends_the_job_with_its_traceback(ranks, vendor):
-    result = mpiexec(ranks, ["-c", PROGRAM], vendor=vendor, cwd=ROOT, timeout=30)
+@pytest.mark.parametrize("kind", RAISED, ids=["an error", "StopIteration, which no future takes"])
+def test_a_task_that_raises_ends_the_job_with_its_traceback(kind, ranks, vendor):
+    result = mpiexec(ranks, ["-c", PROGRAM.replace("KIND", kind)], vendor=vendor, cwd=ROOT, timeout=30)
     assert result.returncode != 0
-    assert result.stderr.count("ArithmeticError: the task's own words") == 1, result.stderr
-    assert ", in work\n" in result.stderr
+    assert result.stderr.count(RAISED[kind]) == 1, result.stderr
+    told = re.findall(r", in (\w+)\n", result.stderr)
+    assert told == ["main", "run", "work"], result.stderr  # not what lies between a run and the task
+
+
+NODES = {"one node": {}, "two nodes": {"MPIR_CVAR_NUM_CLIQUES": "2"}}
+
+RAISING = """
+import asyncio, threading, time
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+begun = threading.Event()
+
+def work(pool, number):
+    begun.set()
+    time.sleep(20)
+
+async def main(world: World) -> None:
+    async with await Pool.open(world, {"work": work}) as pool:
+        async def ask():
+            pool.spawn("work", 0, here=True)
+            await asyncio.to_thread(begun.wait)
+            await world.barrier()
+            if world.rank == 0:
+                raise ArithmeticError("main's own words")
+            await asyncio.sleep(20)
+        await pool.run(ask())
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("vendor", "nodes"), [("mpich", "one node"), ("mpich", "two nodes"), ("openmpi", "one node")]
+)
+def test_what_a_main_raises_ends_the_job_before_the_tasks_of_others_end(vendor, nodes):
+    start_s = time.monotonic()
+    result = mpiexec(3, ["-c", RAISING], vendor=vendor, cwd=ROOT, timeout=30, env=NODES[nodes])
+    assert time.monotonic() - start_s < 15
+    assert result.returncode == 1
+    assert result.stderr.count("ArithmeticError: main's own words") == 1, result.stderr
 
 
 DYING = """
@@ -58,8 +106,6 @@ async def main(world: World) -> None:
 
 run(main)
 """
-
-NODES = {"one node": {}, "two nodes": {"MPIR_CVAR_NUM_CLIQUES": "2"}}
 
 
 @pytest.mark.parametrize(

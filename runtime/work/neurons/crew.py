@@ -196,7 +196,7 @@ class Crew:
 
     def _tell(self, block: int, request: int) -> None:
         """Leave the traceback where the front finds it; nobody takes another block."""
-        text = traceback.format_exc().encode()[-TEXT_BYTES:]
+        text = traceback.format_exc().encode(errors="backslashreplace")[-TEXT_BYTES:]
         own = self._texts[self._rank]
         own[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
         own[:8].view(np.int32)[:] = block, len(text)

@@ -62,7 +62,11 @@ class Beyond:
         self._others = [node for node in world.nodes if world.rank not in node]
         self._mine = [lane for lanes_of in lanes.open_to(world.rank) for lane in lanes_of]
         self._idle, self._quiet = asyncio.Event(), asyncio.Event()
+        #: Set when this run is given up on all ranks: a main has failed, here or elsewhere.
+        self.given_up = asyncio.Event()
+        self._run = 0  # its number, by which one that others give up is told from the next
         self._over = False
+        self._late: list[tuple[int, int, bool, list[bytes]]] = []  # results that no run is at work to take
         self._computing = self._loop.mpi.computing
         self._switch_s = sys.getswitchinterval()
         self._running: list[asyncio.Task[Any]] = []
@@ -74,9 +78,17 @@ class Beyond:
     def _from_thread(self, callback: Any) -> Any:
         return lambda *args: self._loop.call_soon_threadsafe(callback, *args)
 
+    def enter(self) -> None:
+        """A run is about to begin: as soon as all ranks are here, any of them can give it up."""
+        self._run += 1
+        self.given_up.clear()
+
     def begin(self) -> None:
         """A run has begun."""
         self._over = False
+        late, self._late = self._late, []
+        for result in late:
+            self._send(*result)
         selector = self._loop.mpi
         self._computing, selector.computing = selector.computing, lambda: not self._worker.idle
         if self._slots:  # a watch has the loop look without sleeping for a while after every message
@@ -90,6 +102,16 @@ class Beyond:
             self._loop.mpi.expecting += 1  # who asks waits for this rank's next look at MPI: at most 1 ms
             self._running.append(background(self._agree_on_the_end(), "the pool agrees on its end"))
 
+    def give_up(self) -> bool:
+        """End this run on all ranks; False if it is over here."""
+        if self._over:
+            return False
+        for rank in range(self._world.size):
+            if rank != self._world.rank:
+                self._channel.post(rank, self._run)
+        self.given_up.set()
+        return True
+
     def stop(self) -> None:
         """Ask no more, and give back what `begin` took of the loop: the run is over, or was given up."""
         self._over = True
@@ -101,7 +123,7 @@ class Beyond:
             self._loop.mpi.expecting -= 1
 
     async def end(self) -> None:
-        """The thread has stopped, and so have all others."""
+        """The run is over, or was given up, on all ranks: the messages that belong to it have come."""
         for task in self._running:
             await task  # the last answer must have come: it could bring tasks, if this were not the end
 
@@ -158,6 +180,10 @@ class Beyond:
     def _answer(self, message: Message) -> Any:
         if isinstance(message.body, bytes):  # the opening measures the way
             return None
+        if isinstance(message.body, int):  # a late one is of the run before: several may give up a run
+            if message.body == self._run:
+                self.given_up.set()
+            return None
         if not message.wants_reply:
             self._home.arrived(*message.body)
             self._worker.offer()
@@ -196,7 +222,8 @@ class Beyond:
         return taken
 
     def _send(self, home: int, number: int, failed: bool, parts: list[bytes]) -> None:
-        if self._over:  # given up: nobody may be there to receive it when the thread's last task ends
+        if self._over:  # given up: nobody may be there to receive it before the next run
+            self._late.append((home, number, failed, parts))
             return
         message = self._channel.send(home, [number, failed, parts])
         self._world.background(message, f"the result of a task to rank {home}")
@@ -207,15 +234,16 @@ class Beyond:
         rounds = Rounds()
         over = False
         while not over:
-            while not (self._worker.idle and self._home.quiet):
+            while not (self._over or (self._worker.idle and self._home.quiet)):
                 await self._quiet.wait()
                 self._quiet.clear()
-                if self._over:  # given up
-                    return
-            counts = np.array(self._counts.mine(), np.int64)
+            # Who has given up joins, too: others may be in this round, which cannot be recalled, and would be
+            # one round ahead in the next run. All leave after the same one.
+            counts = np.array([*self._counts.mine(), self._over], np.int64)
             # Others may be at work for hours before they join: nothing to report.
             await self._comm.allreduce(counts, what="a pool's agreement on its end", patience_s=inf)
-            over = rounds.over(*map(int, counts))
+            ended, spawned, gave_up = map(int, counts)
+            over = rounds.over(ended, spawned) or gave_up == self._world.size
             if not over:
                 await asyncio.sleep(self.far.latency_s)
         self._worker.stop()

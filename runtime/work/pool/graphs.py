@@ -5,8 +5,9 @@
     results = await run_graph(pool, graph, calls)                   # on one rank, in the main of `pool.run`
     results = await run_graph(pool, combine(graph, ...), calls)     # the same results with fewer tasks
 
-A task's function is called with the results of its needs in the order in which its `TaskSpec` names them. A
-combined task is one submission; each reader gets those parts of its result that it needs.
+A task's function is called with the results of its needs in the order in which its `TaskSpec` names them, and
+without `needs` where that names none. A combined task is one submission; each reader gets those parts of its
+result that it needs.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _submit(pool: Pool, task: TaskSpec, call: Call, needs: Sequence[Need]) -> Su
         call.function,
         call.body,
         *call.arrays,
-        needs=needs,
+        needs=needs or None,
         seconds=task.seconds,
         priority=task.priority,
         device=task.device,

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import Mistake, TaskError
 from .counts import LOOPS, Counts
-from .parcel import HEAD, NO_SLOT, Result, unpack
+from .parcel import HEAD, NO_NEEDS, NO_SLOT, Result, unpack
 from .slots import Slots, split
 
 
@@ -34,8 +34,7 @@ class Submission:
         self.future: asyncio.Future[None] | None = None  # made when somebody awaits it
         self.readers: list[tuple[Submission, int]] = []
         self.waits = 0  # for so many of its needs
-        #: Until it is ready: number of the function, lane, seconds, arguments, needs.
-        self.task: tuple[int, int, float, bytes, Sequence[Need]] | None = None
+        self.task: Waiting | None = None  # until it is ready
         self.slot = NO_SLOT
         self.parts: list[bytes] | None = None  # what it has returned
         self.error: TaskError | None = None  # or why there is nothing: its failure, or that of a need
@@ -67,6 +66,9 @@ class Submission:
 Need = tuple[Submission, int]
 """A task and which part of its result."""
 
+Waiting = tuple[int, int, float, bytes, Sequence[Need] | None]
+"""What is kept of a task: number of the function, lane, seconds, arguments, and needs, if any were given."""
+
 
 class Home:
     """What this rank has submitted. `give(queue, task)` puts a task that is ready into this rank's queue."""
@@ -82,6 +84,9 @@ class Home:
         self._backlog: deque[tuple[int, Submission]] = deque()  # ready, and no slot is free
         self._arrived: list[asyncio.Future[None]] = []
         self._failures: dict[TaskError, None] = {}  # of which nobody was told
+        self._forsaken = 0  # submissions up to this number: nobody is to be told of their failures
+        #: Whether a run has been called and is not over: else a result is awaited in vain.
+        self.running = False
 
     @property
     def open(self) -> bool:
@@ -95,17 +100,19 @@ class Home:
 
     # -- what the loop's thread does -------------------------------------------------------------------
 
-    def submit(
-        self, name: str, queue: int, task: tuple[int, int, float, bytes, Sequence[Need]]
-    ) -> Submission:
-        """Take a task (see `Submission.task`) that runs when all of its needs are there."""
+    def has(self, submission: Submission) -> bool:
+        """Whether it was submitted here: to this rank's part of this pool."""
+        return submission._home is self
+
+    def submit(self, name: str, queue: int, task: Waiting) -> Submission:
+        """Take a task that runs when all of its needs are there."""
         submission = Submission(self, name, queue)
         submission.task = task
         with self._lock:
             self._number = number = self._number + 1
             self._counts.spawned[LOOPS] += 1
             self._open[number] = submission
-            for need, _ in task[-1]:
+            for need, _ in task[-1] or ():
                 if need.error is not None:
                     self._fail(number, submission, need.error)
                     return submission
@@ -133,7 +140,12 @@ class Home:
             self._counts.ended[LOOPS] += 1
 
     def arrival(self, submission: Submission) -> Generator[Any, None, None]:
-        """Wait until a submission is done."""
+        """Wait until a submission is done; Mistake outside a run, where that would be for ever."""
+        if not self.running:
+            raise Mistake(
+                f"the result of task {submission.name!r} is awaited, but nobody runs this pool yet:"
+                " await inside pool.run(main())"
+            )
         with self._lock:
             if submission.done:
                 return
@@ -144,6 +156,12 @@ class Home:
     def was_seen(self, error: TaskError) -> None:
         """Somebody was told of a failure."""
         self._failures.pop(error, None)
+
+    def forsake(self) -> None:
+        """A main has failed: the failures of what it leaves behind are for those who await it still."""
+        with self._lock:
+            self._failures.clear()
+            self._forsaken = self._number
 
     def raise_unseen(self) -> None:
         """Raise the first failure of which nobody was told."""
@@ -169,7 +187,8 @@ class Home:
             submission = self._open[number]
             if failed:
                 error = TaskError(submission.name, *unpack(parts[0])[0].body)
-                self._failures[error] = None
+                if number > self._forsaken:
+                    self._failures[error] = None
                 self._fail(number, submission, error)
                 return
             submission.parts = parts
@@ -214,7 +233,8 @@ class Home:
         assert submission.task is not None
         function, lane, seconds, own, needs = submission.task
         submission.task = None
-        task = HEAD.pack(function, lane, len(needs), slot, self._rank, number, seconds) + own
+        count = NO_NEEDS if needs is None else len(needs)
+        task = HEAD.pack(function, lane, count, slot, self._rank, number, seconds) + own
         if needs:
             task += b"".join([need.parts[part] for need, part in needs if need.parts is not None])
         self._give(submission.queue, task)

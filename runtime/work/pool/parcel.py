@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import Mistake
 from ...message.wire import as_bytes, decode, encode
 
 Array = NDArray[Any]
@@ -27,8 +28,11 @@ HEAD = struct.Struct("<HHHHIQd")
 
 NO_SLOT = 0xFFFF
 
-MOST_NEEDS = 0xFFFF
-"""What the head has room for."""
+NO_NEEDS = 0xFFFF
+"""In the head of a task that was given without needs, which differs from one that was given none of them."""
+
+MOST_NEEDS = NO_NEEDS - 1
+"""What the head has room for beside that."""
 
 MOST_PLACES = NO_SLOT
 """The same of slots, as many as there are places: one number stands for none."""
@@ -37,8 +41,9 @@ MOST_PLACES = NO_SLOT
 class Head(NamedTuple):
     """What is known of a task without opening it.
 
-    `function` and `lane` are numbers, `needs` is how many results follow its own parcel. The result goes to
-    rank `home`, into its place `slot`, in answer to submission `number` (0: nobody waits for one).
+    `function` and `lane` are numbers, `needs` is how many results follow its own parcel (NO_NEEDS: its
+    function is called without). The result goes to rank `home`, into its place `slot`, in answer to
+    submission `number` (0: nobody waits for one).
     """
 
     function: int
@@ -113,11 +118,17 @@ def result_of(value: Any) -> Result:
 
 
 def packed(value: Any) -> list[bytes]:
-    """The parcels of what a function has returned."""
+    """The parcels of what a function has returned; Mistake, with what it may return, if it cannot travel."""
     if value is None:
         return [NOTHING]
-    if isinstance(value, Parts):
-        return [pack(*part) for part in value]
-    if isinstance(value, (tuple, np.ndarray)):
-        return [pack(*result_of(value))]
-    return [pack(value)]
+    try:
+        if isinstance(value, Parts):
+            return [pack(*part) for part in value]
+        if isinstance(value, (tuple, np.ndarray)):
+            return [pack(*result_of(value))]
+        return [pack(value)]
+    except Mistake as error:  # told alone: msgpack's frames and the message layer's help nobody here
+        raise Mistake(
+            "what a task returned can't travel: it returns a body, an array, or a tuple of arrays with or"
+            f" without a body first, as in `return first, second` or `return body, first, second` ({error})"
+        ) from None

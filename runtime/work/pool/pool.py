@@ -12,7 +12,7 @@
         await pool.run(ask() if world.rank == 0 else None)     # every rank: until no task is left on any
 
 A task is the name of a function, a body of what msgpack knows, and arrays; the function is called as
-`halve(pool, body, *arrays)`, with `needs=[Result, ...]` where it needs others', on one thread, beside the
+`halve(pool, body, *arrays)`, with `needs=[Result, ...]` where it was given needs, on one thread, beside the
 loop's, of whichever rank has it then.
 
     loop's thread    submit, spawn ──┐                   home (home.py) <── results by message
@@ -44,11 +44,11 @@ from .group import GROUP, run_group
 from .home import Home, Need, Submission
 from .lanes import UNLIMITED, Lanes, Offer
 from .memory import Memory
-from .parcel import HEAD, MOST_NEEDS, MOST_PLACES, NO_SLOT, Array, pack
+from .parcel import HEAD, MOST_NEEDS, MOST_PLACES, NO_NEEDS, NO_SLOT, Array, Result, pack
 from .queues import Queues
 from .tally import Recorder, Tally
 from .victims import Way
-from .worker import Worker
+from .worker import Worker, own_frames
 
 Function = Callable[..., object]
 """Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
@@ -78,7 +78,7 @@ class Pool:
         self._home = Home(world.rank, memory.counts, memory.slots, self._queues.add)
         self._worker.home = self._home
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
-        self._running: list[asyncio.Task[None]] = []  # the thread and the main of this run, or of the last
+        self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -155,7 +155,7 @@ class Pool:
         """
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
         seconds = self._worker.seconds[number] if seconds is None else float(seconds)
-        task = HEAD.pack(number, lane, 0, NO_SLOT, self._world.rank, 0, seconds) + pack(body, arrays)
+        task = HEAD.pack(number, lane, NO_NEEDS, NO_SLOT, self._world.rank, 0, seconds) + pack(body, arrays)
         if self._worker.inside:
             self._worker.spawn(queue, task)
         else:
@@ -168,7 +168,7 @@ class Pool:
         name: str,
         body: Any = None,
         *arrays: Array,
-        needs: Sequence[Submission | Need] = (),
+        needs: Sequence[Submission | Need] | None = None,
         seconds: float | None = None,
         priority: int = 0,
         device: str | None = None,
@@ -178,8 +178,10 @@ class Pool:
         """Add a task and get something to await its `Result` by; from the loop, before a run or during it.
 
         It starts when all of `needs`, earlier submissions of this rank, are done, and is called with their
-        results as `needs=[Result, ...]`. Tags and mistakes as for `spawn`, and a
-        Mistake for more than 65,535 needs.
+        results as `needs=[Result, ...]`: with `needs=[]` where none are given, without where `needs` is None.
+        Tags and mistakes as for `spawn`, and a Mistake for more than 65,534 needs, or one that is no
+        submission of this pool. To await it is for the time of a run: before, and after, that is a Mistake
+        unless the result is there.
         """
         if self._worker.inside:
             raise Mistake(
@@ -187,8 +189,10 @@ class Pool:
             )
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
         seconds = self._worker.seconds[number] if seconds is None else float(seconds)
-        wanted = [need if isinstance(need, tuple) else (need, 0) for need in needs] if needs else ()
-        if len(wanted) > MOST_NEEDS:
+        wanted = None
+        if needs is not None:
+            wanted = [self._need(name, need) for need in needs]
+        if wanted and len(wanted) > MOST_NEEDS:
             raise Mistake(
                 f"task {name!r} is submitted with {len(wanted)} needs; it can have {MOST_NEEDS} at most: have"
                 " tasks between gather their results"
@@ -204,36 +208,47 @@ class Pool:
         `main` runs on the loop meanwhile, and may submit, spawn and await. Returns what this rank did. What a
         spawned task raises is raised here, and so is the failure of a submitted one of which nobody was told.
 
-        Whoever cancels it gives the run up: the thread stops after the task that it is at. Nothing waits for
-        that but `close`, the next run, and the end of the world.
+        What `main` raises ends the run on all ranks: it is raised here, and on the others `run` cancels their
+        mains and returns.
+
+        Whoever cancels `run` gives it up, on this rank alone. However it is given up, the thread stops after
+        the task that it is at, and nothing waits for that but `close`, the next run, and the end of the
+        world; tasks that were not begun are left for the next run.
         """
+        self._home.running = True
         await self._left()
+        self._beyond.enter()
         worker = self._worker
         worker.begin()
         if main is not None:
             self._home.begin()
         await self._world.barrier(what="the start of a pool's run")  # what all have spawned is counted
-        self._running = running = [
-            asyncio.create_task(asyncio.to_thread(worker.work), name="the pool's thread")
-        ]
+        thread = asyncio.create_task(asyncio.to_thread(worker.work), name="the pool's thread")
+        mains = []
         if main is not None:
-            running.append(asyncio.create_task(self._main(main), name="the main of a pool's run"))
+            mains.append(asyncio.create_task(self._main(main), name="the main of a pool's run"))
+        given_up = asyncio.create_task(self._beyond.given_up.wait(), name="a pool's run may be given up")
+        self._running = [thread, *mains]
         self._beyond.begin()
         try:
-            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
-            for task in running:
-                if task.done():
-                    task.result()
+            await asyncio.wait([thread, given_up], return_when=asyncio.FIRST_COMPLETED)
+            if thread.done() and (error := thread.exception()) is not None:
+                raise error.with_traceback(own_frames(error))
         finally:
             # Where something failed, here or elsewhere, nobody waits here for the thread: the error would be
             # told when the task that it is at ends.
+            self._home.running = False
             worker.stop()
             self._beyond.stop()
-            for task in running[1:]:
+            for task in (given_up, *mains):
                 task.cancel()
         await self._beyond.end()
         # Nobody spawns for the next while one still looks.
         await self._world.barrier(what="the end of a pool's run")
+        for task in mains:
+            cut_short = self._beyond.given_up.is_set() and (task.cancelled() or not task.done())
+            if not cut_short and (failure := task.result()) is not None:
+                raise failure
         self._home.raise_unseen()
         return self._queues.tally
 
@@ -246,9 +261,17 @@ class Pool:
         """The function of that name; Mistake if there is none."""
         return self._functions[self._number(name)]
 
-    async def _main(self, main: Coroutine[Any, Any, object]) -> None:
+    async def _main(self, main: Coroutine[Any, Any, object]) -> Exception | None:
+        """Run it; what it raises in the time of the run is returned, for `run` to raise after the end."""
         try:
             await main
+        except Exception as error:
+            if not self._beyond.give_up():  # the run was over: it raised when it was cancelled
+                raise
+            self._home.forsake()
+            return error
+        else:
+            return None
         finally:
             self._home.end()
             self._worker.wake()
@@ -257,6 +280,24 @@ class Pool:
         """A run that was given up leaves the thread at a task, maybe: wait until it is out of the memory."""
         if self._running:
             await asyncio.wait(self._running)
+        await self._beyond.end()
+
+    def _need(self, name: str, given: Any) -> Need:
+        """A need of task `name` as it was given, and which part of it; Mistake if it is none."""
+        part_of = isinstance(given, tuple) and not isinstance(given, Result)
+        submission, part = given if part_of else (given, 0)
+        if not isinstance(submission, Submission):
+            raise Mistake(
+                f"task {name!r} is submitted with a need of type {type(given).__name__}; needs are what"
+                " `submit` returns, not awaited: needs=[pool.submit(...)]. What is here already goes into the"
+                " body and the arrays"
+            )
+        if not self._home.has(submission):
+            raise Mistake(
+                f"task {name!r} is submitted with a need of another pool, task {submission.name!r}: await"
+                " that, and give its result as body and arrays"
+            )
+        return submission, part
 
     def _number(self, name: str) -> int:
         number = self._numbers.get(name)

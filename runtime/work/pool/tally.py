@@ -66,9 +66,15 @@ class Tally:
         for name, lane in zip(self.names, self.lanes, strict=True):
             if lane.ran or lane.attempts or lane.refused:
                 refused = ", ".join(f"{count} {why}" for why, count in sorted(lane.refused.items()))
+                thefts = [
+                    (lane.attempts, f"{lane.attempts} attempts"),
+                    (lane.misses, f"{lane.misses} missed"),
+                    (lane.stolen, f"{lane.stolen} tasks of {lane.nbytes} bytes taken"),
+                    (not lane.stolen, "nothing taken"),
+                    (lane.far, f"{lane.far} of them by message"),
+                ]
                 lines.append(
-                    f"{name}: {lane.ran} ran; {lane.attempts} attempts, {lane.misses} missed, "
-                    f"{lane.stolen} tasks of {lane.nbytes} bytes taken, {lane.far} of them by message"
+                    f"{name}: {lane.ran} ran; {', '.join(words for count, words in thefts if count)}"
                     + (f"; left alone: {refused}" if refused else "")
                 )
         lines += [

@@ -15,13 +15,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from ...message import World
 from .counts import THREADS
 from .home import Home
 from .memory import Memory
-from .parcel import HEAD, NO_SLOT, pack, packed, unpack, unpack_all
+from .parcel import HEAD, NO_NEEDS, NO_SLOT, pack, packed, unpack, unpack_all
 from .queues import Queues
 from .slots import joined
 from .tally import Recorder
@@ -181,19 +182,22 @@ class Worker:
         failed = False
         try:
             call = self._functions[function]
-            if needs:
-                value = call(self._pool, body, *arrays, needs=unpack_all(task, at, needs))
-            else:
+            if needs == NO_NEEDS:
                 value = call(self._pool, body, *arrays)
+            else:
+                value = call(self._pool, body, *arrays, needs=unpack_all(task, at, needs))
             end_ns = time.monotonic_ns()
             parts = packed(value) if number else []
         except Exception as error:
             if not number:
                 error.add_note(f"(in task {self._names[function]!r} of the pool)")
+                if isinstance(error, StopIteration):  # no future takes one
+                    raise stopped_iteration(error) from None
                 raise
             end_ns = time.monotonic_ns()
             failed = True
-            trace = "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+            trace = "".join(traceback.format_exception(type(error), error, own_frames(error)))
+            trace = trace.encode(errors="backslashreplace").decode()  # the name of a file may not be UTF-8
             parts = [pack([self._world_rank, socket.gethostname(), trace])]
         if home == self._world_rank and number:
             self.home.arrived(number, failed, parts)
@@ -259,7 +263,17 @@ class Worker:
         )
 
 
-def _own_frames(error: BaseException) -> Any:
-    """The traceback of what a task raised, without the frame of this file that called it."""
+def own_frames(error: BaseException) -> TracebackType | None:
+    """The traceback of what a task raised, without the frames that called it; of anything else all of it."""
     trace = error.__traceback__
-    return trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    while trace is not None and trace.tb_frame.f_code is not Worker._run.__code__:
+        trace = trace.tb_next
+    return trace.tb_next if trace is not None and trace.tb_next is not None else error.__traceback__
+
+
+def stopped_iteration(error: StopIteration) -> RuntimeError:
+    """What stands for a StopIteration that a task raised, as for a generator's (PEP 479): told the same."""
+    told = RuntimeError(f"a task raised {error!r}").with_traceback(own_frames(error))
+    for note in error.__notes__:
+        told.add_note(note)
+    return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -65,6 +66,12 @@ def test_tuples_stay_tuples_where_they_are_keys() -> None:
     body = {(0, 1): 2.5, "inner": [{("a", (1, b"b")): {(): 1}}]}
     assert through(body)[0] == body
     assert through(body, np.zeros(3))[0] == body
+
+
+def test_names_of_files_that_are_no_text_travel() -> None:
+    body = {"path": os.fsdecode(b"caf\xe9.txt"), "more": ["é", (1, 2)]}
+    assert through(body)[0] == {**body, "more": ["é", [1, 2]]}
+    assert through("plain again")[0] == "plain again"
 
 
 def test_threads_pack_at_the_same_time() -> None:

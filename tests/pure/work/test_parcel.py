@@ -79,6 +79,14 @@ def test_parts_are_a_result_each():
     assert packed(Parts([Result(1, []), Result(2, [])])) == [pack(1), pack(2)]
 
 
-def test_a_tuple_with_an_array_in_the_wrong_place_cannot_travel():
-    with pytest.raises(Mistake, match="arrays go behind the body"):
-        packed((1, 2, ARRAYS[0]))
+@pytest.mark.parametrize(
+    "value",
+    [(1, 2, ARRAYS[0]), [ARRAYS[0], ARRAYS[1]], {"weights": ARRAYS[0]}, Parts([Result([ARRAYS[0]], [])])],
+    ids=["a tuple with two bodies", "a list of arrays", "a dict of arrays", "a part of several"],
+)
+def test_what_cannot_travel_is_refused_with_what_to_return_instead(value):
+    with pytest.raises(
+        Mistake, match=r"(?s)`return body, first, second` \(.* arrays go behind the body"
+    ) as told:
+        packed(value)
+    assert told.value.__suppress_context__
