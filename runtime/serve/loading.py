@@ -51,6 +51,7 @@ class Loading:
         self._profiler = profiler
         self._problems: dict[tuple[str, int], str] = {}
         self._followed: set[str] = set()  # models that come from elsewhere than the repository
+        self._told = ""  # of what is wrong with the repository
         self._generations = itertools.count(1)
         self._lock = asyncio.Lock()
 
@@ -149,7 +150,9 @@ class Loading:
         try:
             return self._repository.scan()
         except OSError as error:
-            print(f"weft: {_unreadable(self._repository, error)}", file=sys.stderr, flush=True)
+            told, self._told = self._told, _unreadable(self._repository, error)
+            if self._told != told:  # the status page asks every second
+                print(f"weft: {self._told}", file=sys.stderr, flush=True)
             return {}
 
     def _checked(self, entry: Entry) -> Entry:

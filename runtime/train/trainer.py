@@ -151,7 +151,7 @@ class Trainer:
             if not loop.stopped and len(self._data.test):
                 score = await self._evaluate(self._data.test, "test", done)
             await self._tell_work()
-        if self._diverged and not self._failed:
+        if self._diverged and not (self._failed or loop.stopped):
             if self._compute.group is None:
                 raise StepError(self._diverged)
             loop.wrong, self._failed = self._diverged, True

@@ -183,12 +183,8 @@ def _node(
         result = reading(at)
     except KeyError as error:
         at.refuse(f"its attribute {error.args[0]!r} is missing")
-    except (
-        ValueError,
-        IndexError,
-        TypeError,
-        ZeroDivisionError,
-    ) as error:  # of attributes and weights that do not fit together
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        # of attributes and weights that do not fit together
         at.refuse(str(error))
     return result if isinstance(result, tuple) else (result,)
 

@@ -119,12 +119,13 @@ def test_a_repository_that_has_gone_is_told_of_and_what_is_loaded_is_served(
         (tmp_path / "models").mkdir()
         made = loading(Puzzled(), Repository(tmp_path / "models"))
         (tmp_path / "models").rename(tmp_path / "elsewhere")
-        assert await made.index() == []
+        for _ in range(2):
+            assert await made.index() == []
         with pytest.raises(Mistake, match="models cannot be read: No such file"):
             await made.load("m")
 
     asyncio.run(main())
-    assert "models cannot be read: No such file" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("models cannot be read: No such file") == 1
 
 
 def test_a_model_that_is_trained_here_is_nobody_elses():
