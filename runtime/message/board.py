@@ -222,7 +222,9 @@ class Board:
             self.selector.watch(self)
         self._waits[wait] = None
         self.selector.last_activity = now
-        self._tell(wait)
+        # Who waited before is told before: the last look may have been between a counter and its version.
+        for each in tuple(self._waits) if (rows >= value).all(0).any() else ():
+            self._tell(each)
         return wait
 
     def reached(

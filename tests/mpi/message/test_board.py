@@ -46,6 +46,25 @@ def test_a_callback_comes_when_every_rank_of_the_node_has_published() -> None:
     run(main)
 
 
+def test_who_waited_before_is_told_before() -> None:
+    """Also where a rank has set its counter, and is held up before it can say that there is something new."""
+
+    async def main(world: World) -> None:
+        board = await world.board(1)
+        called: list[str] = []
+        board.when(0, 1, lambda: called.append("first"))
+        await world.barrier()
+        board._table[world.node_rank, 0] = 1  # what `publish` begins with
+        await world.barrier()
+        board.when(0, 1, lambda: called.append("second"))
+        await asyncio.sleep(0)
+        assert called == ["first", "second"]
+        await world.barrier()
+        await board.close()
+
+    run(main)
+
+
 def test_a_wait_may_be_for_some_ranks_only_and_may_be_over_already() -> None:
     async def main(world: World) -> None:
         board = await world.board(1)
