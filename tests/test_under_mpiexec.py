@@ -36,7 +36,7 @@ NODES = {
 ON_NODES = [
     "exchange",
     "train",
-    *(f"work/test_{name}.py" for name in ("graphs", "pool", "shelf", "timeline")),
+    *(f"work/test_{name}.py" for name in ("graphs", "pool", "pool_given_up", "shelf", "timeline")),
 ]
 
 JOB_LIMIT_S = 420.0

@@ -1,0 +1,165 @@
+"""Runs of a pool that are given up, by a cancel or by what a main raises, and the runs behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.mpi.work.sums import over_ranks
+from weft.runtime.errors import TaskError
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+
+@pytest.mark.mpi
+def test_a_run_that_is_cancelled_gives_the_loop_back_and_its_memory_is_kept_for_the_thread():
+    """Every rank's task ends later than the run: the next run waits for it, and so does `close`."""
+
+    async def main(world: World) -> None:
+        begun, ended = threading.Event(), threading.Event()
+
+        def work(pool: Pool, _: None) -> None:
+            begun.set()
+            assert ended.wait(30)
+
+        def loop_settings() -> tuple[Any, ...]:
+            selector = world.selector
+            return selector._watches, selector.computing, selector.expecting, sys.getswitchinterval()
+
+        async with await Pool.open(world, {"work": work}) as pool:
+
+            async def give_up() -> None:
+                before = loop_settings()
+                begun.clear()
+                ended.clear()
+                pool.spawn("work", here=True)
+                running = asyncio.create_task(pool.run(asyncio.sleep(60)))
+                assert await asyncio.to_thread(begun.wait, 30)
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+                assert loop_settings() == before
+                assert pool.tally.ran == 0
+                world.loop.call_later(0.05, ended.set)
+
+            await give_up()
+            assert (await pool.run()).ran == 0
+            assert pool.tally.ran == 0
+            await give_up()
+        assert pool.tally.ran == 1
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_large_result_of_a_run_that_was_given_up_comes_home_in_the_next():
+    """Too large for a slot, and its task ends when no run is at work any more, on another rank than its."""
+
+    async def main(world: World) -> None:
+        begun, ended = threading.Event(), threading.Event()
+
+        def slow(pool: Pool, _: None) -> np.ndarray:
+            begun.set()
+            assert ended.wait(30)
+            return np.full(100_000, world.rank)
+
+        async with await Pool.open(world, {"slow": slow}) as pool:
+            given = []
+            if world.rank == 0:  # the newest runs first: here, and the other wherever it is taken
+                given = [pool.submit("slow", seconds=1.0, here=here) for here in (False, True)]
+            running = asyncio.create_task(pool.run(asyncio.sleep(60)))
+            while await over_ranks(world, begun.is_set()) != [min(2, world.size)]:
+                await asyncio.sleep(1e-3)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            await world.barrier()
+            ended.set()
+            await asyncio.wait_for(pool.run(), 30)
+            ran_on = [int(submission.result().arrays[0][-1]) for submission in given]
+            assert len(set(ran_on)) == (min(2, world.size) if world.rank == 0 else 0)
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", ["a task", "main"])
+def test_r3_what_a_main_raises_ends_the_run_on_all_ranks_and_the_pool_runs_again(kind):
+    """Others are at tasks that end later than the run, and with a main of their own; more tasks wait."""
+
+    async def main(world: World) -> None:
+        last = world.rank == world.size - 1
+        begun, ended = threading.Event(), threading.Event()
+        ran: list[int] = []
+        cancelled = []
+
+        def fail(pool: Pool, _: None) -> None:
+            raise ArithmeticError("the words of a task")
+
+        def work(pool: Pool, number: int) -> None:
+            ran.append(number)
+            begun.set()
+            assert ended.wait(30)
+
+        async def ask() -> None:
+            if kind == "main":
+                raise ArithmeticError("the words of main")
+            first, second = pool.submit("fail", here=True), pool.submit("fail", here=True)
+            while not (first.done and second.done):
+                await asyncio.sleep(1e-3)
+            await first  # nobody is told of the second, neither in this run nor in the next
+
+        async def wait() -> None:
+            try:
+                assert await asyncio.to_thread(begun.wait, 30)
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(world.rank)
+                raise
+
+        async with await Pool.open(world, {"fail": fail, "work": work}) as pool:
+            for times in (1, 2, 3):
+                ran.clear()
+                begun.clear()
+                ended.clear()
+                if last:
+                    with pytest.raises((TaskError, ArithmeticError), match="the words of"):
+                        await asyncio.wait_for(pool.run(ask()), 30)
+                else:
+                    for number in range(2):
+                        pool.spawn("work", number, here=True)
+                    await asyncio.wait_for(pool.run(wait()), 30)
+                    assert len(cancelled) == times
+                    assert len(ran) <= 1
+                ended.set()
+                tally = await asyncio.wait_for(pool.run(), 30)
+                assert len(ran) == (0 if last else 2)  # what was not begun was left for this run
+                assert tally.ran == len(ran) or not last
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_several_mains_may_raise_and_what_one_raises_while_it_is_cancelled_is_raised_too():
+    async def main(world: World) -> None:
+        async def fail() -> None:
+            raise ArithmeticError(f"main of rank {world.rank}")
+
+        async def stumble() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise ArithmeticError(f"main of rank {world.rank}") from None
+
+        async with await Pool.open(world, {"print": print}) as pool:
+            for mains in ([fail, fail], [fail, stumble]) * 3:
+                with pytest.raises(ArithmeticError, match=f"main of rank {world.rank}"):
+                    await asyncio.wait_for(pool.run(mains[world.rank % 2]()), 30)
+                assert (await asyncio.wait_for(pool.run(), 30)).ran == 0
+
+    run(main)
