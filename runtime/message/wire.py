@@ -57,7 +57,10 @@ def decode(header: bytes | bytearray | memoryview, arrays: int) -> tuple[Any, li
     """The body, and new arrays (uninitialised) whose `as_bytes` are to be filled with the frames."""
     try:
         content = msgpack.unpackb(header, strict_map_key=False)
-    except (TypeError, UnicodeDecodeError):  # a key that was a tuple came as a list, which cannot be one
+    except (
+        TypeError,
+        UnicodeDecodeError,
+    ):  # a tuple that was a key came as a list; or a name that is no text
         content = msgpack.unpackb(
             header, strict_map_key=False, object_pairs_hook=_with_keys, unicode_errors=ESCAPE
         )
