@@ -426,6 +426,32 @@ def show_model(path: Path, batch: int, sizes: list[str], whole: bool) -> None:
 
 
 @app.command(
+    epilog="[bold]Examples[/bold]\n\nweft export runs/digits-20260314-150926\n\n"
+    "weft export runs/digits-20260314-150926 models/digits/1/model.onnx   [dim]a model repository[/dim]"
+)
+@command
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in it.", show_default=False)
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The file to write. [RUN/model.onnx]", show_default=False),
+    ] = None,
+) -> None:
+    """Write a trained model as an ONNX file.
+
+    It holds the weights of the newest checkpoint, and takes samples as the run's data had them: what the
+    run did to them first (a scale, a mean) is in the file.
+    """
+    if launcher_rank():
+        return  # one rank is enough to write
+    from .train.export import export as write
+
+    print(write(run, file))
+
+
+@app.command(
     epilog="[bold]Examples[/bold]\n\nweft report runs/digits-20260314-150926\n\n"
     "weft report runs/digits-20260314-150926 runs/digits-20260314-153012   [dim]what a change changed[/dim]"
 )

@@ -1,6 +1,8 @@
-"""Models from ONNX files: read() gives a graph and the values of its weights."""
+"""Models from and to ONNX files: read() gives a graph and weights, write() makes a file's model of them."""
 
 from .model import Model
+from .package import save
 from .reader import read
+from .writer import write
 
-__all__ = ["Model", "read"]
+__all__ = ["Model", "read", "save", "write"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,9 @@ from ...errors import GraphError, MachineError
 
 try:
     import onnx
+    import onnx.checker
     import onnx.inliner
+    import onnx.shape_inference
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
 except ImportError as error:
@@ -166,3 +170,80 @@ def evaluate(node: Proto, inputs: Sequence[NDArray[Any] | None], version: int) -
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
     return [np.asarray(each) for each in ReferenceEvaluator(model).run(None, given)]
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+FORMAT_VERSION = 9  # of files with operator set 20
+WHOLE_BYTES = 2**31 - 2**20  # protobuf's largest message, with room for what is no weight
+
+Entry = tuple[str, tuple[int | str, ...]]
+"""An input or output: dtype and shape, in which a text is an open axis."""
+
+
+def stored(name: str, array: NDArray[Any]) -> Proto:
+    """An array that the file holds."""
+    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(np.shape(array)), name)
+
+
+def operator(op: str, inputs: Sequence[str], output: str, name: str, attributes: Mapping[str, Any]) -> Proto:
+    """A node; the attribute `to_type`, a dtype's name, becomes Cast's "to"."""
+    given = dict(attributes)
+    if "to_type" in given:
+        given["to"] = _element_type(given.pop("to_type"))
+    return onnx.helper.make_node(op, list(inputs), [output], name=name, **given)
+
+
+def model(
+    nodes: Sequence[Proto],
+    arrays: Sequence[Proto],
+    inputs: Mapping[str, Entry],
+    outputs: Mapping[str, Entry],
+    version: int,
+    properties: Mapping[str, str],
+) -> Proto:
+    """The ModelProto of these nodes in operator set `version`."""
+
+    def told(entries: Mapping[str, Entry]) -> list[Proto]:
+        return [
+            onnx.helper.make_tensor_value_info(name, _element_type(dtype), shape)
+            for name, (dtype, shape) in entries.items()
+        ]
+
+    graph = onnx.helper.make_graph(nodes, "weft", told(inputs), told(outputs), arrays)
+    proto = onnx.helper.make_model(
+        graph,
+        opset_imports=[onnx.helper.make_opsetid("", version)],
+        ir_version=FORMAT_VERSION,
+        producer_name="weft",
+        producer_version=importlib.metadata.version("weft"),
+    )
+    onnx.helper.set_model_props(proto, dict(properties))
+    return proto
+
+
+def save(proto: Proto, path: Path) -> None:
+    """Write a file, whole or not at all, which the package's checker finds in order.
+
+    Raises MachineError where it cannot be written, GraphError where it is larger than a file may be.
+    """
+    size = proto.ByteSize()
+    if size > WHOLE_BYTES:
+        raise GraphError(f"{path}: the model has {size / 1e9:.1f} GB, and an ONNX file at most 2.1")
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(f"the model makes no valid ONNX file: {error}") from error
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(proto.SerializeToString())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _element_type(dtype: str) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -1,0 +1,383 @@
+"""write(): a graph and its weights as an ONNX model, for whoever computes it next.
+
+    samples ── as the data held them ──> scale ──> every node by WRITINGS ──> outputs under the graph's names
+
+An operator is called after the node whose value it makes, and weights as in a checkpoint ("conv2d_1.weight").
+What a kernel does at once takes several operators where ONNX has none of its own: attention is written as
+exporters spell it out. Operator set 20 is the first with Gelu; runtimes of the end of 2023 know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
+from ....kernels.attention import Attention
+from ....kernels.batch_norm import BatchNorm
+from ....kernels.conv import Conv2d, Conv2dAdd
+from ....kernels.embedding import Embedding, PositionEmbedding
+from ....kernels.function import Cast, Erf, Sqrt
+from ....kernels.kernel import ArraySpec, Kernel
+from ....kernels.layer_norm import LayerNorm
+from ....kernels.linear import Dense
+from ....kernels.matmul import MatMul
+from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool2d
+from ....kernels.probability import Softmax
+from ....kernels.rearrange import Slice, Take, Transpose
+from ....kernels.reduce import ReduceMean
+from ....kernels.response_norm import ResponseNorm
+from ....kernels.shape import Add, Concat, Flatten, Reshape
+from ...errors import GraphError
+from ..graph import Graph, Node
+from ..parameters import Layout
+from . import package
+
+OPERATOR_SET = 20
+BATCH = "batch"  # what the open axis of inputs and outputs is called
+OPERATORS = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow"}
+
+K = TypeVar("K", bound=Kernel)
+
+
+@dataclass(slots=True)
+class Sheet:
+    """The file so far."""
+
+    operators: list[package.Proto] = field(default_factory=list)
+    stored: list[package.Proto] = field(default_factory=list)
+
+    def store(self, name: str, array: NDArray[Any]) -> str:
+        """Put an array into the file; returns the name by which operators read it."""
+        self.stored.append(package.stored(name, array))
+        return name
+
+    def put(self, op: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> str:
+        """Add an operator, called after its output unless told otherwise; returns the output."""
+        self.operators.append(package.operator(op, inputs, output, name or output, attributes))
+        return output
+
+
+@dataclass(frozen=True, slots=True)
+class To:
+    """Where one node's operators go: its inputs, its parameters by their names in it, the shapes it sees."""
+
+    sheet: Sheet
+    node: Node
+    specs: tuple[ArraySpec, ...]
+    output: ArraySpec
+    parameters: Mapping[str, NDArray[Any]]
+
+    def part(self, name: str) -> str:
+        """A value of this node's own; no node of a graph has a slash in its name."""
+        return f"{self.node.name}/{name}"
+
+    def weight(self, name: str = "weight") -> str:
+        """A parameter, stored as it is."""
+        return self.store(name, self.parameters[name])
+
+    def store(self, name: str, array: NDArray[Any]) -> str:
+        """A parameter that the file holds in another form, under its name all the same."""
+        return self.sheet.store(f"{self.node.name}.{name}", array)
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """A stored list of whole numbers: axes, extents."""
+        return self.sheet.store(self.part(name), np.array(values, np.int64))
+
+    def put(self, op: str, *inputs: str, to: str = "", name: str = "", **attributes: Any) -> str:
+        """Add an operator that makes the part `to`, or the node's value."""
+        return self.sheet.put(
+            op, inputs, self.part(to) if to else self.node.name, name and self.part(name), **attributes
+        )
+
+    def aligned(self, index: int, axes: int) -> str:
+        """Input `index` with `axes` axes behind the batch, which Weft's broadcasting leaves in front."""
+        value, own = self.node.inputs[index], len(self.specs[index].shape) - 1
+        if own == axes:
+            return value
+        ones = self.integers(f"ones{index}", range(1, 1 + axes - own))
+        return self.put("Unsqueeze", value, ones, to=f"aligned{index}")
+
+
+def write(
+    graph: Graph,
+    weights: Mapping[str, NDArray[Any]],
+    *,
+    mean: NDArray[Any] | float = 0.0,
+    scale: NDArray[Any] | float = 1.0,
+    properties: Mapping[str, str] | None = None,
+) -> package.Proto:
+    """The ModelProto of a graph for inference, with an open batch; `weights` by the layout's names.
+
+    A graph with one input takes its samples raw and computes (x - mean) * scale first. `properties` become
+    the file's metadata. Dropout becomes Identity, and statistics of batch norms constants.
+
+    Raises GraphError for a kernel that ONNX has no operators for, naming the node.
+    """
+    sheet, layout, specs = Sheet(), Layout.of(graph), graph.specs(1)
+    renamed: dict[str, str] = {}
+    for op, operand, neutral in (("Sub", mean, 0), ("Mul", scale, 1)):
+        if np.any(np.asarray(operand) != neutral):
+            (entry,) = graph.inputs
+            stored = sheet.store(f"{entry}/{op.lower()}", np.asarray(operand, specs[entry].dtype))
+            renamed[entry] = sheet.put(op, [renamed.get(entry, entry), stored], f"{entry}/after_{op.lower()}")
+    for node in graph.nodes:
+        writing = WRITINGS.get(type(node.kernel))
+        if writing is None:
+            raise GraphError(f"node {node.name!r}: {node.kernel.name} has no operator in ONNX")
+        parameters = {
+            parameter.spec.name: np.asarray(weights[parameter.name]).reshape(parameter.spec.shape)
+            for parameter in layout.nodes.get(node.name, ())
+        }
+        read = Node(node.name, node.kernel, tuple(renamed.get(value, value) for value in node.inputs))
+        to = To(sheet, read, graph.input_specs(node, specs), specs[node.name], parameters)
+        writing(to, node.kernel)
+    return package.model(
+        sheet.operators,
+        sheet.stored,
+        {name: _entry(spec) for name, spec in graph.inputs.items()},
+        {name: _entry(ArraySpec(specs[name].shape[1:], specs[name].dtype)) for name in graph.outputs},
+        OPERATOR_SET,
+        properties or {},
+    )
+
+
+def _entry(sample: ArraySpec) -> package.Entry:
+    return sample.dtype, (BATCH, *sample.shape)
+
+
+# ------------------------------------------------------------------------------- operators of a kernel
+
+
+def _as(op: str) -> Callable[[To, Kernel], None]:
+    """A kernel that is one operator without attributes."""
+
+    def writing(to: To, kernel: Kernel) -> None:
+        to.put(op, *to.node.inputs)
+
+    return writing
+
+
+def _dense(to: To, kernel: Dense) -> None:
+    (x,) = to.node.inputs
+    if len(to.specs[0].shape) == 2:
+        bias = [to.weight("bias")] if kernel.bias else []
+        to.put("Gemm", x, to.weight(), *bias, transB=1)
+        return
+    across = to.store("weight", np.ascontiguousarray(to.parameters["weight"].T))
+    if kernel.bias:
+        to.put("Add", to.put("MatMul", x, across, to="product"), to.weight("bias"))
+    else:
+        to.put("MatMul", x, across)
+
+
+def _conv(to: To, kernel: Conv2d) -> None:
+    bias = [to.weight("bias")] if kernel.bias else []
+    steps = ["Add"] * isinstance(kernel, Conv2dAdd) + ["Relu"] * kernel.relu
+    window = kernel.window
+    # The operator has the node's name, whatever comes behind it: readers call its weights after it.
+    value = to.sheet.put(
+        "Conv",
+        [to.node.inputs[0], to.weight(), *bias],
+        to.part("convolved") if steps else to.node.name,
+        to.node.name,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        pads=window.padding,
+        dilations=window.dilation,
+        group=kernel.groups,
+    )
+    for number, op in enumerate(steps, 1):
+        others = to.node.inputs[1:] if op == "Add" else ()
+        last = number == len(steps)
+        value = to.put(op, value, *others, to="" if last else "sum", name=op.lower())
+
+
+def _pool(op: str) -> Callable[[To, Any], None]:
+    def writing(to: To, kernel: Pool2d) -> None:
+        window = kernel.window
+        attributes: dict[str, Any] = {
+            "kernel_shape": window.kernel, "strides": window.stride, "pads": window.padding
+        }  # fmt: skip
+        if isinstance(kernel, AveragePool2d):
+            attributes["count_include_pad"] = int(kernel.count_include_pad)
+        to.put(op, *to.node.inputs, **attributes)
+
+    return writing
+
+
+def _global_average_pool(to: To, kernel: GlobalAveragePool2d) -> None:
+    to.put("Flatten", to.put("GlobalAveragePool", *to.node.inputs, to="pooled"), axis=1)
+
+
+def _gelu(to: To, kernel: GELU) -> None:
+    to.put("Gelu", *to.node.inputs, approximate=kernel.approximate)
+
+
+def _cast(to: To, kernel: Cast) -> None:
+    to.put("Cast", *to.node.inputs, to_type=kernel.dtype)
+
+
+def _softmax(to: To, kernel: Softmax) -> None:
+    to.put("Softmax", *to.node.inputs, axis=kernel.axis)
+
+
+def _add(to: To, kernel: Add) -> None:
+    ops = {1: "Identity", 2: "Add"}
+    to.put(ops.get(len(to.node.inputs), "Sum"), *to.node.inputs)
+
+
+def _arithmetic(to: To, kernel: Arithmetic) -> None:
+    axes = len(to.output.shape) - 1
+    to.put(OPERATORS[kernel.operator], to.aligned(0, axes), to.aligned(1, axes))
+
+
+def _arithmetic_weight(to: To, kernel: ArithmeticWeight) -> None:
+    operands = to.aligned(0, len(to.output.shape) - 1), to.weight()
+    to.put(OPERATORS[kernel.operator], *(operands[::-1] if kernel.reverse else operands))
+
+
+def _arithmetic_number(to: To, kernel: ArithmeticNumber) -> None:
+    value = to.sheet.store(to.part("value"), np.array(kernel.value, to.specs[0].dtype))
+    operands = to.node.inputs[0], value
+    to.put(OPERATORS[kernel.operator], *(operands[::-1] if kernel.reverse else operands))
+
+
+def _constant(to: To, kernel: Constant) -> None:
+    samples = to.put("Shape", *to.node.inputs, to="samples", start=0, end=1)
+    shape = to.put("Concat", samples, to.integers("own", kernel.shape), to="shape", axis=0)
+    value = to.store("weight", to.parameters["weight"].astype(kernel.dtype))
+    to.put("Expand", value, shape)
+
+
+def _matmul(to: To, kernel: MatMul) -> None:
+    axes = len(to.output.shape) - 1
+    to.put("MatMul", to.aligned(0, axes), to.aligned(1, axes))
+
+
+def _reduce_mean(to: To, kernel: ReduceMean) -> None:
+    (x,), axes = to.node.inputs, to.integers("axes", kernel.axes)
+    to.put("ReduceMean", x, axes, keepdims=int(kernel.keepdims))
+
+
+def _concat(to: To, kernel: Concat) -> None:
+    to.put("Concat", *to.node.inputs, axis=kernel.axis)
+
+
+def _reshape(to: To, kernel: Reshape) -> None:
+    to.put("Reshape", *to.node.inputs, to.integers("shape", (0, *kernel.shape)))  # 0: the batch, as it is
+
+
+def _flatten(to: To, kernel: Flatten) -> None:
+    to.put("Flatten", *to.node.inputs, axis=1)
+
+
+def _transpose(to: To, kernel: Transpose) -> None:
+    to.put("Transpose", *to.node.inputs, perm=(0, *kernel.axes))
+
+
+def _slice(to: To, kernel: Slice) -> None:
+    bounds = {"start": kernel.start, "stop": kernel.stop, "axis": kernel.axis, "step": kernel.step}
+    to.put("Slice", *to.node.inputs, *(to.integers(name, [value]) for name, value in bounds.items()))
+
+
+def _take(to: To, kernel: Take) -> None:
+    to.put("Gather", *to.node.inputs, to.integers("indices", kernel.indices), axis=kernel.axis)
+
+
+def _batch_norm(to: To, kernel: BatchNorm) -> None:
+    stored = (to.weight(name) for name in ("weight", "bias", "running_mean", "running_variance"))
+    to.put("BatchNormalization", *to.node.inputs, *stored, epsilon=kernel.epsilon)
+
+
+def _layer_norm(to: To, kernel: LayerNorm) -> None:
+    to.put(
+        "LayerNormalization", *to.node.inputs, to.weight(), to.weight("bias"), axis=-1, epsilon=kernel.epsilon
+    )
+
+
+def _response_norm(to: To, kernel: ResponseNorm) -> None:
+    to.put("LRN", *to.node.inputs, size=kernel.size, alpha=kernel.alpha, beta=kernel.beta, bias=kernel.bias)
+
+
+def _embedding(to: To, kernel: Embedding) -> None:
+    (tokens,) = to.node.inputs
+    if to.specs[0].dtype not in ("int32", "int64"):  # what Gather takes
+        tokens = to.put("Cast", tokens, to="tokens", to_type="int64")
+    table = to.store("weight", to.parameters["weight"].astype(kernel.dtype))
+    to.put("Gather", table, tokens, axis=0)
+
+
+def _position_embedding(to: To, kernel: PositionEmbedding) -> None:
+    to.put("Add", *to.node.inputs, to.weight())
+
+
+def _attention(to: To, kernel: Attention) -> None:
+    _, places, width = to.output.shape
+    dtype, size = to.output.dtype, width // kernel.heads
+    apart = to.integers("apart", (0, places, kernel.heads, size))
+    found = {}
+    for number, (name, order) in enumerate((("q", (0, 2, 1, 3)), ("k", (0, 2, 3, 1)), ("v", (0, 2, 1, 3)))):
+        first, stop, axis = (
+            to.integers(f"{name}.{what}", [value])
+            for what, value in (("start", number * width), ("stop", (number + 1) * width), ("axis", 2))
+        )
+        own = to.put("Slice", *to.node.inputs, first, stop, axis, to=name)
+        own = to.put("Reshape", own, apart, to=f"{name}.apart")
+        found[name] = to.put("Transpose", own, to=f"{name}.heads", perm=order)
+    factor = to.sheet.store(to.part("factor"), np.array(1 / sqrt(size), dtype))
+    scores = to.put("MatMul", found["q"], found["k"], to="products")
+    scores = to.put("Mul", scores, factor, to="scores")
+    if kernel.causal:
+        # The least number, not -inf, which some runtimes turn into NaN.
+        above = np.triu(np.full((places, places), np.finfo(dtype).min, dtype), 1)
+        scores = to.put("Add", scores, to.sheet.store(to.part("mask"), above), to="masked")
+    shares = to.put("Softmax", scores, to="probabilities", axis=-1)
+    mixed = to.put("MatMul", shares, found["v"], to="mixed")
+    mixed = to.put("Transpose", mixed, to="places", perm=(0, 2, 1, 3))
+    to.put("Reshape", mixed, to.integers("together", (0, places, width)))
+
+
+WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
+    Add: _add,
+    Arithmetic: _arithmetic,
+    ArithmeticNumber: _arithmetic_number,
+    ArithmeticWeight: _arithmetic_weight,
+    Attention: _attention,
+    AveragePool2d: _pool("AveragePool"),
+    BatchNorm: _batch_norm,
+    Cast: _cast,
+    Concat: _concat,
+    Constant: _constant,
+    Conv2d: _conv,
+    Conv2dAdd: _conv,
+    Dense: _dense,
+    Dropout: _as("Identity"),
+    Embedding: _embedding,
+    Erf: _as("Erf"),
+    Flatten: _flatten,
+    GELU: _gelu,
+    GlobalAveragePool2d: _global_average_pool,
+    LayerNorm: _layer_norm,
+    MatMul: _matmul,
+    MaxPool2d: _pool("MaxPool"),
+    PositionEmbedding: _position_embedding,
+    ReLU: _as("Relu"),
+    ReduceMean: _reduce_mean,
+    Reshape: _reshape,
+    ResponseNorm: _response_norm,
+    Sigmoid: _as("Sigmoid"),
+    Slice: _slice,
+    Softmax: _softmax,
+    Sqrt: _as("Sqrt"),
+    Take: _take,
+    Tanh: _as("Tanh"),
+    Transpose: _transpose,
+}
+"""How each kernel is written; losses are left out, for they are no part of a prediction."""

@@ -1,0 +1,249 @@
+"""What is written to ONNX computes what the graph does: by the onnx package's evaluator, and read by Weft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.pure.graph.onnx_files import Host, compute, expected
+from weft.kernels.kernel import ArraySpec
+from weft.kernels.registry import KERNELS
+from weft.runtime.errors import GraphError, MachineError
+from weft.runtime.graph import Builder, Graph, Layout, Memory, Program, with_loss
+from weft.runtime.graph.onnx import read, save, write
+from weft.runtime.graph.onnx.writer import WRITINGS
+
+BATCH = 3
+
+
+@dataclass
+class Case:
+    """A graph of one input of this shape, of one layer or of what `build` makes."""
+
+    shape: tuple[int, ...]
+    layers: list[tuple[str, dict]] = field(default_factory=list)
+    build: object = None
+    dtype: str = "float32"
+    largest: int = 0  # of tokens
+    read: bool = True
+
+    def graph(self) -> Graph:
+        b = Builder()
+        x = b.input("x", self.shape, self.dtype)
+        if self.build:
+            return b.build(self.build(b, x))
+        for kernel, attributes in self.layers:
+            x = b(kernel, x, **attributes)
+        return b.build(x)
+
+    def samples(self, random: np.random.Generator) -> np.ndarray:
+        shape = (BATCH, *self.shape)
+        if self.largest:
+            return random.integers(0, self.largest, shape).astype(self.dtype)
+        return random.standard_normal(shape).astype(self.dtype)
+
+
+def one(sample: tuple[int, ...], kernel: str, **attributes) -> Case:
+    return Case(sample, [(kernel, attributes)])
+
+
+IMAGE = (4, 7, 6)
+
+
+def squares(b, x):
+    return b("arithmetic_number", x, operator="pow", value=2.0)
+
+
+CASES = {
+    "dense of rows": one((5,), "dense", features=3),
+    "dense of rows without a bias": one((5,), "dense", features=3, bias=False),
+    "dense of places": one((4, 5), "dense", features=3),
+    "dense of places without a bias": one((4, 5), "dense", features=3, bias=False),
+    "a convolution with all its attributes": one(
+        IMAGE,
+        "conv2d",
+        channels=6,
+        kernel_size=(3, 2),
+        stride=(2, 1),
+        padding=(1, 0, 2, 1),
+        dilation=(1, 2),
+        groups=2,
+    ),
+    "a convolution without a bias": one(IMAGE, "conv2d", channels=3, kernel_size=3, bias=False),
+    "a convolution with its relu": one(IMAGE, "conv2d", channels=3, kernel_size=1, relu=True),
+    "a convolution onto another value": Case(
+        IMAGE, build=lambda b, x: b("conv2d_add", x, x, channels=4, kernel_size=3, padding=1)
+    ),
+    "a convolution onto another value with its relu": Case(
+        IMAGE, build=lambda b, x: b("conv2d_add", x, x, channels=4, kernel_size=3, padding=1, relu=True)
+    ),
+    "the largest of windows": one(IMAGE, "max_pool2d", kernel_size=(3, 2), stride=2, padding=1),
+    "means of windows, padding left out": one(
+        IMAGE, "average_pool2d", kernel_size=3, stride=2, padding=(0, 1, 1, 0)
+    ),
+    "means of windows, padding counted": one(
+        IMAGE, "average_pool2d", kernel_size=3, stride=2, padding=1, count_include_pad=True
+    ),
+    "a channel's mean": one(IMAGE, "global_average_pool2d"),
+    "relu": one((5,), "relu"),
+    "gelu": one((5,), "gelu"),
+    "gelu by tanh": one((5,), "gelu", approximate="tanh"),
+    "tanh": one((5,), "tanh"),
+    "sigmoid": one((5,), "sigmoid"),
+    "erf": one((5,), "erf"),
+    "square roots": Case((5,), build=lambda b, x: b("sqrt", squares(b, x))),
+    "a cast to integers": Case(
+        (5,), build=lambda b, x: b("cast", b("cast", x, dtype="int32"), dtype="float32")
+    ),
+    "softmax": one((4, 5), "softmax"),
+    "softmax of columns": one((4, 5), "softmax", axis=1),
+    "dropout, which inference leaves out": one((5,), "dropout", rate=0.5),
+    "a sum of one": Case((5,), build=lambda b, x: b("add", x)),
+    "a sum of two": Case((5,), build=lambda b, x: b("add", x, b("relu", x))),
+    "a sum of three": Case((5,), build=lambda b, x: b("add", x, b("relu", x), b("tanh", x))),
+    "a difference of values of as many axes": Case(
+        (4, 5), build=lambda b, x: b("arithmetic", x, b("tanh", x), operator="sub")
+    ),
+    "a product of values of fewer axes, whose batch stays in front": Case(
+        (4, BATCH, 5),
+        build=lambda b, x: b("arithmetic", b("reduce_mean", x, axes=(1,), keepdims=False), x, operator="mul"),
+    ),
+    "a weight added to values": one((4, 5), "arithmetic_weight", operator="add", shape=(5,)),
+    "values that divide a weight of more axes": Case(
+        (5,),
+        build=lambda b, x: b(
+            "arithmetic_weight",
+            b("arithmetic_number", squares(b, x), operator="add", value=1.0),
+            operator="div",
+            shape=(4, 1),
+            reverse=True,
+        ),
+    ),
+    "a number less values": one((5,), "arithmetic_number", operator="sub", value=2.5, reverse=True),
+    "a constant": Case((5,), [("constant", {"shape": (2, 3)})], read=False),
+    "a product of matrices": Case(
+        (4, 5), build=lambda b, x: b("matmul", x, b("transpose", x, axes=(2, 1)))
+    ),
+    "a product of matrices of fewer axes": Case(
+        (BATCH, 4, 5),
+        build=lambda b, x: b(
+            "matmul", x, b("transpose", b("reduce_mean", x, axes=(1,), keepdims=False), axes=(2, 1))
+        ),
+    ),
+    "means that keep their axis": one((4, 5), "reduce_mean", axes=(2,)),
+    "means over two axes": one((2, 4, 5), "reduce_mean", axes=(1, 3), keepdims=False),
+    "a concatenation": Case((4, 5), build=lambda b, x: b("concat", x, b("relu", x), x, axis=2)),
+    "a reshape": one((4, 6), "reshape", shape=(3, -1)),
+    "a flatten": one((4, 6), "flatten"),
+    "a transpose": one((2, 4, 5), "transpose", axes=(3, 1, 2)),
+    "a slice": one((4, 9), "slice", axis=2, start=1, stop=8, step=3),
+    "a selection": one((4, 5), "take", axis=1, indices=(3, 0, 3)),
+    "a batch norm": one(IMAGE, "batch_norm", epsilon=1e-3),
+    "a batch norm of rows": one((5,), "batch_norm"),
+    "a layer norm": one((4, 5), "layer_norm", epsilon=1e-3),
+    "a response norm": one(IMAGE, "response_norm", size=3, alpha=0.2, beta=0.6, bias=1.5),
+    "causal attention": one((5, 3 * 8), "attention", heads=2),
+    "attention to all": one((5, 3 * 8), "attention", heads=4, causal=False),
+    "an embedding of bytes": Case(
+        (5,), [("embedding", {"entries": 11, "width": 4})], dtype="uint8", largest=11
+    ),
+    "an embedding with its places": Case(
+        (5,),
+        [("embedding", {"entries": 11, "width": 4}), ("position_embedding", {})],
+        dtype="int64",
+        largest=11,
+    ),
+}  # fmt: skip
+
+
+def weights_of(graph: Graph, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random ones; variances above 0."""
+    found = {}
+    for parameter in Layout.of(graph).parameters:
+        array = random.standard_normal(parameter.spec.shape).astype(np.float32)
+        found[parameter.name] = array**2 + 0.5 if parameter.spec.name == "running_variance" else array
+    return found
+
+
+def computed(graph: Graph, weights: dict[str, np.ndarray], samples: np.ndarray) -> np.ndarray:
+    """The graph's output by Weft."""
+    layout = Layout.of(graph)
+    flat = np.zeros(layout.size, np.float32)
+    for parameter in layout.parameters:
+        flat[parameter.start : parameter.stop] = weights[parameter.name].reshape(-1)
+    memory = Memory(graph, layout, Host(), len(samples), training=False)
+    program = Program(graph, layout, memory, len(samples), flat)
+    program.inputs["x"][...] = samples
+    for step in program.forward:
+        step.run()
+    return program.outputs[0]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_written_kernel_computes_what_the_graph_does(case):
+    random = np.random.default_rng(5)
+    graph, samples = case.graph(), case.samples(random)
+    weights = weights_of(graph, random)
+    proto = write(graph, weights)
+    onnx.checker.check_model(proto, full_check=True)
+    wanted = computed(graph, weights, samples)
+    (got,) = expected(proto, {"x": samples})
+    assert got.dtype == wanted.dtype
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    if case.read:
+        (again,) = compute(read(proto), {"x": samples}).values()
+        np.testing.assert_allclose(again, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_every_kernel_but_losses_is_written_and_tried():
+    kinds = {type(node.kernel) for case in CASES.values() for node in case.graph().nodes}
+    losses = {
+        kind for name, kind in KERNELS.items() if name in ("softmax_cross_entropy", "mean_squared_error")
+    }
+    assert kinds == set(WRITINGS) == set(KERNELS.values()) - losses
+
+
+def test_samples_are_taken_raw_and_scaled_in_the_file():
+    random = np.random.default_rng(5)
+    case = one((2, 3), "flatten")
+    mean, scale = random.standard_normal((2, 3)), np.float64(1 / 16)
+    samples = case.samples(random)
+    (got,) = expected(write(case.graph(), {}, mean=mean, scale=scale), {"x": samples})
+    np.testing.assert_allclose(got, ((samples - mean) * scale).reshape(BATCH, -1), rtol=1e-5)
+
+
+def test_weights_have_a_checkpoints_names_also_when_they_are_read_again():
+    b = Builder()
+    h = b("conv2d", b.input("x", IMAGE), channels=3, kernel_size=3, relu=True, name="stem")
+    graph = b.build(b("dense", b("flatten", h), features=2, name="head"))
+    weights = weights_of(graph, np.random.default_rng(5))
+    proto = write(graph, weights, properties={"run": "here"})
+    assert {each.name for each in proto.graph.initializer} == set(weights)
+    again = read(proto)
+    assert set(again.weights) == set(weights)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(again.weights[name], array)
+    assert (again.inputs, again.outputs) == ({"x": "x"}, {"head": "head"})
+    assert [(each.key, each.value) for each in proto.metadata_props] == [("run", "here")]
+
+
+def test_a_loss_is_refused_by_name():
+    graph = with_loss(one((5,), "dense", features=3).graph(), "softmax_cross_entropy", ArraySpec((), "int32"))
+    with pytest.raises(GraphError, match="node 'loss': softmax_cross_entropy has no operator"):
+        write(graph, weights_of(graph, np.random.default_rng(5)))
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    graph = one((5,), "relu").graph()
+    path = tmp_path / "here" / "model.onnx"
+    save(write(graph, {}), path)
+    assert [each.name for each in path.parent.iterdir()] == ["model.onnx"]
+    assert read(path).graph.nodes[0].kernel.name == "relu"
+    with pytest.raises(MachineError, match="here: cannot be written: Is a directory"):
+        save(write(graph, {}), path.parent)
+    with pytest.raises(MachineError, match=r"model.onnx/a.onnx: cannot be written: File exists"):
+        save(write(graph, {}), path / "a.onnx")
+    assert [each.name for each in tmp_path.rglob("*")] == ["here", "model.onnx"]
