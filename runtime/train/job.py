@@ -45,10 +45,10 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
     text, label, folder = _read(name)
     values, origins = parse(text, label)
     if folder is not None:
-        _from_folder(values.get("data"), folder)
+        _from_folder(values, folder)
     for number, override in enumerate(overrides):
         _apply(override, number, values, origins)
-    _from_folder(values.get("data"), FilePath.cwd())  # those of --set; a stored job is resumed from anywhere
+    _from_folder(values, FilePath.cwd())  # those of --set; a stored job is resumed from anywhere
     if "name" not in values:
         values["name"] = FilePath(label).stem
         origins["name",] = (0, f"{label}: gives no name, and its own will not do")
@@ -124,14 +124,16 @@ def _read(name: str) -> tuple[str, str, FilePath | None]:
         raise JobError(f"{name}: cannot be read: {error.strerror}; {hint}") from None
 
 
-def _from_folder(data: object, folder: FilePath) -> None:
-    """Take the relative paths of [data] from `folder`."""
-    if not isinstance(data, dict):
-        return
-    for key in files(data.get("source")):
-        value = data.get(key)
-        if isinstance(value, str) and value and not value.startswith(("~", "$", "{")):
-            data[key] = os.path.join(folder, value)
+def _from_folder(values: dict[str, Any], folder: FilePath) -> None:
+    """Take the relative paths of [data] and [model] from `folder`."""
+    for section in ("data", "model"):
+        table = values.get(section)
+        if not isinstance(table, dict):
+            continue
+        for key in files(table.get("source")) if section == "data" else ("onnx", "weights"):
+            value = table.get(key)
+            if isinstance(value, str) and value and not value.startswith(("~", "$", "{")):
+                table[key] = os.path.join(folder, value)
 
 
 DEPENDENT: dict[Path, tuple[str, str]] = {

@@ -11,6 +11,7 @@ from typing import Protocol
 from ...kernels.kernel import ArraySpec
 from ..errors import GraphError
 from ..graph import Builder, Graph, Layout, Node, with_loss
+from .imported import Weights, imported
 from .schema import Gpt, Layer, Model
 
 BYTES = 256  # the alphabet of a byte-level model
@@ -37,8 +38,16 @@ def build(model: Model, data: Shaped) -> Graph:
 
     Raises GraphError, naming the node, where the model does not fit the data.
     """
+    return build_with_weights(model, data)[0]
+
+
+def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights]:
+    """The same, and the weights that a model's own file has, by the layout's names."""
     sample, target = data.input_spec, data.target_spec
-    if model.gpt is not None:
+    weights: Weights = {}
+    if model.onnx is not None:
+        graph, weights = imported(model, sample)
+    elif model.gpt is not None:
         graph = gpt(model.gpt, sample)
     elif model.layers is not None:
         graph = chain(model.layers, sample)
@@ -55,8 +64,8 @@ def build(model: Model, data: Shaped) -> Graph:
     last = next(node for node in trained.nodes if node.name == trained.outputs[1])
     if model.loss == "softmax_cross_entropy" and last.kernel.name == "softmax":
         raise GraphError(
-            f"node {last.name!r} is a softmax, and the loss softmax_cross_entropy takes one itself: leave the"
-            " node out"
+            f"node {last.name!r} is a softmax, and the loss softmax_cross_entropy takes one itself: "
+            + ("leave the node out" if model.onnx is None else "name the value before it as [model] output")
         )
     logits = trained.specs(1)[trained.outputs[1]].shape[-1]
     if data.classes is not None and data.classes > logits:
@@ -64,7 +73,7 @@ def build(model: Model, data: Shaped) -> Graph:
             f"node {trained.outputs[1]!r} has {logits} outputs, but the data has {data.classes} classes;"
             " the last layer needs one for each (they are numbered from 0 to the greatest target)"
         )
-    return trained
+    return trained, weights
 
 
 def chain(layers: list[Layer], sample: ArraySpec) -> Graph:

@@ -32,9 +32,10 @@ from . import checkpoint
 from .course import schedule
 from .data import Data, MissingData, load_data
 from .data.section import files
-from .model import build, outline
+from .model import build_with_weights, outline
 from .replica import Flats, Replica
 from .schema import Job
+from .start import Start, start
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Examined:
     job: Job
     data: Data
     graph: Graph
+    start: Start  # of a new run
     folder: RunFolder | None  # of the run that goes on
     resumed: tuple[Path, checkpoint.Snapshot] | None
 
@@ -72,10 +74,10 @@ def examine(job: Job, resume: Path | None) -> Examined:
         given = (key for key in files(job.data.source) if getattr(job.data, key, None))
         places = " ".join(f"--set data.{key}=FILE" for key in given)
         raise DataError(f"{error}. If the data has moved, say where it is: {places}") from None
-    graph = build(job.model, data)
+    graph, own = build_with_weights(job.model, data)
     schedule(job, len(data.train))
     if resume is None:
-        return Examined(job, data, graph, None, None)
+        return Examined(job, data, graph, start(job.model, graph, own), None, None)
     folder = RunFolder.open(resume)
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
@@ -85,7 +87,7 @@ def examine(job: Job, resume: Path | None) -> Examined:
             f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
             "--set train.steps=N or train.epochs=N"
         )
-    return Examined(job, data, graph, folder, (path, snapshot))
+    return Examined(job, data, graph, Start(), folder, (path, snapshot))
 
 
 def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
@@ -128,12 +130,15 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     if found.resumed is not None:
         path, snapshot = found.resumed
         await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step}")
+    await world.agree(f"weights that {job.name} starts with", found.start.digest())
     with _fitting(job, found.graph):
         memory = await share_memory(world, job, found.graph, device)
         replica = make_replica(job, found.graph, device, memory, world.size)
     if found.resumed is not None:
         checkpoint.require_tensors(path, snapshot, replica.specs())
         replica.restore(snapshot.tensors)
+    elif found.start.weights:
+        replica.begin(found.start.weights)
     if memory is not None:
         await memory.fence()  # the node's weights are there for all its ranks
     return replica, memory
@@ -201,7 +206,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
-            stretched(one),
+            stretched(one) or one.start.note,
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
     ]
@@ -259,10 +264,11 @@ def smallest_portion(job: Job) -> int:
 def lineage(job: Job, data: Data, graph: Graph) -> dict[str, Any]:
     """What a run that resumes must have in common with the one it resumes: keys of the job, data and model.
 
-    A function's graph is compared node by node: it may have changed, and another may return the same.
+    The graph of a function or a file is compared node by node: it may have changed, or be that of another.
     """
     found = {**job.lineage(), "the data's digest": data.digest()}
-    return found if job.model.python is None else {**found, "node": outline(graph)}
+    elsewhere = job.model.python is not None or job.model.onnx is not None
+    return {**found, "node": outline(graph)} if elsewhere else found
 
 
 async def share_cores(world: World) -> None:

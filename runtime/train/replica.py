@@ -218,6 +218,16 @@ class Replica:
                 host[p.start : p.stop] = tensors[f"{title}/{p.name}"].reshape(-1)
             flat[...] = self.device.to_device(host)
 
+    def begin(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take over first weights, by the layout's names; the others stay as they were drawn."""
+        if not self._flats.writes:
+            return
+        host = np.array(self.device.to_host(self.parameters))
+        for p in self.layout.parameters:
+            if p.name in weights:
+                host[p.start : p.stop] = weights[p.name].reshape(-1)
+        self.parameters[...] = self.device.to_device(host)
+
     def _titled(self) -> dict[str, Array]:
         return {
             "weight": self.parameters,

@@ -32,7 +32,7 @@ from .toml import to_toml
 
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "train": ("epochs", "steps"),
-    "model": ("layers", "gpt", "python"),
+    "model": ("layers", "gpt", "python", "onnx"),
 }
 """Keys of a section of which exactly one is given; one that --set gives displaces the file's."""
 
@@ -88,17 +88,35 @@ class Gpt(Section):
 
 
 class Model(Section):
-    """What is trained: a chain of layers, a GPT, or a Python function that returns a graph."""
+    """What is trained: a chain of layers, a GPT, what a Python function returns, or an ONNX file's graph."""
 
     layers: Annotated[list[Layer], Field(min_length=1)] | None = None
     gpt: Gpt | None = None
-    python: str | None = Field(None, validate_default=True)
+    python: str | None = None
+    onnx: Name | None = Field(None, validate_default=True)
+    output: Name | None = (
+        None  # the value of the ONNX file that is trained, where that is not its only output
+    )
+    head: Annotated[list[Layer], Field(min_length=1)] | None = None  # behind it
+    weights: Name | None = None  # to start with: a run's, of an ONNX or another safetensors file
     loss: Literal["softmax_cross_entropy", "mean_squared_error"] = "softmax_cross_entropy"
+
+    @field_validator("onnx")
+    @classmethod
+    def _exactly_one(cls, onnx: str | None, info: ValidationInfo) -> str | None:
+        _require_exactly_one("model", onnx, info)
+        return onnx
+
+    @field_validator("output", "head")
+    @classmethod
+    def _is_of_a_file(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("onnx", "wrong, and so given") is None:
+            raise problem("is for a model that onnx names")
+        return value
 
     @field_validator("python")
     @classmethod
-    def _exactly_one(cls, python: str | None, info: ValidationInfo) -> str | None:
-        _require_exactly_one("model", python, info)
+    def _is_a_function(cls, python: str | None) -> str | None:
         if python is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", python):
             raise problem('must be "module:function", a function that returns a graph')
         return python
@@ -290,7 +308,7 @@ class Job(Section):
         """
         train = self.train.model_dump(include={"batch", "micro_batch", "optimizer", "schedule", "clip_norm"})
         data = self.data.model_dump(exclude=set(files(self.data.source)))
-        model = self.model.model_dump(exclude={"python"})
+        model = self.model.model_dump(exclude={"python", "onnx", "weights"})
         return {"seed": self.seed, "data": data, "model": model, "train": train}
 
 

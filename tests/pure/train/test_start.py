@@ -1,0 +1,209 @@
+"""A new run starts with weights that were trained before; what does not fit is drawn, told of, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from weft.kernels.device import Device
+from weft.kernels.kernel import ArraySpec
+from weft.runtime.errors import WeftError
+from weft.runtime.graph import Builder, Graph, Layout, initialise
+from weft.runtime.graph.onnx import save, write
+from weft.runtime.train.data.samples import Affine
+from weft.runtime.train.inference import Shapes
+from weft.runtime.train.job import load_job
+from weft.runtime.train.model import build_with_weights
+from weft.runtime.train.replica import Replica
+from weft.runtime.train.schema import Layer, Model
+from weft.runtime.train.start import start
+
+SAMPLE = ArraySpec((3, 4, 4))
+DATA = Shapes(SAMPLE, ArraySpec((), "int32"), 5, Affine(np.zeros(()), np.ones(())))
+
+
+def network(outputs: int = 5, *, softmax: bool = False) -> Graph:
+    b = Builder()
+    h = b("conv2d", b.input("x", SAMPLE.shape), channels=4, kernel_size=3, padding=1, name="stem")
+    h = b("relu", b("batch_norm", h, name="norm"), name="rectified")
+    h = b("dense", b("flatten", h, name="flat"), features=outputs, name="classes")
+    return b.build(b("softmax", h, name="shares") if softmax else h)
+
+
+LAYERS = [
+    Layer.model_validate(layer)
+    for layer in (
+        {"kernel": "conv2d", "channels": 4, "kernel_size": 3, "padding": 1, "name": "stem"},
+        {"kernel": "batch_norm", "name": "norm"},
+        {"kernel": "relu"},
+        {"kernel": "flatten"},
+        {"kernel": "dense", "features": 5, "name": "classes"},
+    )
+]
+
+
+def weights_of(graph: Graph, seed: int = 7) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {p.name: random.random(p.spec.shape, np.float32) for p in Layout.of(graph).parameters}
+
+
+def file_of(folder: Path, graph: Graph, weights: dict[str, np.ndarray]) -> str:
+    path = folder / "model.onnx"
+    save(write(graph, weights), path)
+    return str(path)
+
+
+def begun(model: Model) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """The weights that a run of this model starts with, those that would be drawn, and what is told."""
+    graph, own = build_with_weights(model, DATA)
+    first = start(model, graph, own)
+    optimizer = load_job("digits").train.optimizer.build()
+    replica = Replica(graph, optimizer, Device(), 2, seed=3)
+    replica.begin(first.weights)
+    layout, drawn = replica.layout, initialise(replica.layout, 3)
+
+    def named(flat: np.ndarray) -> dict[str, np.ndarray]:
+        return {p.name: flat[p.start : p.stop].reshape(p.spec.shape) for p in layout.parameters}
+
+    return named(replica.parameters), named(drawn), first.note
+
+
+def test_an_onnx_file_gives_the_graph_and_its_weights(tmp_path):
+    weights = weights_of(network())
+    got, _, note = begun(Model(onnx=file_of(tmp_path, network(), weights)))
+    assert (got.keys(), note) == (weights.keys(), "")
+    for name, array in weights.items():
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_a_file_is_read_up_to_a_value_and_a_head_stands_behind_it(tmp_path):
+    weights = weights_of(network(1000))
+    head = [Layer(kernel="relu"), Layer.model_validate({"kernel": "dense", "features": 5, "name": "mine"})]
+    model = Model(onnx=file_of(tmp_path, network(1000), weights), output="flat", head=head)
+    got, drawn, _ = begun(model)
+    assert [name for name in got if name not in weights] == ["mine.weight", "mine.bias"]
+    np.testing.assert_array_equal(got["stem.weight"], weights["stem.weight"])
+    np.testing.assert_array_equal(got["mine.weight"], drawn["mine.weight"])
+    graph, _ = build_with_weights(model, DATA)
+    assert [node.name for node in graph.nodes][-3:] == ["head_1", "mine", "loss"]
+
+
+def test_tokens_of_a_file_may_be_other_integers_than_the_datas(tmp_path):
+    b = Builder()
+    h = b("embedding", b.input("x", (4,), "int64"), entries=9, width=2)
+    path = file_of(tmp_path, graph := b.build(b("dense", b("flatten", h), features=5)), weights_of(graph))
+    data = Shapes(ArraySpec((4,), "int32"), DATA.target_spec, 5, DATA.affine)
+    assert build_with_weights(Model(onnx=path), data)[0].inputs["x"] == ArraySpec((4,), "int32")
+
+
+def test_weights_are_found_by_name_in_pytorchs_words_too(tmp_path):
+    weights = weights_of(network())
+    theirs = {name.replace("running_variance", "running_var"): array for name, array in weights.items()}
+    save_file({**theirs, "norm.num_batches_tracked": np.array(3)}, tmp_path / "theirs.safetensors")
+    got, _, note = begun(Model(layers=LAYERS, weights=str(tmp_path / "theirs.safetensors")))
+    assert note == f"starts with 8 of its 8 arrays from {tmp_path / 'theirs.safetensors'}"
+    for name, array in weights.items():
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_what_does_not_fit_is_drawn_and_told(tmp_path):
+    weights = weights_of(network(9))
+    del weights["norm.bias"]
+    save_file(weights, tmp_path / "w.safetensors")
+    got, drawn, note = begun(Model(layers=LAYERS, weights=str(tmp_path / "w.safetensors")))
+    assert note == (
+        f"starts with 5 of its 8 arrays from {tmp_path / 'w.safetensors'}; drawn anew: norm.bias, "
+        "classes.weight ((9, 64) there, (5, 64) here), classes.bias ((9,) there, (5,) here)"
+    )
+    np.testing.assert_array_equal(got["classes.weight"], drawn["classes.weight"])
+    np.testing.assert_array_equal(got["stem.bias"], weights["stem.bias"])
+
+
+def test_weights_go_before_those_of_an_onnx_file(tmp_path):
+    weights, others = weights_of(network()), weights_of(network(), 8)
+    model = Model(onnx=file_of(tmp_path, network(), weights), weights=str(tmp_path / "w.safetensors"))
+    save_file({"stem.weight": others["stem.weight"]}, tmp_path / "w.safetensors")
+    got, _, note = begun(model)
+    assert note == f"starts with 1 of its 8 arrays from {tmp_path / 'w.safetensors'}"
+    np.testing.assert_array_equal(got["stem.weight"], others["stem.weight"])
+    np.testing.assert_array_equal(got["stem.bias"], weights["stem.bias"])
+
+
+REFUSED = {
+    "nothing that fits": (
+        lambda folder: save_file({"a.weight": np.zeros(3, np.float32)}, folder / "w.safetensors"),
+        {"weights": "w.safetensors"},
+        "it holds a.weight, and the model has stem.weight, stem.bias, norm.weight, norm.bias, and 4 more",
+    ),
+    "no such file": (lambda folder: None, {"weights": "w.npz"}, "w.npz: there is no such file"),
+    "no safetensors": (
+        lambda folder: (folder / "w.safetensors").write_text("{}"),
+        {"weights": "w.safetensors"},
+        "cannot be read as safetensors",
+    ),
+    "a folder that is no run": (lambda folder: None, {"weights": "."}, "is not a run"),
+    "no such model": (lambda folder: None, {"onnx": "model.onnx"}, "model.onnx: there is no such file"),
+    "no onnx file": (
+        lambda folder: (folder / "model.onnx").write_text("no"),
+        {"onnx": "model.onnx"},
+        r"\[model\] onnx = '.*model.onnx': .* is no ONNX model, or a damaged one",
+    ),
+    "no such value": (
+        lambda folder: file_of(folder, network(), weights_of(network())),
+        {"onnx": "model.onnx", "output": "fc7"},
+        "the file has no value 'fc7' that could be an output",
+    ),
+    "another sample": (
+        lambda folder: file_of(folder, g := other(), weights_of(g)),
+        {"onnx": "model.onnx"},
+        r"takes float32 \(8,\), and a sample of the data is float32 \(3, 4, 4\)",
+    ),
+    "a softmax behind it": (
+        lambda folder: file_of(folder, network(softmax=True), weights_of(network())),
+        {"onnx": "model.onnx"},
+        r"node 'shares' is a softmax, .*: name the value before it as \[model\] output",
+    ),
+    "two outputs": (
+        lambda folder: file_of(folder, g := forked(), weights_of(g)),
+        {"onnx": "model.onnx"},
+        r'has 2 outputs that depend on an input; name the value to train as \[model\] output = "NAME"',
+    ),
+}  # fmt: skip
+
+
+def other() -> Graph:
+    b = Builder()
+    return b.build(b("dense", b.input("x", (8,)), features=5))
+
+
+def forked() -> Graph:
+    b = Builder()
+    h = b("dense", b("flatten", b.input("x", SAMPLE.shape)), features=5)
+    return b.build(h, b("relu", h))
+
+
+@pytest.mark.parametrize(("make", "keys", "words"), REFUSED.values(), ids=REFUSED)
+def test_refused(make, keys, words, tmp_path):
+    make(tmp_path)
+    keys = {key: str(tmp_path / value) if key != "output" else value for key, value in keys.items()}
+    model = Model(**keys) if "onnx" in keys else Model(layers=LAYERS, **keys)
+    with pytest.raises(WeftError, match=words):
+        begun(model)
+
+
+def test_a_jobs_files_lie_beside_it_and_a_run_may_go_on_where_they_have_moved(tmp_path):
+    text = (
+        'data = { source = "digits" }\nmodel = { onnx = "a.onnx", weights = "b.safetensors" }\n'
+        'train = { batch = 8, steps = 1, optimizer = { name = "sgd", rate = 0.1 } }\n'
+    )
+    (tmp_path / "job.toml").write_text(text)
+    job = load_job(str(tmp_path / "job.toml"))
+    assert job.model.onnx == str(tmp_path / "a.onnx")
+    assert job.model.weights == str(tmp_path / "b.safetensors")
+    moved = load_job(str(tmp_path / "job.toml"), ["model.onnx=/elsewhere/a.onnx"])
+    assert moved.lineage() == job.lineage()
+    (tmp_path / "again.toml").write_text(job.dump())
+    assert load_job(str(tmp_path / "again.toml")).model == job.model
