@@ -15,11 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
 import typer
 
 from .errors import Mistake, WeftError
+
+if TYPE_CHECKING:
+    from .graph import Graph
 
 LAUNCHER_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
@@ -362,14 +365,18 @@ def train_and_serve(
 @app.command(
     epilog="[bold]Examples[/bold]\n\nweft info\n\n"
     "mpirun -n 4 weft info   [dim]how the ranks are placed, too[/dim]\n\n"
-    "weft info model.onnx --batch 8   [dim]what a model consists of[/dim]"
+    "weft info model.onnx --batch 8   [dim]what a model consists of[/dim]\n\n"
+    "weft info digits-mlp"
 )
 @command
 def info(
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            metavar="MODEL", help="An .onnx file: show its nodes instead of this machine.", show_default=False
+            metavar="MODEL",
+            help="An .onnx file, a job or a run: show the model's nodes instead of this machine.",
+            autocompletion=complete_job,
+            show_default=False,
         ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples that costs are given for.")] = 1,
@@ -409,12 +416,26 @@ def info(
         print(f"{name:<14} {value}")
 
 
-def show_model(path: Path, batch: int, sizes: list[str], whole: bool) -> None:
+def show_model(name: str, batch: int, sizes: list[str], whole: bool) -> None:
     """weft info MODEL"""
     if launcher_rank():
         return  # one rank is enough to read
-    from .graph.onnx import read
     from .observe.model import model_table
+
+    if Path(name).suffix == ".onnx":
+        graph = onnx_graph(Path(name), sizes, whole)
+    elif sizes or whole:
+        raise Mistake(f"--size and --whole are for ONNX files, and {name} is none: its name ends otherwise")
+    else:
+        from .train.inference import predicting
+
+        graph = predicting(name)
+    print(model_table(graph, batch))
+
+
+def onnx_graph(path: Path, sizes: list[str], whole: bool) -> Graph:
+    """The graph of an ONNX file, its open axes fixed by texts like `sequence=128`."""
+    from .graph.onnx import read
 
     named = {}
     for text in sizes:
@@ -422,7 +443,7 @@ def show_model(path: Path, batch: int, sizes: list[str], whole: bool) -> None:
         if not (name and number.isdecimal() and int(number)):
             raise Mistake(f"--size is {text!r}; give a name and a whole number, as sequence=128")
         named[name] = int(number)
-    print(model_table(read(path, sizes=named, batched=not whole).graph, batch))
+    return read(path, sizes=named, batched=not whole).graph
 
 
 @app.command(

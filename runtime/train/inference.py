@@ -79,6 +79,15 @@ def trained(path: Path) -> Trained:
     return Trained(graph, weights, shapes.affine, labels, snapshot.step)
 
 
+def predicting(name: str) -> Graph:
+    """What predicts: the graph of a run, given by its folder or a checkpoint, or of a job."""
+    path = Path(name)
+    if path.is_dir() or path.suffix == ".safetensors":
+        return trained(path).graph
+    job = load_job(name)
+    return without_loss(build(job.model, load_data(job.data, job.seed, job.model.loss)))
+
+
 def _shapes(told: Mapping[str, Any]) -> Shapes:
     (input_shape, input_dtype), (target_shape, target_dtype) = told["input"], told["target"]
     return Shapes(

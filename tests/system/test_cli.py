@@ -229,6 +229,34 @@ def test_info_shows_the_nodes_of_an_onnx_file(tmp_path: Path) -> None:
     assert "forward for 1,000 samples; from x (3×8×8 float32)" in result.stdout
 
 
+def test_info_shows_the_model_of_a_job() -> None:
+    result = weft("info", "digits-mlp")
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[:4] for line in result.stdout.splitlines()[1:5]] == [
+        ["flatten_1", "flatten", "64", "0.00"],
+        ["dense_1", "dense", "features=128", "128"],
+        ["relu_1", "relu", "128", "0.13"],
+        ["dense_2", "dense", "features=10", "10"],
+    ]
+    assert "9,610 parameters" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits-mpl"], "weft: no packaged job is called 'digits-mpl'; did you mean digits-mlp?"),
+        (["nothing.toml"], "weft: nothing.toml: cannot be read: No such file or directory"),
+        (["digits", "--whole"], "weft: --size and --whole are for ONNX files, and digits is none"),
+        (["."], "weft: . is not a run"),
+    ],
+    ids=["a misspelt job", "no such job", "a job without a batch", "a folder that is no run"],
+)
+def test_info_refuses_what_is_no_model(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = weft("info", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message), result.stderr
+
+
 WRONG_MODELS = {
     "an operator that Weft lacks": (
         ["Relu", "Celu"],
