@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
 
 from tests import ranks
 from tests.launch import ROOT
@@ -34,10 +33,12 @@ if LAUNCHED:
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Ranks must draw the same examples, or their collectives do not match; the machine is shared, so an
-# example's time says nothing.
-settings.register_profile("weft", deadline=None, derandomize=True, database=None)
-settings.load_profile("weft")
+if not LAUNCHED:  # ranks draw no examples, and its import takes each of them 0.3 s
+    from hypothesis import settings
+
+    # The machine is shared, so an example's time says nothing.
+    settings.register_profile("weft", deadline=None, derandomize=True, database=None)
+    settings.load_profile("weft")
 
 
 @pytest.hookimpl(trylast=True)  # after pytest made its terminal reporter, which ranks take over
