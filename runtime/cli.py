@@ -304,6 +304,50 @@ def serve(
 
 
 @app.command(
+    epilog="[bold]Examples[/bold]\n\nmpirun -n 4 weft predict runs/digits-20260314-150926 images.npy\n\n"
+    "weft predict model.onnx x.npy y.npy --output probabilities --batch 256"
+)
+@command
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run's folder, or an .onnx file.", show_default=False)
+    ],
+    samples: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SAMPLES", help="An .npy file; its first axis counts the samples.", show_default=False
+        ),
+    ],
+    predictions: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="The .npy file to write. [SAMPLES-predictions.npy]",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        str, typer.Option(metavar="NAME", help="Which output, where there are several.", show_default=False)
+    ] = "",
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples that are computed together.")] = 32,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", callback=known_device, help="Compute there.")
+    ] = "auto",
+) -> None:
+    """Compute a model's predictions for a file of samples, on all ranks.
+
+    Samples are taken as the run's data had them: what the run did to them first is done to them, too.
+    """
+    from .message import run
+    from .serve.predict import Options
+    from .serve.predict import predict as predict_all
+
+    into = predictions or samples.with_name(f"{samples.stem}-predictions.npy")
+    options = Options(model, samples, into, output, batch, device)
+    run(lambda world: predict_all(world, options))
+
+
+@app.command(
     name="run",
     epilog="[bold]Examples[/bold]\n\nmpirun -n 4 weft run job.toml\n\n"
     "WEFT_TOKEN=secret mpirun -n 4 weft run job.toml --set serve.port=9000",

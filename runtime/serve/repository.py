@@ -154,10 +154,10 @@ def _leads_nowhere(path: Path) -> bool:
 
 def _version(model: str, number: int, path: Path) -> Version:
     try:
+        if (path / "job.toml").is_file():  # first: weft export leaves a model.onnx in a run's folder
+            return Version(model, number, path, Platform.CHECKPOINT)
         if (path / "model.onnx").is_file():
             return Version(model, number, path, Platform.ONNX)
-        if (path / "job.toml").is_file():
-            return Version(model, number, path, Platform.CHECKPOINT)
         if _leads_nowhere(path):
             reason = f"{path} is a link to {path.readlink()}, which does not exist"
             return Version(model, number, path, reason=reason)

@@ -76,12 +76,15 @@ def _datatype(name: str, dtype: str) -> str:
 
 
 def read(path: Path, platform: Platform, sizes: Mapping[str, int]) -> tuple[Source, dict[str, Any]]:
-    """The model in a version's folder, described; a WeftError says why it cannot be served.
+    """The model in a version's folder (or an ONNX file itself), described.
+
+    A WeftError says why it cannot be served.
 
     For a thread: reading a model of 270 MB takes seconds, and its digest half of one.
     """
     try:
-        source = _onnx(path / "model.onnx", sizes) if platform is Platform.ONNX else _checkpoint(path)
+        onnx = path if path.is_file() else path / "model.onnx"
+        source = _onnx(onnx, sizes) if platform is Platform.ONNX else _checkpoint(path)
         return source, source.describe()
     except WeftError as error:
         text = str(error)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.kernel import ArraySpec
+from ..errors import Mistake
 from ..graph import Graph
 from ..observe import RunFolder
 from . import checkpoint
@@ -63,6 +64,8 @@ def trained(path: Path) -> Trained:
 
     A Mistake says what is wrong with it.
     """
+    if path.is_file() and path.suffix != ".safetensors":
+        raise Mistake(f"{path} is no run's folder, and no checkpoint (step-….safetensors) in one")
     folder = RunFolder.open(path.parent.parent if path.is_file() else path)
     path = path if path.is_file() else checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)

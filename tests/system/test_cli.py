@@ -57,8 +57,10 @@ def test_version() -> None:
             ["run"],
             ["JOB", "--resume", "--set", "--token", "a [serve] table", "mpirun -n 4 weft run job.toml"],
         ),
+        (["export"], ["RUN", "[RUN/model.onnx]", "models/digits/1/model.onnx"]),
+        (["predict"], ["MODEL", "SAMPLES", "[SAMPLES-predictions.npy]", "--output", "--batch", "--device"]),
     ],
-    ids=["of weft", "of train", "of info", "of report", "of serve", "of run"],
+    ids=["of weft", "of train", "of info", "of report", "of serve", "of run", "of export", "of predict"],
 )
 def test_help(arguments: list[str], words: list[str]) -> None:
     result = weft(*arguments, "--help")

@@ -45,6 +45,12 @@ def test_a_link_to_a_run_is_a_version(tmp_path: Path):
     assert version.platform is Platform.CHECKPOINT
 
 
+def test_a_run_with_an_exported_file_is_its_checkpoint_which_may_be_newer(tmp_path: Path):
+    put(tmp_path, "m/1/job.toml", "m/1/model.onnx")
+    (version,) = Repository(tmp_path).entry("m").versions
+    assert version.platform is Platform.CHECKPOINT
+
+
 def test_the_folder_of_a_run_is_a_repository_of_that_run(tmp_path: Path):
     run = tmp_path / "runs/digits-20260101-000000"
     put(run, "job.toml", "metrics.jsonl", "checkpoints/step-00000001.safetensors")

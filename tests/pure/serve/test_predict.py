@@ -1,0 +1,117 @@
+"""What weft predict takes and writes; system/test_predict.py runs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weft.runtime.errors import DataError, MachineError, Mistake
+from weft.runtime.serve.predict import Options, read_samples, require_fitting, written
+from weft.runtime.serve.request import ModelInfo, TensorInfo
+
+IMAGE, TOKENS = TensorInfo("x", "FP32", (-1, 3, 3)), TensorInfo("tokens", "INT32", (-1, 5))
+SHARES, LOGITS = TensorInfo("shares", "FP32", (-1, 4)), TensorInfo("logits", "FP32", (-1, 4))
+
+
+def options(**changes: object) -> Options:
+    found = {"output": "", "batch": 8, "device": "cpu", **changes}
+    return Options(Path("m"), Path("x.npy"), Path("y.npy"), **found)  # type: ignore[arg-type]
+
+
+def info(inputs=(IMAGE,), outputs=(LOGITS,)) -> ModelInfo:
+    return ModelInfo("model", ("1",), "1", "weft_onnx", tuple(inputs), tuple(outputs), 8, ready=True)
+
+
+IMAGES = np.zeros((7, 3, 3))
+
+FITTING = {
+    "numbers of another size": (info(), IMAGES, {}, "logits"),
+    "whole numbers for a model of fractions": (info(), IMAGES.astype(np.uint8), {}, "logits"),
+    "tokens": (info([TOKENS]), np.zeros((7, 5), np.int64), {}, "logits"),
+    "an output by its name": (info(outputs=(SHARES, LOGITS)), IMAGES, {"output": "logits"}, "logits"),
+}
+
+
+@pytest.mark.parametrize(("model", "samples", "changes", "output"), FITTING.values(), ids=FITTING)
+def test_fits(model, samples, changes, output):
+    entry, chosen = require_fitting(model, samples, options(**changes))
+    assert (entry, chosen.name) == (model.inputs[0], output)
+
+
+WRONG = {
+    "samples of another shape": (
+        info(),
+        IMAGES[:, None],
+        {},
+        r"float64 \(1, 3, 3\), and m takes float32 \(3, 3\)",
+    ),
+    "fractions for tokens": (
+        info([TOKENS]),
+        np.zeros((7, 5)),
+        {},
+        r"float64 \(5,\), and m takes int32 \(5,\)",
+    ),
+    "two inputs": (info([IMAGE, TOKENS]), IMAGES, {}, "m takes x, tokens: a file of samples has one input"),
+    "two outputs": (info(outputs=(SHARES, LOGITS)), IMAGES, {}, "shares, logits: choose one with --output"),
+    "no such output": (info(), IMAGES, {"output": "y"}, "m has no output 'y'; it has logits"),
+}
+
+
+@pytest.mark.parametrize(("model", "samples", "changes", "words"), WRONG.values(), ids=WRONG)
+def test_does_not_fit(model, samples, changes, words):
+    with pytest.raises(Mistake, match=words):
+        require_fitting(model, samples, options(**changes))
+
+
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (lambda path: None, "No such file or directory"),
+        (lambda path: path.write_bytes(b""), "cannot be read as an .npy file"),
+        (lambda path: path.write_text("1,2,3"), "cannot be read as an .npy file"),
+        (lambda path: path.write_bytes(saved(path, IMAGES)[:-4]), "cannot be read as an .npy file"),
+        (lambda path: saved(path, np.array(1.0)), r"float64 \(\), which are no samples"),
+        (lambda path: saved(path, IMAGES[:0]), r"float64 \(0, 3, 3\), which are no samples"),
+        (lambda path: saved(path, np.array(["a"])), "<U1 .*which are no samples of numbers"),
+        (lambda path: several(path), "holds several arrays"),
+    ],
+    ids=["none", "empty", "text", "cut off", "no axis", "no samples", "words", "several arrays"],
+)
+def test_a_file_that_holds_no_samples(save, words, tmp_path):
+    save(tmp_path / "x.npy")
+    with pytest.raises(DataError, match=f"x.npy: .*{words}"):
+        read_samples(tmp_path / "x.npy")
+
+
+def several(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, a=IMAGES)
+
+
+def saved(path: Path, array: np.ndarray) -> bytes:
+    np.save(path, array)
+    return path.read_bytes()
+
+
+def test_predictions_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "y.npy"
+    with written(path, (3, 2), np.dtype("float32")) as into:
+        into[:] = 7
+        assert not path.exists()
+    assert np.load(path).tolist() == [[7, 7]] * 3
+    with pytest.raises(ZeroDivisionError), written(path, (9,), np.dtype("int8")):
+        raise ZeroDivisionError
+    assert np.load(path).shape == (3, 2)
+
+    def full(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    message = "y.npy: cannot be written: No space left"
+    with pytest.raises(MachineError, match=message), written(path, (9,), np.dtype("int8")):
+        pass
+    assert [each.name for each in path.parent.iterdir()] == ["y.npy"]

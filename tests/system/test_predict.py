@@ -1,0 +1,58 @@
+"""weft predict: a file of samples through a run's model and through its ONNX file, on one rank and on two."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.launch import mpiexec
+from tests.pure.graph.test_onnx_writer import computed
+from tests.system.test_cli import weft
+from weft.runtime.train.inference import trained
+
+JOB = """
+name = "small"
+data = { source = "npz", path = "data.npz" }
+train = { batch = 8, steps = 4, optimizer = { name = "sgd", rate = 0.5 } }
+[model]
+layers = [{ kernel = "dense", features = 6 }, { kernel = "tanh" }, { kernel = "dense", features = 3 }]
+"""
+
+
+@pytest.mark.limit(180)
+def test_every_sample_gets_its_prediction(tmp_path):
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (50, 5)).astype(np.uint8)  # which training scales to 0 … 1
+    np.savez(tmp_path / "data.npz", x=pixels, y=random.integers(0, 3, 50))
+    (tmp_path / "job.toml").write_text(JOB)
+    assert weft("train", "job.toml", cwd=tmp_path).returncode == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    samples = random.integers(0, 256, (1003, 5)).astype(np.uint8)
+    np.save(tmp_path / "new.npy", samples)
+
+    done = mpiexec(2, ["-m", "weft.runtime.cli", "predict", run, "new.npy"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("new-predictions.npy: dense_2 float32 (1003, 3), ")
+    assert done.stdout.endswith("samples/s on 2 ranks\n")
+    found = trained(run)
+    wanted = computed(found.graph, dict(found.weights), samples.astype(np.float32) / 255)
+    np.testing.assert_allclose(np.load(tmp_path / "new-predictions.npy"), wanted, rtol=1e-4, atol=1e-5)
+
+    assert weft("export", run).returncode == 0
+    done = weft("predict", run / "model.onnx", "new.npy", "again.npy", "--batch", "7", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "again.npy"), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["x.npy", "x.npy"], "x.npy is no run's folder, and no checkpoint"), (["m.onnx", "x.npy"], "m.onnx")],
+    ids=["no run", "no model"],
+)
+def test_what_cannot_be_predicted_is_told_in_a_line(arguments, message, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 2)))
+    done = weft("predict", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["x.npy"]
