@@ -1,0 +1,5 @@
+"""python -m weft.runtime.cli"""
+
+from . import main
+
+main()

@@ -1,0 +1,122 @@
+"""What all commands share: who speaks under mpirun, and how a command fails.
+
+Every rank runs the program with the same arguments, and one should say what is wrong with them:
+
+    wrong usage, help      here, by rank 0 of the launcher; the others are silent
+    wrong job, data, …     raised in main on every rank; the message layer reports it once
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+from ..errors import WeftError
+
+LAUNCHER_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+HEAD_START_S = 0.5
+"""How long the other ranks wait before they exit with a failure: a launcher kills all ranks as soon as one
+fails, and rank 0 may not have written its message by then."""
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="weft",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="[bold]mpirun -n 4 weft train digits[/bold] trains on four ranks, and without mpirun on one. "
+    "Begin with [bold]weft info[/bold].",
+)
+
+
+def launcher_rank() -> int | None:
+    """The rank that a launcher announces in the environment, known before MPI starts; None without one."""
+    return next((int(os.environ[name]) for name in LAUNCHER_RANKS if name in os.environ), None)
+
+
+def main() -> None:
+    """The program `weft`."""
+    if not launcher_rank():
+        app()
+        return
+    # Another rank: its help, usage errors and completions are those of rank 0, which says them.
+    sys.stdout, sys.stderr = (open(os.devnull, "w") for _ in range(2))  # noqa: SIM115  until the end
+    try:
+        app()
+    except SystemExit as exit:
+        if exit.code:
+            time.sleep(HEAD_START_S)
+        raise
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A command: usage was right, so all ranks may speak again; a WeftError is a message, not a traceback."""
+
+    # Typer keeps a paragraph's line ends, which a terminal of another width breaks in mid-sentence.
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    function.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **keys: P.kwargs) -> None:
+        silent = sys.stderr
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        try:
+            function(*args, **keys)
+        except WeftError as error:
+            if launcher_rank():
+                sys.stderr = silent
+            fail(error)
+
+    return wrapper
+
+
+def fail(error: WeftError) -> NoReturn:
+    """End with the error's message and exit status."""
+    print(f"weft: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_status)
+
+
+def complete_job(incomplete: str) -> list[str]:
+    """Packaged jobs and job files for the shell, without importing what reads them."""
+    packaged = [file.stem for file in (Path(__file__).parents[1] / "train" / "jobs").glob("*.toml")]
+    files = [str(path) for path in Path(incomplete or ".").parent.glob("*.toml")]
+    return [name for name in sorted(packaged) + sorted(files) if name.startswith(incomplete)]
+
+
+def known_device(kind: str | None) -> str | None:
+    """What --device takes."""
+    if kind not in (None, "auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{kind!r} must be one of auto, cpu, cuda")
+    return kind
+
+
+def show_version(wanted: bool) -> None:
+    """--version"""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"weft {version('weft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def weft(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train neural networks on an MPI allocation, and ask them.
+
+    Every core it has is used, and any number of ranks gives the same answer.
+    """

@@ -1,0 +1,163 @@
+"""weft info, export and report: one rank is enough to look at things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import Mistake
+from .app import app, command, complete_job, launcher_rank
+
+if TYPE_CHECKING:
+    from ..graph import Graph
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\nweft info\n\n"
+    "mpirun -n 4 weft info   [dim]how the ranks are placed, too[/dim]\n\n"
+    "weft info model.onnx --batch 8   [dim]what a model consists of[/dim]\n\n"
+    "weft info digits-mlp"
+)
+@command
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="An .onnx file, a job or a run: show the model's nodes instead of this machine.",
+            autocompletion=complete_job,
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples that costs are given for.")] = 1,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="Fix an axis that the file leaves open, as sequence=128. May be repeated.",
+        ),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="The file has no batch: its inputs are one sample.")
+    ] = False,
+) -> None:
+    """Show what Weft finds: MPI, ranks, cores, BLAS, GPUs, shared memory.
+
+    Works without MPI too, and says how to get one.
+
+    With MODEL show its nodes: kernels, shapes, parameters, costs, splits and tags.
+    """
+    if model is not None:
+        show_model(model, batch, size or [], whole)
+        return
+    from ..observe.machine import describe
+
+    nodes: list[tuple[str, int]] = []
+    if launcher_rank() is not None:
+        from ..message import World, run
+
+        async def main(world: World) -> int:
+            nodes.extend((world.hosts[ranks[0]], len(ranks)) for ranks in world.nodes)
+            return world.rank
+
+        if run(main):
+            return
+    for name, value in describe(nodes):
+        print(f"{name:<14} {value}")
+
+
+def show_model(name: str, batch: int, sizes: list[str], whole: bool) -> None:
+    """weft info MODEL"""
+    if launcher_rank():
+        return  # one rank is enough to read
+    from ..observe.model import model_table
+
+    if Path(name).suffix == ".onnx":
+        graph = onnx_graph(Path(name), sizes, whole)
+    elif sizes or whole:
+        raise Mistake(f"--size and --whole are for ONNX files, and {name} is none: its name ends otherwise")
+    else:
+        from ..train.inference import predicting
+
+        graph = predicting(name)
+    print(model_table(graph, batch))
+
+
+def onnx_graph(path: Path, sizes: list[str], whole: bool) -> Graph:
+    """The graph of an ONNX file, its open axes fixed by texts like `sequence=128`."""
+    from ..graph.onnx import read
+
+    named = {}
+    for text in sizes:
+        name, _, number = text.partition("=")
+        if not (name and number.isdecimal() and int(number)):
+            raise Mistake(f"--size is {text!r}; give a name and a whole number, as sequence=128")
+        named[name] = int(number)
+    return read(path, sizes=named, batched=not whole).graph
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\nweft export runs/digits-20260314-150926\n\n"
+    "weft export runs/digits-20260314-150926 models/digits/1/model.onnx   [dim]a model repository[/dim]"
+)
+@command
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in it.", show_default=False)
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The file to write. [RUN/model.onnx]", show_default=False),
+    ] = None,
+) -> None:
+    """Write a trained model as an ONNX file.
+
+    It holds the weights of the newest checkpoint, and takes samples as the run's data had them: what the
+    run did to them first (a scale, a mean) is in the file.
+    """
+    if launcher_rank():
+        return  # one rank is enough to write
+    from ..train.export import export as write
+
+    print(write(run, file))
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\nweft report runs/digits-20260314-150926\n\n"
+    "weft report runs/digits-20260314-150926 runs/digits-20260314-153012   [dim]what a change changed[/dim]"
+)
+@command
+def report(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run's folder, or a pool's trace file.", show_default=False),
+    ],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="OTHER", help="Another run, to lay beside it.", show_default=False),
+    ] = None,
+) -> None:
+    """Show where a run's time went: tables of its ranks and of its gradient's portions, and pictures.
+
+    Into the run's folder come loss and accuracy (loss.png), what every rank did
+    when (timeline.png), and when each portion was ready, posted, done and used
+    in every step (portions.csv).
+
+    With OTHER the two runs are laid side by side: a table, and a typical step of
+    each (compare.png in RUN).
+
+    Of a trace file that a pool of tasks has left (docs/tasks.md): who ran what,
+    for whom, and took it from where; the picture comes beside the file.
+    """
+    if launcher_rank():
+        return  # one rank is enough to draw
+    if run.is_file() and other is None:
+        from ..observe.tasks import report_tasks
+
+        print(report_tasks(run))
+        return
+    from ..observe import report as reports
+
+    print(reports.report(run) if other is None else reports.compare(run, other))

@@ -1,0 +1,121 @@
+"""weft train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import Mistake
+from .app import app, command, complete_job, known_device, launcher_rank
+
+TRAIN_EXAMPLES = """
+[bold]Examples[/bold]
+
+mpirun -n 4 weft train digits
+
+weft train my.toml --set train.epochs=3 --set train.optimizer.rate=0.01
+
+mpirun -n 2 weft train --resume runs/digits-20260314-150926
+
+mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, interleaved[/dim]
+
+srun weft train digits --folder $SCRATCH/runs
+
+Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
+and end the run; --resume goes on from there: on other ranks too, and on as many bit for bit with \
+train.deterministic, if gradients travel as float32.
+"""
+
+
+@app.command(epilog=TRAIN_EXAMPLES)
+@command
+def train(
+    jobs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="JOB",
+            help="A packaged job's name or a .toml file; several train together. Not needed with --resume: "
+            "the run has its job.",
+            autocompletion=complete_job,
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the run in this folder, from its newest checkpoint. May be repeated.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the job, as section.key=value; of one among several jobs, as "
+            "name:section.key=value. May be repeated.",
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Store the run in DIR instead of \\[run] folder.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            callback=known_device,
+            help="Compute there instead of on the job's device.",
+        ),
+    ] = None,
+) -> None:
+    """Train the model that a job file describes, and store the run in a folder of its own.
+
+    Several jobs train together: while the gradients of one travel, the other computes.
+    A run leaves its job, metrics, checkpoints and a trace of all ranks; weft report draws pictures of them.
+    """
+    from ..train.job import Job, load_jobs
+    from ..train.toml import to_toml_value
+
+    overrides = list(set_ or [])
+    if folder is not None:
+        overrides.append(f"run.folder={to_toml_value(str(folder))}")
+    if device is not None:
+        overrides.append(f"device={device}")
+    names, runs = list(jobs or []), list(resume or [])
+
+    def load() -> list[Job]:
+        if not names and not runs:
+            raise Mistake(
+                "no job was named: give a .toml file or a packaged job (weft train digits), or --resume RUN"
+            )
+        if names and runs and len(names) != len(runs):
+            raise Mistake(
+                f"{len(names)} jobs and {len(runs)} runs were named: a run has its job, so name only runs, "
+                "or a run for each job, in the same order"
+            )
+        if folder is not None and runs:
+            raise Mistake(f"--folder {folder} is for new runs: {runs[0]} goes on where it is stored")
+        if len({run.resolve() for run in runs}) < len(runs):
+            raise Mistake("--resume names a run twice: it can go on once")
+        if names:
+            return load_jobs(names, overrides)
+        from ..observe import RunFolder
+
+        return load_jobs([str(RunFolder.open(run).job) for run in runs], overrides)
+
+    if launcher_rank() is None:
+        load()  # says what is wrong with a job where there is no MPI to run it
+
+    from ..message import World, run
+    from ..message.signals import leave_last
+    from ..train import fleet
+
+    async def main(world: World) -> list[int]:
+        results = await fleet.train(world, load(), resume=runs)
+        return world.node_pids if world.rank == 0 and any(result.failure for result in results) else []
+
+    if pids := run(main):
+        leave_last(pids)  # a launcher ends what still runs as soon as a rank leaves with a status
+        raise SystemExit(1)
