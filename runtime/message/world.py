@@ -87,12 +87,13 @@ class World(Communicator):
             self._channels[name] = Channel(self._switchboard, name)
         return self._channels[name]
 
-    async def window(self, nbytes: int) -> Window:
+    async def window(self, nbytes: int, *, node: Communicator | None = None) -> Window:
         """Memory shared with the ranks of this node, `nbytes` of it this rank's; collective over the node.
 
-        The world closes it at the end, if nobody did before.
+        `node` is a duplicate of the world's, for who makes windows while others use that. The world closes
+        it at the end, if nobody did before.
         """
-        window = await Window.allocate(self.node, nbytes)
+        window = await Window.allocate(node or self.node, nbytes)
         self._share(window)
         return window
 

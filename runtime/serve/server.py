@@ -83,7 +83,7 @@ class Server:
                 world.selector.computing = lambda: lane.busy  # naps are longer while a kernel runs
                 stack.callback(setattr, world.selector, "computing", lambda: False)
             node = await world.node.duplicate("serve")
-            server = cls(Worker(world.rank, world.host, node, compute, chosen))
+            server = cls(Worker(world, node, compute, chosen))
             reached = await links(world, server._worker)
             if world.rank == 0:
                 found = None if repository is None else Repository(repository)

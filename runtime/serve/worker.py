@@ -36,7 +36,7 @@ from ...kernels.device import Device
 from ...kernels.lane import Task
 from ..errors import Mistake, WeftError
 from ..graph import Layout
-from ..message import Communicator, Window
+from ..message import Communicator, Window, World
 from ..work import Compute
 from .model import Array, Model
 from .repository import Platform
@@ -87,10 +87,11 @@ class Loaded:
 class Worker:
     """One rank's; `node` is a communicator of the node's ranks that nobody else uses."""
 
-    def __init__(self, rank: int, host: str, node: Communicator, compute: Compute, device: Device) -> None:
-        self.resource = f"rank {rank} {device.name.partition(' ')[0]}"
-        self.host = host
-        self._where = f"rank {rank} on host {host}"
+    def __init__(self, world: World, node: Communicator, compute: Compute, device: Device) -> None:
+        self.resource = f"rank {world.rank} {device.name.partition(' ')[0]}"
+        self.host = world.host
+        self._where = f"rank {world.rank} on host {world.host}"
+        self._world = world
         self._node = node
         self._compute = compute
         self._device = device
@@ -157,7 +158,7 @@ class Worker:
             await asyncio.to_thread(source.fill, flat)
             return self._device.to_device(flat)
         first = self._node.rank == 0
-        loaded.window = await Window.allocate(self._node, 4 * size if first else 0)
+        loaded.window = await self._world.window(4 * size if first else 0, node=self._node)
         flat = loaded.window.array(0, np.float32, size)
         if first:
             await asyncio.to_thread(source.fill, flat)

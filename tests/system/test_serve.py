@@ -465,3 +465,29 @@ trace = false
 [serve]
 port = 0
 """
+
+
+STOPPED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from weft.runtime.message import World, run
+from weft.runtime.serve.server import Server
+
+async def main(world: World) -> None:
+    async with await Server.open(world, Path(sys.argv[1])):
+        await world.barrier()
+        if world.rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(60)
+
+run(main)
+"""
+
+
+def test_a_stop_that_cancels_a_program_with_a_server_ends_mpi_in_order(tmp_path: Path) -> None:
+    """The window with a model's weights was left open, and MPI_Finalize failed."""
+    put(tmp_path, "dense", 1, dense(1))
+    result = launch.mpiexec(2, ["-c", STOPPED, tmp_path], timeout=60)
+    assert result.returncode == 143, result.stderr
+    assert "Fatal" not in result.stderr
+    assert "Traceback" not in result.stderr

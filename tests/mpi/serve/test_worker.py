@@ -30,7 +30,7 @@ async def workers(world: World) -> AsyncIterator[list[Link]]:
     device = Device()
     async with Compute(device) as compute:
         node = await world.node.duplicate("serve")
-        worker = Worker(world.rank, world.host, node, compute, device)
+        worker = Worker(world, node, compute, device)
         found = await links(world, worker)
         yield found
         if world.rank == 0:
@@ -157,7 +157,7 @@ def test_a_node_holds_a_models_weights_once(tmp_path: Path):
         device = Device()
         async with Compute(device) as compute:
             node = await world.node.duplicate("serve")
-            worker = Worker(world.rank, world.host, node, compute, device)
+            worker = Worker(world, node, compute, device)
             await worker.load("m", str(root / "m" / "1"), Platform.ONNX, {}, 4)
             loaded = worker._loaded["m"]
             held = np.array([0 if loaded.window is None else loaded.window.nbytes(world.node_rank)], np.int64)
