@@ -80,7 +80,9 @@ def read_chrome(path: Path) -> list[RankTrace]:
         ]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except OSError as error:
+        raise Mistake(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Mistake(f"{path} is not a trace that Weft wrote ({type(error).__name__}: {error})") from error
 
 

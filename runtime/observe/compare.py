@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Final
 
 from .metrics import History
 from .shares import Shares, mean, models, summarise
-from .steps import starts, typical
+from .steps import most_typical, starts
 from .trace import WIRE, RankTrace
 from .words import figure, speed
 
 UNKNOWN: Final = "–"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """What a run's folder holds of interest here."""
 
@@ -26,7 +27,7 @@ class Run:
     history: History
     traces: list[RankTrace]
 
-    @property
+    @cached_property
     def shares(self) -> Shares | None:
         """The mean over ranks; None without a trace of training."""
         known = [shares for trace in self.traces if (shares := summarise(trace.spans)).seconds]
@@ -39,8 +40,7 @@ class Run:
         """
         sending = [t for t in self.traces if any(span.track == WIRE for span in t.spans)]
         for trace in sending or self.traces:
-            steps = typical(starts(trace, backward=True)[1], 1)
-            if len(steps) == 2:
+            if steps := most_typical(trace):
                 return trace, steps[0][0], steps[0][1], steps[1][1]
         return None
 
@@ -129,7 +129,7 @@ ROWS: Final[
     ("models", lambda run: _models(run), "{:.0f}".format, lambda a, b: ""),
     ("steps", lambda run: len(run.history.steps), "{:,.0f}".format, lambda a, b: ""),
     ("speed", _samples_per_s, speed, _ratio),
-    ("step", step_ms, lambda ms: f"{figure(ms)} ms", _ratio),
+    ("step, median", step_ms, lambda ms: f"{figure(ms)} ms", _ratio),
     ("compute", _share(lambda s: s.compute), _percent, _points),
     ("  of it for the exchange", _exchange, _percent, _points),
     ("wire busy", _wire(lambda s: s.wire), _percent, _points),

@@ -49,10 +49,11 @@ def draw_comparison(path: Path, name: str, runs: Sequence[Run]) -> bool:
     lines = key_lines(palette, strips)
     above = TITLE_IN + KEY_IN * len(lines) + 0.02
     heights = [
-        NAME_IN + max(s.height_in, MARGIN_LINE_IN * (1 + len(share_lines(s)))) + GAP_IN for s in strips
+        NAME_IN + max(s.height_in, MARGIN_LINE_IN * (1 + len(share_lines(s, s.shown_shares)))) + GAP_IN
+        for s in strips
     ]
     with picture(path, above + sum(heights) + BELOW_IN) as drawing:
-        subtitle = "A typical step of each, from backward to backward; at the right, shares of the whole run"
+        subtitle = "A typical step of each, from backward to backward; at the right, its time and shares"
         title(drawing, name, subtitle)
         draw_key(drawing, lines)
         axes, unit_ns = time_axes(drawing, above, longest_ns, sum(heights))
@@ -77,7 +78,7 @@ def _margins(axes: Axes, strip: Strip, top: float, took: str) -> None:
         y = top + LANE_IN + SLOPE_IN + strip.wire_in / 2
         beside(axes, -0.10, y, "wire", color=QUIET, fontsize=7, ha="right")
     beside(axes, AXES_IN + 0.15, top + MARGIN_LINE_IN / 2, took, fontsize=7.5, fontweight="bold")
-    for line, (share, what, colour) in enumerate(share_lines(strip), 1):
+    for line, (share, what, colour) in enumerate(share_lines(strip, strip.shown_shares), 1):
         y = top + MARGIN_LINE_IN * (line + 0.5)
         beside(axes, AXES_IN + 0.38, y, f"{share:.0%}", color=colour, fontsize=7.5, ha="right")
         beside(axes, AXES_IN + 0.44, y, what, color=colour, fontsize=7.5, ha="left")

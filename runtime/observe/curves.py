@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 from numpy.typing import NDArray
 
 from .metrics import History, Row
@@ -91,8 +98,11 @@ def _loss(axes: Axes, history: History) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         smoothed = smooth(loss, SMOOTHING * len(loss))
     axes.plot(steps, loss, color=TRAINING, alpha=0.25, linewidth=0.6)
-    axes.plot(steps, smoothed, color=TRAINING, linewidth=1.8, solid_capstyle="round")
-    labels = [(smoothed[-1], f"training {figure(smoothed[-1])}", TRAINING)] if len(known) else []
+    # Of one point a line shows nothing.
+    mark: dict[str, Any] = {"marker": "o", "markersize": 4.0, "clip_on": False} if len(known) == 1 else {}
+    axes.plot(steps, smoothed, color=TRAINING, linewidth=1.8, solid_capstyle="round", **mark)
+    ended = smoothed[-1]
+    labels = [(ended, f"training {figure(ended)}", TRAINING)] if math.isfinite(ended) else []
     labels += _points(axes, history, "loss", figure)
     _heading(axes, "loss")
     _label(axes, labels)
@@ -101,7 +111,8 @@ def _loss(axes: Axes, history: History) -> None:
 def _accuracy(axes: Axes, history: History) -> None:
     labels = _points(axes, history, "accuracy", lambda value: f"{value:.1%}")
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    # With as many digits as tell the ticks apart: whole percents named four of them 99%.
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     _heading(axes, "accuracy")
     _label(axes, labels)
 
@@ -187,10 +198,9 @@ def _column(rows: Sequence[Row], key: str) -> Series:
 
 def _subtitle(history: History) -> str:
     last = history.steps[-1]
-    parts = [f"{last['step']:,} steps"]
-    seconds = last.get("time_s", math.nan)
-    if math.isfinite(seconds):
-        parts[0] += f" in {duration(seconds)}"
+    parts = [f"{last['step']:,} step{'' if last['step'] == 1 else 's'}"]
+    if math.isfinite(history.seconds):  # over all starts: the last row's time counts from the last of them
+        parts[0] += f" in {duration(history.seconds)}"
     per_s = np.nanmedian(_column(history.steps, "samples_per_s")) if "samples_per_s" in last else math.nan
     if math.isfinite(per_s):
         parts.append(speed(per_s))

@@ -9,6 +9,7 @@ runs/digits-20260314-150926/
     timeline.png
     portions.csv     when each portion of the gradient was ready, posted, done, used; by `weft report`
     compare.png      drawn by `weft report RUN OTHER`
+    model.onnx       by `weft export`
 """
 
 from __future__ import annotations
@@ -160,7 +161,10 @@ class Files:
 def _is_run(path: Path) -> bool:
     """Whether something was trained here; a job.toml alone may be anybody's."""
     folder = RunFolder(path)
-    return folder.metrics.is_file() or folder.checkpoints.is_dir()
+    try:
+        return folder.metrics.is_file() or folder.checkpoints.is_dir()
+    except OSError as error:  # it lies in a folder of somebody else's
+        raise Mistake(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _runs(parent: Path) -> list[Path]:

@@ -39,6 +39,9 @@ NUMBERS: Final = {
 }
 """The fields of each kind that are numbers, where they are there."""
 
+COUNTS: Final = {"start": ("step", "ranks"), "step": ("step",), "work": NUMBERS["work"]}
+"""Those that are whole numbers."""
+
 
 class Metrics:
     """Appends to a `metrics.jsonl`; written by rank 0 only, and by one process at a time.
@@ -169,7 +172,8 @@ def _row(line: str) -> Row | None:
     except (ValueError, AttributeError, TypeError):
         return None
     sound = all(isinstance(number, int | float) for number in numbers)
-    sound = sound and (row.get("kind") != "step" or isinstance(row.get("step"), int))
+    sound = sound and all(isinstance(row.get(name, 0), int) for name in COUNTS.get(row.get("kind", ""), ()))
+    sound = sound and (row.get("kind") != "step" or "step" in row)
     return row if sound else None
 
 

@@ -21,8 +21,10 @@ PHASES: Final = {
     "encode": ("encode", "#8F79C9"),
     "decode": ("decode", "#B9A9E0"),
     "update": ("update", GREEN),
+    "evaluation": ("evaluation", "#999999"),
     "": ("other", "#BBBBBB"),
 }
+EVALUATION: Final = "evaluation"  # of no phase of training, though its kernels run forward
 PART_OF: Final = {"sum": "weight_gradient"}  # of later micro-batches: too short for a colour of its own
 WIRE_HIDDEN: Final = "#E2BDD1"
 WIRE_EXPOSED: Final = PURPLE
@@ -51,9 +53,9 @@ class Palette:
 
     def kernel(self, model: str, phase: str) -> str:
         """The colour of a kernel."""
-        if not self.models:
+        if not self.models or phase == EVALUATION:
             return PHASES[phase][1]
-        # What no model is named for (an evaluation, say) is grey.
+        # What no model is named for is grey.
         return shade(self._hues[model], SHADES[phase]) if model in self._hues else PHASES[""][1]
 
     def wire(self, model: str) -> tuple[str, str]:
@@ -76,7 +78,7 @@ class Palette:
         """Lines of the key to what was `seen`, as model and phase."""
         lines: list[tuple[str, list[Swatch]]] = []
         for model in self.models or [""]:
-            phases = {phase for of, phase in seen if of == model or not self.models}
+            phases = {phase for of, phase in seen if of == model or not self.models} - {EVALUATION}
             if not phases:
                 continue  # it has ended, or not begun
             words = {
@@ -89,16 +91,23 @@ class Palette:
                 hidden, exposed = self.wire(model)
                 swatches += [Swatch("wire, hidden", hidden), Swatch("exposed", exposed)]
             lines.append((model, swatches))
-        if self.models and any(model not in self._hues for model, _ in seen):
-            lines.append(("", [Swatch(*PHASES[""])]))
         if wire and not self.models:
-            lines.append(("", [Swatch("wire, hidden", WIRE_HIDDEN), Swatch("wire, exposed", WIRE_EXPOSED)]))
+            lines.append(
+                ("", [Swatch("wire, hidden by kernels", WIRE_HIDDEN), Swatch("wire, exposed", WIRE_EXPOSED)])
+            )
+        greys = {EVALUATION} & {phase for _, phase in seen}
+        if self.models and any(model not in self._hues for model, _ in seen):
+            greys.add("")
+        if greys:
+            lines.append(("", [Swatch(*PHASES[phase]) for phase in PHASES if phase in greys]))
         return lines or [("", [])]
 
 
 def phase_of(span: Span) -> str:
     """The phase by which a kernel is coloured."""
     phase = span.args.get("phase", "")
+    if span.evaluates:
+        return EVALUATION
     phase = PART_OF.get(phase, phase)
     return phase if phase in PHASES else ""
 

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 BLUE: Final = "#4477AA"
 CYAN: Final = "#66CCEE"
@@ -40,6 +41,7 @@ DOTS_PER_INCH: Final = 200  # 1600 pixels wide: twice the README's 800, for dens
 STYLE: Final[Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so a picture is the same everywhere
     "font.size": 9.0,
+    "text.parse_math": False,  # a folder of the name $x was none of ours to name, and ended the report
     "text.color": INK,
     "axes.edgecolor": QUIET,
     "axes.labelcolor": QUIET,
@@ -70,8 +72,26 @@ def picture(path: Path, height_in: float) -> Iterator[Figure]:
 def title(figure: Figure, text: str, subtitle: str) -> None:
     """A title and a quieter line below it, at the figure's left edge: 0.6 inches in all."""
     height = figure.get_figheight()
-    figure.text(0.02, 1 - 0.14 / height, text, fontsize=11.5, fontweight="bold", va="top")
-    figure.text(0.02, 1 - 0.37 / height, subtitle, color=QUIET, va="top")
+    heading = figure.text(0.02, 1 - 0.14 / height, text, fontsize=11.5, fontweight="bold", va="top")
+    below = figure.text(0.02, 1 - 0.37 / height, subtitle, color=QUIET, va="top")
+    for line in (heading, below):
+        fit(line, 0.96 * figure.get_figwidth())
+
+
+def fit(text: Text, width_in: float) -> None:
+    """Write the text smaller, and cut it where that would be too small: people's names are of any length."""
+    words = text.get_text()
+    if (width := _width_in(text)) > width_in:
+        text.set_fontsize(float(text.get_fontsize()) * max(width_in / width, SMALLEST))
+    while len(words) > 1 and _width_in(text) > width_in:
+        words = words[:-1]
+        text.set_text(f"{words}…")
+
+
+def _width_in(text: Text) -> float:
+    figure = text.get_figure()
+    assert figure is not None
+    return text.get_window_extent().width / figure.dpi
 
 
 def place(figure: Figure, left: float, right: float, top: float, bottom: float) -> Axes:
@@ -82,7 +102,8 @@ def place(figure: Figure, left: float, right: float, top: float, bottom: float) 
     )
 
 
-LEAD_MOST: Final = 11  # characters
+LEAD_MOST: Final = 12  # characters
+SMALLEST: Final = 0.65  # of the size that a text has where there is room
 
 
 class Swatch(NamedTuple):
@@ -102,8 +123,10 @@ def key(figure: Figure, lead: str, swatches: Sequence[Swatch], left: float, belo
     width, height = figure.get_figwidth(), figure.get_figheight()
     y = 1 - below_top / height
     if lead:
-        lead = lead if len(lead) <= LEAD_MOST else lead[: LEAD_MOST - 1] + "…"
-        figure.text((left - 0.10) / width, y, lead, fontsize=8, fontweight="bold", ha="right", va="center")
+        # Names of models that train together often differ at their ends alone.
+        lead = lead if len(lead) <= LEAD_MOST else f"{lead[: LEAD_MOST // 3]}…{lead[-LEAD_MOST * 2 // 3 :]}"
+        style: dict[str, Any] = {"fontsize": 8, "fontweight": "bold", "ha": "right", "va": "center"}
+        fit(figure.text((left - 0.10) / width, y, lead, **style), left - 0.15)
     for words, colour, hatch, marker in swatches:
         if not colour:
             figure.text(left / width, y, words, fontsize=8, color=QUIET, va="center")

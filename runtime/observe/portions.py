@@ -136,11 +136,11 @@ def exposed(wire: Sequence[Span], spans: Iterable[Span]) -> list[int]:
     if pieces:
         start, stop, first = np.array(pieces, np.int64).T
         busy = union(intervals(span for span in spans if span.track == COMPUTE))
-        np.add.at(total, first, (stop - start) - (_covered(busy, stop) - _covered(busy, start)))
+        np.add.at(total, first, (stop - start) - (covered(busy, stop) - covered(busy, start)))
     return [int(ns) for ns in total]
 
 
-def _covered(busy: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
+def covered(busy: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
     """How much of the disjoint `busy` lies before each time."""
     if not length(busy):
         return np.zeros(len(at), np.int64)

@@ -12,14 +12,18 @@ from ..errors import Mistake
 from .chrome import read_chrome
 from .compare import Run, side_by_side, training_loss
 from .folder import Files, RunFolder
+from .labels import model_of
 from .metrics import History, Row, read_metrics
 from .portions import Summary, journeys, summaries, write_portions
 from .shares import ModelShares, Shares, mean, models, summarise, summarise_models
 from .trace import WIRE, RankTrace
+from .waits import waits_line
 from .words import duration, figure, speed
 from .work import work_table
 
 PORTIONS_SHOWN: Final = 16
+
+UNENDED: Final = "it runs still, or broke off"
 
 
 def report(path: Path) -> str:
@@ -35,7 +39,12 @@ def report(path: Path) -> str:
     folder = RunFolder.open(path)
     history = read_metrics(folder.metrics)
     traces, missing = _traces(folder)
-    parts = [summary(folder.name, history), table(traces), model_table(traces), _traced(traces, history)]
+    parts = [summary(folder.name, history), table(traces), model_table(traces)]
+    if traces and not history.steps:
+        parts[0] = (
+            f"{folder.name}: metrics.jsonl, which would tell what its steps reached, is missing or empty"
+        )
+    parts += [waits_line(traces), _traced(folder.name, traces, history)]
     parts.append(work_table(history.work))
     files = Files()
     if ways := [journey for trace in traces for journey in journeys(trace)]:
@@ -69,12 +78,18 @@ def _traces(folder: RunFolder) -> tuple[list[RankTrace], str]:
     )
 
 
-def _traced(traces: Sequence[RankTrace], history: History) -> str:
-    """Where a run was resumed after its trace was written: of which steps the trace tells."""
-    steps = [span.args["step"] + 1 for trace in traces for span in trace.spans if "step" in span.args]
-    if not steps or max(steps) > history.start or (history.steps and max(steps) >= history.steps[-1]["step"]):
+def _traced(name: str, traces: Sequence[RankTrace], history: History) -> str:
+    """Where a run was resumed: of which steps the trace tells, and with it all tables of what ranks did."""
+    spans = [span for trace in traces for span in trace.spans if "step" in span.args]
+    several = len(models(spans)) > 1  # each has steps of its own
+    steps = [span.args["step"] + 1 for span in spans if not several or model_of(span) == name]
+    if not steps or not history.start:
         return ""
-    return f"  the trace is of steps {min(steps):,} to {max(steps):,}: what came later has not ended"
+    of = f"  the trace is of steps {min(steps):,} to {max(steps):,}"
+    if max(steps) > history.start:  # (older ones of them may have had to make room)
+        return f"{of}: since the run was resumed" if min(steps) == history.start + 1 else of
+    later = history.steps and max(steps) < history.steps[-1]["step"]
+    return f"{of}: what came later has not ended" if later else ""
 
 
 def compare(path: Path, other: Path) -> str:
@@ -104,7 +119,7 @@ def compare(path: Path, other: Path) -> str:
 def summary(name: str, history: History) -> str:
     """What the run did and how well it learned."""
     if not history.steps:
-        return f"{name}: no step was done"
+        return f"{name}: no step was done" + ("" if history.end else f"; {UNENDED}")
     last = history.steps[-1]
     head = f"{name}: {_steps(last['step'])}"
     if math.isfinite(history.seconds):
@@ -112,7 +127,7 @@ def summary(name: str, history: History) -> str:
     speeds = [row["samples_per_s"] for row in history.steps if "samples_per_s" in row]
     if speeds:
         head += f", {speed(median(speeds))}"
-    head += f"; {history.end['reason']}" if history.end and "reason" in history.end else "; it has not ended"
+    head += f"; {(history.end or {}).get('reason', UNENDED)}"
     loss, of = training_loss(history)
     lines = [head, f"  training    loss {figure(loss)} (mean of {_steps(of)})"]
     for split in ("validation", "test"):
@@ -147,6 +162,8 @@ def table(traces: Sequence[RankTrace]) -> str:
         columns = _shares(mean([shares for _, shares in rows]), exchanges=exchanges, sends=sends)
         lines.append(f"  {'mean':>4}  {'':<{width}}  {columns}")
     notes = []
+    if any(span.args.get("phase") == "inference" for trace, _ in rows for span in trace.spans):
+        notes.append("compute: also what answered requests amid the steps")
     if exchanges:
         notes.append("exchange: sums and encodings, a part of compute")
     if sends:

@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 
 from .chrome import rows
 from .labels import forward_order, labels, layers, model_of, portion_of
-from .palette import Palette, ink_on, phase_of
+from .palette import EVALUATION, Palette, ink_on, phase_of
 from .picture import FAINT, HATCH, QUIET
 from .portions import journeys
 from .shares import Intervals, Shares, activity, complement, intersection, intervals, summarise, union
@@ -73,6 +73,11 @@ class Strip:
     def shares(self) -> Shares:
         """The rank's of the whole run."""
         return summarise(self.trace.spans)
+
+    @cached_property
+    def shown_shares(self) -> Shares:
+        """The rank's of the stretch that is shown."""
+        return summarise(self._spans, self._window)
 
     @property
     def waited(self) -> bool:
@@ -207,6 +212,8 @@ class Strip:
         """What a kernel may be called, the longest first."""
         if portion_of(span) is not None:
             return [self._names.get((*_step(span), _whole_name(span)), "")]
+        if phase_of(span) == EVALUATION:
+            return [EVALUATION]
         node = span.name.partition(".")[0]
         place = self._layers.get((model_of(span), node))
         return [node] if place is None else [node, str(place)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from ..errors import Mistake
 from .chrome import read_chrome
 from .folder import Files
 from .picture import (
@@ -47,6 +48,9 @@ def report_tasks(path: Path) -> str:
     traces = [trace for trace in read_chrome(path) if trace.spans]
     if not traces:
         return f"{path}: no task ran"
+    # Of a training run "others' 0, thefts 0" was false: who took what is told otherwise there.
+    if any("step" in span.args for trace in traces for span in trace.spans):
+        raise Mistake(f"{path} is the trace of a training run; give its folder: weft report {path.parent}")
     ran = {trace.rank: [span for span in trace.spans if span.track == COMPUTE] for trace in traces}
     seconds = _seconds(span for spans in ran.values() for span in spans)
     start_ns = min(trace.spans[0].start_ns for trace in traces)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from .palette import Palette
-from .picture import INK, PURPLE, QUIET, WIDTH_IN, Swatch, key, picture, place, title
-from .shares import models
+from .picture import INK, PURPLE, QUIET, WIDTH_IN, Swatch, fit, key, picture, place, title
+from .shares import Shares, models
 from .steps import starts, typical
 from .strip import IDLE_HATCH, LANE_IN, READY_MARK, SLOPE_IN, USED_MARK, Strip
 from .trace import RankTrace
@@ -76,7 +76,7 @@ def key_lines(palette: Palette, strips: Sequence[Strip]) -> list[tuple[str, list
     rest = []
     marks = set().union(*(strip.marks for strip in strips))
     ready, used = palette.marks()
-    for marker, words, colour in ((READY_MARK, "ready", ready), (USED_MARK, "used", used)):
+    for marker, words, colour in ((READY_MARK, "ready to send", ready), (USED_MARK, "used", used)):
         if marker in marks:
             rest.append(Swatch(words, colour, marker=marker))
     if any(strip.waited for strip in strips):
@@ -115,12 +115,11 @@ def beside(axes: Axes, x_in: float, y_in: float, text: str, **style: Any) -> Tex
 
 def margin_in(strip: Strip) -> float:
     """Height of what stands at the right of a strip."""
-    return MARGIN_LINE_IN * len(share_lines(strip))
+    return MARGIN_LINE_IN * len(share_lines(strip, strip.shares))
 
 
-def share_lines(strip: Strip) -> list[tuple[float, str, str]]:
-    """The shares of the rank's whole run: value, words, colour."""
-    shares = strip.shares
+def share_lines(strip: Strip, shares: Shares) -> list[tuple[float, str, str]]:
+    """Shares of the rank's: value, words, colour."""
     lines = [(shares.compute, "compute", INK)]
     if strip.sends:
         lines.append((shares.exposed_communication, "wire, exposed", PURPLE))
@@ -135,11 +134,11 @@ def _margins(axes: Axes, strip: Strip, top: float, *, hosts: bool) -> None:
     beside(axes, -0.10, top + LANE_IN / 2, f"rank {strip.trace.rank}", fontweight="bold", ha="right")
     if hosts:
         quiet = {"color": QUIET, "fontsize": 7, "ha": "right"}
-        beside(axes, -0.10, top + LANE_IN + SLOPE_IN / 2, strip.trace.host, **quiet)
+        fit(beside(axes, -0.10, top + LANE_IN + SLOPE_IN / 2, strip.trace.host, **quiet), LEFT_IN - 0.15)
     if strip.sends:
         y = top + LANE_IN + SLOPE_IN + strip.wire_in / 2
         beside(axes, -0.10, y, "wire", color=QUIET, fontsize=7, ha="right")
-    for line, (share, what, colour) in enumerate(share_lines(strip)):
+    for line, (share, what, colour) in enumerate(share_lines(strip, strip.shares)):
         y = top + MARGIN_LINE_IN * (line + 0.5)
         beside(axes, AXES_IN + 0.38, y, f"{share:.0%}", color=colour, fontsize=7.5, ha="right")
         beside(axes, AXES_IN + 0.44, y, what, color=colour, fontsize=7.5, ha="left")

@@ -6,8 +6,10 @@
     loop       what the loop is busy with, where that is long                       the loop's thread
 
 `phase` is "forward", "input_gradient", "weight_gradient", "update" or "load"; `step` counts from 0. Compute
-spans with a `step` are training, those without (an evaluation) interrupt it. What a rank computed for another
-has that one in `of`, and a kernel that was put out for others to take has the phase "put out".
+spans with a `step` are training. Those of an evaluation, forward without a step, interrupt it, and so does
+"rest", when all of a step is done; others (a request that is answered meanwhile) lie amid the steps. What a
+rank computed for another has that one in `of`, and a kernel that was put out for others to take has the phase
+"put out".
 
 Times are `time.monotonic_ns()`: CLOCK_MONOTONIC is one clock for all processes of a host, so ranks of a node
 need no alignment, and a rank of another node adds its offset when it hands its spans over.
@@ -38,6 +40,11 @@ class Span(NamedTuple):
     start_ns: int
     end_ns: int
     args: dict[str, Any]
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it is a kernel of an evaluation: forward, but of no step."""
+        return self.args.get("phase") == "forward" and "step" not in self.args
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ NO_RUNS = {
     "a folder with a job of somebody's": ("project", r"holds a job, job\.toml, and nothing that was trained"),
     "a job of somebody's": ("project/job.toml", r"is a file, not a run's folder$"),
     "an empty folder": ("empty", r"no metrics\.jsonl and no checkpoints, only nothing$"),
+    "what the machine does not let one look at": ("x" * 300, r"x: cannot be read: File name too long$"),
     "a folder of other things": ("pictures", r"only a, b, c, d, e and 2 more$"),
 }
 

@@ -102,6 +102,10 @@ STRANGE = {
     "a step that is none": {"kind": "step", "step": 2.5},
     "a step without its number": {"kind": "step", "loss": 1.0},
     "a rank that is none": {"kind": "work", "rank": [0]},
+    "a rank that is endless": {"kind": "work", "rank": math.inf},
+    "a rank that is not known": {"kind": "work", "rank": None},
+    "attempts in halves": {"kind": "work", "rank": 0, "attempts": 1.5},
+    "a start that is none": {"kind": "start", "step": None},
     "a kind that is none": {"kind": []},
 }
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.pure.observe.synthetic import ONE, TWO, exchange_trace, rank_trace, write_run
+from tests.pure.observe.synthetic import ONE, TWO, Model, exchange_trace, rank_trace, write_run
 from weft.runtime.observe import RankTrace, Span, read_metrics
 from weft.runtime.observe.compare import Run
 from weft.runtime.observe.compare_picture import draw_comparison
@@ -40,6 +42,60 @@ def test_the_loss_picture_shows_losses_accuracies_and_rate(tmp_path: Path) -> No
 def test_a_run_without_steps_has_no_loss_picture(tmp_path: Path) -> None:
     assert not draw_loss(tmp_path / "loss.png", "digits", History([], [], None, 0))
     assert not (tmp_path / "loss.png").exists()
+
+
+def test_of_a_single_step_the_loss_is_a_point(tmp_path: Path) -> None:
+    steps = [{"kind": "step", "step": 1, "loss": 2.3}]
+    assert draw_loss(tmp_path / "loss.png", "digits", History(steps, [], None, 0))
+    with Image.open(tmp_path / "loss.png") as file:
+        drawn = np.asarray(file.convert("RGB"))[:, : 1600 - 240]  # without the label at the right
+    assert (drawn == [0x44, 0x77, 0xAA]).all(axis=2).sum() > 20
+
+
+WORDS = {
+    "one step": ([1], [], "1 step in 50 s"),
+    "the time of all starts": (range(1, 41), [], "40 steps in 50 s"),
+    "accuracies that are close": (range(1, 41), [0.9901, 0.9904, 0.9911], None),
+    "accuracies that are not": (range(1, 41), [0.1, 0.5, 0.9], None),
+}
+
+
+@pytest.mark.parametrize(("steps", "accuracies", "subtitle"), WORDS.values(), ids=WORDS.keys())
+def test_words_of_the_loss_picture(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: Sequence[int],
+    accuracies: list[float],
+    subtitle: str | None,
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rows = [{"kind": "step", "step": step, "loss": 1.0, "time_s": 7.0} for step in steps]
+    evaluated = [
+        {"kind": "evaluation", "split": "validation", "step": 10 * i, "accuracy": accuracy}
+        for i, accuracy in enumerate(accuracies, 1)
+    ]
+    assert draw_loss(tmp_path / "loss.png", "digits", History(rows, evaluated, None, 0, seconds=50.0))
+    if subtitle:
+        assert subtitle in [text.get_text() for text in drawn[0].texts]
+    if accuracies:
+        ticks = [label.get_text() for label in drawn[0].axes[1].get_yticklabels()]
+        assert len(set(ticks)) == len(ticks)
+
+
+def test_a_loss_that_ends_as_no_number_leaves_the_other_labels_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rows = [{"kind": "step", "step": i, "loss": 1.0 if i < 20 else float("nan")} for i in range(1, 41)]
+    evaluated = [
+        {"kind": "evaluation", "split": split, "step": 10, "loss": loss}
+        for split, loss in (("validation", 1.2), ("test", 0.8))
+    ]
+    assert draw_loss(tmp_path / "loss.png", "digits", History(rows, evaluated, None, 0))
+    labels = [text for text in drawn[0].axes[0].texts if " " in text.get_text()]
+    assert [text.get_text() for text in labels] == ["test 0.8000", "validation 1.2000"]
 
 
 LEAN = {
@@ -103,10 +159,27 @@ def test_kernels_of_no_model_are_drawn_beside_those_of_several(tmp_path: Path) -
     assert pixels(tmp_path / "t.png")["#BBBBBB"] > 100
 
 
+def test_an_evaluation_is_no_forward_pass_of_the_training(tmp_path: Path) -> None:
+    facts = {"phase": "forward", "micro_batch": -1, "model": "a"}
+    spans = []
+    for step in range(3):
+        start = step * 100 * 1_000_000
+        about = {"phase": "weight_gradient", "step": step, "model": "a"}
+        spans.append(Span("compute", "a.weight_gradient", start, start + 20_000_000, about))
+        scored = f"a: validation score after step {step + 1}"
+        spans.append(Span("compute", scored, start + 30_000_000, start + 90_000_000, facts))
+    assert draw_timeline(tmp_path / "t.png", "a", [RankTrace(0, "n0", tuple(spans))])
+    found = pixels(tmp_path / "t.png")
+    assert found[PHASES["evaluation"][1]] > 1000
+    assert found[RED] > 1000
+    assert BLUE not in found
+
+
 def test_the_key_of_several_models_fits_the_picture() -> None:
     palette = Palette(["mlp", "cnn"])
     lines = palette.key({(model, phase) for model in palette.models for phase in PHASES}, wire=True)
-    assert [model for model, _ in lines] == ["mlp", "cnn"]
+    assert [model for model, _ in lines] == ["mlp", "cnn", ""]
+    assert [swatch.words for swatch in lines[2][1]] == ["evaluation"]
     words = [swatch.words for swatch in lines[0][1]]
     assert "exchange" in words
     assert not {"reduce", "encode", "decode"} & set(words)
@@ -115,6 +188,80 @@ def test_the_key_of_several_models_fits_the_picture() -> None:
 
 def run_of(trace: RankTrace) -> Run:
     return Run("a", History([], [], None, 0), [trace])
+
+
+LONG = "a-surrogate-of-the-turbulent-boundary-layer-at-high-reynolds-number"
+
+
+def test_names_of_any_length_stay_within_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Figure.savefig
+    edges: list[tuple[str, float, float]] = []
+
+    def measured(figure: Figure, *arguments: object, **keys: object) -> None:
+        texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+        for text in texts:
+            box = text.get_window_extent()
+            edges.append((text.get_text(), box.x0, box.x1))
+        saved(figure, *arguments, **keys)
+
+    monkeypatch.setattr(Figure, "savefig", measured)
+    models = [Model(f"{LONG}-{i}", (3.0, 3.0), (2, 2), 2.0) for i in (1, 2)]
+    hosts = [f"node-gpu-{i}.cluster.physics.university-somewhere.example" for i in range(2)]
+    draw_timeline(
+        tmp_path / "t.png", "two", [exchange_trace(i, host, models) for i, host in enumerate(hosts)]
+    )
+    draw_loss(tmp_path / "l.png", LONG * 3, History([{"kind": "step", "step": 1, "loss": 2.3}], [], None, 0))
+    draw_comparison(tmp_path / "c.png", LONG * 2, [run_of(exchange_trace(0, "n0", ONE)) for _ in range(2)])
+    assert [edge for edge in edges if edge[1] < 0 or edge[2] > 1600] == []
+    leads = [text for text, _, _ in edges if text.startswith("a-su…")]
+    assert len(set(leads)) == len(leads) == 2  # they differ at their ends alone
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    assert draw_loss(tmp_path / "loss.png", r"a$\foo$b", History([{"kind": "step", "step": 1}], [], None, 0))
+
+
+def test_a_typical_step_is_typical_in_what_it_consists_of() -> None:
+    spans = []
+    at = 0
+    # The fourth is as long as most, and of kernels alone.
+    parts = [(50, 40, 10), (50, 40, 10), (60, 50, 10), (100, 0, 0), (50, 40, 10)]
+    for step, (compute, travels, idle) in enumerate(parts):
+        facts = {"phase": "weight_gradient", "step": step, "micro_batch": 0}
+        spans.append(Span("compute", "a.weight_gradient", at, at + compute, facts))
+        if travels:
+            about = {"bytes": 4, "step": step, "portion": 0}
+            spans.append(Span("wire", "portion 0 (a)", at + compute, at + compute + travels, about))
+        at += compute + travels + idle
+    shown = run_of(RankTrace(0, "n0", tuple(spans))).typical_step()
+    assert shown is not None
+    assert shown[1:] == (1, 100, 200)
+
+
+def test_a_step_with_an_evaluation_in_it_is_not_typical() -> None:
+    facts = {"phase": "weight_gradient"}
+    spans = [
+        Span("compute", "a.weight_gradient", 100 * step, 100 * step + 60, {**facts, "step": step})
+        for step in range(5)
+    ]
+    scored = Span("compute", "a: validation score after step 4", 370, 370, {"phase": "forward"})
+    shown = run_of(RankTrace(0, "n0", (*spans, scored))).typical_step()
+    assert shown is not None
+    assert shown[1] == 2  # the latest without
+
+
+def test_the_shares_beside_a_step_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    spans = [
+        Span("compute", "a.weight_gradient", start, end, {"phase": "weight_gradient", "step": step})
+        for step, (start, end) in enumerate([(0, 80), (100, 180), (200, 280), (300, 900), (910, 920)])
+    ]
+    run = run_of(RankTrace(0, "n0", tuple(spans)))
+    assert draw_comparison(tmp_path / "c.png", "a", [run, run])
+    words = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert words.count("80%") == 2
+    assert words.count("20%") == 2
 
 
 def test_two_runs_are_drawn_on_one_scale(tmp_path: Path) -> None:
@@ -181,6 +328,7 @@ STEADY = {
         [(1, 10), (2, 20), (3, 30)],
     ),
     "not the one that compiles": (steps_at(0, 90, 100, 110), [(1, 90), (2, 100), (3, 110)]),
+    "of three the second, not the one that compiles": (steps_at(0, 90, 100), [(1, 90), (2, 100)]),
     "of two steps the first": (steps_at(0, 10), [(0, 0), (1, 10)]),
     "of one step that": (steps_at(5), [(0, 5)]),
     "of none nothing": (steps_at(), []),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.pure.observe.synthetic import ONE, TWO, Model, exchange_trace, write_run
 from weft.runtime.errors import Mistake
-from weft.runtime.observe import Metrics, RankTrace, RunFolder, write_chrome
+from weft.runtime.observe import Metrics, RankTrace, RunFolder, Span, write_chrome
 from weft.runtime.observe.report import PORTIONS_SHOWN, compare, report
 
 
@@ -41,6 +41,8 @@ digits: 9 steps in 9 s, 9,9 samples/s; all steps done
  9 n9 9.9% 9.9% 9.9% 9.9% 9.9% 9
  mean 9.9% 9.9% 9.9% 9.9% 9.9%
  exposed: the wire is busy and no kernel runs; hidden: share of the wire's time
+
+ bound by compute: 9.9% of the ranks' training time
 
  portions: medians over steps and ranks, in ms; times count from the step's first backward kernel
  layer portion KB ready posted done used waiting travelling lying exposed
@@ -114,7 +116,7 @@ def test_two_runs_are_laid_side_by_side(tmp_path: Path) -> None:
  ranks 9 9
  steps 9 9
  speed – 9,9 samples/s
- step 9.9 ms 9.9 ms ×9.9
+ step, median 9.9 ms 9.9 ms ×9.9
  compute 9.9% 9.9% ±9.9 points
  of it for the exchange 9.9% –
  wire busy 9.9% 9.9% ±9.9 points
@@ -148,7 +150,7 @@ def test_a_run_that_broke_off_is_described_by_what_it_left(tmp_path: Path) -> No
     with folder.metrics.open("a") as file:
         file.write('{"kind": "st')
     text = report(folder.path)
-    assert "digits: 1 step; it has not ended" in text
+    assert "digits: 1 step; it runs still, or broke off" in text
     assert "metrics.jsonl that were skipped: 1" in text
     assert "no trace.json" in text
     assert folder.loss_picture.exists()
@@ -162,9 +164,50 @@ def test_a_run_that_was_resumed_tells_what_is_of_before(tmp_path: Path) -> None:
         metrics.write(kind="start", step=400, ranks=1)
         metrics.write(kind="step", step=401, loss=0.03, time_s=2.0)
     text = report(folder.path)
-    assert re.search(r"^digits: 401 steps in 8 s, .*; it has not ended$", text, re.MULTILINE)
+    assert re.search(r"^digits: 401 steps in 8 s, .*; it runs still, or broke off$", text, re.MULTILINE)
     assert re.search(r"^  test .* \(after step 400\)$", text, re.MULTILINE)
     assert re.search(r"^  the trace is of steps 1 to \d+: what came later has not ended$", text, re.MULTILINE)
+
+
+def test_a_run_that_was_resumed_and_ended_tells_of_which_steps_its_trace_is(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ranks=1)
+    steps = folder.metrics.read_text().splitlines(keepends=True)
+    start = '{"kind": "start", "step": 5, "ranks": 1}\n'
+    folder.metrics.write_text("".join([*steps[:5], start, *steps[5:]]))
+    trace = exchange_trace(0, "n1", ONE)
+    later = [
+        span._replace(args={**span.args, "step": span.args["step"] + 5})
+        for span in trace.spans
+        if "step" in span.args
+    ]
+    write_chrome(folder.trace, [RankTrace(0, "n1", tuple(later))])
+    assert "\n  the trace is of steps 6 to 13: since the run was resumed\n" in report(folder.path)
+
+
+def test_a_run_whose_metrics_are_gone_is_not_said_to_have_done_nothing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ranks=1)
+    folder.metrics.unlink()
+    text = report(folder.path)
+    assert text.startswith(
+        "digits: metrics.jsonl, which would tell what its steps reached, is missing or empty"
+    )
+    assert "no step was done" not in text
+    assert " rank  host" in text
+
+
+def test_a_trace_that_may_not_be_read_is_told_of(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ranks=1)
+    folder.trace.unlink()
+    folder.trace.mkdir()
+    assert f"{folder.trace}: cannot be read: Is a directory" in report(folder.path)
+
+
+def test_where_requests_were_answered_compute_is_said_to_hold_them(tmp_path: Path) -> None:
+    trace = exchange_trace(0, "n1", ONE, sends=False)
+    assert "answered requests" not in report(run(tmp_path, "a", [trace]).path)
+    answer = Span("compute", "infer a/1@3", 0, 5, {"phase": "inference"})
+    text = report(run(tmp_path, "b", [RankTrace(0, "n1", (answer, *trace.spans))]).path)
+    assert "\n  compute: also what answered requests amid the steps\n" in text
 
 
 def test_a_damaged_trace_is_told_of_beside_the_rest(tmp_path: Path) -> None:

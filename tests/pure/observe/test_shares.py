@@ -36,6 +36,10 @@ def wire(start: int, end: int) -> Span:
     return Span("wire", "portion 0 dense", start, end, {"bytes": 4, "step": 2, "portion": 0})
 
 
+def mark(name: str, at: int) -> Span:
+    return Span("compute", name, at, at, {})
+
+
 SHARES = {
     "no spans at all": ([], 0, (0, 0, 0, 0)),
     "a kernel all the time": ([compute(0, 100)], 100, (1, 0, 0, 0)),
@@ -83,9 +87,29 @@ SHARES = {
         (0.8, 0, 0, 0.2),
     ),
     "a kernel that reaches into an evaluation counts to its end": (
-        [compute(0, 60), Span("compute", "validation", 40, 80, {}), compute(80, 100)],
+        [compute(0, 60), Span("compute", "validation", 40, 80, {"phase": "forward"}), compute(80, 100)],
         80,
         (1, 0, 0, 0),
+    ),
+    "a rank that has computed its part waits until its step has come to rest": (
+        [compute(0, 10), mark("rest", 90), mark("end", 91), compute(100, 110), mark("rest", 200)],
+        190,
+        (20 / 190, 0, 0, 170 / 190),
+    ),
+    "what comes between a rest and the next step does not count": (
+        [compute(0, 40), mark("rest", 40), compute(90, 130), mark("rest", 130)],
+        80,
+        (1, 0, 0, 0),
+    ),
+    "a step that is timed on trial is not interrupted": (
+        [compute(0, 40), mark("ended", 50), compute(60, 100)],
+        100,
+        (0.8, 0, 0, 0.2),
+    ),
+    "a request that is answered amid a step does not interrupt it": (
+        [compute(0, 40), Span("compute", "infer a/1@3", 50, 60, {"phase": "inference"}), compute(80, 100)],
+        100,
+        (0.7, 0, 0, 0.3),
     ),
     "the first of three steps is left out": (
         [compute(0, 500, step=1), compute(600, 650, step=2), compute(660, 700, step=3)],

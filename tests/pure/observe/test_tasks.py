@@ -54,6 +54,14 @@ def test_a_run_in_which_nothing_ran(tmp_path):
     assert report_tasks(tmp_path / "tasks.json").endswith("tasks.json: no task ran")
 
 
+def test_the_trace_of_a_training_run_is_not_a_pools(tmp_path):
+    kernel = Span("compute", "dense_1.forward", 0, 5, {"phase": "forward", "step": 0})
+    write_chrome(tmp_path / "trace.json", [RankTrace(0, "n0", (kernel,))])
+    with pytest.raises(Mistake, match=rf"of a training run; give its folder: weft report {tmp_path}$"):
+        report_tasks(tmp_path / "trace.json")
+    assert not (tmp_path / "trace.png").exists()
+
+
 def test_a_file_that_is_no_trace(tmp_path):
     (tmp_path / "tasks.json").write_text("{}")
     with pytest.raises(Mistake, match=r"tasks\.json is not a trace that Weft wrote"):
