@@ -63,7 +63,8 @@ class Log:
 
     def conclude(self, text: str) -> None:
         """How the model's run ended."""
-        self.note(f"{self._name}: {text}" if self._name else text)
+        name = f"{self._name}: " if self._name else ""
+        self.note("\n".join(name + line for line in text.split("\n")))
 
     def step(self, step: int, epoch: int, loss: float, rate: float, samples: int) -> None:
         """A step (counted from 1) is done."""

@@ -39,3 +39,13 @@ def test_a_rank_that_is_silent_writes_nothing(tmp_path):
         with pytest.raises(ValueError, match="another"), log.dispensable():
             raise ValueError("another")
     assert not folder.metrics.exists()
+
+
+@pytest.mark.parametrize(
+    ("several", "name"), [(False, ""), (True, "small: ")], ids=["alone", "beside others"]
+)
+def test_each_line_of_how_a_run_ended_begins_with_its_name_beside_others(tmp_path, capsys, several, name):
+    folder = RunFolder.create(tmp_path, "small")
+    with Log(folder, "small", 0, 1, Screen(), ranks=2, several=several) as log:
+        log.conclude("all steps done after step 1\nstored in runs/small")
+    assert capsys.readouterr().out == f"{name}all steps done after step 1\n{name}stored in runs/small\n"
