@@ -260,18 +260,19 @@ class Trainer:
     async def _evaluate(self, samples: Samples, split: str, done: int) -> Score | None:
         """The score of a split; None, and the model has failed, where some rank could not do its part."""
         self._world.position(f"{self._job.name}: {split} after step {done}")
-        score = await evaluate(
-            self._replica,
-            samples,
-            self._compute,
-            self._comm,
-            micro_batch=self._job.train.micro_batch,
-            rank=self._world.rank,
-            ranks=self._world.size,
-            model=self._job.name,
-            what=f"{self._job.name}: {split} score after step {done}",
-            tell=self._log.note,
-        )
+        with self._log.pause():
+            score = await evaluate(
+                self._replica,
+                samples,
+                self._compute,
+                self._comm,
+                micro_batch=self._job.train.micro_batch,
+                rank=self._world.rank,
+                ranks=self._world.size,
+                model=self._job.name,
+                what=f"{self._job.name}: {split} score after step {done}",
+                tell=self._log.note,
+            )
         if score is None:
             self._failed = True
         else:

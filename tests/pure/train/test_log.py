@@ -49,3 +49,24 @@ def test_each_line_of_how_a_run_ended_begins_with_its_name_beside_others(tmp_pat
     with Log(folder, "small", 0, 1, Screen(), ranks=2, several=several) as log:
         log.conclude("all steps done after step 1\nstored in runs/small")
     assert capsys.readouterr().out == f"{name}all steps done after step 1\n{name}stored in runs/small\n"
+
+
+def test_samples_a_second_count_all_of_a_step_and_nothing_of_an_evaluation(tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path, "small")
+    now = 100.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    with Log(folder, "small", 0, 2, Screen(), ranks=2) as log:
+        monkeypatch.setattr("weft.runtime.train.log.time.monotonic", lambda: now)
+        log.step(1, 1, 0.5, 0.1, 60)
+        passes(3)  # what is left of the step when its loss is known
+        with log.pause():
+            passes(10)
+        passes(1)  # the next one's, until its loss is known
+        log.step(2, 1, 0.5, 0.1, 60)
+        monkeypatch.undo()
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert rows[-1]["samples_per_s"] == 15
