@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,7 +154,7 @@ def report(
     """
     if launcher_rank():
         return  # one rank is enough to draw
-    if run.is_file() and other is None:
+    if os.path.isfile(run) and other is None:  # Path's own raises where it may not look
         from ..observe.tasks import report_tasks
 
         print(report_tasks(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from ...kernels.kernel import ArraySpec
@@ -19,8 +20,8 @@ def export(run: Path, file: Path | None) -> str:
     where the model has a kernel that ONNX lacks or too many weights, MachineError where it can't be written.
     """
     if file is None:
-        file = (run if run.is_dir() else run.parent.parent) / "model.onnx"
-    if file.is_dir():
+        file = (run.parent.parent if run.suffix == ".safetensors" else run) / "model.onnx"
+    if os.path.isdir(file):
         raise Mistake(f"{file} is a folder; name the file, as {file / 'model.onnx'}")
     found = trained(run)
     properties = {"step": str(found.step)}

@@ -6,6 +6,7 @@ be built where the data is not. Checkpoints of before that have their data loade
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +65,11 @@ def trained(path: Path) -> Trained:
 
     A Mistake says what is wrong with it.
     """
-    if path.is_file() and path.suffix != ".safetensors":
+    if os.path.isfile(path) and path.suffix != ".safetensors":
         raise Mistake(f"{path} is no run's folder, and no checkpoint (step-….safetensors) in one")
-    folder = RunFolder.open(path.parent.parent if path.is_file() else path)
-    path = path if path.is_file() else checkpoint.latest(folder.checkpoints)
+    single = path.suffix == ".safetensors"
+    folder = RunFolder.open(path.parent.parent if single else path)
+    path = path if single else checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
     job = load_job(str(folder.job))
     told = snapshot.progress.get("samples")
@@ -85,7 +87,7 @@ def trained(path: Path) -> Trained:
 def predicting(name: str) -> Graph:
     """What predicts: the graph of a run, given by its folder or a checkpoint, or of a job."""
     path = Path(name)
-    if path.is_dir() or path.suffix == ".safetensors":
+    if os.path.isdir(path) or path.suffix == ".safetensors":
         return trained(path).graph
     job = load_job(name)
     return without_loss(build(job.model, load_data(job.data, job.seed, job.model.loss)))
