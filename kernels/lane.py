@@ -177,7 +177,8 @@ class Lane:
                 return False
             self.running = task
         try:
-            self._run(task)
+            with np.errstate(all="ignore"):  # NumPy keeps it by thread, and this one is the caller's
+                self._run(task)
         finally:
             with self._changed:
                 if self.running is task:  # it has raised

@@ -48,6 +48,13 @@ def test_what_overflows_is_infinite_without_a_warning():
     assert np.isinf(large).all()
 
 
+def test_what_overflows_in_a_callers_task_is_infinite_without_a_warning():
+    large = np.full(3, 3e38, np.float32)
+    with Lane() as lane:
+        assert lane.run_if_idle(Task("square", lambda: np.multiply(large, large, out=large)))
+    assert np.isinf(large).all()
+
+
 def test_the_urgent_go_first_and_equals_in_the_order_of_submission():
     log = Log()
     start = gate("start")
