@@ -15,7 +15,7 @@ import numpy as np
 from . import elementary
 from .compiled import compiled, flat
 from .device import array_module, erf
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
 from .region import on_copies, part
 
 
@@ -27,6 +27,7 @@ class Elementwise(Kernel):
     """Operations an element, forward and gradient."""
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
+        need_floats(self.name, *inputs)
         return inputs[0]
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:

@@ -17,7 +17,18 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .kernel import (
+    Array,
+    ArraySpec,
+    Buffers,
+    Cost,
+    Kernel,
+    Mode,
+    ParameterSpec,
+    Region,
+    Split,
+    need_floats,
+)
 from .region import broadcast_part, on_views
 
 Operator = Literal["add", "sub", "mul", "div", "pow"]
@@ -127,6 +138,8 @@ class Arithmetic(_Broadcasting):
         a, b = inputs
         if a.dtype != b.dtype or a.shape[0] != b.shape[0]:
             raise ValueError(f"{self.name}: inputs are {a.shape} {a.dtype} and {b.shape} {b.dtype}")
+        if self.operator == "div":
+            need_floats(self.name, a, halves=True)
         return ArraySpec((a.shape[0], *broadcast(self.name, a.shape[1:], b.shape[1:])), a.dtype)
 
     def forward(self, b: Buffers, mode: Mode) -> None:
@@ -159,6 +172,7 @@ class ArithmeticWeight(_Broadcasting):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x, halves=True)
         return ArraySpec((x.shape[0], *broadcast(self.name, x.shape[1:], self.shape)), x.dtype)
 
     def parameters(self, *inputs: ArraySpec) -> tuple[ParameterSpec, ...]:
@@ -197,6 +211,8 @@ class ArithmeticNumber(_Broadcasting):
     reverse: bool = False
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
+        if self.operator == "div" or not float(self.value).is_integer():  # tokens plus 1 are tokens
+            need_floats(self.name, *inputs, halves=True)
         return inputs[0]
 
     def _operands(self, b: Buffers) -> tuple[Array, Array]:

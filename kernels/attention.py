@@ -22,7 +22,7 @@ import numpy as np
 from . import elementary
 from .compiled import fast_path, flat, jit
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
 from .softmax import largest
 
 
@@ -150,6 +150,7 @@ class Attention(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x)
         if len(x.shape) != 3 or x.shape[2] % (3 * self.heads):
             raise ValueError(
                 f"attention: input has shape {x.shape}; it needs (batch, places, 3 · width) with a width "

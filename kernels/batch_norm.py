@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .compiled import compiled, flat
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split, need_floats
 from .region import on_copies
 
 
@@ -154,6 +154,7 @@ class BatchNorm(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x)
         if len(x.shape) < 2:
             raise ValueError(f"batch_norm: input has shape {x.shape}; it needs batch and channel axes")
         return x

@@ -17,7 +17,19 @@ from .compiled import fast_path
 from .conv_layout import layout, strips
 from .device import array_module
 from .geometry import Extents, Window
-from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Region, Split, with_last
+from .kernel import (
+    Array,
+    ArraySpec,
+    Buffers,
+    ByRows,
+    Cost,
+    Mode,
+    ParameterSpec,
+    Region,
+    Split,
+    need_floats,
+    with_last,
+)
 from .region import images_part
 
 # direct.py takes CHANNELS of one group at a time, and pads every image anew for each call: a 3 x 3
@@ -58,6 +70,7 @@ class Conv2d(ByRows):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         x = inputs[0]
+        need_floats(self.name, x)
         height, width = self.window.output(self.name, x.shape)
         if x.shape[1] % self.groups:
             raise ValueError(
@@ -210,6 +223,11 @@ def _forward(
     kernel: Conv2d,
 ) -> None:
     window, relu = kernel.window, kernel.relu
+    if x.dtype != weight.dtype:
+        # direct.py and pointwise.py take every array for what the first is: of float64 images and a model's
+        # float32 weights they made noise without a word, and beyond an array's end a segmentation fault.
+        _forward_arrays(x, added, weight, bias, y, channels, rows, scratch, kernel)
+        return
     if window.pointwise:
         part = channels, rows
         pointwise.convolve(
@@ -234,6 +252,9 @@ def _input_gradient_arrays(
 
 @fast_path(oracle=_input_gradient_arrays)
 def _input_gradient(dx: Array, weight: Array, dy: Array, scratch: tuple[Array, ...], kernel: Conv2d) -> None:
+    if dx.dtype != weight.dtype:
+        _input_gradient_arrays(dx, weight, dy, scratch, kernel)
+        return
     plan = layout(kernel.window, dx.shape, kernel.channels, kernel.groups, dx.itemsize)
     direct.input_gradient(dx, weight, dy, scratch, plan)
 
@@ -252,5 +273,8 @@ def _weight_gradient_arrays(
 def _weight_gradient(
     x: Array, dy: Array, dw: Array, rows: slice, scratch: tuple[Array, ...], kernel: Conv2d
 ) -> None:
+    if x.dtype != dw.dtype:
+        _weight_gradient_arrays(x, dy, dw, rows, scratch, kernel)
+        return
     plan = layout(kernel.window, x.shape, kernel.channels, kernel.groups, x.itemsize)
     direct.weight_gradient(x, dy, dw, rows, scratch, plan)

@@ -10,7 +10,19 @@ import numpy as np
 
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .kernel import (
+    Array,
+    ArraySpec,
+    Buffers,
+    ByRows,
+    Cost,
+    Kernel,
+    Mode,
+    ParameterSpec,
+    Region,
+    Split,
+    need_floats,
+)
 from .region import on_copies, on_views
 
 # As in GPT-2: small beside the layers' outputs that a residual network adds to them.
@@ -123,6 +135,7 @@ class PositionEmbedding(ByRows):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x, halves=True)
         if len(x.shape) != 3:
             raise ValueError(
                 f"position_embedding: input has shape {x.shape}; it needs (batch, places, width)"

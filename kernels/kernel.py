@@ -225,6 +225,19 @@ class ByRows(Kernel):
         """
 
 
+def need_floats(name: str, *inputs: ArraySpec, halves: bool = False) -> None:
+    """ValueError where an input of kernel `name` holds no floats: its output would be cut to whole numbers.
+
+    Floats of 16 bits are for `halves`, kernels without compiled loops: numba has no such type.
+    """
+    for x in inputs:
+        if np.dtype(x.dtype).kind != "f" or (x.dtype == "float16" and not halves):
+            raise ValueError(
+                f"{name}: an input is {x.shape} {x.dtype}; it computes with float32: look tokens up with an "
+                'embedding, or put a cast to "float32" before it'
+            )
+
+
 def with_last(rows: slice, extent: int) -> bool:
     """Whether the last of `extent` rows is among `rows`."""
     return rows.indices(extent)[1] == extent

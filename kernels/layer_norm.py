@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from .compiled import compiled, flat
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split, need_floats
 from .region import keep_whole, on_copies
 
 
@@ -105,6 +105,7 @@ class LayerNorm(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x)
         if len(x.shape) < 2:
             raise ValueError(f"layer_norm: input has shape {x.shape}; it needs batch and feature axes")
         return x

@@ -14,7 +14,19 @@ from typing import ClassVar
 from .blas import product
 from .compiled import flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, ByRows, Cost, Mode, ParameterSpec, Region, Split, with_last
+from .kernel import (
+    Array,
+    ArraySpec,
+    Buffers,
+    ByRows,
+    Cost,
+    Mode,
+    ParameterSpec,
+    Region,
+    Split,
+    need_floats,
+    with_last,
+)
 from .region import keep_whole
 
 # Blocks of so many output neurons cost 13 to 19% more than all at once (512 samples, 1024 inputs), of 256 at
@@ -46,6 +58,7 @@ class Dense(ByRows):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x, halves=True)
         if len(x.shape) < 2:
             raise ValueError(f"dense: input has shape {x.shape}; it needs a batch axis and a feature axis")
         return ArraySpec((*x.shape[:-1], self.features), x.dtype)

@@ -14,17 +14,17 @@ from typing import ClassVar
 import numpy as np
 
 from . import elementary
-from .compiled import compiled, flat
+from .compiled import ORDERED, compiled, fast_path, flat, jit
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split, need_floats
 from .softmax import largest
 
 
-def _cross_entropy_arrays(x: Array, targets: Array, losses: Array, log_sums: Array) -> int:
+def _cross_entropy_arrays(x: Array, targets: Array, losses: Array, tops: Array, log_sums: Array) -> int:
     xp = array_module(x)
     top = x.max(axis=1, keepdims=True)
     log_exps = xp.log(xp.exp(x - top).sum(axis=1))
-    log_sums[...] = top[:, 0] + log_exps
+    tops[...], log_sums[...] = top[:, 0], log_exps
     known = (targets >= 0) & (targets < x.shape[1])
     at = xp.take_along_axis(x, xp.where(known, targets, 0).astype("int64")[:, None], axis=1)
     each = xp.where(known, log_exps + (top - at)[:, 0], xp.nan)
@@ -33,7 +33,7 @@ def _cross_entropy_arrays(x: Array, targets: Array, losses: Array, log_sums: Arr
 
 
 @compiled(oracle=_cross_entropy_arrays)
-def _cross_entropy(x: Array, targets: Array, losses: Array, log_sums: Array) -> int:
+def _cross_entropy(x: Array, targets: Array, losses: Array, tops: Array, log_sums: Array) -> int:
     """Returns the first row whose target is no class, or -1."""
     number = x.dtype.type
     inner = targets.size // losses.size
@@ -46,31 +46,37 @@ def _cross_entropy(x: Array, targets: Array, losses: Array, log_sums: Array) -> 
             exps = number(0)
             for c in range(x.shape[1]):
                 exps += elementary.exp(x[row, c] - top)
-            log_exps = np.log(exps)
-            log_sums[row] = top + log_exps
-            # In float64: of log 3 next to a logit of 500 float32 keeps five digits.
-            total += np.float64(log_exps) + np.float64(top) - np.float64(x[row, targets[row]])
+            tops[row] = top
+            log_sums[row] = np.log(exps)
+            # The difference first: of log 3 next to a logit of 500 float32 keeps five digits, next to 1e8
+            # none. It is rounded before it is widened, so that LLVM does not add in another order.
+            total += np.float64(log_sums[row]) + np.float64(top - x[row, targets[row]])
         losses[n] = total / inner
     return -1
 
 
 def _cross_entropy_gradient_arrays(
-    x: Array, targets: Array, log_sums: Array, weights: Array, dx: Array
+    x: Array, targets: Array, tops: Array, log_sums: Array, weights: Array, dx: Array
 ) -> None:
     xp = array_module(x)
     inner = targets.size // weights.size
     one_hot = targets[:, None] == xp.arange(x.shape[1])
-    dx[...] = (xp.exp(x - log_sums[:, None]) - one_hot) * xp.repeat(weights / inner, inner)[:, None]
+    softmax = xp.exp(x - tops[:, None] - log_sums[:, None])
+    dx[...] = (softmax - one_hot) * xp.repeat(weights / inner, inner)[:, None]
 
 
-@compiled(oracle=_cross_entropy_gradient_arrays)
-def _cross_entropy_gradient(x: Array, targets: Array, log_sums: Array, weights: Array, dx: Array) -> None:
+# In the order written: the sum of what a row subtracts would have lost the logarithm next to logits of 1e8.
+@fast_path(oracle=_cross_entropy_gradient_arrays)
+@jit(fastmath=ORDERED)
+def _cross_entropy_gradient(
+    x: Array, targets: Array, tops: Array, log_sums: Array, weights: Array, dx: Array
+) -> None:
     inner = targets.size // weights.size
     for row in range(targets.size):
         weight = weights[row // inner] / x.dtype.type(inner)
-        log_sum = log_sums[row]
+        top, log_sum = tops[row], log_sums[row]
         for c in range(x.shape[1]):
-            dx[row, c] = elementary.exp(x[row, c] - log_sum) * weight
+            dx[row, c] = elementary.exp(x[row, c] - top - log_sum) * weight
         dx[row, targets[row]] -= weight
 
 
@@ -88,6 +94,7 @@ class SoftmaxCrossEntropy(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         logits, targets = inputs
+        need_floats(self.name, logits)
         if len(logits.shape) < 2 or logits.shape[:-1] != targets.shape:
             raise ValueError(
                 f"softmax_cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit; "
@@ -100,9 +107,10 @@ class SoftmaxCrossEntropy(Kernel):
         return ArraySpec(logits.shape[:1], logits.dtype)
 
     def saved(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
-        # log Σ exp of every row. The softmax itself would be as large as the logits, and is one exp away.
+        # Of every row the largest m, and log Σ exp(x - m). The softmax itself would be as large as the
+        # logits, and is one exp away.
         logits, targets = inputs
-        return (ArraySpec((prod(targets.shape),), logits.dtype),)
+        return (ArraySpec((prod(targets.shape),), logits.dtype),) * 2
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return (Split(0, inputs[0].shape[0]),)
@@ -114,7 +122,7 @@ class SoftmaxCrossEntropy(Kernel):
     def forward(self, b: Buffers, mode: Mode) -> None:
         logits, targets = b.inputs
         classes = logits.shape[-1]
-        wrong = _cross_entropy(flat(logits).reshape(-1, classes), flat(targets), b.output, b.saved[0])
+        wrong = _cross_entropy(flat(logits).reshape(-1, classes), flat(targets), b.output, *b.saved)
         if wrong >= 0:
             where = tuple(int(i) for i in np.unravel_index(wrong, targets.shape))
             raise ValueError(
@@ -126,11 +134,12 @@ class SoftmaxCrossEntropy(Kernel):
         logits, targets = b.inputs
         dx = b.input_gradients[0]
         if dx is not None:
-            shape = (-1, logits.shape[-1])
+            shape, (tops, log_sums) = (-1, logits.shape[-1]), b.saved
             _cross_entropy_gradient(
                 flat(logits).reshape(shape),
                 flat(targets),
-                b.saved[0],
+                tops,
+                log_sums,
                 b.output_gradient,
                 flat(dx).reshape(shape),
             )
@@ -174,6 +183,7 @@ class MeanSquaredError(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         predictions, targets = inputs
+        need_floats(self.name, predictions)
         if predictions.shape != targets.shape:
             raise ValueError(
                 f"mean_squared_error: predictions {predictions.shape} and targets {targets.shape} differ; "

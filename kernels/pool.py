@@ -11,7 +11,7 @@ from typing import ClassVar
 from . import pool_average, pool_max
 from .device import array_module
 from .geometry import Extents, Window
-from .kernel import ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .kernel import ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
 from .region import images_part
 
 
@@ -41,6 +41,7 @@ class Pool2d(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x)
         height, width = self.window.output(self.name, x.shape)
         return ArraySpec((*x.shape[:2], height, width), x.dtype)
 
@@ -120,6 +121,7 @@ class GlobalAveragePool2d(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x)
         if len(x.shape) != 4:
             raise ValueError(
                 f"{self.name}: input has shape {x.shape}; it needs axes (N, channels, height, width)"

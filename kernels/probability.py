@@ -15,7 +15,7 @@ from typing import ClassVar
 from . import elementary
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
 from .region import keep_whole, on_copies
 from .softmax import largest
 
@@ -87,6 +87,7 @@ class Softmax(Kernel):
         return axis
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
+        need_floats(self.name, *inputs)
         self._axis(len(inputs[0].shape))
         return inputs[0]
 

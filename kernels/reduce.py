@@ -7,7 +7,7 @@ from math import prod
 from typing import ClassVar
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, need_floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class ReduceMean(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x, halves=True)
         axes = self._axes(len(x.shape))
         kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(x.shape))
         left = tuple(extent for axis, extent in enumerate(x.shape) if axis not in axes)

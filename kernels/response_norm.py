@@ -16,7 +16,7 @@ import numpy as np
 
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
 from .region import keep_whole, on_copies
 
 
@@ -86,6 +86,7 @@ class ResponseNorm(Kernel):
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs
+        need_floats(self.name, x)
         if len(x.shape) < 2:
             raise ValueError(f"response_norm: input has shape {x.shape}; it needs batch and channel axes")
         return x

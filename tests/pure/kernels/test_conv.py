@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.pure.kernels.checks import (
+    allocate,
     check_against,
     check_gradients,
     check_oracle,
     check_rows,
+    close,
     normal,
     oracle_only,
+    run,
 )
 from weft.kernels.conv import ROWS_GRANULE, Conv2d, Conv2dAdd
 from weft.kernels.kernel import ArraySpec
@@ -67,6 +70,21 @@ def test_equals_pytorch(kernel, shape):
         return torch.relu(y) if kernel.relu else y
 
     check_against(kernel, reference, normal(*shape))
+
+
+@cases
+def test_images_in_float64_may_meet_weights_in_float32(kernel, shape):
+    """As behind a cast to float64: a model's weights are float32 whatever its values are."""
+    x = normal(*shape)
+    mixed, wide = allocate(kernel, x), allocate(kernel, x)
+    mixed.parameters = tuple(each.astype("float32") for each in wide.parameters)
+    mixed.weight_gradients = tuple(each.astype("float32") for each in wide.weight_gradients)
+    wide.parameters = tuple(each.astype("float64") for each in mixed.parameters)
+    run(kernel, mixed)
+    run(kernel, wide)
+    close("output", mixed.output, wide.output, 1e-12)
+    close("input gradient", mixed.input_gradients, wide.input_gradients, 1e-12)
+    close("weight gradients", mixed.weight_gradients, wide.weight_gradients, 1e-6)
 
 
 ADDED = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,18 @@ def test_logits_of_any_size_give_finite_losses_and_gradients():
     b = run(SoftmaxCrossEntropy(), allocate(SoftmaxCrossEntropy(), logits, np.array([0, 1, 2])))
     np.testing.assert_allclose(b.output, [0.0, 0.0, np.log(3.0)], rtol=1e-6)
     assert np.isfinite(b.input_gradients[0]).all()
+
+
+@pytest.mark.parametrize("bodies", [oracle_only, nullcontext], ids=["arrays", "compiled"])
+@pytest.mark.parametrize("size", [0.0, 1e3, 1e5, 1e8, 1e30, -1e8])
+def test_large_logits_that_differ_little_are_told_apart(size, bodies):
+    logits = np.array([[size, size, size - 1000 - abs(size) / 100]], "float32")
+    with bodies():
+        b = allocate(SoftmaxCrossEntropy(), logits, np.array([1]))
+        b.output_gradient[...] = 1
+        run(SoftmaxCrossEntropy(), b)
+    np.testing.assert_allclose(b.output, [np.log(2.0)], rtol=1e-6)
+    np.testing.assert_allclose(b.input_gradients[0], [[0.5, -0.5, 0.0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("column", [0, 3, 39])

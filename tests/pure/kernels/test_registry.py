@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from weft.kernels.kernel import ArraySpec
 from weft.kernels.linear import Dense
 from weft.kernels.registry import KERNELS, kernel
 
@@ -27,6 +28,45 @@ def test_kernels_with_equal_attributes_are_equal_and_hashable():
     once, again = (kernel("conv2d", channels=4, kernel_size=[3, 3], padding=[1, 1]) for _ in range(2))
     assert once == again
     assert len({once, again, kernel("conv2d", channels=4, kernel_size=3)}) == 2
+
+
+IMAGE, PLACES = (2, 4, 6, 6), (2, 4, 6)
+OF_FLOATS = {
+    "dense": ({"features": 3}, IMAGE),
+    "conv2d": ({"channels": 3, "kernel_size": 3}, IMAGE),
+    "conv2d_add": ({"channels": 4, "kernel_size": 3, "padding": 1}, IMAGE, IMAGE),
+    "max_pool2d": ({"kernel_size": 2}, IMAGE),
+    "average_pool2d": ({"kernel_size": 2}, IMAGE),
+    "global_average_pool2d": ({}, IMAGE),
+    "relu": ({}, IMAGE),
+    "gelu": ({}, IMAGE),
+    "tanh": ({}, IMAGE),
+    "sigmoid": ({}, IMAGE),
+    "sqrt": ({}, IMAGE),
+    "erf": ({}, IMAGE),
+    "softmax": ({}, IMAGE),
+    "dropout": ({"rate": 0.5}, IMAGE),
+    "arithmetic": ({"operator": "div"}, IMAGE, IMAGE),
+    "arithmetic_weight": ({"operator": "add", "shape": [6]}, IMAGE),
+    "arithmetic_number": ({"operator": "mul", "value": 0.5}, IMAGE),
+    "reduce_mean": ({"axes": [1]}, IMAGE),
+    "batch_norm": ({}, IMAGE),
+    "layer_norm": ({}, IMAGE),
+    "response_norm": ({"size": 3}, IMAGE),
+    "attention": ({"heads": 2}, PLACES),
+    "position_embedding": ({}, PLACES),
+    "mean_squared_error": ({}, IMAGE, IMAGE),
+    "softmax_cross_entropy": ({}, PLACES, PLACES[:2]),
+}
+
+
+@pytest.mark.parametrize(("name", "case"), OF_FLOATS.items(), ids=OF_FLOATS)
+def test_a_kernel_that_computes_with_floats_takes_no_whole_numbers(name, case):
+    """Their outputs were cut to whole numbers in silence, or numba failed in the first step."""
+    attributes, *shapes = case
+    made = kernel(name, **attributes)
+    with pytest.raises(ValueError, match=f"{name}: an input is .* uint8; it computes with float32"):
+        made.output(*(ArraySpec(each, "uint8") for each in shapes))
 
 
 WRONG = {
