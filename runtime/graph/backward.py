@@ -125,7 +125,7 @@ def differentiate(graph: Graph) -> Calls:
         own = gradient(node.name)
         names: list[str | None] = []
         for position, value in enumerate(node.inputs):
-            if value not in wanted or not _has_gradient(node, position):
+            if value not in wanted or not has_gradient(node, position):
                 names.append(None)
                 continue
             several = len(graph.consumers[value]) > 1
@@ -154,7 +154,8 @@ def _forward(graph: Graph) -> tuple[tuple[Call, ...], dict[str, str]]:
     return calls, aliases
 
 
-def _has_gradient(node: Node, position: int) -> bool:
+def has_gradient(node: Node, position: int) -> bool:
+    """Whether a node passes a gradient to its input `position`."""
     return node.kernel.differentiable is None or position in node.kernel.differentiable
 
 
@@ -165,7 +166,7 @@ def _values_with_gradient(graph: Graph) -> set[str]:
     for node in graph.nodes:
         has_weights = bool(node.kernel.parameters(*graph.input_specs(node, specs)))
         passes = any(
-            value in wanted and _has_gradient(node, position) for position, value in enumerate(node.inputs)
+            value in wanted and has_gradient(node, position) for position, value in enumerate(node.inputs)
         )
         if has_weights or passes:
             wanted.add(node.name)

@@ -7,6 +7,8 @@ b = Builder()
 x = b.input("x", (1, 8, 8))
 h = b("relu", b("conv2d", x, channels=16, kernel_size=3, padding=1))
 graph = b.build(b("add", x, h))
+
+A kernel is named as in the registry, or given: b(MyKernel(slope=0.1), x).
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NewType
 
-from ...kernels.kernel import ArraySpec
+from ...kernels.kernel import ArraySpec, Kernel
 from ...kernels.registry import kernel
 from ..errors import GraphError
+from .backward import has_gradient
 from .graph import NO_TAGS, Graph, Node
 
 Value = NewType("Value", str)
@@ -41,18 +44,27 @@ class Builder:
 
     def __call__(
         self,
-        kernel_name: str,
+        kernel_or_name: Kernel | str,
         *inputs: Value,
         name: str | None = None,
         tags: Mapping[str, Any] = NO_TAGS,
         **attributes: Any,
     ) -> Value:
-        """Apply a kernel from the registry; without `name` the node is called after it and numbered."""
+        """Apply a kernel, one from the registry by its name and attributes, or the caller's own.
+
+        Without `name` the node is called after the kernel and numbered.
+        """
+        given = kernel_or_name if isinstance(kernel_or_name, Kernel) else None
+        title = str(kernel_or_name) if given is None else given.name
         if name is None:
-            self._counts[kernel_name] += 1
-            name = f"{kernel_name}_{self._counts[kernel_name]}"
+            self._counts[title] += 1
+            name = f"{title}_{self._counts[title]}"
+        if given is not None and attributes:
+            raise GraphError(
+                f"node {name!r}: {', '.join(attributes)} cannot be set any more: the kernel is made already"
+            )
         try:
-            made = kernel(kernel_name, **attributes)
+            made = kernel(title, **attributes) if given is None else given
         except ValueError as error:
             raise GraphError(f"node {name!r}: {error}") from error
         self._nodes.append(Node(name, made, tuple(inputs), tags))
@@ -82,13 +94,27 @@ def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
     if len(graph.outputs) != 1:
         raise GraphError(f"a loss needs one prediction; the graph has outputs {', '.join(graph.outputs)}")
     prediction = graph.outputs[0]
-    needed = {prediction}
+    needed, reached = {prediction}, {prediction}
     for node in reversed(graph.nodes):
         if node.name in needed:
             needed.update(node.inputs)
+        if node.name in reached:
+            reached.update(value for at, value in enumerate(node.inputs) if has_gradient(node, at))
     # The weights of such a node would never get a gradient, and all ranks would wait for it.
     unused = [node.name for node in graph.nodes if node.name not in needed]
     if unused:
         raise GraphError(f"the output {prediction!r} does not depend on {', '.join(unused)}: remove them")
+    specs = graph.specs(1)
+    # The same of weights behind which everything is tokens, or a value of which only the samples are counted.
+    cut_off = [
+        node.name
+        for node in graph.nodes
+        if node.name not in reached and node.kernel.parameters(*graph.input_specs(node, specs))
+    ]
+    if cut_off:
+        raise GraphError(
+            f"no gradient of the output {prediction!r} reaches the weights of {', '.join(cut_off)}: what"
+            " reads their values has none for them, as an embedding has none for its tokens; remove them"
+        )
     node = Node("loss", kernel(loss), (prediction, "target"))
     return Graph({**graph.inputs, "target": target}, (*graph.nodes, node), ("loss", prediction))

@@ -36,8 +36,8 @@ class Node:
 class Graph:
     """Nodes in topological order, input shapes per sample (without the batch axis), and the outputs' names.
 
-    Raises GraphError for an unknown or doubled name, a node before its inputs, a wrong number of inputs, or
-    shapes that do not fit (naming the node).
+    Raises GraphError for an unknown or doubled name, an input without elements, a node before its inputs, a
+    wrong number of inputs, or shapes that do not fit (naming the node).
     """
 
     inputs: Mapping[str, ArraySpec]
@@ -49,6 +49,9 @@ class Graph:
         for name in (*self.inputs, *(node.name for node in self.nodes)):
             if not NAME.fullmatch(name):
                 raise GraphError(f"a value is called {name!r}; names are letters, digits, '_', '-' and '.'")
+        for name, spec in self.inputs.items():
+            if any(extent < 1 or extent != int(extent) for extent in spec.shape):
+                raise GraphError(f"input {name!r} has the shape {spec.shape} a sample; extents are 1 or more")
         for node in self.nodes:
             if node.name in known:
                 raise GraphError(f"two values are called {node.name!r}; give one of the nodes another name")

@@ -3,6 +3,7 @@
 import pytest
 
 from weft.kernels.kernel import ArraySpec
+from weft.kernels.linear import Dense
 from weft.runtime.errors import GraphError
 from weft.runtime.graph import Builder, Graph, describe, sequential, with_loss
 
@@ -22,6 +23,16 @@ def test_shapes_follow_from_the_input_and_the_batch():
     assert specs["dense_1"].shape == (5, 10)
 
 
+def test_a_kernel_is_named_or_given():
+    b = Builder()
+    x = b.input("x", (4,))
+    graph = b.build(b(Dense(features=2), b("dense", x, features=3)))
+    assert [(node.name, node.kernel) for node in graph.nodes] == [
+        ("dense_1", Dense(features=3)),
+        ("dense_2", Dense(features=2)),
+    ]
+
+
 def build_with(change):
     builder = Builder()
     x = builder.input("x", (4,))
@@ -36,6 +47,10 @@ WRONG = {
     "a name with an apostrophe": (lambda b, x: b.build(b("relu", x, name="it's")), ['"it\'s"', "letters"]),
     "an input twice": (lambda b, x: b.input("x", (3,)), ["two inputs", "'x'"]),
     "too many inputs": (lambda b, x: b.build(b("relu", x, b("tanh", x))), ["takes 1 inputs, got 2"]),
+    "attributes of a kernel that is made": (
+        lambda b, x: b(Dense(features=2), x, features=3),
+        ["'dense_1'", "features cannot be set any more"],
+    ),
     "shapes that do not fit": (
         lambda b, x: b.build(b("conv2d", x, channels=2, kernel_size=3, name="c")),
         ["'c'", "(1, 4)"],
@@ -62,6 +77,57 @@ def test_a_loss_needs_one_prediction():
     two = builder.build(builder("relu", x), builder("tanh", x))
     with pytest.raises(GraphError, match="one prediction"):
         with_loss(two, "mean_squared_error", ArraySpec((4,)))
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0, 4), (-2,), (2.5,)], ids=str)
+def test_an_input_without_elements_is_refused(shape):
+    """Of no features dense made a ZeroDivisionError, of a negative number relu made an empty answer."""
+    with pytest.raises(GraphError, match=r"input 'x' has the shape \(.*\) a sample; extents are 1 or more"):
+        sequential(shape, [("relu", {})])
+
+
+TOKENS = ArraySpec((6,), "int32")
+CUT_OFF = {
+    "what an embedding takes for tokens": lambda b, h: b(
+        "embedding", b("cast", h, dtype="int32"), entries=9, width=2
+    ),
+    "what a constant counts the samples of": lambda b, h: b("constant", h, shape=[6, 2]),
+}
+
+
+@pytest.mark.parametrize("read", CUT_OFF.values(), ids=CUT_OFF)
+def test_weights_that_no_gradient_reaches_are_refused(read):
+    builder = Builder()
+    h = builder("dense", builder.input("x", (4,)), features=6, name="before")
+    graph = builder.build(builder("dense", read(builder, h), features=3, name="behind"))
+    with pytest.raises(GraphError, match="no gradient of the output 'behind' reaches the weights of before:"):
+        with_loss(graph, "mean_squared_error", ArraySpec((6, 3)))
+
+
+def test_weights_that_a_gradient_reaches_on_another_way_are_not():
+    builder = Builder()
+    h = builder("dense", builder.input("x", (4,)), features=6)
+    graph = builder.build(builder("add", h, builder("constant", h, shape=[6])))
+    assert with_loss(graph, "mean_squared_error", ArraySpec((6,))).outputs[1] == "add_1"
+
+
+NO_FLOATS = {
+    "a norm, whose output would be whole numbers": [("layer_norm", {})],
+    "a layer that numpy would refuse in the first step": [("dense", {"features": 3})],
+    "a half of every token": [("arithmetic_number", {"operator": "mul", "value": 0.5})],
+    "a cast to what nothing is compiled for": [("cast", {"dtype": "float16"}), ("relu", {})],
+}
+
+
+@pytest.mark.parametrize("layers", NO_FLOATS.values(), ids=NO_FLOATS)
+def test_numbers_that_a_kernel_does_not_compute_with_are_refused_where_the_model_is_written(layers):
+    with pytest.raises(GraphError, match=r"an input is \(1, 6\) (int32|float16); it computes with float32"):
+        sequential(TOKENS.shape, layers, dtype=TOKENS.dtype)
+
+
+def test_tokens_plus_one_are_tokens():
+    graph = sequential((6,), [("arithmetic_number", {"operator": "add", "value": 1})], dtype="int32")
+    assert graph.specs(2)["arithmetic_number_1"] == ArraySpec((2, 6), "int32")
 
 
 def test_s1_2_a_given_cost_overrides_the_determined_one():
