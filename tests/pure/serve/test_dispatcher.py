@@ -155,10 +155,11 @@ def test_requests_that_are_tried_again_alone_go_to_others_when_their_worker_is_l
         made = dispatcher(lost, well)
         lost.fails_at = 13.0
         asked = [asyncio.create_task(made.infer(request(v, 2, best_effort=True))) for v in (1.0, 13.0, 2.0)]
-        while len(lost.batches) < 2:  # until it has been asked for one alone
-            await asyncio.sleep(0)
-            if lost.batches and max(lost.batches) > 2:
-                lost.answers = lost.there = False
+        async with asyncio.timeout(10):
+            while len(lost.batches) < 2:  # until it has been asked for one alone
+                await asyncio.sleep(0)
+                if lost.batches and max(lost.batches) > 2:
+                    lost.answers = lost.there = False
         made.watch.start(background)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         right = [None if isinstance(each, BaseException) else each.outputs["y"][0].item() for each in answers]
