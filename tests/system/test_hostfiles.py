@@ -1,6 +1,9 @@
-"""The hostfiles are what the launchers take: a job of two ranks starts from each."""
+"""The hostfiles are what the launchers take; which runs a turn of the requeued batch job trains."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +25,56 @@ def test_r5_a_job_starts_from_the_hostfile_of(vendor: str, option: str):
     result = run(command, env=environment(vendor))
     assert result.returncode == 0, result
     assert sorted(result.stdout.split("\n")) == ["", "rank 0 of 2", "rank 1 of 2"]
+
+
+# In place of Slurm's: srun says what it was to start, and ends as a training that was stopped by SIGTERM.
+SRUN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+printf '<%s>' "$@"
+exit 143
+"""
+SCONTROL = """#!/bin/sh
+echo " then $*"
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "arguments", "trained"),
+    [
+        ({}, ["my job.toml"], "<my job.toml><--folder><runs/7>"),
+        ({"a-1": 2}, ["a.toml"], "<--resume><runs/7/a-1>"),
+        (
+            {"a-1": 1, "b-1": 1},
+            ["a.toml", "b.toml"],
+            "<--resume><runs/7/a-1><--resume><runs/7/b-1>",
+        ),
+        ({"a-1": 1, "b-1": 0}, ["a.toml", "b.toml"], "<a.toml><b.toml><--folder><runs/7>"),
+        ({}, ["--resume", "runs/old"], "<--resume><runs/old>"),
+        ({}, ["--resume=runs/old"], "<--resume=runs/old>"),
+    ],
+    ids=[
+        "the first begins a run",
+        "the next resumes it",
+        "of several runs all are resumed",
+        "all begin anew where one has no checkpoint",
+        "a run that was begun elsewhere is resumed where it is",
+        "and so it is however the option was written",
+    ],
+)
+def test_what_a_turn_of_the_requeued_batch_job_trains(tmp_path: Path, held, arguments, trained):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    for name, count in held.items():
+        folder = tmp_path / "runs" / "7" / name / "checkpoints"
+        folder.mkdir(parents=True)
+        for step in range(count):
+            (folder / f"step-{step:08d}.safetensors").touch()
+    shell = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    result = run(["bash", ROOT / "hostfiles" / "slurm-requeue.sh", *arguments], env=shell, cwd=tmp_path)
+    assert result.stdout == f"<weft><train>{trained} then requeue 7\n", result
+    assert result.returncode == 143
+    kept = sorted(path.parent.parent.name for path in tmp_path.glob("runs/*/*/checkpoints/step-*"))
+    assert kept == sorted(name for name, count in held.items() for _ in range(count))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.launch import RANK_SETTINGS, ROOT, python
+from tests.launch import RANK_SETTINGS, ROOT, python, run
 from tests.system.slurm import Cluster, Job, require_slurm
 
 WORLD = """
@@ -115,9 +118,76 @@ def test_a_job_that_runs_out_of_time_goes_back_to_the_queue_and_goes_on(cluster,
     assert len(list((tmp_path / "runs").glob("*/*"))) == 1
 
 
+# In place of weft: the cores that a rank may use.
+CORES = """#!/usr/bin/env python
+import os
+os.write(1, f"a rank of {len(os.sched_getaffinity(0))} cores\\n".encode())
+"""
+
+
+@pytest.mark.parametrize("script", ["slurm-digits.sh", "slurm-requeue.sh"])
+def test_a_rank_gets_the_cores_that_sbatch_was_asked_for_where_ranks_are_bound(cluster, tmp_path, script):
+    """srun takes them from its own command line alone, since Slurm 22.05."""
+    cores = min(2, os.cpu_count() or 1)
+    program = tmp_path / "bin" / "weft"
+    program.parent.mkdir()
+    program.write_text(CORES)
+    program.chmod(0o755)
+    shell = {**user(), "SLURM_CPU_BIND": "cores"}
+    shell["PATH"] = f"{program.parent}:{shell['PATH']}"
+    job = cluster.submit(
+        ROOT / "hostfiles" / script, f"--cpus-per-task={cores}", timeout=60, cwd=tmp_path, env=shell
+    )
+    assert job.state == "COMPLETED", explain(job, cluster)
+    assert job.output.splitlines() == [f"a rank of {cores} cores"] * 2
+
+
 def test_a_job_with_a_wrong_key_is_a_failed_job_whose_output_names_the_key(cluster, tmp_path):
     script = ROOT / "hostfiles" / "slurm-digits.sh"
     wrong = ["--set", "train.epoch=3"]
     job = cluster.submit(script, arguments=wrong, timeout=60, cwd=tmp_path, env=user())
     assert job.state == "FAILED", explain(job, cluster)
     assert "train.epoch" in job.output
+
+
+def test_the_serving_batch_script_answers_who_has_the_token_until_it_is_stopped(cluster, tmp_path):
+    (tmp_path / "job.toml").write_text(JOB)
+    weft = python("mpich").parent / "weft"
+    trained = run([weft, "train", "job.toml", "--folder", tmp_path / "runs"], cwd=tmp_path)
+    assert trained.returncode == 0, trained
+    (folder,) = (tmp_path / "runs").iterdir()
+    seen: dict[str, object] = {}
+
+    def ask(path: str, token: str = "") -> int:
+        request = urllib.request.Request(path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                seen["index"] = json.loads(answer.read())
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def stop_when_asked(number: str) -> None:
+        output = tmp_path / f"weft-serve-{number}.out"
+        told = output.read_text() if output.exists() else ""
+        tunnel = re.search(r"ssh -L 8000:\S+:(\d+) ", told)
+        if "listening on" in told and tunnel and "stopped" not in seen:
+            (held,) = tmp_path.glob("*.token")
+            seen["mode"] = held.stat().st_mode & 0o777
+            models = f"http://127.0.0.1:{tunnel[1]}/v2/models/job"
+            seen["answers"] = ask(models), ask(models, held.read_text().strip())
+            seen["stopped"] = cluster.command("scancel", "--signal=TERM", number)
+
+    job = cluster.submit(
+        ROOT / "hostfiles" / "slurm-serve.sh",
+        arguments=[str(folder)],
+        timeout=120,
+        cwd=tmp_path,
+        env=user(),
+        meanwhile=stop_when_asked,
+    )
+    assert job.state == "COMPLETED", explain(job, cluster)
+    assert job.nodes == "n[1-2]"
+    assert seen["answers"] == (401, 200), job.output
+    assert seen["mode"] == 0o600
+    assert not list(tmp_path.glob("*.token"))
