@@ -9,15 +9,19 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import os
 import pkgutil
+import signal
 import sys
 import traceback
 from pathlib import Path
 
 import bench
-from bench.harness import WrongResultError, launched_rank, report
+from bench.harness import WrongResultError, launched_rank, report, writable
+from weft.runtime.errors import Mistake
 
 NOT_BENCHES = {"harness", "hosts", "__main__"}
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # what launchers tell ranks
 
 
 def benches() -> dict[str, str]:
@@ -61,8 +65,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run one bench; returns the exit status."""
     options = parse(arguments)
+    if options.json is not None and launched_rank() == 0:
+        try:
+            writable(options.json)  # now, and not when all is measured
+        except OSError as error:
+            print(
+                f"{options.name}: --json {options.json} cannot be written: {error.strerror}",
+                file=sys.stderr,
+                flush=True,
+            )
+            return _end_all(2)
     try:
         figures = options.module.main(options)
+    except KeyboardInterrupt:
+        return _end_all(128 + signal.SIGINT)
+    except Mistake as mistake:
+        print(f"{options.name}: {mistake}", file=sys.stderr, flush=True)
+        return _end_all(2)
     except WrongResultError as failure:
         print(f"{options.name}: wrong result: {failure}", file=sys.stderr, flush=True)
         return _end_all(1)
@@ -77,9 +96,15 @@ def main(arguments: list[str]) -> int:
 def _end_all(status: int) -> int:
     """End the other ranks too: they may wait in a collective for this one."""
     mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+    if mpi is not None and mpi.Is_initialized():
+        if not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+            sys.stderr.flush()
+            mpi.COMM_WORLD.Abort(status)
+    elif any(int(os.environ.get(variable, 1)) > 1 for variable in SIZES):
+        # The others wait in MPI_Init, where launchers leave them for good when a rank that was not there
+        # ends with a status (MPICH 5.0.2, Open MPI 5.0.11); of one that a signal ended they end the job.
         sys.stderr.flush()
-        mpi.COMM_WORLD.Abort(status)
+        os.kill(os.getpid(), signal.SIGTERM)
     return status
 
 

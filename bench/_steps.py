@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.harness import check
+from weft.runtime.errors import Mistake
 
 Floats = NDArray[np.float32]
 
@@ -77,11 +78,11 @@ def widths(layers: int, width: int, skew: float | None = None) -> tuple[int, ...
     That layer is X by X, the layers beside it lead to X and back: X² / ((layers - 3) w² + 2wX + X²) = skew.
     """
     if layers < 1 or width < 1:
-        raise ValueError(f"{layers} layers of {width}: give at least one of at least 1")
+        raise Mistake(f"{layers} layers of {width}: give at least one of at least 1")
     if skew is None:
         return (width,) * (layers + 1)
     if layers < 3 or not 1 / layers < skew < 1:
-        raise ValueError(f"skew {skew} of {layers} layers: give 3 layers, and a share from 1/{layers} to 1")
+        raise Mistake(f"skew {skew} of {layers} layers: give 3 layers, and a share from 1/{layers} to 1")
     ratio = (skew + sqrt(skew**2 + (1 - skew) * skew * (layers - 3))) / (1 - skew)
     narrow = width * sqrt(layers / (layers - 3 + 2 * ratio + ratio**2))
 

@@ -34,7 +34,7 @@ from statistics import median
 
 from bench import _combine_ranks
 from bench._jobs import PASSES, SHAPES, WAYS, Job, Ways, as_it_is, costs, idle_chains, times
-from bench.harness import Figure, interleaved
+from bench.harness import Figure, interleaved, positive
 from weft.kernels.device import Device
 from weft.kernels.lane import Task
 from weft.runtime.graph.candidates import Thresholds
@@ -45,12 +45,12 @@ from weft.runtime.work import Compute
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--repetitions", type=int, default=9, metavar="N")
-    add("--tasks", type=int, default=2000, metavar="N", help="of a job, about (2000)")
-    add("--words", type=int, default=64, metavar="N", help="of a task's output, 8 bytes each (64)")
-    add("--passes", type=int, default=1, metavar="N", help="how often a task computes its sum (1)")
-    add("--neighbours", type=int, default=8, metavar="N", help="from which a task is a hub (8)")
-    add("--workers", type=int, metavar="N", help="lanes to leave work for (as many as ranks)")
+    add("--repetitions", type=positive, default=9, metavar="N")
+    add("--tasks", type=positive, default=2000, metavar="N", help="of a job, about (2000)")
+    add("--words", type=positive, default=64, metavar="N", help="of a task's output, 8 bytes each (64)")
+    add("--passes", type=positive, default=1, metavar="N", help="how often a task computes its sum (1)")
+    add("--neighbours", type=positive, default=8, metavar="N", help="from which a task is a hub (8)")
+    add("--workers", type=positive, metavar="N", help="lanes to leave work for (as many as ranks)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

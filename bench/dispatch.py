@@ -26,7 +26,7 @@ from random import Random
 
 from bench._arrivals import CLASSES, MIX
 from bench._emulated import COSTS, DEVICES, SETTINGS, measured
-from bench.harness import Figure, check
+from bench.harness import Figure, check, positive
 from weft.runtime.serve.policy import Batch, Job, Weft
 from weft.runtime.serve.profile import Profile
 
@@ -39,9 +39,9 @@ FEWEST = 700  # requests: with two batches less the queue is still full
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--queued", type=int, default=1000, metavar="N", help="requests that wait (1000)")
-    add("--events", type=int, default=20000, metavar="N", help="in a repetition (20000)")
-    add("--repetitions", type=int, default=3, metavar="N", help="(3)")
+    add("--queued", type=positive, default=1000, metavar="N", help="requests that wait (1000)")
+    add("--events", type=positive, default=20000, metavar="N", help="in a repetition (20000)")
+    add("--repetitions", type=positive, default=3, metavar="N", help="(3)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

@@ -29,7 +29,7 @@ import numpy as np
 
 from bench._rounds import MB, Floats, Network, communicating, difference
 from bench._sums import gradient, total
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, check, interleaved, positive, ratio, several
 from weft.kernels.blas import limit_threads
 from weft.kernels.device import Device
 from weft.kernels.lane import Task
@@ -55,10 +55,16 @@ CLOSE = 1e-6  # of Adam's results, relative: NumPy rounds elsewhere
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--repetitions", type=int, default=5, metavar="N")
-    add("--rounds", type=int, default=2, metavar="N", help="of a repetition, which is their mean (2)")
-    add("--megabytes", type=int, default=64, metavar="N", help="of gradients (64)")
-    add("--portions", default="1,4,16", metavar="N[,N...]", help="megabytes of a portion, in turn (1,4,16)")
+    add("--repetitions", type=positive, default=5, metavar="N")
+    add("--rounds", type=positive, default=2, metavar="N", help="of a repetition, which is their mean (2)")
+    add("--megabytes", type=positive, default=64, metavar="N", help="of gradients (64)")
+    add(
+        "--portions",
+        type=several(positive),
+        default="1,4,16",
+        metavar="N[,N...]",
+        help="megabytes of a portion, in turn (1,4,16)",
+    )
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -84,7 +90,7 @@ async def figures(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     if world.size < 2 or len(world.nodes) > 1:
         raise Mistake("exchange needs two or more ranks of one node: mpirun -n 4 python -m bench exchange")
     limit_threads(1)
-    sizes = [int(number) for number in args.portions.split(",")]
+    sizes = args.portions
     candidates = [
         Candidate(way, optimizer, megabytes)
         for optimizer in OPTIMIZERS

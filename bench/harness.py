@@ -13,7 +13,9 @@ Imports nothing heavy: a bench sets its thread counts before NumPy loads.
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -25,7 +27,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class WrongResultError(Exception):
@@ -95,6 +99,55 @@ def timed(function: Callable[[], object], calls: int = 1) -> Callable[[], float]
     return run
 
 
+def positive(text: str) -> int:
+    """An option's whole number of 1 or more: of nothing a bench has no figures, after minutes perhaps."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return number
+
+
+def amount(text: str) -> float:
+    """An option's number above 0, of seconds, say. At -1 requests a second arrivals would have no end."""
+    if (number := _finite(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def amount_or_none(text: str) -> float:
+    """An option's number of 0 or more."""
+    if (number := _finite(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return number
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return -math.inf
+    return number if math.isfinite(number) else -math.inf
+
+
+def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """An option's list, with commas between."""
+
+    def parse(text: str) -> list[T]:
+        return [kind(each) for each in text.split(",")]
+
+    return parse
+
+
+def require(bench: str, modules: Mapping[str, str]) -> None:
+    """End, on every rank and before MPI starts, unless these modules are there; each with what brings it."""
+    for module, package in modules.items():
+        if find_spec(module) is None:
+            raise SystemExit(f"{bench}: {module} is not installed: pip install '{package}'")
+
+
 def launched_rank() -> int:
     """This process's rank by the launcher's environment, before MPI is up; 0 without a launcher."""
     for variable in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
@@ -127,7 +180,8 @@ def machine() -> dict[str, Any]:
         description["mpi"] = _one_line(mpi.Get_library_version())
         if mpi.Is_initialized() and not mpi.Is_finalized():
             description["ranks"] = mpi.COMM_WORLD.size
-    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"):
+    # Not SLURM_NTASKS, which a batch script has without srun: one process was told of as "mpirun -n 8".
+    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         if variable in os.environ:
             description["ranks"] = int(os.environ[variable])
             break
@@ -163,13 +217,27 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
         document = {
             "bench": bench,
             "figures": {
-                name: {"value": f.value, "unit": f.unit, "min": f.min, "max": f.max}
+                name: {"value": _json(f.value), "unit": f.unit, "min": _json(f.min), "max": _json(f.max)}
                 for name, f in figures.items()
             },
             "machine": about,
             "command": command,
         }
         json_path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def writable(path: Path) -> None:
+    """Raise the OSError that writing there will raise; leaves nothing behind."""
+    new = not os.path.lexists(path)  # a link that leads nowhere yet is left, too
+    with path.open("ab"):
+        pass
+    if new:
+        path.unlink()
+
+
+def _json(number: float) -> float | None:
+    """JSON has no infinity, which is after how many runs combining pays where it does not."""
+    return number if math.isfinite(number) else None
 
 
 def _cpu_model() -> str:

@@ -33,8 +33,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.harness import WrongResultError, check
-from bench.network import HostsError, Network, Stopped
+from bench.harness import WrongResultError, amount_or_none, check, positive, several
+from bench.network import LATENCY, HostsError, Network, Stopped
 
 # Ranks of one kernel find ways past the link unless told: 7 GB/s "over" 1 Gbit/s.
 LINK_ONLY = {
@@ -140,6 +140,9 @@ class Hosts(Network):
     def _environment(self, base: Mapping[str, str], counts: Sequence[int]) -> dict[str, str]:
         enter = str(self.folder / "enter")
         ppn = ",".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
+        options = f"--hosts {len(self.names)} --rate {self.rate or 'unlimited'} --ppn {ppn}"
+        if self.latency != LATENCY:
+            options += f" --latency {self.latency}"
         return {
             **base,
             **LINK_ONLY,
@@ -149,7 +152,7 @@ class Hosts(Network):
             "PATH": f"{Path(sys.executable).parent}:{base.get('PATH', os.defpath)}",
             "TMPDIR": str(self.folder / "tmp"),
             # Benches report it with their command.
-            "WEFT_BENCH_HOSTS": f"--hosts {len(self.names)} --rate {self.rate or 'unlimited'} --ppn {ppn}",
+            "WEFT_BENCH_HOSTS": options,
         }
 
     def _launcher(self, environment: Mapping[str, str], counts: Sequence[int]) -> list[str]:
@@ -175,20 +178,31 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--hosts", type=int, default=2, metavar="N", help="how many (2)")
+    add("--hosts", type=positive, default=2, metavar="N", help="how many (2)")
     add("--rate", default="1gbit", help="of every link, each way: 100mbit, 2.5gbit, unlimited (1gbit)")
-    add("--ppn", default="1", metavar="N[,N...]", help="ranks on every host, or on each (1)")
-    add("--latency", default="50ms", metavar="TIME", help="longest wait in a link's queue (50ms)")
-    add("--expect-bytes", type=float, default=0, metavar="N", help="fail if a host moved less than this")
+    add(
+        "--ppn",
+        type=several(positive),
+        default="1",
+        metavar="N[,N...]",
+        help="ranks on every host, or on each (1)",
+    )
+    add("--latency", default=LATENCY, metavar="TIME", help=f"longest wait in a link's queue ({LATENCY})")
+    add(
+        "--expect-bytes",
+        type=amount_or_none,
+        default=0,
+        metavar="N",
+        help="fail if a host moved less than this",
+    )
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     if not command:
         parser.error("no command: write it after --")
     rate = None if options.rate == "unlimited" else options.rate
     try:
-        ppn = [int(number) for number in options.ppn.split(",")]
         with Hosts(options.hosts, rate, options.latency) as hosts:
-            everywhere = ppn[0] if len(ppn) == 1 else ppn
+            everywhere = options.ppn[0] if len(options.ppn) == 1 else options.ppn
             job = hosts.run(command, ppn=everywhere, expect_bytes=int(options.expect_bytes))
     except ValueError as mistake:
         parser.error(str(mistake))

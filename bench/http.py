@@ -30,11 +30,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.harness import Figure, check, installed, interleaved, ratio
+from bench.harness import Figure, amount, check, installed, interleaved, positive, ratio, require
 from bench.live import nothing
 
 CONNECTIONS = 8
@@ -43,11 +43,12 @@ START_S = 60.0  # importing a peer takes long
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="N", help="length of a repetition")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N")
+    parser.add_argument("--seconds", type=amount, default=1.0, metavar="N", help="length of a repetition")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
+    require("http", {"onnx": "weft[onnx]", "httptools": "weft[serve]", "orjson": "weft[serve]"})
     cores = sorted(os.sched_getaffinity(0))
     names = [
         "weft",
@@ -58,6 +59,9 @@ def main(args: argparse.Namespace) -> dict[str, Figure]:
     rates: dict[str, list[float]] = defaultdict(list)
     medians: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Servers have sessions of their own and are stopped: one not killed here stays for good.
+            stack.callback(signal.signal, number, signal.signal(number, lambda n, _: sys.exit(128 + n)))
         models = repository(Path(stack.enter_context(TemporaryDirectory())))
         servers = {name: stack.enter_context(server(name, cores[0], models)) for name in names}
         os.sched_setaffinity(0, cores[-1:])
@@ -124,7 +128,8 @@ class Server:
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def end(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended before: what is raised already says so
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import Figure, check, measure, ratio, timed
+from bench.harness import Figure, amount, check, measure, ratio, timed
 from weft.kernels.blas import limit_threads
 from weft.kernels.device import Device
 from weft.kernels.kernel import ArraySpec
@@ -251,7 +251,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time to spend on each side of a case")
+    parser.add_argument("--seconds", type=amount, default=5.0, help="time to spend on each side of a case")
 
 
 def main(arguments: argparse.Namespace) -> dict[str, Figure]:

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from bench._arrivals import Load, jobs
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, amount, check, interleaved, positive, ratio, require, several
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
 from weft.runtime.serve.client import Client
@@ -52,13 +52,33 @@ ASKED = 500
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, metavar="FILE", help="an ONNX file, one input and output (a small network)")
-    add("--loads", default="0.8,1.5", metavar="A,B", help="of the capacity (0.8,1.5)")
-    add("--seconds", type=float, default=5.0, metavar="S", help="of each turn (5)")
-    add("--repetitions", type=int, default=2, metavar="N", help="turns of each policy, with other seeds (2)")
-    add("--policies", default=",".join(POLICIES), metavar="A,B", help=f"({','.join(POLICIES)})")
+    add("--loads", type=several(amount), default="0.8,1.5", metavar="A,B", help="of the capacity (0.8,1.5)")
+    add("--seconds", type=amount, default=5.0, metavar="S", help="of each turn (5)")
+    add(
+        "--repetitions",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="turns of each policy, with other seeds (2)",
+    )
+    add(
+        "--policies",
+        type=several(policy),
+        default=",".join(POLICIES),
+        metavar="A,B",
+        help=f"({','.join(POLICIES)})",
+    )
+
+
+def policy(text: str) -> str:
+    """A policy's name."""
+    if text not in POLICIES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(POLICIES)}")
+    return text
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
+    require("live", {"onnx": "weft[onnx]"})
     return run(lambda world: measure(world, args)) or {}
 
 
@@ -84,6 +104,11 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
             for name, row in zip(("added", "nothing"), added, strict=True)
             for share, value in zip((50, 99), row, strict=True)
         }
+
+
+def label(load: float) -> str:
+    """As figures are called: 08 for 0.8, 125 for 1.25. Rounded to tenths, 0.84 was told of as 08."""
+    return str(load).replace(".", "")
 
 
 async def shared(world: World, folder: str, model: Path | None) -> Path:
@@ -197,7 +222,7 @@ class Bench:
         random = np.random.default_rng(2)
         self._samples = random.standard_normal((SAMPLES, *info.shape[1:]), np.float32)
         self._answers: list[np.ndarray] = []
-        self._policies: Sequence[str] = args.policies.split(",")
+        self._policies: Sequence[str] = args.policies
 
     async def run(self) -> dict[str, Figure]:
         """All turns."""
@@ -205,7 +230,7 @@ class Bench:
             self._answers.append(await self._ask(number, Qos(best_effort=True)))
         capacity = await self._capacity()
         print(f"live: {capacity:.0f} samples a second", file=sys.stderr)
-        loads = [float(load) for load in self._args.loads.split(",")]
+        loads = self._args.loads
         turns: dict[tuple[str, float], list[Turn]] = defaultdict(list)
         for load in loads:
             order = interleaved(self._policies, self._args.repetitions, warmup=0)
@@ -218,7 +243,7 @@ class Bench:
         found = {}
         own = DEFAULT_POLICY
         for (policy, load), some in turns.items():
-            name = f"{round(load * 10):02d}"
+            name = label(load)
             found[f"goodput_{policy}_{name}"] = Figure.of([turn.goodput for turn in some], "/s")
             mine = turns.get((own, load), [])
             if policy != own and mine:

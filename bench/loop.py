@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, amount, check, interleaved, positive, ratio
 from weft.kernels.blas import limit_threads
 from weft.kernels.lane import Lane, Task
 from weft.kernels.optimizer import Adam
@@ -34,8 +34,8 @@ LEAST = 5  # measurements, however slow the machine is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="N", help="length of a repetition")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N")
+    parser.add_argument("--seconds", type=amount, default=2.0, metavar="N", help="length of a repetition")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
@@ -113,6 +113,8 @@ class Work:
         check(np.allclose(self.large_out, self.large @ self.large), "a large product is wrong")
         wanted = -1e-3 * self.updates
         check(np.allclose(self.parameters, wanted, rtol=1e-2), f"{self.parameters[0]} is not {wanted}")
+        for out in (self.small_out, self.large_out):
+            out.fill(np.nan)  # or kernels that stop computing would leave what is right the next time, too
 
 
 class Worker:
@@ -199,4 +201,5 @@ async def alone(world: World, work: Work, seconds: float) -> float:
     rate = (worker.done - before) / (time.perf_counter() - start)
     world.selector.computing = lambda: False
     await asyncio.to_thread(worker.lane.close)
+    work.check()
     return rate

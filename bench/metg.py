@@ -37,7 +37,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.harness import Figure, check, installed, launched_rank
+from bench.harness import Figure, check, installed, launched_rank, positive
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
 from weft.runtime.work.pool.parcel import Result
@@ -52,10 +52,10 @@ PEER_S = 300.0  # after which a peer is taken to hang
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--steps", type=int, default=1000, metavar="N", help="(1000)")
-    add("--repetitions", type=int, default=3, metavar="N")
+    add("--steps", type=positive, default=1000, metavar="N", help="(1000)")
+    add("--repetitions", type=positive, default=3, metavar="N")
     add("--peers", type=known, default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
-    add("--peer-steps", type=int, default=100, metavar="N", help="for peers, which are slower (100)")
+    add("--peer-steps", type=positive, default=100, metavar="N", help="for peers, which are slower (100)")
 
 
 def known(text: str) -> tuple[str, ...]:

@@ -40,15 +40,13 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from functools import partial
 
-import numpy as np
-
 from bench import _idle, _rig, _weft
 from bench._fair import Candidate, Judge, at_once
 from bench._several import Together
 from bench._steps import CHECKED_STEPS, Sizes, reference, widths
 from bench._training import Trained, Training
 from bench._weft import Fixed, Model
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, amount_or_none, check, interleaved, positive, ratio
 from weft.kernels.blas import limit_threads
 from weft.runtime.errors import Mistake
 from weft.runtime.exchange.plan import RULES
@@ -57,6 +55,7 @@ from weft.runtime.train.fleet import claim
 
 NAMES = ("large", "small")
 MOMENTA = (0.0, 0.9)
+MOST_CHECKED = 24  # steps
 WARM = 2  # steps, of parts of a step alone, before the clock starts
 
 
@@ -66,24 +65,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=both, default=(512, 512), metavar="A[,B]", help="samples a rank (512)")
     add("--layers", type=both, default=(8, 6), metavar="A[,B]", help="dense layers (8,6)")
     add("--width", type=both, default=(1024, 896), metavar="A[,B]", help="features of each (1024,896)")
-    add("--steps", type=int, default=12, metavar="N", help="of the first; of the other for as long (12)")
-    add("--repetitions", type=int, default=5, metavar="N", help="rounds that count (5)")
-    add("--patience", type=float, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
-    add("--portion", type=int, metavar="BYTES", help="size of portions (as a job file without [exchange])")
-    add("--credit", type=int, metavar="N", help="portions of a model in flight")
+    add("--steps", type=positive, default=12, metavar="N", help="of the first; of the other for as long (12)")
+    add("--repetitions", type=positive, default=5, metavar="N", help="rounds that count (5)")
+    add("--patience", type=amount_or_none, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
+    add(
+        "--portion",
+        type=positive,
+        metavar="BYTES",
+        help="size of portions (as a job file without [exchange])",
+    )
+    add("--credit", type=positive, metavar="N", help="portions of a model in flight")
     add("--rule", choices=RULES, help="which portion of a model goes first")
 
 
 def both(text: str) -> tuple[int, int]:
     """A number for either model, or the same for both."""
     first, _, second = text.partition(",")
-    return int(first), int(second or first)
+    return positive(first), positive(second or first)
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     if args.steps < CHECKED_STEPS:
         raise SystemExit(f"models: --steps is {args.steps}; losses of {CHECKED_STEPS} are checked")
-    if not args.no_rig:
+    if _rig.wanted(args):
         least = sum(sizes.nbytes for sizes in networks(args, 2)) * args.steps * args.repetitions
         raise SystemExit(_rig.again(args, least))
     return run(lambda world: measure(world, args)) or {}
@@ -98,7 +102,7 @@ def networks(args: argparse.Namespace, ranks: int) -> list[Sizes]:
 async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     """One rank's part of the bench."""
     if world.size < 2:
-        raise Mistake("models needs two ranks: leave --no-rig out, or run it under mpirun -n 2")
+        raise Mistake("models needs two ranks: python -m bench models, or mpirun -n 2 python -m bench models")
     limit_threads(1)
     judge = Judge(world, args.patience)
     fixed = Fixed(args.portion, args.credit, args.rule)
@@ -153,7 +157,7 @@ class Bench:
 
     async def run(self, repetitions: int) -> dict[str, Figure]:
         """All rounds."""
-        candidates = await self._candidates()
+        candidates = self._candidates()
         for name, _ in interleaved(list(candidates), repetitions, warmup=0):
             turn, seconds = await self._judge.turn(name, candidates[name])
             self._samples[name].append(seconds)
@@ -163,16 +167,14 @@ class Bench:
                 self._keep(turn)
         return self._figures()
 
-    async def _candidates(self) -> dict[str, Candidate]:
+    def _candidates(self) -> dict[str, Candidate]:
         found: dict[str, Candidate] = {}
         all_losses: list[float] = []
         for model, training, count in zip(self._models, self._alone, self._counts, strict=True):
-            losses = np.zeros(CHECKED_STEPS)
-            if self._world.rank == 0:
-                losses[:] = reference(model.sizes, CHECKED_STEPS, model.momentum)
-            await self._world.broadcast(losses, 0)
-            expected = list(map(float, losses))
-            all_losses += expected
+            # Of all steps, or all that may be waited for: weights are held to those of other steps of Weft's.
+            # Each rank computes them, up to a second a step.
+            expected = reference(model.sizes, min(count, MOST_CHECKED), model.momentum)
+            all_losses += expected[:CHECKED_STEPS]
             steps, nbytes = WARM + count, model.sizes.nbytes * count
             found |= {
                 f"alone {model.name}": Candidate(partial(whole, training, count), nbytes, expected),

@@ -53,6 +53,7 @@ exec ip netns exec {name}-"$host" unshare --uts sh -c '
     hostname "$0" && mount -t tmpfs tmpfs /dev/shm && mount --bind {folder}/hosts /etc/hosts &&
     exec sh -c "$1"' "$host" "$*"
 """
+LATENCY = "50ms"
 KILL_S = 10.0  # for killed processes to be gone
 
 
@@ -76,12 +77,12 @@ class Network:
     that takes netem, which the kernels this was made on do not have.
     """
 
-    def __init__(self, count: int, rate: str | None = None, latency: str = "50ms") -> None:
+    def __init__(self, count: int, rate: str | None = None, latency: str = LATENCY) -> None:
         if count < 2:
             raise ValueError(f"{count} host(s): a link has two ends, so at least 2")
         self.names = [f"n{i}" for i in range(1, count + 1)]
         self.addresses = [f"10.77.{i // 250}.{i % 250 + 1}" for i in range(count)]
-        self.rate = rate
+        self.rate, self.latency = rate, latency
         self._limit: list[str] = []
         if rate is not None:
             self._limit = ["rate", rate, "burst", str(burst_bytes(rate)), "latency", latency]

@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, amount, check, interleaved, positive, ratio
 from weft.runtime.errors import Mistake
 from weft.runtime.message import Channel, World, run
 from weft.runtime.message.mpi import MPI  # not mpi4py's before: Weft has settings for it
@@ -27,10 +27,10 @@ REST_S = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repetitions", type=int, default=7, metavar="N")
-    parser.add_argument("--trips", type=int, default=2000, metavar="N", help="round trips a repetition")
-    parser.add_argument("--megabytes", type=int, default=64, metavar="N", help="size of a large message")
-    parser.add_argument("--idle", type=float, default=2.0, metavar="SECONDS", help="how long to wait idly")
+    parser.add_argument("--repetitions", type=positive, default=7, metavar="N")
+    parser.add_argument("--trips", type=positive, default=2000, metavar="N", help="round trips a repetition")
+    parser.add_argument("--megabytes", type=positive, default=64, metavar="N", help="size of a large message")
+    parser.add_argument("--idle", type=amount, default=2.0, metavar="SECONDS", help="how long to wait idly")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 
-from bench.harness import Figure, check
+from bench.harness import Figure, amount_or_none, check, positive, several
 from weft.runtime.work.pool.victims import Declared, Way, choose, fullest, pause_s
 
 TASK_S = 2e-3  # mean of a task; lengths vary evenly from none to twice that
@@ -36,23 +36,30 @@ FAR_S, FAR_BYTE_S = 200e-6, 1e-9  # a question to another node and its answer, 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--ranks", default="16,64,256,1024,4096", metavar="R[,R...]", help="(16,64,256,1024,4096)")
-    add("--node", type=int, default=16, metavar="N", help="ranks of a node (16)")
-    add("--tasks", type=int, default=50, metavar="N", help="for each rank (50)")
-    add("--task-bytes", type=float, default=1000.0, metavar="N", help="that move with a task (1000)")
+    add(
+        "--ranks",
+        type=several(positive),
+        default="16,64,256,1024,4096",
+        metavar="R[,R...]",
+        help="(16,64,256,1024,4096)",
+    )
+    add("--node", type=positive, default=16, metavar="N", help="ranks of a node (16)")
+    add("--tasks", type=positive, default=50, metavar="N", help="for each rank (50)")
+    add("--task-bytes", type=amount_or_none, default=1000.0, metavar="N", help="that move with a task (1000)")
     add("--seed", type=int, default=1)
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
-    sizes = [int(ranks) for ranks in args.ranks.split(",")]
+    sizes = sorted(args.ranks)
     most = (0, 0)
     for shape in SHAPES:
         for ranks in sizes:
             work, speeds = SHAPES[shape](ranks, args.tasks, Random(args.seed))
             ran = Simulation(work, speeds, args.node, args.task_bytes, args.seed).run()
             found[f"efficiency_{ranks}_{shape}"] = Figure.of([ran.efficiency], "")
-            most = max(most, (ran.steals, ran.asked))
+        # Of the largest, which came last.
+        most = max(most, (ran.steals, ran.asked))
         alone = max(sum(own) / speed for own, speed in zip(work, speeds, strict=True))
         found[f"static_{shape}"] = Figure.of([sum(map(sum, work)) / sum(speeds) / alone], "")
     found["steals"], found["asked"] = (Figure.of([number], "") for number in most)

@@ -21,13 +21,13 @@ from bench import _rig
 from bench._rig import link_bytes
 from bench._rounds import MB, Floats, Network, communicating
 from bench._sums import gradient, total
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, check, interleaved, positive, ratio
 from weft.kernels.blas import limit_threads
 from weft.runtime.errors import Mistake
 from weft.runtime.exchange import Exact, Round, Rule
 from weft.runtime.exchange.tune import DEFAULT
 from weft.runtime.message import World, run
-from weft.runtime.message.mpi import MPI, launched_as  # not mpi4py's before: Weft has settings for it
+from weft.runtime.message.mpi import MPI  # not mpi4py's before: Weft has settings for it
 
 PORTION_BYTES = MB
 CREDIT = 4
@@ -35,12 +35,12 @@ CREDIT = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _rig.add_arguments(parser)
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N")
-    parser.add_argument("--megabytes", type=int, default=64, metavar="N", help="of gradients (64)")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N")
+    parser.add_argument("--megabytes", type=positive, default=64, metavar="N", help="of gradients (64)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
-    if launched_as() is None and not args.no_rig:
+    if _rig.wanted(args):
         raise SystemExit(_rig.again(args, args.megabytes * MB * args.repetitions))
     return run(lambda world: figures(world, args)) or {}
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from bench._arrivals import CLASSES, MIX, Load, jobs
 from bench._emulated import FAMILIES, Emulated
 from bench._score import LOWEST, TOP, Score, score
-from bench.harness import Figure, ratio
+from bench.harness import Figure, amount, positive, ratio, several
 from weft.runtime.serve.policy import POLICIES
 
 FAST_SHARE, FITS = 0.8, 0.9
@@ -40,14 +40,20 @@ Scores = dict[tuple[bool, float, str], list[Score]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--loads", default="0.5,0.8,1,1.25,1.5,2", metavar="L[,L...]", help="over capacity")
-    add("--seconds", type=float, default=4.0, metavar="S", help="of arrivals (4)")
-    add("--seeds", type=int, default=3, metavar="N", help="repetitions (3)")
+    add(
+        "--loads",
+        type=several(amount),
+        default="0.5,0.8,1,1.25,1.5,2",
+        metavar="L[,L...]",
+        help="over capacity",
+    )
+    add("--seconds", type=amount, default=4.0, metavar="S", help="of arrivals (4)")
+    add("--seeds", type=positive, default=3, metavar="N", help="repetitions (3)")
     add("--picture", type=Path, metavar="FILE", help="goodput over load, as a PNG")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
-    loads = [float(load) for load in args.loads.split(",")]
+    loads = args.loads
     rig = Emulated(args.seconds)
     scores: Scores = {}
     for bursty, load, seed in product((False, True), loads, range(1, args.seeds + 1)):

@@ -32,8 +32,9 @@ import numpy as np
 
 from bench._arrivals import CLASSES, MIX
 from bench._core import Speed
-from bench.harness import Figure, check
+from bench.harness import Figure, amount, check, positive, require
 from bench.live import NAME, shared
+from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
 from weft.runtime.serve.client import Client
 from weft.runtime.serve.request import Refused
@@ -47,14 +48,16 @@ FEEL_S = 2.0  # between two looks at the core's speed, of 10 ms
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--minutes", type=float, default=30.0, metavar="N", help="of overload (30)")
-    add("--windows", type=int, default=30, metavar="N", help="that they are divided into (30)")
-    add("--callers", type=int, default=256, metavar="N", help="of all ranks together (256)")
+    add("--minutes", type=amount, default=30.0, metavar="N", help="of overload (30)")
+    add("--windows", type=positive, default=30, metavar="N", help="that they are divided into (30)")
+    add("--callers", type=positive, default=256, metavar="N", help="of all ranks together (256)")
     add("--model", type=Path, metavar="FILE", help="an ONNX file with one input of 3 x 32 x 32 pixels")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
-    check(args.windows >= 5, f"{args.windows} windows show no drift: give 5 or more")
+    if args.windows < 5:
+        raise Mistake(f"{args.windows} windows show no drift: give 5 or more")
+    require("soak", {"onnx": "weft[onnx]"})
     return run(lambda world: measure(world, args)) or {}
 
 

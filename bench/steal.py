@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import Figure, check
+from bench.harness import Figure, amount, check, positive
 from weft.runtime.errors import Mistake
 from weft.runtime.message import Message, World, run
 from weft.runtime.work.pool import Pool
@@ -37,8 +37,8 @@ PING_S = 3e-3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--kernels", type=int, default=60, metavar="N", help="that the victim runs (60)")
-    add("--kernel-ms", type=float, default=10.0, metavar="MS", help="length of one (10)")
+    add("--kernels", type=positive, default=60, metavar="N", help="that the victim runs (60)")
+    add("--kernel-ms", type=amount, default=10.0, metavar="MS", help="length of one (10)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

@@ -36,7 +36,7 @@ import numpy as np
 
 from bench._fair import Candidate, Judge
 from bench._steps import Floats, Turn
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, amount_or_none, check, interleaved, positive, ratio
 from weft.kernels.blas import limit_threads
 from weft.kernels.device import Device
 from weft.runtime.errors import Mistake
@@ -85,13 +85,13 @@ WAYS = ("stealing", "static")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--micro-batches", type=int, default=64, metavar="N", help="of a step, over both ranks (64)")
-    add("--samples", type=int, default=32, metavar="N", help="of a micro-batch (32)")
-    add("--width", type=int, default=1024, metavar="N", help="features of a layer (1024)")
-    add("--layers", type=int, default=3, metavar="N", help="dense layers (3)")
-    add("--steps", type=int, default=4, metavar="N", help="timed of a turn (4)")
-    add("--repetitions", type=int, default=3, metavar="N", help="rounds that count (3)")
-    add("--patience", type=float, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
+    add("--micro-batches", type=positive, default=64, metavar="N", help="of a step, over both ranks (64)")
+    add("--samples", type=positive, default=32, metavar="N", help="of a micro-batch (32)")
+    add("--width", type=positive, default=1024, metavar="N", help="features of a layer (1024)")
+    add("--layers", type=positive, default=3, metavar="N", help="dense layers (3)")
+    add("--steps", type=positive, default=4, metavar="N", help="timed of a turn (4)")
+    add("--repetitions", type=positive, default=3, metavar="N", help="rounds that count (3)")
+    add("--patience", type=amount_or_none, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

@@ -28,7 +28,7 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import Figure, check, interleaved, ratio
+from bench.harness import Figure, check, interleaved, positive, ratio
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
@@ -69,22 +69,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tree", choices=sorted(TREES), default="T1", help="(T1)")
     add("--geometric", metavar="SEED,B0,DEPTH", help="a tree of this kind, as T1 is 19,4,10")
     add("--binomial", metavar="SEED,B0,Q,M", help="a tree of this kind, as T3 is 42,2000,0.124875,8")
-    add("--repetitions", type=int, default=3, metavar="N")
-    add("--grain", type=int, default=GRAIN, metavar="N", help=f"nodes a task visits ({GRAIN})")
+    add("--repetitions", type=positive, default=3, metavar="N")
+    add("--grain", type=positive, default=GRAIN, metavar="N", help=f"nodes a task visits ({GRAIN})")
 
 
 def chosen(args: argparse.Namespace) -> Tree:
     """The tree that the options name; one without published counts is held to the plain loop's."""
+    tree = TREES[args.tree]
     try:
         if args.geometric:
             seed, b0, depth = args.geometric.split(",")
-            return Tree(int(seed), int(b0), depth=int(depth))
+            tree = Tree(int(seed), int(b0), depth=int(depth))
         if args.binomial:
             seed, b0, q, m = args.binomial.split(",")
-            return Tree(int(seed), int(b0), q=float(q), m=int(m))
+            tree = Tree(int(seed), int(b0), q=float(q), m=int(m))
+            if not 0 < tree.q * tree.m < 1:
+                raise ValueError(
+                    f"Q times M is {tree.q * tree.m:g}; above 0 and below 1 such a tree has an end"
+                )
+        if not 1 <= tree.b0 <= len(INDICES) or not 0 <= tree.m <= len(INDICES):
+            raise ValueError(f"a node has from 1 to {len(INDICES):,} children")
     except ValueError as error:
         raise Mistake(f"the tree's constants are wrong: {error}; see python -m bench uts --help") from error
-    return TREES[args.tree]
+    return tree
 
 
 Nodes = list[tuple[bytes, int]]

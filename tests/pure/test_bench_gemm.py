@@ -56,6 +56,15 @@ def test_a_product_that_is_not_written_gives_no_figure(monkeypatch):
         bench.gemm.main(SMALLEST)
 
 
+@needs_onednn
+def test_a_block_behind_the_first_that_is_not_written_gives_no_figure(monkeypatch):
+    library = onednn.load()
+    honest = library.product
+    monkeypatch.setattr(library, "product", lambda a, b, out: len(out) == 60 or honest(a, b, out))
+    with pytest.raises(WrongResultError, match="portions of 3: the products differ by nan"):
+        bench.gemm.main(SMALLEST)  # 300 neurons are blocks of 240 and 60
+
+
 def test_without_onednn_there_is_nothing_to_compare(monkeypatch):
     monkeypatch.setattr(onednn, "_find", lambda: (None, ""))
     with pytest.raises(SystemExit, match=r"pip install 'weft\[onednn\]'"):

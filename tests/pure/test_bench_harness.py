@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import sys
 import types
 from pathlib import Path
@@ -11,8 +13,24 @@ import pytest
 
 import bench
 from bench import __main__ as command
-from bench.harness import Figure, WrongResultError, check, installed, interleaved, measure, ratio, timed
+from bench.harness import (
+    Figure,
+    WrongResultError,
+    amount,
+    amount_or_none,
+    check,
+    installed,
+    interleaved,
+    machine,
+    measure,
+    positive,
+    ratio,
+    require,
+    several,
+    timed,
+)
 from tests.launch import ROOT, run
+from weft.runtime.errors import Mistake
 
 
 def test_a_figure_is_the_median_with_least_and_greatest():
@@ -56,6 +74,57 @@ def test_peers_that_are_not_installed_are_named(capsys):
     assert capsys.readouterr().err == "sample: not installed, so left out: Nothing\n"
     assert installed("sample", {"NumPy": "numpy"}) == ["NumPy"]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (positive, "3", 3),
+        (amount, "0.5", 0.5),
+        (amount_or_none, "0", 0.0),
+        (several(positive), "1,4,16", [1, 4, 16]),
+        (several(amount), "0.8", [0.8]),
+    ],
+)
+def test_an_option_is_read(kind, text, value):
+    assert kind(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        (positive, "0", "'0' is no whole number of 1 or more"),
+        (positive, "-3", "'-3' is no whole number"),
+        (positive, "2.5", "'2.5' is no whole number"),
+        (amount, "0", "'0' is no number above 0"),
+        (amount, "-1", "'-1' is no number above 0"),
+        (amount, "nan", "'nan' is no number above 0"),
+        (amount, "inf", "'inf' is no number above 0"),
+        (amount, "two", "'two' is no number above 0"),
+        (amount_or_none, "-1", "'-1' is no number of 0 or more"),
+        (several(positive), "1,,4", "'' is no whole number"),
+    ],
+)
+def test_an_option_that_would_give_no_figure_or_no_end_is_refused(kind, text, told):
+    with pytest.raises(argparse.ArgumentTypeError, match=told):
+        kind(text)
+
+
+def test_what_a_bench_cannot_do_without_is_named_with_what_brings_it():
+    require("sample", {"numpy": "numpy"})
+    with pytest.raises(
+        SystemExit, match=r"sample: no_such_module is not installed: pip install 'weft\[some\]'"
+    ):
+        require("sample", {"numpy": "numpy", "no_such_module": "weft[some]"})
+
+
+def test_a_process_of_a_slurm_job_that_srun_did_not_start_is_one_rank(monkeypatch):
+    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert machine()["ranks"] == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert machine()["ranks"] == 4
 
 
 @pytest.fixture
@@ -116,6 +185,48 @@ def test_a_wrong_result_ends_non_zero_without_figures(a_bench, capsys, tmp_path)
     assert command.main(["sample", "--json", str(path)]) == 1
     assert not path.exists()
     assert "wrong result: sum is 3, expected 4" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told_of_before_anything_is_measured(a_bench, capsys, tmp_path):
+    a_bench.main = lambda arguments: pytest.fail("it was measured")
+    path = tmp_path / "missing" / "out.json"
+    assert command.main(["sample", "--json", str(path)]) == 2
+    told = f"sample: --json {path} cannot be written: No such file or directory\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_file_of_before_is_kept_until_there_are_figures(a_bench, tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text("of before")
+    a_bench.main = lambda arguments: check(False, "sum is 3, expected 4")
+    assert command.main(["sample", "--json", str(path)]) == 1
+    assert path.read_text() == "of before"
+
+
+def test_a_mistake_is_told_without_a_traceback(a_bench, capsys):
+    def mistaken(arguments):
+        raise Mistake("skew 2 of 8 layers: give a share")
+
+    a_bench.main = mistaken
+    assert command.main(["sample"]) == 2
+    assert capsys.readouterr().err == "sample: skew 2 of 8 layers: give a share\n"
+
+
+def test_an_interrupted_bench_ends_without_a_traceback(a_bench, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    a_bench.main = interrupted
+    assert command.main(["sample"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_infinite_is_null_in_json(a_bench, tmp_path):
+    a_bench.main = lambda arguments: {"paid_after": Figure(math.inf, "runs", 3.0, math.inf)}
+    path = tmp_path / "out.json"
+    assert command.main(["sample", "--json", str(path)]) == 0
+    written = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert written["figures"]["paid_after"] == {"value": None, "unit": "runs", "min": 3.0, "max": None}
 
 
 def test_the_machine_is_described_where_mpi_is_loaded_but_not_started():

@@ -12,6 +12,7 @@ from bench._idle import causes
 from bench._steps import Sizes, check_losses, reference, widths
 from bench._sums import Sums
 from bench.harness import WrongResultError
+from weft.runtime.errors import Mistake
 from weft.runtime.observe.trace import COMPUTE, WIRE, Span
 
 MS = 1_000_000
@@ -87,7 +88,7 @@ def test_a_skewed_network_has_as_many_weights_and_their_share_in_one_layer(layer
     ("layers", "width", "skew"), [(0, 8, None), (2, 8, 0.7), (8, 8, 0.1), (8, 8, 1.0)], ids=str
 )
 def test_impossible_sizes_are_refused(layers, width, skew):
-    with pytest.raises(ValueError, match="give"):
+    with pytest.raises(Mistake, match="give"):
         widths(layers, width, skew)
 
 

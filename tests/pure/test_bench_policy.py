@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from random import Random
 
 import pytest
 
+from bench import policy
 from bench.policy import FAR_S, NEAR_S, SHAPES, Simulation
 
 NODE, TASKS = 16, 50
@@ -14,6 +16,16 @@ NODE, TASKS = 16, 50
 def simulate(shape: str, ranks: int, task_bytes: float = 1000.0):
     work, speeds = SHAPES[shape](ranks, TASKS, Random(1))
     return Simulation(work, speeds, NODE, task_bytes, seed=1).run()
+
+
+def test_figures_are_of_the_largest_number_of_ranks_wherever_it_was_written():
+    parser = argparse.ArgumentParser()
+    policy.add_arguments(parser)
+    rising, falling = (
+        policy.main(parser.parse_args(["--ranks", ranks, "--tasks", "5"])) for ranks in ("4,8", "8,4")
+    )
+    assert rising == falling
+    assert rising["static_one"].value == pytest.approx(1 / 8)
 
 
 def test_a_rank_alone_takes_as_long_as_its_tasks():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -11,7 +14,24 @@ import pytest
 
 from bench.harness import WrongResultError
 from bench.http import load
-from tests.launch import ROOT, python, run
+from tests.launch import ROOT, descendants, environment, installed_vendor, python, run
+
+# The bench, that says when its servers wait for their turns.
+TELLS = """
+import sys
+from unittest.mock import patch
+import bench.http
+from bench.__main__ import main
+
+interleaved = bench.http.interleaved
+
+def told(*how):
+    print("ready", flush=True)
+    return interleaved(*how)
+
+with patch.object(bench.http, "interleaved", told):
+    raise SystemExit(main(["http", "--seconds", "1000"]))
+"""
 
 
 def test_the_bench_measures_what_it_names(tmp_path: Path):
@@ -29,6 +49,29 @@ def test_the_bench_measures_what_it_names(tmp_path: Path):
         "over_bare",
     } <= figures.keys()
     assert all(figure["value"] > 0 for figure in figures.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_leaves_no_server_behind(number, tmp_path):
+    """They are stopped (SIGSTOP) between their turns, and would be so for good."""
+    settings = environment(installed_vendor(), {"TMPDIR": str(tmp_path)})
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [python(), "-c", TELLS], cwd=ROOT, env=settings, stdout=pipe, stderr=pipe, text=True
+    ) as started:
+        try:
+            assert started.stdout.readline() == "ready\n"
+            servers = descendants(started.pid)
+            assert len(servers) >= 3
+            started.send_signal(number)
+            _, told = started.communicate(timeout=60)
+        finally:
+            started.kill()
+    left = [pid for pid in servers if Path(f"/proc/{pid}").exists()]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, told
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_answer_with_other_numbers_is_a_wrong_result():

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
-from bench.live import nothing
+from bench.live import label, nothing
 from tests.launch import ROOT, mpiexec
 
 
@@ -22,6 +23,13 @@ def test_s5_6_policies_are_compared_on_the_same_arrivals(tmp_path: Path):
     assert {"goodput_first_come_08", "goodput_weft_08", "over_first_come_08", "on_time_08"} <= set(figures)
     assert 0 <= figures["on_time_08"]["value"] <= 1
     assert figures["added_p50_us"]["value"] > 0
+
+
+@pytest.mark.parametrize(
+    ("load", "named"), [(0.5, "05"), (0.8, "08"), (0.84, "084"), (1.0, "10"), (1.25, "125"), (1.5, "15")]
+)
+def test_a_load_has_a_name_of_its_own(load, named):
+    assert label(load) == named
 
 
 def test_another_model_is_asked_for_with_its_own_shape(tmp_path: Path):

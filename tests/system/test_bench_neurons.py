@@ -26,6 +26,37 @@ def test_s1_8_one_image_on_one_rank_with_barriers_and_without(tmp_path):
     assert 0 <= found["ahead"] < 1
 
 
+# The real bench with ranks that run every block once, and leave what they have then.
+IDLE = """
+import sys
+from dataclasses import replace
+from unittest.mock import patch
+from bench.__main__ import main
+from weft.runtime.work.neurons.crew import Crew
+
+begin = Crew.__init__
+
+def once(calls):
+    left = list(calls)
+    return lambda: left and left.pop(0)()
+
+def idle(self, world, job, *rest):
+    calls = [[once(own)] * len(own) for own in job.calls]
+    begin(self, world, replace(job, calls=calls), *rest)
+
+with patch.object(Crew, "__init__", idle):
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_blocks_that_nobody_runs_give_no_figures(tmp_path):
+    path = tmp_path / "neurons.json"
+    result = mpiexec(2, ["-c", IDLE, *SMALL, "--tuned", "0", "--json", path], cwd=ROOT)
+    assert result.returncode != 0
+    assert "one: an output differs by" in result.stderr
+    assert not path.exists()
+
+
 def test_a_wrong_output_gives_no_figures(tmp_path):
     path = tmp_path / "neurons.json"
     code = (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
 
+from bench.uts import chosen
 from tests.launch import ROOT, VENDORS, mpiexec
+from weft.runtime.errors import Mistake
 
 TREES = {
     # T1 and T3 with a smaller depth and fewer children of the root; counted by the plain loop in the bench.
@@ -93,3 +96,18 @@ def test_a_wrong_count_of_the_first_repetition_gives_no_figures(tmp_path):
     assert result.returncode != 0
     assert "nodes, leaves and depth are (" in result.stderr
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "constants", "told"),
+    [
+        ("binomial", "42,10,0.5,8", "Q times M is 4; above 0 and below 1 such a tree has an end"),
+        ("binomial", "42,10,0.1,0", "Q times M is 0"),
+        ("binomial", "42,5000,0.1,8", "a node has from 1 to 4,096 children"),
+        ("geometric", "19,0,10", "a node has from 1 to 4,096 children"),
+        ("geometric", "19,4", "not enough values"),
+    ],
+)
+def test_a_tree_without_an_end_or_a_node_is_refused(kind, constants, told):
+    with pytest.raises(Mistake, match=told):
+        chosen(argparse.Namespace(**{"tree": "T1", "geometric": "", "binomial": "", kind: constants}))

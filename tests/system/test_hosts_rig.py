@@ -134,6 +134,13 @@ def test_mpi_takes_each_host_for_a_node(vendor, options, expected):
         assert re.search(rf"{host} sent \d+\.\d+ MB, received \d+\.\d+ MB", result.stderr), result.stderr
 
 
+def test_a_job_is_told_the_command_that_makes_its_hosts():
+    program = "import os; os.write(1, os.environ['WEFT_BENCH_HOSTS'].encode() + b'\\n')"
+    with Hosts(2, rate="100mbit", latency="20ms") as made:
+        job = made.run(["python", "-c", program], env=environment("mpich"), capture=True, timeout=60)
+    assert job.stdout.splitlines() == ["--hosts 2 --rate 100mbit --ppn 1 --latency 20ms"] * 2
+
+
 def test_an_all_reduce_of_4_mb_moves_4_mb_each_way(hosts):
     job = hosts.run(["python", "-c", ALLREDUCE], env=environment("mpich"), timeout=60, expect_bytes=8_000_000)
     assert isinstance(job, Job)
@@ -226,7 +233,9 @@ def test_a_container_without_the_capability_is_told_so():
         (["--hosts", "1"], "a link has two ends"),
         (["--rate", "fast"], "rate 'fast': write it as"),
         (["--ppn", "1,2,3"], "one number, or one for each of the 2 hosts"),
-        (["--ppn", "0"], "one number, or one for each of the 2 hosts"),
+        (["--ppn", "0"], "argument --ppn: '0' is no whole number of 1 or more"),
+        (["--ppn", "1,x"], "argument --ppn: 'x' is no whole number"),
+        (["--expect-bytes", "inf"], "argument --expect-bytes: 'inf' is no number"),
     ],
     ids=" ".join,
 )
