@@ -13,8 +13,8 @@ Weight gradients are what is put out: nothing of the same micro-batch waits for 
 nothing is: a rank looks at its others' `idle`, a load each, and runs its kernel. A claim swaps the step's
 number in; who finds another number there has the kernel. The numbers never need to be put back.
 
-Only who updates weights may claim: its lane is part of every step's end, so that it can't look at a
-step that is over for all others.
+Only who updates weights may claim, and only while not all others have ended their own parts: none begins the
+next step without its updates, so the step can't be over before its look is.
 """
 
 from __future__ import annotations
@@ -135,8 +135,12 @@ class Offers:
         return all(self._idle[other][0] >= step for other in self._others)
 
     def claim(self, step: int) -> Offer | None:
-        """A kernel of another rank, the one put out first; None on a rank that takes none."""
-        for other in self._others if self._rank < self._takers else ():
+        """A kernel of another rank, the one put out first; None on a rank that takes none.
+
+        None, too, once the step is over for all others: what they have put out is done. They may begin the
+        next while this rank looks, and it took a kernel of that for one of this step, which others had.
+        """
+        for other in self._others if self._rank < self._takers and not self.over(step) else ():
             out = int(self._out[other][0])
             for place in range(out % COUNT if out // COUNT == step else 0):
                 word = self._claims[other][place]
