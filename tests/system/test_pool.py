@@ -33,12 +33,15 @@ run(main)
 RAISED = {
     """raise ArithmeticError("the task's own words")""": "ArithmeticError: the task's own words",
     "next(iter(()))": "RuntimeError: a task raised StopIteration()\n(in task 'work' of the pool)",
+    "raise SystemExit(0)": "RuntimeError: a task raised SystemExit(0)\n(in task 'work' of the pool)",
 }
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("kind", RAISED, ids=["an error", "StopIteration, which no future takes"])
+@pytest.mark.parametrize(
+    "kind", RAISED, ids=["an error", "StopIteration, which no future takes", "an exit as if all were done"]
+)
 def test_a_task_that_raises_ends_the_job_with_its_traceback(kind, ranks, vendor):
     result = mpiexec(ranks, ["-c", PROGRAM.replace("KIND", kind)], vendor=vendor, cwd=ROOT, timeout=30)
     assert result.returncode != 0

@@ -24,7 +24,7 @@ from .counts import Counts, Rounds
 from .home import Home
 from .lanes import Lanes
 from .memory import Memory
-from .parcel import Head
+from .parcel import Head, for_message, from_message
 from .queues import Queues
 from .victims import Way, fullest, pause_s
 from .worker import Outside, Worker
@@ -83,6 +83,10 @@ class Beyond:
         self._run += 1
         self.given_up.clear()
 
+    async def start(self) -> None:
+        """All ranks are here."""
+        await self._comm.barrier(what="the start of a pool's run")
+
     def begin(self) -> None:
         """A run has begun."""
         self._over = False
@@ -122,10 +126,19 @@ class Beyond:
         if self._others:
             self._loop.mpi.expecting -= 1
 
+    def pass_by(self) -> None:
+        """A run has begun that was given up here before: others agree with this rank on its end still."""
+        self._over = True
+        self._running = []
+        if self._others:
+            self._running = [self._world.background(self._agree_on_the_end(), "the pool agrees on its end")]
+
     async def end(self) -> None:
         """The run is over, or was given up, on all ranks: the messages that belong to it have come."""
         for task in self._running:
             await task  # the last answer must have come: it could bring tasks, if this were not the end
+        # Nobody spawns for the next while one still looks.
+        await self._comm.barrier(what="the end of a pool's run")
 
     async def close(self) -> None:
         """Nobody is answered any more; collective."""
@@ -151,9 +164,10 @@ class Beyond:
             await self._idle.wait()
             self._idle.clear()
             misses = 0
-            while self._worker.idle and not self._over and (rank := self._whom()) is not None:
+            while self._worker.idle and not self._over and (rank := self._whom(misses)) is not None:
                 start_ns = time.monotonic_ns()
-                lane, taken = (await self._channel.request(rank)).body
+                reply = await self._channel.request(rank)
+                lane, taken = reply.body[0], from_message(reply.body[1], reply.arrays)
                 tally = self._queues.tally.lanes[lane]
                 tally.attempts += 1
                 if taken:
@@ -163,21 +177,26 @@ class Beyond:
                 misses += 1
                 await asyncio.sleep(pause_s(misses, self.far.latency_s))
 
-    def _whom(self) -> int | None:
-        """A rank that may have something: of this node what is too large for its shelf, else of another."""
+    def _whom(self, misses: int) -> int | None:
+        """A rank that may have something: of this node what is too large for its shelf, else of another.
+
+        After `misses` answers with nothing. A rank of this node may keep what it has, since that is not worth
+        moving, for as long as the task lasts that it is at. Asked every time, it kept those that were idle
+        here from all that other nodes had; so every second question goes there.
+        """
         node = self._world.node.ranks
         large = [
             node[index]
             for index, words in enumerate(self._counts.large)
             if index != self._world.node_rank and any(words[lane] for lane in self._mine)
         ]
-        if large:
+        if large and not (self._others and misses % 2):
             return self._random.choice(large)
         return self._random.choice(self._random.choice(self._others)) if self._others else None
 
     # -- answering -------------------------------------------------------------------------------------
 
-    def _answer(self, message: Message) -> Any:
+    async def _answer(self, message: Message) -> Any:
         if isinstance(message.body, bytes):  # the opening measures the way
             return None
         if isinstance(message.body, int):  # a late one is of the run before: several may give up a run
@@ -185,13 +204,16 @@ class Beyond:
                 self.given_up.set()
             return None
         if not message.wants_reply:
-            self._home.arrived(*message.body)
+            number, failed, parts = message.body
+            self._home.arrived(number, failed, from_message(parts, message.arrays))
             self._worker.offer()
             return None
         self.asked += 1
         lane, taken = self._give(message.source)
         self.gave += bool(taken)
-        return [lane, taken]
+        parcels, arrays = for_message(taken)
+        await message.reply([lane, parcels], *arrays)
+        return None
 
     def _give(self, thief: int) -> tuple[int, list[bytes]]:
         """Tasks and their lane, or none and the lane that was looked into last.
@@ -225,7 +247,8 @@ class Beyond:
         if self._over:  # given up: nobody may be there to receive it before the next run
             self._late.append((home, number, failed, parts))
             return
-        message = self._channel.send(home, [number, failed, parts])
+        parcels, arrays = for_message(parts)
+        message = self._channel.send(home, [number, failed, parcels], *arrays)
         self._world.background(message, f"the result of a task to rank {home}")
 
     # -- the end ---------------------------------------------------------------------------------------

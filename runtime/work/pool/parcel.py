@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import Mistake
-from ...message.wire import as_bytes, decode, encode
+from ...message.wire import EAGER_BYTES, as_bytes, decode, encode
 
 Array = NDArray[Any]
 
@@ -103,6 +103,29 @@ def unpack_all(data: bytes, at: int, count: int) -> list[Result]:
         result, at = unpack(data, at)
         found.append(result)
     return found
+
+
+def for_message(parcels: list[bytes]) -> tuple[Any, list[Array]]:
+    """Parcels as a part of a message's body, and its arrays: many bytes go behind the body, as one array.
+
+    In the body there is room for 4 GiB: half of the large tasks of a rank have more, together, and so had one
+    task or its result.
+    """
+    if sum(map(len, parcels)) <= EAGER_BYTES:
+        return parcels, []
+    data = parcels[0] if len(parcels) == 1 else b"".join(parcels)
+    return [len(parcel) for parcel in parcels], [np.frombuffer(data, np.uint8)]
+
+
+def from_message(part: Any, arrays: Sequence[Array]) -> list[bytes]:
+    """The parcels that `for_message` made this of."""
+    if not arrays:
+        return list(part)
+    data, at, parcels = arrays[0].data, 0, []
+    for size in part:
+        parcels.append(bytes(data[at : at + size]))
+        at += size
+    return parcels
 
 
 def result_of(value: Any) -> Result:

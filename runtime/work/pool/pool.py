@@ -79,6 +79,7 @@ class Pool:
         self._worker.home = self._home
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
+        self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -110,6 +111,11 @@ class Pool:
         await world.agree(f"functions and settings of the pool {name!r}", str(settings))
         if not 0 < places <= MOST_PLACES:
             raise Mistake(f"the pool {name!r} is to have {places} places a lane; it has 1 to {MOST_PLACES}")
+        if place_bytes < 1:
+            raise Mistake(
+                f"the pool {name!r} is to have places of {place_bytes} bytes; give 1 or more: what does not"
+                " fit goes by message"
+            )
         lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)
@@ -122,7 +128,7 @@ class Pool:
 
     async def close(self) -> None:
         """Give the memory back; collective over the world."""
-        await self._left()
+        await self._left(self._ending)
         await self._beyond.close()
         await self._memory.close()
 
@@ -211,18 +217,25 @@ class Pool:
         What `main` raises ends the run on all ranks: it is raised here, and on the others `run` cancels their
         mains and returns.
 
-        Whoever cancels `run` gives it up, on this rank alone. However it is given up, the thread stops after
-        the task that it is at, and nothing waits for that but `close`, the next run, and the end of the
-        world; tasks that were not begun are left for the next run.
+        Whoever cancels `run` gives it up, on this rank alone, and also if others have not called it yet.
+        However it is given up, the thread stops after the task that it is at, and nothing waits for that but
+        `close`, the next run, and the end of the world; tasks that were not begun are left for the next run.
         """
+        if self._home.running:
+            if main is not None:
+                main.close()
+            raise Mistake(
+                f"this pool is run already on rank {self._world.rank}: await that run before the next"
+            )
         self._home.running = True
-        await self._left()
-        self._beyond.enter()
+        entered = self._world.background(self._enter(self._ending, main), "a pool's run begins")
+        try:
+            await asyncio.shield(entered)
+        except BaseException:
+            self._home.running = False
+            self._ending = self._world.background(self._pass(entered, main), "a pool's run passes")
+            raise
         worker = self._worker
-        worker.begin()
-        if main is not None:
-            self._home.begin()
-        await self._world.barrier(what="the start of a pool's run")  # what all have spawned is counted
         thread = asyncio.create_task(asyncio.to_thread(worker.work), name="the pool's thread")
         mains = []
         if main is not None:
@@ -242,9 +255,8 @@ class Pool:
             self._beyond.stop()
             for task in (given_up, *mains):
                 task.cancel()
-        await self._beyond.end()
-        # Nobody spawns for the next while one still looks.
-        await self._world.barrier(what="the end of a pool's run")
+            self._ending = self._world.background(self._beyond.end(), "a pool's run ends")
+        await asyncio.shield(self._ending)
         for task in mains:
             cut_short = self._beyond.given_up.is_set() and (task.cancelled() or not task.done())
             if not cut_short and (failure := task.result()) is not None:
@@ -276,11 +288,36 @@ class Pool:
             self._home.end()
             self._worker.wake()
 
-    async def _left(self) -> None:
-        """A run that was given up leaves the thread at a task, maybe: wait until it is out of the memory."""
-        if self._running:
-            await asyncio.wait(self._running)
+    # Ranks count on each other at the start of a run and at its end, also on one that gives it up: what they
+    # do together there goes on behind its back. (Where a cancel ended that, too, the next run met others in
+    # this one: all waited for each other, or were told that they had called different collectives.)
+
+    async def _enter(
+        self, before: asyncio.Task[None] | None, main: Coroutine[Any, Any, object] | None
+    ) -> None:
+        """Until all ranks are here, behind the run before."""
+        await self._left(before)
+        self._beyond.enter()
+        self._worker.begin()
+        if main is not None:
+            self._home.begin()
+        await self._beyond.start()  # what all have spawned is counted
+
+    async def _pass(self, entered: asyncio.Task[None], main: Coroutine[Any, Any, object] | None) -> None:
+        """A run that this rank gave up before it began."""
+        await asyncio.wait([entered])
+        if main is not None:
+            main.close()
+            self._home.end()
+        self._worker.stop()
+        self._beyond.pass_by()
         await self._beyond.end()
+
+    async def _left(self, ending: asyncio.Task[None] | None) -> None:
+        """A run that was given up leaves the thread at a task, maybe: wait until it is out of the memory."""
+        left = self._running if ending is None else [*self._running, ending]
+        if left:
+            await asyncio.wait(left)
 
     def _need(self, name: str, given: Any) -> Need:
         """A need of task `name` as it was given, and which part of it; Mistake if it is none."""

@@ -188,11 +188,11 @@ class Worker:
                 value = call(self._pool, body, *arrays, needs=unpack_all(task, at, needs))
             end_ns = time.monotonic_ns()
             parts = packed(value) if number else []
-        except Exception as error:
+        except BaseException as error:  # a library's sys.exit() is no wish of this rank's to end
             if not number:
                 error.add_note(f"(in task {self._names[function]!r} of the pool)")
-                if isinstance(error, StopIteration):  # no future takes one
-                    raise stopped_iteration(error) from None
+                if not isinstance(error, Exception) or isinstance(error, StopIteration):
+                    raise told_as_error(error) from None
                 raise
             end_ns = time.monotonic_ns()
             failed = True
@@ -271,8 +271,12 @@ def own_frames(error: BaseException) -> TracebackType | None:
     return trace.tb_next if trace is not None and trace.tb_next is not None else error.__traceback__
 
 
-def stopped_iteration(error: StopIteration) -> RuntimeError:
-    """What stands for a StopIteration that a task raised, as for a generator's (PEP 479): told the same."""
+def told_as_error(error: BaseException) -> RuntimeError:
+    """What stands for what a task raised and the loop must not see: told the same.
+
+    A future takes no StopIteration (nor does a generator, PEP 479). What is no Exception has a meaning for
+    the loop: a SystemExit ended the job then and there, one of status 0 as if all had been done.
+    """
     told = RuntimeError(f"a task raised {error!r}").with_traceback(own_frames(error))
     for note in error.__notes__:
         told.add_note(note)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.mpi.work.sums import over_ranks
 from weft.runtime.errors import Mistake, TaskError
-from weft.runtime.message import World, run
+from weft.runtime.message import World, run, wire
 from weft.runtime.work.pool import Pool
 from weft.runtime.work.pool.home import Submission
 from weft.runtime.work.pool.parcel import Result
@@ -125,6 +125,83 @@ def test_r3_what_a_busy_rank_has_put_out_is_run_by_another():
     run(main)
 
 
+@pytest.mark.mpi(min_size=2)
+def test_tasks_and_results_are_larger_than_a_messages_body_may_be(monkeypatch):
+    """Of 4 GiB, and here of 128 KiB: one task and its result are, and several that are taken at once."""
+    pack = wire._pack
+
+    def limited(content: Any) -> bytes:
+        packed = pack(content)
+        assert len(packed) < 1 << 17, f"a body of {len(packed)} bytes"
+        return packed
+
+    monkeypatch.setattr(wire, "_pack", limited)
+
+    async def main(world: World) -> None:
+        ended = threading.Event()
+
+        def back(pool: Pool, n: int, given: np.ndarray) -> tuple[int, np.ndarray]:
+            assert (given == n).all()
+            return world.rank, given + 1
+
+        def wait(pool: Pool, _: None) -> None:
+            assert ended.wait(30), "nobody took the other tasks"
+
+        async with await Pool.open(world, {"back": back, "wait": wait}) as pool:
+
+            async def ask() -> None:
+                waits = pool.submit("wait", here=True)
+                for count, size in ((1, 40_000), (20, 4000)):
+                    given = [np.full(size, float(n)) for n in range(count)]
+                    made = [pool.submit("back", n, array, seconds=1.0) for n, array in enumerate(given)]
+                    for n, each in enumerate(made):
+                        result = await each
+                        assert result.body > 0
+                        np.testing.assert_array_equal(result.arrays[0], given[n] + 1)
+                ended.set()
+                await waits
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_large_task_that_is_not_worth_moving_keeps_nobody_from_the_work_of_other_nodes():
+    """All but the mates of a rank that has one, on its node, are at tasks until a mate has run another's."""
+
+    async def main(world: World) -> None:
+        shared = [node for node in world.nodes if len(node) > 1]
+        others = [node for node in world.nodes if node is not shared[0]] if shared else []
+        if not others:
+            return  # on one node, or with no mates
+        holder, mates, asker = shared[0][0], shared[0][1:], others[0][0]
+        ended = threading.Event()
+
+        def wait(pool: Pool, _: None) -> None:
+            assert ended.wait(30), "nobody of the other node has taken the task"
+
+        def where(pool: Pool, _: None, *large: np.ndarray) -> int:
+            return world.rank
+
+        async with await Pool.open(world, {"wait": wait, "where": where}) as pool:
+
+            async def ask() -> None:
+                if world.rank not in mates:
+                    pool.spawn("wait", here=True)
+                if world.rank == holder:
+                    pool.spawn("where", None, np.zeros(5000), seconds=0.0)
+                await world.barrier()
+                if world.rank == asker:
+                    assert (await pool.submit("where", seconds=1.0)).body in mates
+                await world.barrier()
+                ended.set()
+
+            await pool.run(ask())
+
+    run(main)
+
+
 @pytest.mark.mpi
 def test_results_come_home_with_arrays_and_go_on_to_the_tasks_that_need_them():
     async def main(world: World) -> None:
@@ -214,6 +291,24 @@ def test_a_result_that_nobody_works_for_is_not_awaited_for_ever():
 
 
 @pytest.mark.mpi
+def test_a_second_run_beside_the_first_is_refused():
+    """On one rank: their threads met in one place, and what that said helped nobody."""
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"nothing": lambda pool, body: None}) as pool:
+
+            async def ask() -> None:
+                with pytest.raises(Mistake, match=rf"is run already on rank {world.rank}: await that run"):
+                    await pool.run(asyncio.sleep(0))
+                await pool.submit("nothing")
+
+            for _ in range(2):
+                await asyncio.wait_for(pool.run(ask()), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_arrays_come_home_in_a_tuple_and_a_list_of_them_is_told_so():
     async def main(world: World) -> None:
         def split(pool: Pool, kind: str) -> Any:
@@ -282,6 +377,28 @@ def test_what_a_submitted_task_raises_is_raised_where_it_is_awaited():
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
+    "raised",
+    [SystemExit(0), KeyboardInterrupt(), asyncio.CancelledError()],
+    ids=["a library's main exits", "an interrupt", "a loop of its own was cancelled"],
+)
+def test_what_would_end_the_loop_is_the_failure_of_the_task_that_raised_it(raised):
+    async def main(world: World) -> None:
+        def fail(pool: Pool, body: None) -> None:
+            raise raised
+
+        async with await Pool.open(world, {"fail": fail}) as pool:
+
+            async def ask() -> None:
+                with pytest.raises(TaskError, match=type(raised).__name__):
+                    await pool.submit("fail")
+
+            await asyncio.wait_for(pool.run(ask()), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
     ("name", "body", "array", "tags", "message"),
     [
         ("other", None, np.zeros(1), {}, r"no task is called 'other'; this pool knows add, work"),
@@ -322,6 +439,10 @@ def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
     async def main(world: World) -> None:
         with pytest.raises(Mistake, match=r"'pool' is to have 65536 places a lane; it has 1 to 65535"):
             await Pool.open(world, {}, places=65536)
+        with pytest.raises(
+            Mistake, match=r"'pool' is to have places of 0 bytes; give 1 or more: what does not"
+        ):
+            await Pool.open(world, {}, place_bytes=0)
 
         def count(pool: Pool, body: None, needs: list[Result]) -> int:
             return len(needs)

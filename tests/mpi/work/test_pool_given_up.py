@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.mpi.work.sums import over_ranks
-from weft.runtime.errors import TaskError
+from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
 
@@ -52,6 +53,97 @@ def test_a_run_that_is_cancelled_gives_the_loop_back_and_its_memory_is_kept_for_
             assert pool.tally.ran == 0
             await give_up()
         assert pool.tally.ran == 1
+
+    run(main)
+
+
+async def cancelled(running: asyncio.Task[Any]) -> None:
+    """Cancel a run, and wait until it has been given up."""
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("last_too", [True, False], ids=["the last gives up, too", "the last ends its run"])
+def test_a_run_that_is_cancelled_before_the_last_rank_has_called_it_is_no_other_ranks_next(last_too):
+    async def main(world: World) -> None:
+        last = world.rank == world.size - 1
+        async with await Pool.open(world, {"nothing": lambda pool, body: None}) as pool:
+            for _ in range(2):
+                if not last:
+                    await cancelled(await begun(pool.run(asyncio.sleep(60))))
+                await world.barrier()
+                if last and last_too:
+                    await cancelled(await begun(pool.run(asyncio.sleep(60))))
+                elif last:
+                    await asyncio.wait_for(pool.run(), 30)
+                await world.barrier()
+                with pytest.raises(Mistake, match="nobody runs"):  # none is under way here
+                    await pool.submit("nothing")
+                tally = await asyncio.wait_for(pool.run(), 30)
+                assert await over_ranks(world, tally.ran) == [world.size]
+
+    async def begun(run: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        running = asyncio.create_task(run)
+        await asyncio.sleep(0)
+        return running
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_ranks_that_are_at_a_task_of_the_run_before_may_give_up_the_next_as_others_do():
+    async def main(world: World) -> None:
+        at_task, ended = threading.Event(), threading.Event()
+
+        def work(pool: Pool, _: None) -> None:
+            at_task.set()
+            assert ended.wait(30)
+
+        async with await Pool.open(world, {"work": work}) as pool:
+            if world.rank == 0:
+                pool.spawn("work", here=True)
+            first = asyncio.create_task(pool.run())
+            while not at_task.is_set() and world.rank == 0:
+                await asyncio.sleep(1e-3)
+            await world.barrier()
+            await cancelled(first)
+            second = asyncio.create_task(pool.run())
+            await world.barrier()  # (rank 0 waits for its task, and the others for rank 0)
+            await cancelled(second)
+            await world.barrier()
+            ended.set()
+            await asyncio.wait_for(pool.run(), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_run_may_be_given_up_where_others_have_come_to_its_end():
+    """Rank 0 does not notice the end of the run that it gives up; the others wait for it there."""
+
+    async def main(world: World) -> None:
+        noticed = threading.Event()
+        async with await Pool.open(world, {"print": print}) as pool:
+            work = pool._worker.work
+
+            def held() -> None:
+                work()
+                assert noticed.wait(30)
+
+            if world.rank == 0:
+                pool._worker.work = held  # type: ignore[method-assign]
+            running = asyncio.create_task(pool.run())
+            while (await over_ranks(world, pool._worker.stopped or world.rank == 0))[0] < world.size:
+                await asyncio.sleep(1e-3)
+            for _ in range(20):  # until they wait
+                await over_ranks(world)
+            running.cancel()
+            await asyncio.wait([running])
+            noticed.set()
+            for _ in range(2):
+                assert (await asyncio.wait_for(pool.run(), 30)).ran == 0
 
     run(main)
 

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from weft.runtime.errors import Mistake
+from weft.runtime.message.wire import EAGER_BYTES
 from weft.runtime.work.pool.parcel import (
     HEAD,
     NOTHING,
     Head,
     Parts,
     Result,
+    for_message,
+    from_message,
     pack,
     packed,
     result_of,
@@ -54,6 +57,18 @@ def test_a_task_with_what_it_needs_is_read_piece_by_piece():
 @pytest.mark.parametrize("parts", [[NOTHING], [pack(1), pack("two", ARRAYS)], []])
 def test_a_result_is_split_as_it_was_joined(parts):
     assert split(joined(2**40, True, parts)) == (2**40, True, parts)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "behind"),
+    [([], 0), ([3, 0, 5], 0), ([EAGER_BYTES + 1], 1), ([0, EAGER_BYTES, 1, 0], 1)],
+    ids=["none", "few bytes go in the body", "many behind it", "also of several, empty ones among them"],
+)
+def test_parcels_come_out_of_a_message_as_they_went_in(sizes, behind):
+    parcels = [bytes([number]) * size for number, size in enumerate(sizes)]
+    part, arrays = for_message(parcels)
+    assert len(arrays) == behind
+    assert from_message(part, arrays) == parcels
 
 
 @pytest.mark.parametrize(
