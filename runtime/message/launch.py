@@ -251,5 +251,5 @@ def _end_without_main(error: BaseException) -> NoReturn:
     if rank == 0 or together:
         say(render([report]))
     if together:
-        abort(report.status)
+        abort(report.status or 1)  # a task's sys.exit(0) is no success of the ranks that are still at work
     raise SystemExit(report.status) from None

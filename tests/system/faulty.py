@@ -140,6 +140,17 @@ async def machine_lacks_something(world: World) -> None:
 
 
 @case
+async def task_exits_as_if_all_were_done(world: World) -> None:
+    async def leave() -> None:
+        event("fails", world.rank)
+        sys.exit(0)
+
+    if last(world):
+        left = asyncio.create_task(leave())  # noqa: F841  kept
+    await wait(world)
+
+
+@case
 async def one_exits(world: World) -> None:
     if last(world):
         event("fails", world.rank)

@@ -112,6 +112,7 @@ WAYS = {
     "all_make_the_same_mistake": (2, [MISTAKE], 0, False),
     "one_makes_a_mistake": (2, [f"{MISTAKE} (rank {RANKS - 1} of {RANKS} on {HOST})"], 0, True),
     "machine_lacks_something": (3, [f"weft: no GPU (rank {RANKS - 1} of {RANKS} on {HOST})"], 0, True),
+    "task_exits_as_if_all_were_done": (1, [f"{LAST} run(main), outside of main: sys.exit(0)"], 0, False),
     "one_exits": (7, [f"{LAST} main: sys.exit(7)"], 0, True),
     "peer_is_blocked": (1, [f"{LAST} main:", TRACEBACK], 1, False),
     "peer_holds_the_interpreter": (1, [f"{LAST} main:", TRACEBACK], 1, False),
