@@ -153,21 +153,3 @@ def test_a_stop_ends_ranks_that_are_at_tasks(vendor, nodes):
     assert result.returncode == 143, result.stderr
     assert "Fatal" not in result.stderr
     assert "Traceback" not in result.stderr
-
-
-PROGRAMS = {"README.md": "primes.py", "docs/tasks.md": "areas.py"}
-
-
-@pytest.mark.parametrize("vendor", VENDORS)
-@pytest.mark.parametrize(("page", "name"), PROGRAMS.items(), ids=PROGRAMS)
-def test_a_pages_program_prints_what_the_page_says(page, name, vendor, tmp_path):
-    text = (ROOT / page).read_text()
-    program = re.search(rf"<!-- file: {name} -->\n```python\n(.*?)```", text, re.DOTALL)
-    console = re.search(rf"\$ mpirun -n 3 python {name}\n(.*?)```", text, re.DOTALL)
-    assert program is not None
-    assert console is not None
-    path = tmp_path / name
-    path.write_text(program[1])
-    result = mpiexec(3, [path], vendor=vendor, timeout=60)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == console[1]
