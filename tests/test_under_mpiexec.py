@@ -36,7 +36,10 @@ NODES = {
 ON_NODES = [
     "exchange",
     "train",
-    *(f"work/test_{name}.py" for name in ("graphs", "pool", "pool_given_up", "shelf", "timeline")),
+    *(
+        f"work/test_{name}.py"
+        for name in ("graphs", "pool", "pool_given_up", "pool_mistakes", "shelf", "timeline")
+    ),
 ]
 
 JOB_LIMIT_S = 420.0

@@ -1,0 +1,255 @@
+"""Tasks that fail, that cannot be, or that a pool cannot count: who hears of it, and nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weft.runtime.errors import Mistake, TaskError
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool.parcel import Result
+
+
+@pytest.mark.mpi
+def test_a_second_run_beside_the_first_is_refused():
+    """On one rank: their threads met in one place, and what that said helped nobody."""
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"nothing": lambda pool, body: None}) as pool:
+
+            async def ask() -> None:
+                with pytest.raises(Mistake, match=rf"is run already on rank {world.rank}: await that run"):
+                    await pool.run(asyncio.sleep(0))
+                await pool.submit("nothing")
+
+            for _ in range(2):
+                await asyncio.wait_for(pool.run(ask()), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_arrays_come_home_in_a_tuple_and_a_list_of_them_is_told_so():
+    async def main(world: World) -> None:
+        def split(pool: Pool, kind: str) -> Any:
+            arrays = np.ones(2), np.ones(3)
+            return {"tuple": arrays, "body": (kind, *arrays), "list": [*arrays]}[kind]
+
+        async with await Pool.open(world, {"split": split}) as pool:
+
+            async def ask() -> None:
+                for kind, body in (("tuple", None), ("body", "body")):
+                    result = await pool.submit("split", kind)
+                    assert result.body == body
+                    assert [array.size for array in result.arrays] == [2, 3]
+                with pytest.raises(TaskError, match=r"array.* is of type ndarray") as raised:
+                    await pool.submit("split", "list")
+                told = str(raised.value)
+                assert "as in `return first, second` or `return body, first, second`" in told
+                assert told.count("Traceback") == 1
+                assert "msgpack" not in told
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_what_a_submitted_task_raises_is_raised_where_it_is_awaited():
+    async def main(world: World) -> None:
+        def fail(pool: Pool, n: int) -> None:
+            raise ArithmeticError(f"the words of task {n}")
+
+        def set_of(pool: Pool, n: int) -> Any:
+            return {n}
+
+        def use(pool: Pool, body: None, needs: list[Result]) -> None: ...
+
+        functions = {"fail": fail, "set": set_of, "use": use}
+        async with await Pool.open(world, functions) as pool:
+
+            async def ask() -> None:
+                bad = pool.submit("fail", world.rank)
+                after = pool.submit("use", needs=[pool.submit("use", needs=[bad])])
+                message = (
+                    rf"task 'fail' failed on rank \d+ on host .*(.|\n)*in fail\n(.|\n)*task {world.rank}$"
+                )
+                with pytest.raises(TaskError, match=message) as raised:
+                    await after  # a task that needs it fails as it did, and does not run
+                assert 0 <= raised.value.rank < world.size
+                with pytest.raises(TaskError, match="the words of task"):
+                    await bad
+                with pytest.raises(TaskError, match=r"\{1\} is of type set"):
+                    await pool.submit("set", 1)
+                with pytest.raises(TaskError, match="the words of task"):
+                    await pool.submit("use", needs=[bad])
+
+            tally = await pool.run(ask())
+            assert "use" not in tally.functions
+            unseen = pool.submit("fail", 7)
+            with pytest.raises(TaskError, match="the words of task 7"):
+                await pool.run()
+            with pytest.raises(TaskError):
+                unseen.result()
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(0), KeyboardInterrupt(), asyncio.CancelledError()],
+    ids=["a library's main exits", "an interrupt", "a loop of its own was cancelled"],
+)
+def test_what_would_end_the_loop_is_the_failure_of_the_task_that_raised_it(raised):
+    async def main(world: World) -> None:
+        def fail(pool: Pool, body: None) -> None:
+            raise raised
+
+        async with await Pool.open(world, {"fail": fail}) as pool:
+
+            async def ask() -> None:
+                with pytest.raises(TaskError, match=type(raised).__name__):
+                    await pool.submit("fail")
+
+            await asyncio.wait_for(pool.run(ask()), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("name", "body", "array", "tags", "message"),
+    [
+        ("other", None, np.zeros(1), {}, r"no task is called 'other'; this pool knows add, work"),
+        ("work", {1, 2}, np.zeros(1), {}, r"a message's body can't be sent: .* set"),
+        ("work", None, np.array([{}]), {}, r"an array of dtype object can't be sent"),
+        (
+            "work",
+            None,
+            np.zeros(1),
+            {"priority": 1},
+            r"priority class 1; this pool has classes 0 \(first\) to 0",
+        ),
+        ("work", None, np.zeros(1), {"device": "gpu"}, r"no rank can run .* on gpu: the ranks offer cpu"),
+        (
+            "work",
+            None,
+            np.zeros(1),
+            {"memory_bytes": 2000},
+            r"wants 2000 bytes on any device: .* is 1000 bytes",
+        ),
+    ],
+    ids=["unknown", "a body", "an array", "class", "device", "memory"],
+)
+def test_a_task_that_cannot_be_is_refused_where_it_is_given(name, body, array, tags, message):
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"work": print, "add": print}, memory_bytes=1000) as pool:
+            with pytest.raises(Mistake, match=message):
+                pool.spawn(name, body, array, **tags)
+            with pytest.raises(Mistake, match=message):
+                pool.submit(name, body, array, **tags)
+            assert (await pool.run()).ran == 0
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
+    async def main(world: World) -> None:
+        with pytest.raises(Mistake, match=r"'pool' is to have 65536 places a lane; it has 1 to 65535"):
+            await Pool.open(world, {}, places=65536)
+        with pytest.raises(
+            Mistake, match=r"'pool' is to have places of 0 bytes; give 1 or more: what does not"
+        ):
+            await Pool.open(world, {}, place_bytes=0)
+
+        def count(pool: Pool, body: None, needs: list[Result]) -> int:
+            return len(needs)
+
+        async with await Pool.open(world, {"one": lambda pool, body: 1, "count": count}) as pool:
+
+            async def ask() -> None:
+                one = pool.submit("one")
+                with pytest.raises(Mistake, match=r"'count' is submitted with 65535 needs; .* 65534 at most"):
+                    pool.submit("count", needs=[one] * 65535)
+                assert (await pool.submit("count", needs=[one] * 65534)).body == 65534
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_need_that_is_no_submission_of_the_pool_is_refused_before_it_is_counted():
+    async def main(world: World) -> None:
+        def count(pool: Pool, body: None, needs: list[Result]) -> int:
+            return len(needs)
+
+        functions = {"one": lambda pool, body: 1, "count": count}
+        one_pool, other_pool = [await Pool.open(world, functions, name=name) for name in ("a", "b")]
+        async with one_pool as pool, other_pool as other:
+            foreign = other.submit("one")
+
+            async def ask() -> None:
+                one = pool.submit("one")
+                for need, message in (
+                    (await one, r"'count' .* a need of type Result; needs are .* not awaited: needs=\["),
+                    (3, "'count' is submitted with a need of type int"),
+                    ((None, 0), "'count' is submitted with a need of type tuple"),
+                    (foreign, "'count' is submitted with a need of another pool, task 'one': await that"),
+                    ((foreign, 0), "with a need of another pool"),
+                ):
+                    with pytest.raises(Mistake, match=message):
+                        pool.submit("count", needs=[one, need])
+                assert (await pool.submit("count", needs=[one, (one, 0)])).body == 2
+
+            await pool.run(ask())
+            await other.run()
+            assert foreign.result().body == 1
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_task_takes_and_returns_more_arrays_than_16_bits_count():
+    def back(pool: Pool, body: None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(array + 1 for array in arrays)
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"back": back}) as pool:
+
+            async def ask() -> None:
+                result = await pool.submit("back", None, *np.arange(1 << 16).reshape(-1, 1))
+                assert [int(array[0]) for array in result.arrays] == list(range(1, (1 << 16) + 1))
+                for seconds, message in (("soon", "could not convert"), ([1.0], "must be a")):
+                    with pytest.raises((TypeError, ValueError), match=message):
+                        pool.submit("back", seconds=seconds)
+                    with pytest.raises((TypeError, ValueError), match=message):
+                        pool.spawn("back", seconds=seconds)
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_failure_whose_message_is_no_utf8_comes_home():
+    async def main(world: World) -> None:
+        def missing(pool: Pool, _: None) -> None:
+            raise FileNotFoundError(os.fsdecode(b"caf\xe9.txt"))
+
+        async with await Pool.open(world, {"missing": missing}) as pool:
+
+            async def ask() -> None:
+                with pytest.raises(TaskError, match=r"FileNotFoundError: caf\\udce9\.txt$"):
+                    await pool.submit("missing")
+
+            await pool.run(ask())
+
+    run(main)
