@@ -222,9 +222,8 @@ class Board:
             self.selector.watch(self)
         self._waits[wait] = None
         self.selector.last_activity = now
-        # Who waited before is told before: the last look may have been between a counter and its version.
-        for each in tuple(self._waits) if (rows >= value).all(0).any() else ():
-            self._tell(each)
+        if (rows >= value).all(0).any():  # the last look may have been between a counter and its version
+            self._tell()
         return wait
 
     def reached(
@@ -271,19 +270,22 @@ class Board:
             return False
         self._seen = seen
         self._window.sync()  # what was written before the version is seen by the reads that follow
-        happened = False
-        for wait in tuple(self._waits):
-            happened = self._tell(wait) or happened
-        return happened
+        return self._tell()
 
-    def _tell(self, wait: Wait) -> bool:
-        places = wait.look()
-        if places:
-            self._window.sync()  # what was written before the counters is seen by what the callback starts
+    def _tell(self) -> bool:
+        """Schedule the callbacks of all waits for which counters have come; whether there are any.
+
+        Who waited before is told before. Ranks go on counting meanwhile, so the latest wait looks first: what
+        it has seen those before it see, too, for counters only grow.
+        """
+        found = [(wait, places) for wait in reversed(self._waits) if (places := wait.look())]
+        if found:
+            self._window.sync()  # what was written before the counters is seen by what the callbacks start
+        for wait, places in reversed(found):
             self.selector.loop.call_soon(wait.callback, places)
             if not wait.missing.any():
                 self.forget(wait)
-        return bool(places)
+        return bool(found)
 
     def _report(self) -> Iterable[Waiting]:
         """For stall reports: the oldest wait for each rank that is behind, of each patience.

@@ -14,6 +14,7 @@ from mpi4py import MPI
 from tests.launch import requires
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
+from weft.runtime.message import board as board_module
 from weft.runtime.message.board import Board
 from weft.runtime.message.nap import NapPolicy
 
@@ -59,6 +60,33 @@ def test_who_waited_before_is_told_before() -> None:
         board.when(0, 1, lambda: called.append("second"))
         await asyncio.sleep(0)
         assert called == ["first", "second"]
+        await world.barrier()
+        await board.close()
+
+    run(main)
+
+
+def test_who_waited_before_is_told_before_also_if_a_rank_counts_between_two_looks(monkeypatch) -> None:
+    async def main(world: World) -> None:
+        board = await world.board(2)
+        called: list[str] = []
+        looks = board_module.Wait.look
+
+        def look(wait: board_module.Wait) -> list[int]:
+            places = looks(wait)
+            board._table[:, 0] = 1  # as if all ranks had counted just now
+            return places
+
+        monkeypatch.setattr(board_module.Wait, "look", look)
+        for name in ("first", "second"):
+            board.when(0, 1, lambda name=name: called.append(name))
+        if world.node_rank == 0:
+            board.publish(1, 1)  # another counter: there is something to look at
+        await board.reached(1, 1, ranks=range(1))
+        while not called:
+            board._seen = []  # look again
+            await asyncio.sleep(0)
+        assert called == ["first", "second"][: len(called)]
         await world.barrier()
         await board.close()
 
