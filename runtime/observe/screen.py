@@ -11,6 +11,7 @@ itself has to say meanwhile goes through `note` and `error`.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Final, TextIO
@@ -31,7 +32,7 @@ class Screen:
     def __init__(
         self, stream: TextIO | None = None, find: Callable[[], Terminal | None] = find_terminal
     ) -> None:
-        self._stream = sys.stdout if stream is None else stream
+        self._stream: TextIO | None = sys.stdout if stream is None else stream
         self._stream.flush()  # what was printed before stays above
         terminal = find()
         self._bars = _Bars(terminal) if terminal else None
@@ -60,8 +61,20 @@ class Screen:
         """Print a line that stays: above the bars, or below what was printed before."""
         if self._bars:
             self._bars.note(text)
-        else:
-            print(text, file=self._stream, flush=True)
+        elif self._stream is not None:
+            try:
+                print(text, file=self._stream, flush=True)
+            except OSError as error:  # `| head` has read enough, or the disk of a log is full
+                self._give_up(error)
+
+    def _give_up(self, reason: OSError) -> None:
+        """Print nothing more: a run does not end because nobody reads how it goes."""
+        self.error(f"weft: what the run says cannot be printed: {reason.strerror}; it goes on without")
+        if self._stream and self._stream is sys.stdout:  # its buffer would fail again at the process's end
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        self._stream = None
 
     def error(self, text: str) -> None:
         """Print a line that stays on stderr."""
