@@ -11,7 +11,7 @@ PYTEST ?=
 BIN := .venv/bin
 
 # Containers often forbid Python to keep what it compiles. The suite starts a thousand processes, and each would
-# compile Weft's 276 files anew: half a second of a core.
+# compile all of Weft's files anew: half a second of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint format mypy environment clean

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, MachineError, Mistake
+from ..errors import DataError, MachineError, Mistake, RequestError, first_of
 from ..message import World
 from ..observe.words import speed
 from ..train.serving import ClassSettings
@@ -54,6 +54,8 @@ async def predict(world: World, options: Options) -> None:
     Raises Mistake for what is no model, and samples that it does not take; MachineError where the predictions
     cannot be written. There is then no file of that name that was not there before.
     """
+    if options.predictions.resolve() == options.samples.resolve():
+        raise Mistake(f"{options.predictions} holds the samples: name another file for the predictions")
     samples = read_samples(options.samples) if world.rank == 0 else None
     settings = ServerSettings(classes={"all": ClassSettings()}, default_class="all")
     async with await Server.open(world, None, settings=settings, device=options.device) as server:
@@ -67,7 +69,7 @@ async def predict(world: World, options: Options) -> None:
         entry, output = require_fitting(info, samples, options)
         began_s = time.monotonic()
         with written(options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]) as into:
-            await _ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)
+            await ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)
         took = speed(len(samples) / (time.monotonic() - began_s))
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
         print(
@@ -112,6 +114,18 @@ def require_fitting(
     return entry, outputs[options.output] if options.output else info.outputs[0]
 
 
+def converted(samples: NDArray[np.generic], dtype: np.dtype[np.generic], start: int) -> NDArray[np.generic]:
+    """A batch, the file's from sample `start` on, as the model takes it; DataError for a token that it can't.
+
+    Cut to fewer bits such a token would be another one, and as right as any.
+    """
+    given = np.ascontiguousarray(samples, dtype)
+    if dtype.kind in "iu" and (given != samples).any():
+        number, *_ = np.argwhere(given != samples)[0]
+        raise DataError(f"sample {start + number} holds a number that is no {dtype}")
+    return given
+
+
 @contextlib.contextmanager
 def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
     """An array that becomes the .npy file `path`, whole or not at all; MachineError without room for it."""
@@ -132,7 +146,7 @@ def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> 
             temporary.unlink(missing_ok=True)
 
 
-async def _ask(
+async def ask(
     client: Client,
     ranks: int,
     samples: NDArray[np.generic],
@@ -141,7 +155,7 @@ async def _ask(
     into: NDArray[np.generic],
     batch: int,
 ) -> None:
-    """Fill `into` with the answers for all samples, batch by batch."""
+    """Fill `into` with the answers for all samples, batch by batch; Mistake where those of a batch fail."""
     starts = iter(range(0, len(samples), batch))
     done, told_s = 0, time.monotonic()
 
@@ -149,17 +163,24 @@ async def _ask(
         nonlocal done, told_s
         for start in starts:
             rows = slice(start, start + batch)
-            given = np.ascontiguousarray(samples[rows], DTYPES[entry.datatype])
-            result = await client.infer(NAME, given, outputs=[output.name])
+            given = converted(samples[rows], DTYPES[entry.datatype], start)
+            try:
+                result = await client.infer(NAME, given, outputs=[output.name])
+            except RequestError as error:  # such as a token that has no row: the last line says so
+                reason = error.traceback.rstrip().rpartition("\n")[2]
+                raise Mistake(f"samples {start} to {start + len(given) - 1} failed: {reason}") from error
             into[rows] = result.outputs[output.name]
             done += len(given)
             if time.monotonic() - told_s > TOLD_S:
                 told_s = time.monotonic()
                 print(f"{done:,} of {len(samples):,} samples", flush=True)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AHEAD * ranks):
-            group.create_task(one_after_the_other())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AHEAD * ranks):
+                group.create_task(one_after_the_other())
+    except ExceptionGroup as errors:
+        raise first_of(errors) from None
 
 
 def _platform(model: Path) -> Platform:

@@ -9,13 +9,12 @@ layer that is what one wants, and after a misspelt name it is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, Mistake
@@ -23,10 +22,9 @@ from ..graph import Graph, Layout
 from ..observe import RunFolder
 from . import checkpoint, imported
 from .data.files import locate
+from .imported import Weights
 from .inference import WEIGHT
 from .schema import Model
-
-Weights = Mapping[str, NDArray[np.float32]]
 
 SHOWN = 4  # names in a line
 PYTORCH = {"running_var": "running_variance"}  # a parameter's name there, and here

@@ -46,8 +46,12 @@ def test_every_sample_gets_its_prediction(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["x.npy", "x.npy"], "x.npy is no run's folder, and no checkpoint"), (["m.onnx", "x.npy"], "m.onnx")],
-    ids=["no run", "no model"],
+    [
+        (["x.npy", "x.npy"], "x.npy is no run's folder, and no checkpoint"),
+        (["m.onnx", "x.npy"], "m.onnx"),
+        (["m.onnx", "x.npy", "./x.npy"], "x.npy holds the samples: name another file"),
+    ],
+    ids=["no run", "no model", "the samples' own file"],
 )
 def test_what_cannot_be_predicted_is_told_in_a_line(arguments, message, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 2)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,6 @@ from . import package
 OPERATOR_SET = 20
 BATCH = "batch"  # what the open axis of inputs and outputs is called
 OPERATORS = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow"}
-
-K = TypeVar("K", bound=Kernel)
 
 
 @dataclass(slots=True)

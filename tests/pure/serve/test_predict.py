@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weft.runtime.errors import DataError, MachineError, Mistake
-from weft.runtime.serve.predict import Options, read_samples, require_fitting, written
+from weft.runtime.errors import DataError, MachineError, Mistake, RequestError
+from weft.runtime.serve.predict import AHEAD, Options, ask, converted, read_samples, require_fitting, written
 from weft.runtime.serve.request import ModelInfo, TensorInfo
 
 IMAGE, TOKENS = TensorInfo("x", "FP32", (-1, 3, 3)), TensorInfo("tokens", "INT32", (-1, 5))
@@ -19,7 +20,7 @@ SHARES, LOGITS = TensorInfo("shares", "FP32", (-1, 4)), TensorInfo("logits", "FP
 
 def options(**changes: object) -> Options:
     found = {"output": "", "batch": 8, "device": "cpu", **changes}
-    return Options(Path("m"), Path("x.npy"), Path("y.npy"), **found)  # type: ignore[arg-type]
+    return Options(Path("m"), Path("x.npy"), Path("y.npy"), **found)
 
 
 def info(inputs=(IMAGE,), outputs=(LOGITS,)) -> ModelInfo:
@@ -85,6 +86,28 @@ def test_a_file_that_holds_no_samples(save, words, tmp_path):
     save(tmp_path / "x.npy")
     with pytest.raises(DataError, match=f"x.npy: .*{words}"):
         read_samples(tmp_path / "x.npy")
+
+
+def test_a_token_that_would_become_another_is_refused_with_its_sample():
+    tokens = np.array([[3, 4], [5, 2**32 + 7]])
+    assert converted(tokens[:1], np.dtype("int32"), 8).tolist() == [[3, 4]]
+    with pytest.raises(DataError, match="sample 9 holds a number that is no int32"):
+        converted(tokens, np.dtype("int32"), 8)
+
+
+def test_samples_that_fail_are_told_in_a_line_and_nothing_else_is_asked():
+    class Client:
+        asked = 0
+
+        async def infer(self, *arguments: object, **wishes: object) -> None:
+            self.asked += 1
+            await asyncio.sleep(0)
+            raise RequestError("batches", 1, "here", "Traceback …\nValueError: token 999 has no row\n")
+
+    client, samples = Client(), np.zeros((1000, 5), np.int32)
+    with pytest.raises(Mistake, match=r"^samples 0 to 7 failed: ValueError: token 999 has no row$"):
+        asyncio.run(ask(client, 2, samples, TOKENS, LOGITS, np.zeros((1000, 4)), 8))
+    assert client.asked == 2 * AHEAD
 
 
 def several(path: Path) -> None:
