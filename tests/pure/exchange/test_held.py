@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pure.exchange.networks import MEGABYTE, balanced, skewed
+from tests.pure.exchange.networks import GIGABIT_BYTE_S, MEGABYTE, Network, balanced, skewed
+from weft.runtime.exchange import held
 from weft.runtime.exchange.held import NOTICE_S, ROUNDS, best_plan
 from weft.runtime.exchange.plan import RULES, make_plan
 from weft.runtime.exchange.simulate import simulate
@@ -54,6 +55,15 @@ def test_a_second_held_block_is_tried_where_the_first_gains_nothing():
     first = max(movable, key=lambda index: (timings.layer[timings.backward[index].completes[0]], index))
     assert period(balanced(), MEGABYTE, make_plan(timings, "lower_layer_first", 2, held=[first])) >= plain
     assert held < 0.98 * plain
+
+
+def test_a_plan_of_hundreds_of_portions_is_found_in_few_trials(monkeypatch):
+    made = []
+    monkeypatch.setattr(held, "make_plan", lambda *given, **kept: made.append(1) or make_plan(*given, **kept))
+    timings, _ = Network((16 * MEGABYTE,) * 18, (2.86e-3,) * 18, GIGABIT_BYTE_S / 85).cut(MEGABYTE // 2)
+    plain = make_plan(timings, "lower_layer_first", 2)
+    assert best_plan(timings, "lower_layer_first", 2).backward != plain.backward
+    assert len(made) < len(timings.wire_s) / 8
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "lower_layer_first"])
