@@ -36,6 +36,7 @@ ANSWER_S = 2.0
 ANSWER_SHARE = 0.6
 LOOK_S = 0.25
 # Several waits for the same ranks, all portions of a step, are told as one in this many times the patience.
+# One that began after that is another: whoever was late had come, and is late again.
 QUIET = 2
 SHOWN_RANKS = 8
 SHOWN_WAITS = 3
@@ -175,8 +176,8 @@ class Stalls:
 
     def _answer(self, source: int, question: int, group: str, number: int, what: str) -> None:
         """Another rank asks: tell it; if this rank waits for the same, leave the telling to it."""
-        now = time.monotonic()
         waits = self._waits()
+        now = time.monotonic()  # behind the look at the waits, which tells a board's own clock
         for wait in waits:
             same = wait.needs.number == number if number else wait.what[:LONGEST_TEXT] == what
             if group and wait.needs.group == group and same:
@@ -222,8 +223,9 @@ class Stalls:
             if key(wait) == key(question.wait):  # its peers may be fewer by now
                 question.wait = wait
                 late = (wait.needs.group, tuple(excuses(question)))
-                now = time.monotonic()
-                if not wait.needs.group or now - self._late.get(late, -inf) > QUIET * self._patience_s(wait):
+                now, told = time.monotonic(), self._late.get(late, -inf)
+                again = wait.since > told or now - told > QUIET * self._patience_s(wait)
+                if not wait.needs.group or again:
                     self._late[late] = now
                     say(describe(question, self._world.rank, self._world.hosts))
 

@@ -35,7 +35,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def names_late(text: str) -> bool:
-    return f"\n  rank {LATE} (" in text
+    """Names the late rank, in the step in which it is made late; on busy cores it may be so before."""
+    return f"\n  rank {LATE} (" in text and f"step {STEP + 1}, " in text.partition("\n")[0]
 
 
 def train(bench: Bench, said: list[str], arrange: Callable[..., None], let_go: threading.Event) -> list[str]:
@@ -113,6 +114,7 @@ def test_a_portion_that_one_rank_does_not_send_is_named(said):
             carrier.start = maybe_late
 
     told = train(bench, said, arrange, let_go)
-    [line] = {line for text in told for line in text.splitlines() if "has waited" in line}
-    assert f'in "two-layers: step {STEP + 1}, portion 3 (one rows 48-95)" for' in line
-    assert any(names_late(text) and "has not called it" in text for text in told)
+    late = [text for text in told if names_late(text)]
+    assert {text for text in late if "has not called it" in text}
+    for text in late:
+        assert f'in "two-layers: step {STEP + 1}, portion 3 (one rows 48-95)" for' in text
