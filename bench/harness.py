@@ -31,6 +31,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+CORES = len(os.sched_getaffinity(0))
+"""Of this process, as it was started: many a bench binds itself to one."""
+
 
 class WrongResultError(Exception):
     """The result that was timed is wrong, so its time means nothing."""
@@ -168,7 +171,7 @@ def machine() -> dict[str, Any]:
     """The machine and the software a figure was measured with."""
     description: dict[str, Any] = {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": CORES,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -6,7 +6,8 @@ A small convolutional network (--model FILE for another ONNX file) is served on 
 the ranks answer when there is always enough to do, in samples a second. Requests then come in an open loop:
 times are drawn beforehand, three classes with deadlines of 50 ms, 200 ms and 2 s, and a request is on time if
 its answer is there within its deadline of the time at which it was to be sent. At each load all policies get
-the same arrivals, in turn; every answer is compared with the model's own.
+the same arrivals, in turn; every answer is compared with the model's first one for that sample, and some of
+these with the onnx package's evaluator.
 
     capacity_per_s
     on_time_08              of what was sent, by Weft's policy at 0.8 of the capacity
@@ -45,6 +46,7 @@ from weft.runtime.serve.server import DEFAULT_POLICY, Server
 NAME = "model"
 NOTHING, NUMBERS = "nothing", 16
 SAMPLES = 64  # different ones, whose answers are known
+CHECKED = 4  # of them, by the onnx package's evaluator, which may take seconds for one
 WARM_S = 1.0
 ASKED = 500
 
@@ -91,7 +93,7 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
             figures: dict[str, Figure] = {}
             sample = await zeros(world, server)
             if server.service is not None:
-                figures = await Bench(server, args).run()
+                figures = await Bench(server, root, args).run()
             await world.barrier()
             added = np.zeros((2, 2))
             if world.rank == world.size - 1:
@@ -127,6 +129,24 @@ async def shared(world: World, folder: str, model: Path | None) -> Path:
         told[: len(data)] = np.frombuffer(data, np.uint8)
     await world.broadcast(told, 0)
     return Path(told.tobytes().rstrip(b"\0").decode())
+
+
+async def check_answers(root: Path, samples: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> None:
+    """WrongResultError unless the served model answers as the onnx package's evaluator does."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(str(root / NAME / "1" / "model.onnx"))
+    for number, (sample, answer) in enumerate(zip(samples[:CHECKED], answers[:CHECKED], strict=True)):
+        (right,) = await asyncio.to_thread(evaluator.run, None, {evaluator.input_names[0]: sample})
+        check(
+            close(answer, np.asarray(right)),
+            f"the model's answer for sample {number} is not the onnx evaluator's",
+        )
+
+
+def close(answer: np.ndarray, known: np.ndarray) -> bool:
+    """Whether these are the same but for the order of float32 sums."""
+    return answer.shape == known.shape and bool(np.allclose(answer, known, rtol=1e-3, atol=1e-4))
 
 
 async def zeros(world: World, server: Server) -> np.ndarray:
@@ -213,9 +233,10 @@ class Turn:
 class Bench:
     """Rank 0's part: all requests are made here."""
 
-    def __init__(self, server: Server, args: argparse.Namespace) -> None:
+    def __init__(self, server: Server, root: Path, args: argparse.Namespace) -> None:
         assert server.service is not None
         self._server, self._service, self._args = server, server.service, args
+        self._root = root
         (info,) = self._service.model(NAME).inputs
         self._largest = self._service.model(NAME).max_batch
         self._input = info.name
@@ -228,6 +249,7 @@ class Bench:
         """All turns."""
         for number in range(SAMPLES):
             self._answers.append(await self._ask(number, Qos(best_effort=True)))
+        await check_answers(self._root, [sample[None] for sample in self._samples], self._answers)
         capacity = await self._capacity()
         print(f"live: {capacity:.0f} samples a second", file=sys.stderr)
         loads = self._args.loads
@@ -303,7 +325,7 @@ class Bench:
             else:
                 turn.late += 1
             check(
-                bool(np.allclose(output, self._answers[number % SAMPLES], rtol=1e-3, atol=1e-4)),
+                close(output, self._answers[number % SAMPLES]),
                 f"request {number} got another's answer under {policy}",
             )
 

@@ -15,8 +15,8 @@
     equal_loss    what balancing costs two equal ranks: 1 - its speed over that of static division
 
 What a rank does alone counts for more by as much as it gets more of its core in training, and never for less.
-A dense network, many micro-batches a step. Losses and weights must be the same after every turn of both,
-within what float32 sums in another order can differ.
+A dense network, many micro-batches a step. The first losses must be plain NumPy's, and losses and weights the
+same after every turn, within what float32 sums in another order can differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from functools import partial
 import numpy as np
 
 from bench._fair import Candidate, Judge
-from bench._steps import Floats, Turn
+from bench._steps import CHECKED_STEPS, RATE, Floats, Sizes, Turn, check_losses, reference
 from bench.harness import Figure, amount_or_none, check, interleaved, positive, ratio
 from weft.kernels.blas import limit_threads
 from weft.kernels.device import Device
@@ -56,7 +56,6 @@ from weft.runtime.train.tally import Tally
 from weft.runtime.train.tally import measure as measure_loss
 from weft.runtime.work import Compute
 
-RATE = 0.05
 WARM, WARM_DEALT = 2, 6
 """Steps that a turn makes before it is timed: ranks get to know their pace, and caches are filled. Between
 hosts it takes four steps until paces decide what is dealt."""
@@ -136,11 +135,12 @@ class Bench:
         self._world, self._args, self._judge = world, args, judge
         self._dealt = len(world.nodes) > 1
         self._warm = WARM_DEALT if self._dealt else WARM
-        random = np.random.default_rng(0)
-        n = args.micro_batches * args.samples
-        inputs, targets = (random.standard_normal((n, args.width), np.float32) for _ in range(2))
+        sizes = Sizes((args.width,) * (args.layers + 1), args.micro_batches * args.samples, 1)
+        inputs, targets = sizes.samples()
         none = Rows(inputs, targets, np.arange(0), None, Affine())
-        self._data = Data(Rows(inputs, targets, np.arange(n), None, Affine()), none, none)
+        self._data = Data(Rows(inputs, targets, np.arange(sizes.batch), None, Affine()), none, none)
+        self._first = {f"weight/dense_{i}.weight": w for i, w in enumerate(sizes.weights(), 1)}
+        self._losses = reference(sizes, CHECKED_STEPS)
         self._ways: dict[str, Way] = {}
         self._expected: Trained | None = None
         self._turns: dict[str, list[Trained]] = defaultdict(list)
@@ -156,7 +156,6 @@ class Bench:
             comm = await world.duplicate(name)
             self._ways[name] = Way(job, comm, memory, replica)
             replica.warm_up(self._args.samples)
-        self._first = replica.tensors()
         self._own = make_replica(job, graph, device, None, 1)
 
     def _job(self, way: str, steps: int) -> Job:
@@ -280,6 +279,7 @@ class Bench:
         return found
 
     def _check(self, name: str, turn: Trained) -> None:
+        check_losses(name, turn.losses, self._losses)
         expected = self._expected = self._expected or turn
         same = np.allclose(turn.losses, expected.losses[: len(turn.losses)], rtol=1e-5)
         check(same, f"{name}: losses are {turn.losses}, and were {expected.losses}")

@@ -13,24 +13,42 @@ from tests.launch import ROOT, mpiexec
 
 SHORT = ["--minutes", "0.1", "--windows", "5"]
 
+ANOTHERS = """
+prepare = soak.Callers.prepare
+
+
+async def damage(callers, root):
+    await prepare(callers, root)
+    if callers._rank == 1:
+        callers._answers[0] = callers._answers[1]
+
+
+soak.Callers.prepare = damage
+"""
+WRONG = """
+from weft.runtime.graph.onnx import merge
+
+replace = merge.replace
+merge.replace = lambda kernel, relu=False, **given: replace(kernel, **given)  # a ReLU is lost
+"""
 DAMAGED = """
 import sys
 
 from bench import soak
 from bench.__main__ import main
 
-prepare = soak.Callers.prepare
-
-
-async def damage(callers):
-    await prepare(callers)
-    if callers._rank == 1:
-        callers._answers[0] = callers._answers[1]
-
-
-soak.Callers.prepare = damage
+{mistake}
 sys.exit(main(sys.argv[1:]))
 """
+
+
+MISTAKES = {
+    "one of another sample": (ANOTHERS, "rank 1 got another's answer for sample 0"),
+    "a model that always answers wrongly": (
+        WRONG,
+        "the model's answer for sample 0 is not the onnx evaluator's",
+    ),
+}
 
 
 def test_s5_6_overload_is_counted_by_windows(tmp_path: Path):
@@ -70,7 +88,8 @@ def test_s5_6_drift_is_told_apart_from_cores_that_others_slowed():
     assert figures["evened_drift"].value == pytest.approx(0.5)
 
 
-def test_another_answer_than_the_models_ends_it():
-    result = mpiexec(2, ["-c", DAMAGED, "soak", *SHORT, "--callers", "32"], cwd=ROOT)
+@pytest.mark.parametrize(("mistake", "told"), MISTAKES.values(), ids=MISTAKES)
+def test_a_wrong_answer_ends_it(mistake, told):
+    result = mpiexec(2, ["-c", DAMAGED.format(mistake=mistake), "soak", *SHORT, "--callers", "32"], cwd=ROOT)
     assert result.returncode != 0
-    assert "rank 1 got another's answer for sample 0" in result.stderr
+    assert told in result.stderr
