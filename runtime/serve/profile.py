@@ -47,11 +47,22 @@ WINDOW = 256
 STALE = 32
 """A size that none of the last results was of follows the others."""
 
+LOOK, LENIENT = 16, 2.0
+"""Means are held against so many results, and may be off what these allow by this factor: a batch that no
+longer fits into a cache takes more than its part."""
+
 PRIOR = (*(1.0,) * 15, 1.15)
 """What the distribution is before anything was measured."""
 
 GUESS_S = 10e-3
 """For a sample, where nothing is known at all."""
+
+MOST_BATCH = 2**16
+"""Samples of a batch: of every size there are a latency here and a program on every rank, all made when a
+model is loaded. Of a billion, which any load request might ask for, the list alone has more than 100 GB."""
+
+GREATEST = 1e100
+"""Of seconds, or their part, in a file that is not damaged: their squares are numbers."""
 
 
 class Profile:
@@ -71,6 +82,7 @@ class Profile:
         self._here: dict[int, int] = {}  # results that no earlier server has stored: of the machine as it is
         self._recent: dict[int, deque[float]] = {}  # the last ones
         self._off: deque[float] = deque(maxlen=RUNNING)
+        self._lately: list[tuple[int, float]] = []  # up to `LOOK` results: samples, seconds
         self._ratios = deque(PRIOR)
         self._sorted = sorted(PRIOR)
         self._tail = PRIOR[-1]
@@ -144,6 +156,9 @@ class Profile:
                 self._spread(ratio)
                 self._correct(samples, seconds)
         self._learn(samples, seconds, ratio)
+        self._lately.append((samples, seconds))
+        if len(self._lately) == LOOK:
+            self._bound()
         self._tabulate()
 
     def failed(self) -> None:
@@ -198,6 +213,19 @@ class Profile:
                 if self.results - self._last.get(size, 0) > STALE:
                     self._means[size] *= factor
 
+    def _bound(self) -> None:
+        """Hold the means to what the last results allow: more samples take longer, at most in proportion.
+
+        A size that is seldom asked for is scaled with the others, time and again, and its own few results
+        correct none of that. Where results scattered by factors, one ended at 4e-16 s. Five results of that
+        size were then a change of all sizes, to 2.5e8 s, and every deadline was impossible.
+        """
+        for size, mean in self._means.items():
+            least = min(seconds * min(1.0, size / samples) for samples, seconds in self._lately) / LENIENT
+            most = max(seconds * max(1.0, size / samples) for samples, seconds in self._lately) * LENIENT
+            self._means[size] = min(max(mean, least), most)
+        self._lately.clear()
+
     def _tabulate(self) -> None:
         """The line through the means, and latency by size."""
         self._line = a, c = self._fitted()
@@ -243,15 +271,20 @@ class Profile:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Profile:
         """What `to_dict` gave; KeyError, TypeError or ValueError where it did not."""
+        if not 1 <= stored["max_batch"] <= MOST_BATCH:
+            raise ValueError(f"batches of up to {stored['max_batch']} samples")
         profile = cls(int(stored["max_batch"]))
-        profile.results = int(stored["results"])
-        profile.availability, profile.error = float(stored["availability"]), float(stored["error"])
+        results, availability, error = stored["results"], stored["availability"], stored["error"]
+        if not (0 <= results < inf and 0.0 <= availability <= 1.0 and 0.0 <= error < inf):
+            raise ValueError(f"{results} results, availability {availability}, error {error}")
+        profile.results, profile.availability, profile.error = int(results), float(availability), float(error)
         for size, mean, count in stored["sizes"]:
-            if not (1 <= int(size) <= profile.max_batch and float(mean) > 0.0 and int(count) > 0):
+            possible = 1 <= size <= profile.max_batch and 1 / GREATEST <= mean <= GREATEST
+            if not (possible and 0 < count < inf):
                 raise ValueError(f"a batch of {size} samples took {mean} s in {count} results")
             profile._means[int(size)], profile._counts[int(size)] = float(mean), int(count)
         profile._ratios = deque(float(ratio) for ratio in stored["ratios"])
-        if not profile._ratios or min(profile._ratios) <= 0.0:
+        if not profile._ratios or not all(0.0 < ratio < inf for ratio in profile._ratios):
             raise ValueError(f"{len(profile._ratios)} ratios, of which all must be above 0, and some there")
         profile._sorted = sorted(profile._ratios)
         profile._tail = _quantile(profile._sorted, 0.99)

@@ -10,6 +10,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from ..errors import Mistake
@@ -25,6 +26,8 @@ class ProfileFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Two servers of one repository wrote into the same part, and the next one read half of each.
+        self._part = f"{token_hex(4)}.part"
         self._ended = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self._written: list[dict[str, Any]] = []
@@ -41,7 +44,7 @@ class ProfileFile:
             raise Mistake(
                 f"{path}: cannot be read: {error.strerror}; name another file with --profiles"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Mistake(
                 f"{path}: holds no profiles ({type(error).__name__}: {error}); remove it, or name another "
                 "file with --profiles"
@@ -77,7 +80,7 @@ class ProfileFile:
 
     def _write(self, profiles: list[dict[str, Any]]) -> None:
         """Whole or not at all; OSError."""
-        temporary = self._path.with_name(f".{self._path.name}.part")
+        temporary = self._path.with_name(f".{self._path.name}.{self._part}")
         temporary.write_text(json.dumps(profiles, indent=1), "utf-8")
         os.replace(temporary, self._path)
 

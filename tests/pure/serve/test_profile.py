@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from math import exp
+from math import exp, inf, nan
 from random import Random
 
 import pytest
@@ -87,6 +87,30 @@ def test_s5_4_a_size_that_nobody_asks_for_neither_vanishes_nor_grows(asked, othe
     assert 0.4 < profile.expected_s(other) / latency_s(other) < 2.0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_size_that_is_seldom_asked_for_does_not_vanish_where_results_scatter_widely(seed):
+    profile, random = trained([1] * 3 + [32] * 2), Random(seed)
+    often, seldom = [3, 6, 9, 12, 30], [15, 18, 21, 24, 27]
+    for number in range(10_000):
+        size = random.choice(often if random.random() < 0.9 else seldom)
+        profile.measured(size, latency_s(size) * exp(random.gauss(0.0, 1.0)), float(number))
+    for number in range(5):  # which would change all the others with it
+        profile.measured(1, latency_s(1), 10_000.0 + number)
+    for size in range(1, 33):
+        assert 0.02 < profile.expected_s(size) / latency_s(size) < 50
+
+
+def test_means_that_an_earlier_server_stored_as_next_to_nothing_are_mended_by_what_is_measured():
+    stored = trained([1, 3, 32] * 10).to_dict()
+    stored["sizes"] = [[1, 4e-16, 3], [3, latency_s(3), 500], [32, 4e-16, 2]]
+    profile = Profile.from_dict(stored)
+    for number in range(20):
+        profile.measured(3, latency_s(3), float(number))
+    for number in range(5):
+        profile.measured(1, latency_s(1), 20.0 + number)
+    assert profile.expected_s(3) < 10 * latency_s(3)
+
+
 @pytest.mark.parametrize("wrong", [10.0, 0.1])
 def test_s5_4_a_size_that_is_off_among_others_that_are_not_is_corrected_by_five_results(wrong):
     profile, random = trained([1, 2, 4, 8, 16] * 10), Random(3)
@@ -128,9 +152,14 @@ def test_s5_1_damaged_profiles_are_refused():
     stored = {"resource": "r", "model": "m", **trained([1, 2]).to_dict()}
     with pytest.raises(ValueError, match="took -1"):
         Profiles.from_list([stored | {"sizes": [[1, -1.0, 3]]}])
-    for ratios in ([], [1.0, 0.0]):
+    for ratios in ([], [1.0, 0.0], [nan], [inf]):
         with pytest.raises(ValueError, match="ratios, of which all must be above 0"):
             Profiles.from_list([stored | {"ratios": ratios}])
+    for wrong in ({"max_batch": inf}, {"max_batch": 0}, {"max_batch": 10**9}, {"sizes": [[1, inf, 3]]},
+                  {"sizes": [[1, nan, 3]]}, {"sizes": [[1, 1e-300, 3]]}, {"sizes": [[1, 0.1, inf]]},
+                  {"error": nan}, {"availability": nan}, {"results": -1}):  # fmt: skip
+        with pytest.raises(ValueError, match=r"batches of up to|took|results"):
+            Profiles.from_list([stored | wrong])
     with pytest.raises(KeyError):
         Profiles.from_list([{"resource": "r", "model": "m"}])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -103,7 +104,25 @@ def test_a_disk_that_has_room_again_gets_what_was_learned_meanwhile(tmp_path):
     assert len(json.loads(path.read_text())) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"resource": "r"}]', "3"])
+def test_two_servers_of_one_repository_do_not_write_into_each_others_file(tmp_path, monkeypatch):
+    path = tmp_path / "profiles.json"
+    one, other = ProfileFile(path), ProfileFile(path)
+    found = Profiles()
+    learn(found)
+    replace = os.replace
+
+    def in_between(source, target):
+        monkeypatch.setattr(profile_file.os, "replace", replace)
+        other._write([])
+        replace(source, target)
+
+    monkeypatch.setattr(profile_file.os, "replace", in_between)
+    one._write(found.to_list())
+    assert ProfileFile(path).read().of("rank 0 cpu", "digits/1").results == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["profiles.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"resource": "r"}]', "3", "[" * 100_000])
 def test_a_file_that_holds_no_profiles_is_refused_by_name(tmp_path, text):
     path = tmp_path / "profiles.json"
     path.write_text(text)
