@@ -28,7 +28,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,8 @@ PRIORITY = -1
 ELSEWHERE = "another rank of the node could not read it"
 SHORT_S = 1e-4
 """From the loop to the lane and back takes as long, and the loop may well be held up for it."""
+
+T = TypeVar("T")
 
 LOADING = 1 << 60  # behind everything: compiling a new model must not hold up those that are served
 
@@ -123,11 +125,9 @@ class Worker:
         loaded = self._loaded[key] = Loaded(None, None)
         parameters = await self._share(source, loaded)
         try:
-            model = Model(source, self._device, parameters, largest)
-            await self._first_of_the_node_first(self._run_all(self._warm_ups(model, largest)))
+            loaded.model = await self._first_of_the_node_first(self._made(source, parameters, largest))
         except Exception as error:
             raise WeftError(f"{path}: {type(error).__name__}: {error}") from error
-        loaded.model = model
         return told
 
     async def unload(self, key: str) -> None:
@@ -165,6 +165,12 @@ class Worker:
         await loaded.window.fence()
         return flat
 
+    async def _made(self, source: Source, parameters: Any, largest: int) -> Model:
+        """The model, compiled."""
+        model = Model(source, self._device, parameters, largest)
+        await self._run_all(self._warm_ups(model, largest))
+        return model
+
     def _warm_ups(self, model: Model, largest: int) -> list[Callable[[], object]]:
         # A program for every size; kernels are compiled for one sample and for many alike.
         made = [partial(model.program, count) for count in range(1, largest + 1)]
@@ -185,18 +191,23 @@ class Worker:
         if errors:
             raise errors[0]
 
-    async def _first_of_the_node_first(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Await it, on the node's first rank before the others, which find its code in numba's cache."""
-        failed: Exception | None = None
+    async def _first_of_the_node_first(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Await it, on the node's first rank before the others, which find its code in numba's cache.
+
+        All that may fail on one rank alone, for want of memory say, belongs into it: who does not come to the
+        barriers has the others wait there for ever.
+        """
+        result: T | Exception
         for turn in (True, False):
             if turn == (self._node.rank == 0):
                 try:
-                    await coroutine
+                    result = await coroutine
                 except Exception as error:
-                    failed = error
+                    result = error
             await self._node.barrier(what="compiled kernels of a model")
-        if failed is not None:
-            raise failed
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     # -- batches ----------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from weft.kernels.device import Device
 from weft.runtime.errors import WeftError
 from weft.runtime.message import World, run
 from weft.runtime.serve.link import Link, links
+from weft.runtime.serve.model import Model
 from weft.runtime.serve.repository import Platform
 from weft.runtime.serve.worker import Batch, Done, Worker
 from weft.runtime.work import Compute
@@ -72,6 +73,34 @@ def test_s5_3_every_rank_computes_batches_that_come_in_pieces(tmp_path: Path):
             kept = first.outputs[0].copy()
             await ask(found[-1], Batch(2, "m", 3, [[parts[1]]]))
             assert (first.outputs[0] == kept).all()
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_alone_cannot_make_a_model_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+        making = Model.__init__
+
+        def made(self: Model, *given: object) -> None:
+            if world.rank == world.size - 1:
+                raise MemoryError("an arena of 3 GB")
+            making(self, *given)
+
+        monkeypatch.setattr(Model, "__init__", made)
+        async with workers(world) as found:
+            if world.rank:
+                return
+            calls = [link.load("m", str(root / "m" / "1"), Platform.ONNX, {}, 8) for link in found]
+            async with asyncio.timeout(30):
+                *others, last = await asyncio.gather(*calls, return_exceptions=True)
+                assert isinstance(last, WeftError)
+                assert "MemoryError: an arena of 3 GB" in str(last)
+                assert all(isinstance(other, dict) for other in others)
+                await asyncio.gather(*(link.unload("m") for link in found))
 
     run(main)
 
