@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import traceback
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..errors import Mistake, WeftError
-from ..message.failure import ranks_text
+from ..message.failure import ranks_text, say
 from .catalog import Catalog, Served
 from .dispatcher import Dispatcher
 from .link import Link
+from .profile import MOST_BATCH
 from .profiling import Profiler
 from .repository import Entry, Repository, Version
-from .request import ModelInfo, UnknownModel
+from .request import ModelInfo, UnknownModel, printable
 from .settings import ModelSettings
 from .worker import ELSEWHERE
 
@@ -152,11 +152,13 @@ class Loading:
         except OSError as error:
             told, self._told = self._told, _unreadable(self._repository, error)
             if self._told != told:  # the status page asks every second
-                print(f"weft: {self._told}", file=sys.stderr, flush=True)
+                say(f"weft: {printable(self._told)}")
             return {}
 
     def _checked(self, entry: Entry) -> Entry:
-        """With a reason against it where its settings name a class that the server has not."""
+        """With a reason against it where its settings want what the server has not: a class, vast batches."""
+        if entry.settings.max_batch > MOST_BATCH:
+            return Entry(entry.name, reason=f"max_batch = {entry.settings.max_batch}: at most {MOST_BATCH}")
         name, classes = entry.settings.default_class, self._catalog.settings.classes
         if name is None or name in classes:
             return entry
@@ -274,7 +276,7 @@ def _heard(task: asyncio.Task[Any]) -> None:
 
 
 def _unready(name: str, version: str, platform: str, reason: str) -> ModelInfo:
-    return ModelInfo(name, (), version, platform, (), (), 0, ready=False, reason=reason)
+    return ModelInfo(name, (), version, platform, (), (), 0, ready=False, reason=printable(reason))
 
 
 def _overridden(entry: Entry, config: Mapping[str, Any]) -> Any:
@@ -288,6 +290,6 @@ def _overridden(entry: Entry, config: Mapping[str, Any]) -> Any:
             f"{', '.join(OVERRIDES)} can be set so; the model's weft.toml sets the rest"
         )
     largest = config.get("max_batch_size", entry.settings.max_batch)
-    if not isinstance(largest, int) or largest < 1:
-        raise Mistake(f"max_batch_size is {largest!r}; it must be a whole number from 1 on")
+    if type(largest) is not int or not 1 <= largest <= MOST_BATCH:  # (for Python, true is a number)
+        raise Mistake(f"max_batch_size is {largest!r:.40}; it must be a whole number from 1 to {MOST_BATCH}")
     return entry.settings.model_copy(update={"max_batch": largest})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from ..errors import MachineError, Mistake
 from ..message import World
+from ..message.failure import say
 from ..observe import RunFolder
 from ..train import fleet
 from ..train.schema import Job
@@ -54,16 +57,15 @@ async def serve(world: World, options: Options) -> None:
         if server.service is None:
             return
         if options.measure:
-            print(server.profiles, flush=True)
+            tell(server.profiles)
         index = await server.service.index()
         if not index:
-            print(f"weft: no model in {options.repository}: give it NAME/VERSION/model.onnx", flush=True)
+            tell(f"weft: no model in {options.repository}: give it NAME/VERSION/model.onnx")
         async with answering(server, options.host, options.port, options.token):
             if index and not any(info.ready for info in index):
-                print(
+                tell(
                     "weft: nothing is served yet: once a model can be read, load it with "
-                    "POST v2/repository/models/NAME/load",
-                    flush=True,
+                    "POST v2/repository/models/NAME/load"
                 )
             await stop.wait()
         world.stop_status = 0
@@ -106,7 +108,7 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
                 yield
                 if section.after == "serve":
                     if not stop.is_set():
-                        print("weft: training has ended; serving until Ctrl-C or SIGTERM", flush=True)
+                        tell("weft: training has ended; serving until Ctrl-C or SIGTERM")
                         world.stop_status = 0  # nothing is cut short
                     await stop.wait()
             following.cancel()
@@ -140,19 +142,32 @@ async def answering(server: Server, host: str, port: int, token: str) -> AsyncIt
     front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
     told = await table(server.service)
     await front.start()
-    print(told, flush=True)
-    print(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends", flush=True)
+    tell(told)
+    tell(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends")
     if not token and not loopback(host):
-        print(
+        tell(
             f"weft: warning: whoever reaches {front.url} may use this machine and load models; "
-            "set WEFT_TOKEN to ask for a token",
-            flush=True,
+            "set WEFT_TOKEN to ask for a token"
         )
     try:
         yield
     finally:
         server.drain()
         await front.stop(DRAIN_S)
+
+
+def tell(text: str) -> None:
+    """Print for whoever started the server, which does not end because nobody reads that."""
+    if sys.stdout is None:
+        return
+    encoding = sys.stdout.encoding or "utf-8"  # names of models and files may be beyond it
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:  # `| head` has read enough, or the disk of a log is full
+        say(f"weft: what is served cannot be printed: {error.strerror}; it is served all the same")
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # else what is buffered fails again at the process's end
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def loopback(host: str) -> bool:

@@ -76,7 +76,11 @@ class Repository:
     """The folder; every method looks anew, for models come and go while the server runs."""
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+        try:
+            is_folder = root.is_dir()
+        except OSError as error:  # it lies where this user may not look
+            raise Mistake(f"the model repository {root} cannot be read: {error.strerror}") from error
+        if not is_folder:
             found = "is a file" if root.exists() else "does not exist"
             raise Mistake(f"the model repository {root} {found}; give a folder with NAME/VERSION/model.onnx")
         self.root = root.resolve()
@@ -96,7 +100,7 @@ class Repository:
         """The models that it holds, whether or not they can be served."""
         if self._run is not None:
             return [self._run.name]
-        return sorted(path.name for path in self.root.iterdir() if _is_name(path.name) and path.is_dir())
+        return sorted(path.name for path in self.root.iterdir() if _is_name(path.name) and _is_folder(path))
 
     def entry(self, name: str) -> Entry:
         """One model; Mistake if there is no such folder."""
@@ -145,7 +149,18 @@ def _is_name(name: str) -> bool:
 def _is_version(path: Path) -> bool:
     name = path.name
     numbered = name.isascii() and name.isdecimal() and name[0] != "0"
-    return numbered and (path.is_dir() or _leads_nowhere(path))
+    return numbered and (_is_folder(path) or _leads_nowhere(path))
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one. A link to where this user may not look counts: whoever reads it says why not.
+
+    Raised here, one link into somebody's private folder would have hidden all other models.
+    """
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
 
 
 def _leads_nowhere(path: Path) -> bool:

@@ -138,6 +138,11 @@ class ModelStatistics:
     refused: dict[str, int] = field(default_factory=dict)  # by Reason
 
 
+def printable(text: str) -> str:
+    """The text as JSON and a terminal take it: the name of a file in it may not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Service(Protocol):
     """What the HTTP front needs of the dispatcher; all on the loop's thread."""
 

@@ -319,6 +319,24 @@ def test_one_rank_serves_without_mpirun_and_wants_its_token(repository: Path, tm
         assert (tmp_path / "p.json").exists()
 
 
+def test_a_server_whose_output_nobody_reads_serves_all_the_same(repository: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with running(0, ["serve", str(repository), "--port", str(port)], Path("/dev/full")) as job:
+        limit = time.monotonic() + LIMIT_S
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            while True:
+                with contextlib.suppress(ConnectionError):
+                    result = client.infer("a", tensor(samples(1)), timeout=60_000_000)
+                    break
+                assert job.process.poll() is None
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            agrees(result, samples(1), 2)
+        job.process.send_signal(signal.SIGTERM)
+        assert job.process.wait(LIMIT_S) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from ..request import printable
 from .problem import Problem
 
 JSON: Final = "application/json"
@@ -54,5 +55,5 @@ class HttpResponse:
     @classmethod
     def of(cls, problem: Problem) -> HttpResponse:
         """What the caller of a request without an answer is told."""
-        content = {"error": str(problem)} | ({"reason": problem.reason} if problem.reason else {})
+        content = {"error": printable(str(problem))} | ({"reason": problem.reason} if problem.reason else {})
         return cls(problem.status, (encode(content),), headers=problem.headers, closes=problem.closes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from unittest.mock import Mock
 import pytest
 
 from weft.runtime.errors import Mistake, WeftError
+from weft.runtime.serve.http import documents
+from weft.runtime.serve.http.messages import HttpResponse, encode
+from weft.runtime.serve.http.problem import problem_of
 from weft.runtime.serve.loading import Loading, merged
 from weft.runtime.serve.repository import Entry, Platform, Repository, Version
 from weft.runtime.serve.settings import ServerSettings
@@ -143,6 +147,31 @@ def test_what_a_load_request_cannot_set_is_refused(key: str, tmp_path: Path):
     made = loading(Puzzled(), Repository(tmp_path))
     with pytest.raises(Mistake, match=rf"sets '{key}': only max_batch_size"):
         asyncio.run(made.load("m", {"name": "m", key: {}}))
+
+
+@pytest.mark.parametrize("largest", [0, -1, 2.5, True, "32", None, 10**9])
+def test_a_batch_that_is_no_number_or_vast_is_refused(largest: Any, tmp_path: Path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").touch()
+    made = loading(Puzzled(), Repository(tmp_path))
+    with pytest.raises(Mistake, match=r"max_batch_size is .*; it must be a whole number from 1 to 65536"):
+        asyncio.run(made.load("m", {"max_batch_size": largest}))
+    (tmp_path / "m" / "weft.toml").write_text("max_batch = 1000000000")
+    with pytest.raises(Mistake, match=r"max_batch = 1000000000: at most 65536"):
+        asyncio.run(made.load("m"))
+
+
+def test_a_file_whose_name_is_no_text_is_told_of_as_json(tmp_path: Path):
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"w\xffights")).touch()
+    made = loading(Puzzled(), Repository(tmp_path))
+    index = asyncio.run(made.index())
+    words = rb"holds w\\udcffights; it needs model.onnx"
+    assert words in encode(documents.index(index, ready=False))
+    with pytest.raises(Mistake) as refused:
+        asyncio.run(made.load("m"))
+    assert words in HttpResponse.of(problem_of(refused.value)).body[0]
 
 
 def test_others_are_answered_while_a_slow_file_system_is_read():

@@ -82,6 +82,21 @@ def test_a_link_that_leads_nowhere_has_a_reason_and_hurts_no_other_version(tmp_p
     assert version.reason == f"{tmp_path / 'n/1'} is a link to ../runs/x, which does not exist"
 
 
+def test_a_link_that_may_not_be_followed_has_a_reason_and_hides_no_other_model(tmp_path: Path):
+    put(tmp_path, "m/1/model.onnx")
+    beyond = "x" * 300  # refused by the system as a folder is that is another user's alone; and to root, too
+    (tmp_path / "m/2").symlink_to(beyond)
+    (tmp_path / "n").symlink_to(beyond)
+    scanned = Repository(tmp_path).scan()
+    assert [each.reason for each in scanned["m"].wanted] == [
+        "",
+        f"{tmp_path / 'm/2'} cannot be read: File name too long",
+    ]
+    assert scanned["n"].reason == f"{tmp_path / 'n/weft.toml'}: cannot be read: File name too long"
+    with pytest.raises(Mistake, match=f"the model repository {tmp_path / beyond} cannot be read: File name"):
+        Repository(tmp_path / beyond)
+
+
 def test_only_the_versions_that_the_settings_name_are_wanted(tmp_path: Path):
     put(tmp_path, "m/1/model.onnx", "m/2/model.onnx", "m/3/model.onnx")
     put(tmp_path, "m/weft.toml", text="versions = [1, 3]\nmax_batch = 4\n")
