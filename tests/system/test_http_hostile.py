@@ -202,6 +202,11 @@ def test_a_slow_sender_is_told_so_and_cut_off():
                 assert (status, "not whole" in content["error"]) == (408, True)
                 assert headers["Connection"] == "close"
                 assert made.is_closed()
+        with Caller(server) as made:  # and what begins in the packet that a whole request ends in
+            made.send(GET + post(BODY)[:-5])
+            assert made.answer()[0] == 200
+            assert made.answer()[0] == 408
+            assert made.is_closed()
         with Caller(server) as made:  # one who says nothing at all
             assert made.is_closed()
         until(lambda: not server.server.connections)
@@ -270,6 +275,12 @@ def test_http_1_0_is_told_that_its_connection_is_kept():
         made.send(b"GET /v2 HTTP/1.0\r\n\r\n")
         assert made.answer().headers["Connection"] == "close"
         assert made.is_closed()
+
+
+def test_http_1_0_knows_no_answer_before_the_last(hostile: Serving):
+    with Caller(hostile) as made:
+        made.send(post(BODY, "echo", "Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert made.answer().status == 200
 
 
 def test_too_many_connections_are_refused_and_the_others_served():

@@ -75,7 +75,8 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._in_head = True
-        self._received = 0  # bytes, as the caller sent them
+        self._begun = False  # its first byte is here, perhaps in the packet that the last request ended in
+        self._received = 0  # bytes, as the caller sent them, behind that packet
         self._target = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
-        return self.task is None and self._received == 0
+        return self.task is None and not self._begun
 
     def close(self) -> None:
         """End the connection when what is written has left."""
@@ -194,6 +195,10 @@ class Connection(asyncio.Protocol):
 
     # -- the parser's calls -------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._begun = True
+
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
         self._target += url
@@ -217,7 +222,8 @@ class Connection(asyncio.Protocol):
             except Problem as problem:
                 self._refuse(problem)
             else:
-                if self._headers.get("expect", "").lower() == "100-continue":
+                waits = self._headers.get("expect", "").lower() == "100-continue"
+                if waits and self._parser.get_http_version() != "1.0":  # there it would be the whole answer
                     self._transport.write(CONTINUE)
 
     def on_body(self, data: bytes) -> None:
