@@ -86,8 +86,8 @@ class Served:
     def samples(self, request: InferRequest) -> tuple[int, list[Array]]:
         """How many samples a request has, and its arrays in the order of the inputs; WrongInput."""
         given = request.inputs
-        if len(self.inputs) == 1 and "" in given:  # the only input, unnamed
-            given = {self.inputs[0].name if name == "" else name: array for name, array in given.items()}
+        if len(self.inputs) == 1 and list(given) == [""]:  # the only input, unnamed
+            given = {self.inputs[0].name: given[""]}
         if len(given) != len(self.inputs) or not all(info.name in given for info in self.inputs):
             wanted = _listed(info.name for info in self.inputs)
             raise WrongInput(f"{self.name} takes {wanted}; the request has {_listed(given)}")

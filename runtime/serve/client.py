@@ -75,7 +75,8 @@ class Client:
         is not given is as that class and the model's settings say. Raises Refused, UnknownModel, WrongInput,
         or RequestError where the computation failed.
         """
-        named = inputs if isinstance(inputs, Mapping) else {ONLY: np.asarray(inputs)}
+        given = inputs if isinstance(inputs, Mapping) else {ONLY: inputs}
+        named = {name: np.asarray(array) for name, array in given.items()}
         deadline_s = None if deadline_ms is None else deadline_ms / 1000
         wish = (qos, deadline_s, priority, accuracy, cost, best_effort, client)
         if self._port is not None:

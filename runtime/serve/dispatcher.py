@@ -115,7 +115,8 @@ class Dispatcher:
         except asyncio.CancelledError:
             if self.policy.cancel(job):
                 self.pump_soon()
-            self.tally.refused(served.name, job.service_class, Reason.CANCELLED)
+            if waiting.future.cancelled():  # else it had been answered, or refused, and was counted as that
+                self.tally.refused(served.name, job.service_class, Reason.CANCELLED)
             raise
         finally:
             self._leave(job.number)

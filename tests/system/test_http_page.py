@@ -39,7 +39,7 @@ def shown(url: str, folder: Path, *more: str) -> str:
 
 def test_s5_the_page_shows_who_serves_what(tmp_path: Path):
     service = Fake()
-    service.loaded.add("<img src=x onerror=alert(1)>")
+    service.loaded |= {"<img src=x onerror=alert(1)>", "constructor", "__proto__"}
     with serving(service) as server:
         text = shown(server.url, tmp_path)
         assert server.errors == []
@@ -53,6 +53,8 @@ def test_s5_the_page_shows_who_serves_what(tmp_path: Path):
     assert "rank 2 cpu digits 1 0.82 ms 1.7 ms 1,220 19.0 %" in text
     assert "echo 1, 2" in text
     assert "<img src=x onerror=alert(1)> 1, 2" in text  # a name, and no more
+    assert "__proto__ 1, 2" in text  # which every object of JavaScript's has
+    assert "constructor 1, 2" in text
 
 
 def test_the_page_tells_when_nobody_serves_and_when_it_may_not_know(tmp_path: Path):

@@ -78,6 +78,8 @@ def test_what_is_wrong_with_a_request_is_told_to_who_asked(tmp_path: Path):
                 ),
                 "is FP32 .*the request has FP64": client.infer("a", samples(1).astype(np.float64)),
                 "takes 'pixels'; the request has 'x'": client.infer("a", {"x": samples(1)}),
+                "the request has '', 'pixels'": client.infer("a", {"": samples(1), "pixels": samples(1)}),
+                "FP32 .*the request has INT64": client.infer("a", {"pixels": [[1, 2, 3, 4]]}),
                 "has no output 'y'; it has 'scores'": client.infer("a", samples(1), outputs=["y"]),
                 "has 1 to 32 samples, and this one 33: split it": client.infer("a", samples(33)),
                 "has 1 to 32 samples, and this one 0$": client.infer("a", samples(1)[:0]),

@@ -100,6 +100,23 @@ def test_a_caller_that_left_did_not_fail_too():
     asyncio.run(main())
 
 
+def test_a_caller_that_leaves_just_when_it_is_answered_is_counted_once():
+    async def main() -> None:
+        worker = hanging(0)
+        made = dispatcher(worker)
+        asked = asyncio.create_task(made.infer(request(1.0, best_effort=True)))
+        await until(lambda: bool(worker.kept))
+        ((batch, answer),) = worker.kept
+        answer(Done(batch.number, (np.concatenate(batch.pieces[0]),), 0.001))
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        statistics = made.tally.model("double/1")
+        assert (statistics.success.count, statistics.refused) == (1, {})
+
+    asyncio.run(main())
+
+
 def test_what_is_the_same_for_all_samples_is_every_callers_own():
     constant = np.ones((2, 3), np.float32)
 
