@@ -65,6 +65,8 @@ STOP_S = 30.0
 """How long a stop waits for the end of a step, if steps do not take a third of that anyway: as long as Slurm
 leaves between SIGTERM and SIGKILL."""
 
+REMEDY = "training diverged; lower the optimizer's rate, or set clip_norm in [train]"
+
 
 class Team(Protocol):
     """The part of a world that the loop needs."""
@@ -421,7 +423,9 @@ def _wrong(name: str, step: InFlight, samples: Samples) -> str:
 
 def diverged(name: str, loss: float, step: int) -> str:
     """What to say of a loss of the model `name` that is no number any more."""
-    return (
-        f"loss of {name} became {loss} in step {step}: training diverged; lower the optimizer's rate, or set"
-        " clip_norm in [train]"
-    )
+    return f"loss of {name} became {loss} in step {step}: {REMEDY}"
+
+
+def odd_weights(name: str, array: str, step: int) -> str:
+    """What to say where an array of the model's weights holds what is no number behind a step."""
+    return f"{array} of {name} holds NaN or infinity after step {step}, and is not stored: {REMEDY}"

@@ -12,6 +12,7 @@ same step, and its last good checkpoint stays the newest.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -36,7 +37,7 @@ from .dealer import Dealer
 from .evaluate import Score, evaluate
 from .inference import described
 from .log import Log
-from .loop import TrainingLoop, diverged
+from .loop import TrainingLoop, diverged, odd_weights
 from .order import steps_per_epoch
 from .prepare import Prepared, lineage
 from .sample import write_text
@@ -112,6 +113,7 @@ class Trainer:
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._reached = False
         self._failed = False  # on some rank, as all ranks know
+        self._odd = frozenset(self._odd_arrays())  # from the start: a mask's constants may be infinite
         self._diverged = ""  # what the last evaluation has found
 
     async def start(self) -> None:
@@ -141,13 +143,16 @@ class Trainer:
             return self._reached or self._failed
 
         done = await loop.run(self._first_step, boundary, pauses)
-        if loop.wrong and self._compute.group is None:
-            raise StepError(loop.wrong)
         self._failed = self._failed or loop.failed
-        score = None
         if not await self._ill():
             await self._checkpoint(done)
-            await self._saved()  # before all else: a launcher may leave half a second after its signal
+        await self._saved()  # before all else: a launcher may leave half a second after its signal
+        if loop.wrong and self._compute.group is None:
+            # Whoever raises first ends all ranks: a checkpoint that rank 0 still wrote was lost with them.
+            await self._comm.barrier(what=f"{self._job.name}: the checkpoint that rank 0 writes")
+            raise StepError(loop.wrong)
+        score = None
+        if not await self._ill():
             if not loop.stopped and len(self._data.test):
                 score = await self._evaluate(self._data.test, "test", done)
             await self._tell_work()
@@ -308,7 +313,15 @@ class Trainer:
             self._log.work(rank, micro_batches, kernels, attempts, misses, left)
 
     async def _checkpoint(self, done: int) -> None:
-        """Rank 0 copies the state and writes it while training goes on; one at a time."""
+        """Rank 0 copies the state and writes it while training goes on; one at a time.
+
+        Weights that are no numbers are not written, and the model has failed. A loss tells of them only in
+        the next step: a run whose last update overflowed, with nothing held out, ended as if all were well,
+        and the newest checkpoint was one from which nothing could go on.
+        """
+        if odd := await self._odd_weights():
+            self._loop.wrong, self._failed = odd_weights(self._job.name, odd, done), True
+            return
         if self._world.rank != 0:
             return
         await self._saved()
@@ -324,6 +337,22 @@ class Trainer:
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
         )
+
+    async def _odd_weights(self) -> str:
+        """The first array of weights that has come to hold NaN or infinity, as rank 0 finds; else nothing."""
+        found = (number for number in self._odd_arrays() if number not in self._odd)
+        number = np.array([next(found, -1)], np.int64)
+        await self._comm.broadcast(number, 0, what=f"{self._job.name}: whether its weights are numbers")
+        return "" if number[0] < 0 else self._replica.layout.parameters[int(number[0])].name
+
+    def _odd_arrays(self) -> Iterator[int]:
+        """On rank 0 the arrays of weights that hold NaN or infinity, by number."""
+        if self._world.rank != 0:
+            return
+        host = self._replica.device.to_host(self._replica.parameters)
+        for number, parameter in enumerate(self._replica.layout.parameters):
+            if not np.isfinite(host[parameter.start : parameter.stop]).all():
+                yield number
 
     async def _saved(self) -> None:
         """Wait until the checkpoint under way is written."""

@@ -321,6 +321,25 @@ def test_training_that_diverges_in_its_last_step_says_so(ranks, job, tmp_path):
     assert "all steps done" not in result.stdout
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_weights_that_overflow_in_the_last_step_are_told_of_and_not_stored(ranks, job, tmp_path):
+    """Also where nothing is held out whose loss would tell."""
+    x = np.random.default_rng(1).normal(scale=1e12, size=(40, 5)).astype(np.float32)
+    np.savez(tmp_path / "large.npz", x=x, y=np.arange(40) % 3)
+    result = train(
+        ranks, job, "--set", "data={ source = 'npz', path = 'large.npz', validation = 0.0, test = 0.0 }",
+        "--set", "model.layers=[{ kernel = 'dense', features = 3 }]", "--set", "train.steps=1",
+        "--set", "train.optimizer={ name = 'sgd', rate = 1e38 }", folder=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout
+    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
+    assert len(said) == 1, result.stderr
+    assert said[0].startswith("weft: dense_1.weight of small holds NaN or infinity after step 1")
+    assert "Traceback" not in result.stderr
+    assert "all steps done" not in result.stdout
+    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+
+
 SETS = """
 from weft.runtime.graph import Builder
 

@@ -137,6 +137,37 @@ def test_a_checkpoint_that_cannot_be_written_ends_its_model_alone(folder, monkey
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("last", [4, 8], ids=["while it trains", "in its last step"])
+@pytest.mark.parametrize("inside", ["shared", "flat"])
+def test_weights_that_are_no_numbers_are_not_stored(inside, last, folder):
+    """The loss of that step was still a number: they would have been the newest checkpoint."""
+    jobs = [changed(dense(folder, name, evaluate_every=8), "checkpoint", every=2) for name in ("ill", "well")]
+    jobs = [changed(job, "exchange", inside=inside) for job in jobs]
+    jobs = [changed(job, "data", validation=0.0, test=0.0) for job in jobs]
+
+    def arrange(ready: list[Prepared]) -> None:
+        replica = ready[0].replica
+        update = replica.update
+
+        def overflows(start: int, stop: int, *, step: int, **keys) -> None:
+            update(start, stop, step=step, **keys)
+            if step == last:
+                replica.parameters[start:stop] *= np.inf
+
+        replica.update = overflows  # type: ignore[method-assign]
+
+    ran = fleet(jobs, arrange)
+    ill, well = ran.results
+    assert well.failure is None
+    assert f"dense_1.weight of ill holds NaN or infinity after step {last}" in str(ill.failure)
+    assert ill.steps == last
+    if RANK == 0:
+        newest = checkpoint.load(checkpoint.latest(ran.ready[0].folder.checkpoints))
+        assert newest.step == last - 2
+        assert all(np.isfinite(tensor).all() for tensor in newest.tensors.values())
+
+
+@pytest.mark.mpi
 def test_two_models_may_fail_and_the_third_goes_on(folder):
     jobs = [dense(folder, name) for name in ("first", "well", "second")]
 

@@ -1,13 +1,23 @@
-"""A stop that waits for a step which never ends."""
+"""How a run ends early: a stop that waits for a step which never ends, a loss that is no number."""
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
 from mpi4py import MPI
 
+from tests.mpi.train.fleets import changed, dense
 from tests.mpi.training import Bench
-from weft.runtime.train import loop
+from weft.runtime.message import World, run
+from weft.runtime.train import checkpoint, loop
+from weft.runtime.train.fleet import Fleet
 from weft.runtime.train.job import load_job
+from weft.runtime.train.prepare import prepare
+from weft.runtime.train.trainer import StepError
 
 
 @pytest.mark.mpi
@@ -27,3 +37,32 @@ def test_a_stop_ends_a_run_whose_step_never_ends(monkeypatch, capfd):
     with pytest.raises(SystemExit):
         bench.train(stop, hold=hold)
     assert "digits: a stop was asked for, and no step has ended" in capfd.readouterr().err
+
+
+@pytest.mark.mpi
+def test_a_run_that_diverges_ends_behind_the_checkpoint_under_way(folder, monkeypatch):
+    """Whoever raised first ended rank 0 while it wrote, and the run had lost all its steps."""
+    save, wrong, known = checkpoint.save, loop._wrong, threading.Event()
+
+    def late(path: Path, snapshot: checkpoint.Snapshot, keep: int) -> Path:
+        known.wait()
+        time.sleep(0.3)  # a slow disk: whoever waits for it does so however long it takes
+        return save(path, snapshot, keep)
+
+    def told(name: str, step: loop.InFlight, samples: object) -> str:
+        if step.share.step == 4:
+            known.set()
+            step.tally.array[0] = np.nan
+        return wrong(name, step, samples)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(loop, "_wrong", told)
+    job = changed(dense(folder), "checkpoint", every=4)
+
+    async def main(world: World) -> None:
+        (ready,) = await prepare(world, [job], [None])
+        with pytest.raises(StepError, match="the loss of dense became nan in step 5: training diverged"):
+            await Fleet(world, [ready]).run()
+        assert checkpoint.latest(ready.folder.checkpoints).name == "step-00000004.safetensors"
+
+    run(main)
