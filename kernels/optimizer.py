@@ -155,7 +155,8 @@ def accumulate(into: Array, other: Array) -> None:
 
 def move_statistic(running: Array, batch: Array, momentum: float) -> None:
     """Move running statistics towards the batch's by `momentum` (0 stays, 1 replaces)."""
-    running += momentum * (batch - running)
+    if momentum:  # 0 times infinity is no number, and the constants of a mask are infinite
+        running += momentum * (batch - running)
 
 
 def squared_norm(gradients: Array) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.mpi.train.fleets import RANK, changed, dense, final, fleet
 from weft.runtime.graph import initialise
@@ -42,3 +43,23 @@ def test_weights_of_an_earlier_run(folder):
         place = layout.span("dense_2")
         drawn = initialise(layout, 3)[place][: 12 * 48].reshape(12, 48)
         np.testing.assert_array_equal(body["weight/dense_2.weight"], drawn)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("inside", ["shared", "flat"])
+def test_a_masks_constants_may_be_infinite(inside, folder):
+    """As those of ONNX files are. They were NaN behind the first step, and the run was said to diverge."""
+    mask = np.where(np.arange(12) < 10, 0, -np.inf).astype(np.float32)
+    if RANK == 0:
+        save_file({"mask.weight": mask}, folder / "mask.safetensors")
+    masked = [
+        {"kernel": "flatten"},
+        {"kernel": "dense", "features": 12},
+        {"kernel": "arithmetic_weight", "operator": "add", "shape": [12], "trained": False, "name": "mask"},
+    ]
+    layers = [Layer.model_validate(layer) for layer in masked]
+    job = changed(dense(folder), "model", weights=str(folder / "mask.safetensors"), layers=layers)
+    ran = fleet([changed(job, "exchange", inside=inside)])
+    assert ran.results[0].steps == 8
+    if RANK == 0:
+        np.testing.assert_array_equal(final(ran, 0)["weight/mask.weight"], mask)

@@ -147,6 +147,12 @@ def test_accumulate_and_move_statistic_work_in_place() -> None:
     assert a.tolist() == [3.5, 6.0]
 
 
+def test_a_statistic_that_stays_may_be_infinite() -> None:
+    mask = np.array([0.0, -np.inf, np.inf], "float32")
+    move_statistic(mask, np.zeros(3, "float32"), 0.0)
+    assert mask.tolist() == [0.0, -np.inf, np.inf]
+
+
 WRONG = [
     (
         "a state too few",
