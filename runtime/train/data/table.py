@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import TextIO
@@ -82,6 +83,10 @@ class _Table:
         if target not in self.columns:
             hint = nearest(target, self.columns)
             raise DataError(f"{self.path}: has no column {target!r}{hint}; it has {', '.join(self.columns)}")
+        if (count := self.columns.count(target)) > 1:
+            raise DataError(
+                f"{self.path}: has {count} columns {target!r}; say which by its number, counted from 0"
+            )
         return self.columns.index(target)
 
     def pair(self, labels: tuple[str, ...], like: _Table) -> Pair:
@@ -146,21 +151,51 @@ class _Table:
             raise self._culprit(columns, error) from None
         return table
 
-    def _of_one_width(self, lines: Iterable[str]) -> Iterator[str]:
+    def _of_one_width(self, lines: Iterator[str]) -> Iterator[str]:
         """The lines, less blank ones; ValueError at one with other columns than the first, of which NumPy
         would take some.
-
-        What is quoted may hold delimiters and ends of lines, so such lines are not looked at.
         """
-        quoted = False
         for line in lines:
-            if quotes := line.count('"'):
-                quoted ^= quotes % 2 == 1
-            elif not quoted and line.isspace():
+            if '"' in line:
+                yield from self._quoted(chain([line], lines))
+            elif line.isspace():
                 continue
-            elif not quoted and line.count(self.data.delimiter) != self.width - 1:
+            elif line.count(self.data.delimiter) != self.width - 1:
                 raise ValueError("rows have different numbers of columns")
-            yield line
+            else:
+                yield line
+
+    def _quoted(self, lines: Iterator[str]) -> Iterator[str]:
+        """The same from the first quoted line on: what is quoted may hold delimiters and ends of lines.
+
+        Such lines were taken unseen: of a row with a column too many the wrong one was the target, and a
+        quotation mark that nobody closed made one name of all the rows behind it.
+        """
+        delimiter, taken = self.data.delimiter, list[str]()
+
+        def noted() -> Iterator[str]:
+            for line in lines:
+                taken.append(line)
+                yield line
+
+        for row in csv.reader(noted(), delimiter=delimiter):
+            if not (len(taken) == 1 and taken[0].isspace()):
+                if len(row) != self.width:
+                    raise ValueError("rows have different numbers of columns")
+                if len(taken) > 1:
+                    self._require_closed(taken)
+                yield from taken
+            taken.clear()
+
+    def _require_closed(self, lines: Sequence[str]) -> None:
+        """ValueError where a row of several lines is one only because a quotation mark is missing."""
+        try:
+            next(csv.reader(lines, delimiter=self.data.delimiter, strict=True))
+        except csv.Error as error:
+            raise ValueError(
+                f"the row that begins with {lines[0][:80]!r} has {len(lines)} lines: a quotation mark is"
+                " missing"
+            ) from error
 
     def _culprit(self, columns: list[int], error: Exception | None) -> DataError:
         """The first line of another length, or field that is no finite number, or no name."""

@@ -285,6 +285,12 @@ class TestCsv:
         data = load("csv", path="q.csv", target="y", header=True, normalise="none")
         assert (len(data.labels), sum(map(len, (data.train, data.validation, data.test)))) == (2, N)
 
+    def test_a_quotation_mark_within_a_name_is_one(self, here: Path) -> None:
+        Path("q.csv").write_text("".join(f'{i},{5 + i % 2}" pipe\n   \n\n' for i in range(N)))
+        data = load("csv", path="q.csv", target=-1, header=False)
+        assert data.labels == ('5" pipe', '6" pipe')
+        assert sum(map(len, (data.train, data.validation, data.test))) == N
+
     @pytest.mark.parametrize(
         ("text", "keys", "expected"),
         [
@@ -314,6 +320,15 @@ class TestCsv:
                 r"t.csv:4: column 1 \(y\) is empty, and names no",
             ),
             ("a,b,y\n", {"header": True}, r"t.csv: holds no rows below its header"),
+            ('1,2,0\n"3",2,1,5\n1,2,0\n', {}, r"t.csv:2: has 4 columns where the first row has 3"),
+            ('1,"2",0\n3,2,1\n1,2,0,4\n', {}, r"t.csv:3: has 4 columns where the first row has 3"),
+            ('1,"cat"\n2,"dog\n3,dog\n', {}, r"row that begins with '2,.dog.*has 2 lines: a quotation"),
+            ('1,cat\n2,"dog\n3,"cat"\n', {}, r"'2,.dog.* has 2 lines: a quotation mark is missing"),
+            (
+                "y,a,y\n1,2,0\n",
+                {"header": True, "target": "y"},
+                r"t.csv: has 2 columns 'y'; say which by its",
+            ),
             ("1,\xff,0\n", {}, r"t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff"),
         ],
     )
