@@ -32,6 +32,7 @@ from . import checkpoint
 from .course import schedule
 from .data import Data, MissingData, load_data
 from .data.section import files
+from .job import load_job
 from .model import build_with_weights, outline
 from .replica import Flats, Replica
 from .schema import Job
@@ -87,7 +88,17 @@ def examine(job: Job, resume: Path | None) -> Examined:
             f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
             "--set train.steps=N or train.epochs=N"
         )
-    return Examined(job, data, graph, Start(), folder, (path, snapshot))
+    return Examined(job, data, graph, Start(note=_unread(job, folder)), folder, (path, snapshot))
+
+
+def _unread(job: Job, folder: RunFolder) -> str:
+    """What to say of [model] weights that a run is given when it goes on: it has its own."""
+    weights = job.model.weights
+    if weights is None or (folder.job.is_file() and weights == load_job(str(folder.job)).model.weights):
+        return ""
+    return (
+        f"{job.name}: goes on with its own weights; those of [model] weights = {weights!r} are for a new run"
+    )
 
 
 def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
@@ -206,7 +217,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
-            stretched(one) or one.start.note,
+            "\n".join(filter(None, (stretched(one), one.start.note))),
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
     ]

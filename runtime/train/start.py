@@ -67,7 +67,7 @@ def start(model: Model, graph: Graph, given: Weights) -> Start:
     if not fitting:
         raise Mistake(
             f"[model] weights = {model.weights!r}: nothing in it has the name and the shape of one of the "
-            f"model's; it holds {_some(found)}, and the model has {_some(names)}"
+            f"model's; it holds {_some(found)}, and the model has {_some(drawn or names)}"
         )
     note = f"starts with {len(fitting):,} of its {len(names):,} arrays from {path}"
     return Start({**given, **fitting}, f"{note}; drawn anew: {_some(drawn)}" if drawn else note)

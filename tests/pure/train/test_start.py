@@ -13,10 +13,14 @@ from weft.kernels.kernel import ArraySpec
 from weft.runtime.errors import WeftError
 from weft.runtime.graph import Builder, Graph, Layout, initialise
 from weft.runtime.graph.onnx import save, write
+from weft.runtime.observe import RunFolder
+from weft.runtime.train import checkpoint
+from weft.runtime.train.data import load_data
 from weft.runtime.train.data.samples import Affine
 from weft.runtime.train.inference import Shapes
 from weft.runtime.train.job import load_job
-from weft.runtime.train.model import build_with_weights
+from weft.runtime.train.model import build, build_with_weights
+from weft.runtime.train.prepare import examine, lineage
 from weft.runtime.train.replica import Replica
 from weft.runtime.train.schema import Layer, Model
 from weft.runtime.train.start import start
@@ -133,6 +137,11 @@ def test_weights_go_before_those_of_an_onnx_file(tmp_path):
 
 
 REFUSED = {
+    "a name that fits, in another shape": (
+        lambda folder: save_file({"stem.bias": np.zeros(3, np.float32)}, folder / "w.safetensors"),
+        {"weights": "w.safetensors"},
+        r"it holds stem.bias, and the model has stem.weight, stem.bias \(\(3,\) there, \(4,\) here\), norm",
+    ),
     "nothing that fits": (
         lambda folder: save_file({"a.weight": np.zeros(3, np.float32)}, folder / "w.safetensors"),
         {"weights": "w.safetensors"},
@@ -207,3 +216,19 @@ def test_a_jobs_files_lie_beside_it_and_a_run_may_go_on_where_they_have_moved(tm
     assert moved.lineage() == job.lineage()
     (tmp_path / "again.toml").write_text(job.dump())
     assert load_job(str(tmp_path / "again.toml")).model == job.model
+
+
+def test_weights_that_a_run_is_given_when_it_goes_on_are_told_not_to_count(tmp_path):
+    before = load_job("digits", [f"model.weights={tmp_path / 'before.safetensors'}"])
+    save_file({"dense_1.bias": np.zeros(10, np.float32)}, tmp_path / "before.safetensors")
+    data = load_data(before.data, before.seed, before.model.loss)
+    found = lineage(before, data, build(before.model, data))
+    run = RunFolder(tmp_path / "run")
+    checkpoint.save(run.checkpoints, checkpoint.Snapshot(3, {}, {"lineage": found}))
+    run.job.write_text(before.dump())
+    assert examine(before, run.path).start.note == ""
+    given = load_job(str(run.job), ["model.weights=/other.safetensors"])
+    assert examine(given, run.path).start.note == (
+        "digits: goes on with its own weights; those of [model] weights = '/other.safetensors' are for a "
+        "new run"
+    )
