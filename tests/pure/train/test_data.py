@@ -13,33 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
+from tests.pure.train.loaded import AnyArray, gathered, load
 from weft.runtime.errors import DataError
-from weft.runtime.train.data import Data, Samples, load_data
 from weft.runtime.train.data.samples import split
-from weft.runtime.train.data.section import DataSection
-from weft.runtime.train.job import load_job
 from weft.runtime.train.tally import Tally
 
-AnyArray = NDArray[Any]
 N = 40
-
-
-def load(source: str, loss: str = "softmax_cross_entropy", seed: int = 0, **keys: Any) -> Data:
-    section: DataSection = TypeAdapter(DataSection).validate_python({"source": source, **keys})
-    return load_data(section, seed, loss)
-
-
-def gathered(samples: Samples, indices: list[int] | None = None) -> tuple[AnyArray, AnyArray]:
-    chosen = np.array(range(len(samples)) if indices is None else indices)
-    inputs = np.full((len(chosen) + 1, *samples.input_spec.shape), 99, samples.input_spec.dtype)
-    targets = np.full((len(chosen) + 1, *samples.target_spec.shape), 99, samples.target_spec.dtype)
-    samples.gather(chosen, inputs, targets)
-    assert (inputs[-1] == 99).all(), "wrote behind the samples asked for"
-    assert (targets[-1] == 99).all()
-    return inputs[:-1], targets[:-1]
 
 
 def images(dtype: str = "u1") -> AnyArray:
@@ -237,168 +217,6 @@ def test_numbers_that_are_no_class_are_told_as_they_are(value: float, here: Path
     np.save("y.npy", targets)
     with pytest.raises(DataError, match=rf"y.npy: target {re.escape(str(value))} of sample 5 is no class"):
         load("npy", inputs="x.npy", targets="y.npy")
-
-
-class TestCsv:
-    def test_columns_keep_their_order_without_the_target(self, here: Path) -> None:
-        data = load("csv", path="t.csv", target="a", header=True, normalise="none", loss="mean_squared_error")
-        inputs, targets = gathered(data.train)
-        np.testing.assert_array_equal(inputs[:, 0], targets[:, 0] / 2)
-        np.testing.assert_array_equal(inputs[:, 1], targets[:, 0] % 7)
-
-    def test_a_target_may_hold_names(self, here: Path) -> None:
-        lines = [f'{i},"b, with comma"\n' if i % 2 else f"{i},  a\n" for i in range(N)]
-        Path("n.csv").write_text("".join(lines))
-        data = load("csv", path="n.csv", target=-1, header=False, normalise="none")
-        assert data.labels == ("a", "b, with comma")
-        inputs, targets = gathered(data.train)
-        np.testing.assert_array_equal(targets, inputs[:, 0] % 2)
-        with pytest.raises(
-            DataError, match=r"holds names \('a', …\), which mean_squared_error cannot approach"
-        ):
-            load("csv", "mean_squared_error", path="n.csv", target=-1, header=False)
-
-    def test_gz_byte_order_mark_and_other_delimiters(self, here: Path) -> None:
-        text = "\ufeffa;b\n" + "".join(f"{i};{i % 3}\n" for i in range(N))
-        Path("s.csv").write_bytes(gzip.compress(text.encode()))
-        data = load("csv", path="s.csv", target="b", header=True, delimiter=";", test_path="s.csv")
-        assert (len(data.test), data.classes) == (N, 3)
-
-    def test_a_test_sets_columns_are_found_by_their_names(self, here: Path) -> None:
-        Path("a.csv").write_text("\na,b,y\n" + "".join(f"{i},{-i},{i % 2}\n" for i in range(N)))
-        Path("b.csv").write_text("y,b,a\n" + "".join(f"{i % 2},{-i},{i}\n" for i in range(N)))
-        keys = {"path": "a.csv", "target": "y", "header": True, "normalise": "none"}
-        inputs, targets = gathered(load("csv", test_path="b.csv", **keys).test)
-        np.testing.assert_array_equal(inputs, np.stack([np.arange(N), -np.arange(N)], 1))
-        np.testing.assert_array_equal(targets, np.arange(N) % 2)
-        for head in ("u,b,y", "a,b,b,y", "a,b,y,c"):
-            columns = head.count(",") + 1
-            Path("b.csv").write_text(f"{head}\n" + f"{','.join('1' * columns)}\n" * N)
-            with pytest.raises(
-                DataError, match=r"b.csv: has the columns .*, but a.csv a, b, y; name the same"
-            ):
-                load("csv", test_path="b.csv", **keys)
-
-    def test_what_is_quoted_may_hold_delimiters_and_ends_of_lines(self, here: Path) -> None:
-        rows = "".join(f'{i},"{"one" if i % 2 else "x, y"}\n\nmore, too"\n' for i in range(N))
-        Path("q.csv").write_text('"the\nfirst",y\n' + rows)
-        data = load("csv", path="q.csv", target="y", header=True, normalise="none")
-        assert (len(data.labels), sum(map(len, (data.train, data.validation, data.test)))) == (2, N)
-
-    def test_a_quotation_mark_within_a_name_is_one(self, here: Path) -> None:
-        Path("q.csv").write_text("".join(f'{i},{5 + i % 2}" pipe\n   \n\n' for i in range(N)))
-        data = load("csv", path="q.csv", target=-1, header=False)
-        assert data.labels == ('5" pipe', '6" pipe')
-        assert sum(map(len, (data.train, data.validation, data.test))) == N
-
-    @pytest.mark.parametrize(
-        ("text", "keys", "expected"),
-        [
-            ("1,2,0\n3,2,1,5\n1,2,0\n", {}, r"t.csv:2: has 4 columns where the first row has 3"),
-            ("0\n1\n", {}, r"t.csv: its samples hold no numbers; its shape is \(2, 0\)"),
-            ("1,2,0\n3,nan,1\n", {}, r"t.csv:2: column 1 holds 'nan', not a finite number$"),
-            ("1,2,0\n\n3,,1\n", {}, r"t.csv:3: column 1 holds '', not a finite number$"),
-            ("a,b,y\n1,2,0\n3,x,1\n", {"header": True}, r"t.csv:3: column 1 \(b\) holds 'x'"),
-            ("1,2,0\n1,2\n", {}, r"t.csv:2: has 2 columns where the first row has 3"),
-            ("a,b,0\n1,2,0\n", {}, r"t.csv:1: column 0 holds 'a'.*if it is a header, say header = true"),
-            ("1,2,0.5\n1,2,1\n", {}, r"t.csv\[2\]: target 0.5 of sample 0 is no class"),
-            ("1,2,-1\n1,2,1\n", {}, r"targets reach from -1 to 1; classes are 0, 1, …"),
-            ("1,2,0\n", {"target": 3}, r"has 3 columns, so there is none with number 3"),
-            ("1,2,0\n", {"target": "y"}, r"header = false, so the target is a column's number, not 'y'"),
-            (
-                "aa,bb,y\n1,2,0\n",
-                {"target": "b", "header": True},
-                r"no column 'b'; did you mean bb\?; it has aa, bb, y",
-            ),
-            ("", {}, r"t.csv: holds no rows$"),
-            ("a,y\n1,2,0\n", {"header": True}, r"t.csv: its header names 2 columns, and its first row has 3"),
-            ("a,b,y\n1\n", {"header": True}, r"t.csv: its header names 3 columns, and its first row has 1"),
-            ("1,cat\n1,\n", {}, r"t.csv:2: column 1 is empty, and names no class"),
-            (
-                "a,y\n1,cat\n\n1, \n",
-                {"header": True, "target": "y"},
-                r"t.csv:4: column 1 \(y\) is empty, and names no",
-            ),
-            ("a,b,y\n", {"header": True}, r"t.csv: holds no rows below its header"),
-            ('1,2,0\n"3",2,1,5\n1,2,0\n', {}, r"t.csv:2: has 4 columns where the first row has 3"),
-            ('1,"2",0\n3,2,1\n1,2,0,4\n', {}, r"t.csv:3: has 4 columns where the first row has 3"),
-            ('1,"cat"\n2,"dog\n3,dog\n', {}, r"row that begins with '2,.dog.*has 2 lines: a quotation"),
-            ('1,cat\n2,"dog\n3,"cat"\n', {}, r"'2,.dog.* has 2 lines: a quotation mark is missing"),
-            (
-                "y,a,y\n1,2,0\n",
-                {"header": True, "target": "y"},
-                r"t.csv: has 2 columns 'y'; say which by its",
-            ),
-            ("1,\xff,0\n", {}, r"t.csv: cannot be read: 'utf-8' codec can't decode byte 0xff"),
-        ],
-    )
-    def test_wrong(self, text: str, keys: dict[str, Any], expected: str, here: Path) -> None:
-        Path("t.csv").write_bytes(text.encode("latin-1"))
-        with pytest.raises(DataError, match=expected):
-            load("csv", **{"path": "t.csv", "target": -1, "header": False, **keys})
-
-
-class TestText:
-    def test_targets_are_the_next_bytes_and_no_window_crosses(self, here: Path) -> None:
-        Path("t.txt").write_bytes(bytes(range(200)))
-        data = load("text", path="t.txt", context=8)
-        first = {}
-        for name in ("train", "validation", "test"):
-            samples = getattr(data, name)
-            inputs, targets = gathered(samples)
-            np.testing.assert_array_equal(targets, inputs + 1)
-            np.testing.assert_array_equal(inputs[:, 0], inputs[0, 0] + 8 * np.arange(len(samples)))
-            first[name] = (inputs.min(), targets.max())
-        assert first == {"train": (0, 136), "validation": (140, 156), "test": (160, 192)}
-        assert (data.classes, data.input_spec.shape, data.input_spec.dtype) == (256, (8,), "int32")
-        np.testing.assert_array_equal(gathered(data.train, [3, 1])[0][:, 0], [24, 8])
-
-    def test_a_folder_is_read_in_sorted_order(self, here: Path) -> None:
-        for name, text in {
-            "b.py": "B" * 50,
-            "a/z.py": "A" * 50,
-            "test/x.py": "X" * 50,
-            "c.txt": "C" * 50,
-        }.items():
-            Path("f", name).parent.mkdir(parents=True, exist_ok=True)
-            Path("f", name).write_text(text)
-        data = load(
-            "text", path="f", files="**/*.py", exclude=["**/test/**"], context=9, validation=0.0, test=0.0
-        )
-        inputs, _ = gathered(data.train)
-        assert bytes(inputs.astype("u1").ravel()) == b"A" * 50 + b"B" * 49
-
-    def test_the_standard_library_is_there(self) -> None:
-        job = load_job("stdlib-gpt")
-        data = load_data(job.data, job.seed)
-        assert len(data.train) > 20_000
-        assert data.digest() == load_data(job.data, job.seed).digest()
-
-    @pytest.mark.parametrize(
-        ("content", "keys", "expected"),
-        [
-            (b"", {}, "t.txt: is empty"),
-            (
-                b"12345678",
-                {"context": 8, "test": 0.0, "validation": 0.0},
-                "its train part has 8 of 8 bytes, too few",
-            ),
-            (b"x" * 100, {"context": 15}, "its validation part has 10 of 100 bytes, too few for one window"),
-            (gzip.compress(b"x" * 100, mtime=0), {}, "is gzipped, and so its bytes are no text"),
-        ],
-    )
-    def test_wrong(self, content: bytes, keys: dict[str, Any], expected: str, here: Path) -> None:
-        Path("t.txt").write_bytes(content)
-        with pytest.raises(DataError, match=expected):
-            load("text", path="t.txt", **keys)
-
-    def test_a_pattern_without_files(self, here: Path) -> None:
-        with pytest.raises(
-            DataError, match=r"1 files match \[data\] files = '\*.csv', and exclude = \['t\*'\] leaves none"
-        ):
-            load("text", path=".", files="*.csv", exclude=["t*"])
-        with pytest.raises(DataError, match=r"\[data\] files = '/etc/\*' is no pattern of files in it"):
-            load("text", path=".", files="/etc/*")
 
 
 def rewrite(name: str, change: Any) -> None:
