@@ -36,9 +36,7 @@ from numpy.typing import NDArray
 from ..errors import Mistake
 from .communicator import Communicator
 from .selector import Needs, Waiting
-from .window import LINE_BYTES, Window, rounded_up
-
-WORD_BYTES = 8
+from .window import LINE_BYTES, WORD_BYTES, Window, rounded_up
 
 
 @dataclass(eq=False, slots=True)
@@ -214,6 +212,12 @@ class Board:
         """
         if ranks is None:
             ranks = range(self.size)
+        if not (_part(indices, self._told.size) and _part(ranks, self.size)):
+            # A wait for one counter too many never ended; with one rank too many it ended without that.
+            raise Mistake(
+                f"a wait for counters {indices} of ranks {ranks} of {self.name!r}: they must be parts of "
+                f"{range(self._told.size)} and {range(self.size)}, in steps of 1"
+            )
         rows = self._table[ranks.start : ranks.stop, indices.start : indices.stop]
         missing = np.ones(len(indices), np.bool_)
         now = time.monotonic()
@@ -309,3 +313,8 @@ class Board:
 def row_bytes(counters: int) -> int:
     """Bytes of a rank's row of the table: a line for its version, then its counters."""
     return LINE_BYTES + rounded_up(counters * WORD_BYTES)
+
+
+def _part(some: range, of: int) -> bool:
+    """Whether `some` is a piece of range(of), in steps of 1 and not empty."""
+    return some.step == 1 and 0 <= some.start < some.stop <= of

@@ -26,9 +26,9 @@ import itertools
 import time
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from mpi4py import MPI
@@ -36,7 +36,9 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake
 from .selector import LONGEST_TEXT, NOBODY, Call, MpiSelector, Needs
-from .wire import as_bytes
+from .wire import ESCAPE, as_bytes
+
+T = TypeVar("T")
 
 ANY = -1
 #: Reductions by name.
@@ -261,6 +263,7 @@ class Communicator:
 
     def send(self, array: NDArray[Any], dest: int, tag: int = 0, *, what: str | None = None) -> Operation:
         """Send `array` to rank `dest`."""
+        self._check_rank(dest)
         request = self.mpi.Isend(raw(array), dest, tag)
         what = what or f"send to rank {dest} (tag {tag}) on {self.name!r}"
         return self.watch([request], what, array, self.peer(dest))
@@ -269,6 +272,8 @@ class Communicator:
         self, array: NDArray[Any], source: int = ANY, tag: int = ANY, *, what: str | None = None
     ) -> asyncio.Future[Status]:
         """Receive into `array` from rank `source`; the result is the `Status`."""
+        if source != ANY:
+            self._check_rank(source)
         if what is None:
             who = "any rank" if source == ANY else f"rank {source}"
             what = f"receive from {who} (tag {'any' if tag == ANY else tag}) on {self.name!r}"
@@ -298,6 +303,7 @@ class Communicator:
 
     def broadcast(self, array: NDArray[Any], root: int = 0, **telling: Unpack[Telling]) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
+        self._check_rank(root)
         request = self.mpi.Ibcast(raw(array), root)
         return self._collective(f"broadcast from rank {root}", [request], array, array.nbytes, **telling)
 
@@ -319,11 +325,13 @@ class Communicator:
     ) -> Operation:
         """Combine everyone's `array` (size × share.size elements); rank i gets the i-th `share`."""
         reduction = reduction_named(op, array)
+        self._check_shares("reduce-scatter", array, share)
         request = self.mpi.Ireduce_scatter_block(array, share, reduction)
         return self._collective(f"reduce-scatter ({op})", [request], (array, share), share.nbytes, **telling)
 
     def allgather(self, share: NDArray[Any], array: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
+        self._check_shares("allgather", array, share)
         request = self.mpi.Iallgather(raw(share), raw(array, self.size))
         return self._collective("allgather", [request], (share, array), share.nbytes, **telling)
 
@@ -331,6 +339,13 @@ class Communicator:
         self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, **telling: Unpack[Telling]
     ) -> Operation:
         """Put everyone's `share`, by rank, into `array` of rank `root` (None on the others)."""
+        self._check_rank(root)
+        if self.rank != root:
+            array = None
+        elif array is None:
+            raise Mistake(f"gather on {self.name!r}: rank {root} gathers, so its array must not be None")
+        else:
+            self._check_shares("gather", array, share)
         into = None if array is None else raw(array, self.size)
         request = self.mpi.Igather(raw(share), into, root)
         return self._collective(f"gather to rank {root}", [request], (share, array), share.nbytes, **telling)
@@ -359,7 +374,11 @@ class Communicator:
 
         Collective. MPI has no split that does not block: the ranks meet at a barrier first, whose stall is
         reported as any other, and then block for the time of a few messages. For the start, not for a step.
+        Cancelling ends the waiting only; until the others come, call no collective on this communicator.
         """
+        return await to_the_end(self._split(color, key, name))
+
+    async def _split(self, color: int | None, key: int, name: str) -> Communicator | None:
         group = self._child(name)
         await self.barrier(what=f"split into {name!r}")
         mpi = self.mpi.Split(MPI.UNDEFINED if color is None else color, key)
@@ -367,6 +386,30 @@ class Communicator:
             return None
         assert isinstance(mpi, MPI.Intracomm)
         return Communicator(mpi, self.selector, name, group)
+
+    def _check_rank(self, rank: int) -> None:
+        """Mistake if there is no such rank.
+
+        MPI takes some for signs of its own: what rank 0 sent to its left, rank -1, was lost without a word
+        under MPICH (there it is MPI_PROC_NULL, under Open MPI -2 is), and MPICH received from -2 what anybody
+        sent.
+        """
+        if not 0 <= rank < self.size:
+            raise Mistake(f"there is no rank {rank!r} in {self.name!r}: its ranks are 0 to {self.size - 1}")
+
+    def _check_shares(self, operation: str, array: NDArray[Any], share: NDArray[Any]) -> None:
+        """Mistake unless `array` holds a share of every rank, and nothing else.
+
+        They travel as bytes: float64 gathered into float32 was noise without an error, a row too many shifted
+        all but the first, and of an array too small MPICH said so on stderr and went on.
+        """
+        contiguous(share)
+        if array.nbytes != self.size * share.nbytes or array.dtype != share.dtype:
+            raise Mistake(
+                f"{operation} on {self.name!r}: an array of {array.dtype} with shape {array.shape} and a "
+                f"share of {share.dtype} with shape {share.shape}; the array must have the share's type and "
+                f"{self.size} times its elements, one share of each rank"
+            )
 
     def _child(self, name: str) -> str:
         self._children.append(name)
@@ -410,7 +453,7 @@ class Communicator:
         self.called += 1
         what = (telling.get("what") or f"{operation} on {self.name!r}")[:LONGEST_TEXT]
         kind = (telling.get("kind") or what)[:LONGEST_TEXT]
-        self._checksum = zlib.crc32(f"{operation} {kind} {nbytes}".encode(), self._checksum)
+        self._checksum = zlib.crc32(f"{operation} {kind} {nbytes}".encode(errors=ESCAPE), self._checksum)
         call = Call(operation, what, kind, self._checksum, nbytes)
         self._calls.append(call)
         needs = Needs(self._others, self.group, self.called, call, telling.get("patience_s"))
@@ -418,6 +461,15 @@ class Communicator:
 
     def __repr__(self) -> str:
         return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"
+
+
+async def to_the_end(meeting: Coroutine[Any, Any, T]) -> T:
+    """Await what ranks do together after they have met: cancelling ends the waiting only.
+
+    For calls of MPI that block. A rank that was cancelled when it alone was there (`asyncio.timeout`) left
+    the others in MPI for ever, with their loops: they told of no stall and heard no signal.
+    """
+    return await asyncio.shield(asyncio.get_running_loop().create_task(meeting))
 
 
 def raw(array: NDArray[Any], blocks: int = 1) -> list[Any]:
@@ -453,10 +505,12 @@ def reduction_named(op: str, array: NDArray[Any]) -> MPI.Op:
     """The MPI operation of that name; Mistake if there is none or it cannot reduce such arrays."""
     if op not in OPERATIONS:
         raise Mistake(f"unknown reduction {op!r}; there are {', '.join(OPERATIONS)}")
-    if array.dtype.kind not in "iufc" or array.dtype == np.float16:
+    if array.dtype.kind not in "iufc" or array.dtype == np.float16 or not array.dtype.isnative:
         raise Mistake(
             f"MPI cannot reduce arrays of dtype {array.dtype}; convert to float32, float64 or an integer type"
         )
+    if array.dtype.kind == "c" and op in ("max", "min"):
+        raise Mistake(f"{op!r} of dtype {array.dtype}: complex numbers have no order; reduce their parts")
     contiguous(array)
     return OPERATIONS[op]
 

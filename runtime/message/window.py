@@ -31,6 +31,7 @@ from . import atomics
 from .communicator import Communicator
 
 LINE_BYTES = 64
+WORD_BYTES = 8
 SHARED_MEMORY = "/dev/shm"  # where MPICH and Open MPI put it on Linux
 
 
@@ -83,6 +84,10 @@ class Window:
         """An array in the segment of the node's rank `rank`, from byte `offset_bytes` on. A view."""
         kind = np.dtype(dtype)
         shape = (shape,) if isinstance(shape, int) else shape
+        if not 0 <= rank < len(self._sizes):
+            raise Mistake(f"there is no rank {rank!r} on this node: it has 0 to {len(self._sizes) - 1}")
+        if min(shape, default=0) < 0:
+            raise Mistake(f"an array of shape {shape} in a window: there is no negative length")
         nbytes = kind.itemsize * math.prod(shape)
         if offset_bytes < 0 or offset_bytes + nbytes > self.nbytes(rank):
             raise Mistake(
@@ -92,7 +97,9 @@ class Window:
         return self._segments[rank][offset_bytes : offset_bytes + nbytes].view(kind).reshape(shape)
 
     def atomic(self, rank: int, offset_bytes: int) -> AtomicWord:
-        """The 64-bit word at byte `offset_bytes` of the segment of the node's rank `rank`."""
+        """The 64-bit word at byte `offset_bytes` (a multiple of 8) of the segment of node rank `rank`."""
+        if offset_bytes % WORD_BYTES:
+            raise Mistake(f"an atomic word at byte {offset_bytes}: it must be at a multiple of {WORD_BYTES}")
         return AtomicWord(self.array(rank, np.int64, 1, offset_bytes))
 
     def sync(self) -> None:

@@ -25,12 +25,13 @@ from mpi4py import MPI
 from ..errors import Mistake
 from .board import Board
 from .channel import Channel
-from .communicator import Communicator
+from .communicator import Communicator, to_the_end
 from .failure import Failures, ranks_text
 from .selector import MpiLoop
 from .signals import Stop
 from .switchboard import Switchboard
 from .window import Window
+from .wire import ESCAPE
 
 PINGS = 20  # the fastest of 20 round trips is within a few microseconds of undisturbed
 HOST_BYTES = 64
@@ -91,20 +92,28 @@ class World(Communicator):
         """Memory shared with the ranks of this node, `nbytes` of it this rank's; collective over the node.
 
         `node` is a duplicate of the world's, for who makes windows while others use that. The world closes
-        it at the end, if nobody did before.
+        it at the end, if nobody did before. Cancelling ends the waiting only.
         """
-        window = await Window.allocate(node or self.node, nbytes)
-        self._share(window)
-        return window
+
+        async def made() -> Window:
+            window = await Window.allocate(node or self.node, nbytes)
+            self._share(window)
+            return window
+
+        return await to_the_end(made())
 
     async def board(self, counters: int, numbers: int = 0, *, name: str = "board") -> Board:
         """Counters that the ranks of this node see and await (board.py); collective over the node.
 
-        The world closes it at the end, if nobody did before.
+        The world closes it at the end, if nobody did before. Cancelling ends the waiting only.
         """
-        board = await Board.allocate(self.node, counters, numbers, name=name)
-        self._share(board)
-        return board
+
+        async def made() -> Board:
+            board = await Board.allocate(self.node, counters, numbers, name=name)
+            self._share(board)
+            return board
+
+        return await to_the_end(made())
 
     def _share(self, new: Window | Board) -> None:
         self._shared = [*(one for one in self._shared if not one.closed), new]
@@ -114,7 +123,7 @@ class World(Communicator):
 
         Collective. For what must be equal from the start: versions, job files.
         """
-        data = value.encode() if isinstance(value, str) else value
+        data = value.encode(errors=ESCAPE) if isinstance(value, str) else value
         record = np.zeros(32 + SHOWN_BYTES, np.uint8)
         record[:32] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
         shown = data[:SHOWN_BYTES]

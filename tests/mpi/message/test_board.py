@@ -149,6 +149,25 @@ def test_counters_only_grow() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("indices", "ranks"),
+    [
+        pytest.param(range(2, 3), None, id="a counter that there is not"),
+        pytest.param(range(-1, 0), None, id="a counter before the first"),
+        pytest.param(range(0, 2, 2), None, id="every other counter"),
+        pytest.param(range(1), range(99), id="ranks that there are not"),
+        pytest.param(range(1), range(0), id="no rank"),
+    ],
+)
+def test_a_wait_that_could_not_end_or_would_end_early_is_refused(indices: range, ranks: range | None) -> None:
+    async def main(world: World) -> None:
+        board = await world.board(2)
+        with pytest.raises(Mistake, match=r"must be parts of range\(0, 2\) and range\(0, "):
+            board.each(indices, 1, lambda places: None, ranks=ranks)
+
+    run(main)
+
+
 def test_a_wait_that_is_cancelled_or_left_keeps_nobody() -> None:
     async def main(world: World) -> None:
         board = await world.board(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from weft.runtime.errors import Mistake
 from weft.runtime.message import communicator
-from weft.runtime.message.communicator import ANY, Status
+from weft.runtime.message.communicator import ANY, Communicator, Status
 
 from .talk import Talk, talk
 
@@ -110,6 +111,83 @@ def test_blocks_that_do_not_divide_are_refused() -> None:
     async def main(ranks: Talk) -> None:
         with pytest.raises(Mistake, match=f"arrays of {ranks.size + 1} and {ranks.size + 2} bytes"):
             ranks.comm.alltoall(np.zeros(ranks.size + 1, np.uint8), np.zeros(ranks.size + 2, np.uint8))
+
+    talk(main)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "op"), [(">f8", "sum"), ("f2", "sum"), ("?", "max"), ("c16", "max")], ids=lambda value: value
+)
+def test_what_mpi_cannot_reduce_is_refused(dtype: str, op: str) -> None:
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match=f"dtype {np.dtype(dtype)}"):
+            ranks.comm.allreduce(np.zeros(3, dtype), op)
+
+    talk(main)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda comm, rank: comm.send(np.zeros(1), rank), id="send"),
+        pytest.param(lambda comm, rank: comm.recv(np.zeros(1), rank - 1), id="receive"),  # (-1 is any)
+        pytest.param(lambda comm, rank: comm.broadcast(np.zeros(1), rank), id="broadcast"),
+        pytest.param(lambda comm, rank: comm.gather(np.zeros(1), np.zeros(comm.size), rank), id="gather"),
+    ],
+)
+def test_a_rank_that_there_is_not_is_refused(call: Callable[[Communicator, int], Any]) -> None:
+    """MPICH takes -1 for MPI_PROC_NULL and -2 for MPI_ANY_SOURCE, Open MPI the other way round."""
+
+    async def main(ranks: Talk) -> None:
+        for rank in (-1, -2, ranks.size + 1):
+            with pytest.raises(Mistake, match=rf"no rank .* in 'test': its ranks are 0 to {ranks.size - 1}"):
+                call(ranks.comm, rank)
+
+    talk(main)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "columns"),
+    [
+        pytest.param("f8", 1, 2, id="a row too many"),
+        pytest.param("f8", -1, 2, id="a row too few"),
+        pytest.param("f8", 0, 3, id="rows too long"),
+        pytest.param("f4", 0, 2, id="another type"),
+        pytest.param("f4", 0, 4, id="another type of as many bytes"),
+    ],
+)
+def test_arrays_that_are_not_a_share_of_each_rank_are_refused(dtype: str, rows: int, columns: int) -> None:
+    async def main(ranks: Talk) -> None:
+        comm, share = ranks.comm, np.zeros(2)
+        array = np.zeros((ranks.size + rows, columns), dtype)
+        for call in (
+            lambda: comm.allgather(share, array),
+            lambda: comm.gather(share, array, ranks.rank),
+            lambda: comm.reduce_scatter(array, share),
+        ):
+            with pytest.raises(Mistake, match="one share of each rank"):
+                call()
+        with pytest.raises(Mistake, match="must not be None"):
+            comm.gather(share, None, ranks.rank)
+
+    talk(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_no_longer_waits_for_a_split_keeps_nobody_from_it() -> None:
+    async def main(ranks: Talk) -> None:
+        comm, channel = ranks.comm, ranks.channel()
+        splitting = asyncio.create_task(comm.split(0, name="parts"))
+        if ranks.rank == 0:
+            await asyncio.sleep(0)
+            splitting.cancel()
+            await asyncio.wait([splitting])
+        else:
+            assert await splitting is not None
+            await channel.send(0)
+        for _ in range(ranks.size - 1 if ranks.rank == 0 else 0):
+            await channel.receive()
+        await comm.barrier()
 
     talk(main)
 

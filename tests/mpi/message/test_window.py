@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from types import SimpleNamespace
 
@@ -71,6 +72,30 @@ def test_an_array_that_does_not_fit_is_refused() -> None:
             window.array(world.node_rank, "float32", 16, offset_bytes=4)
         with pytest.raises(Mistake, match="must be 0 or more"):
             await world.window(-1)
+        for rank in (-1, world.node_size):  # -1 was the last
+            with pytest.raises(Mistake, match=f"no rank {rank} on this node"):
+                window.array(rank, "float32", 1)
+        with pytest.raises(Mistake, match="no negative length"):
+            window.array(world.node_rank, "float32", (2, -1))
+        with pytest.raises(Mistake, match="multiple of 8"):
+            window.atomic(world.node_rank, 4)
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["window", "board"])
+def test_a_rank_that_no_longer_waits_keeps_nobody_from_shared_memory(kind: str) -> None:
+    async def main(world: World) -> None:
+        if world.node_rank == 0:
+            making = asyncio.create_task(getattr(world, kind)(64))
+            await asyncio.sleep(0)
+            making.cancel()
+            await asyncio.wait([making])
+            await world.barrier()
+        else:
+            await world.barrier()
+            await getattr(world, kind)(64)
+        await world.barrier()
 
     run(main)
 

@@ -85,6 +85,14 @@ def test_ranks_with_different_values_all_hear_who_has_which(length: int) -> None
     run(main)
 
 
+def test_what_ranks_agree_on_and_meet_for_may_name_a_file_that_is_no_text() -> None:
+    async def main(world: World) -> None:
+        await world.agree("job file", "\udcff.toml")
+        await world.barrier(what="reading \udcff.npy")
+
+    run(main)
+
+
 def test_a_rank_whose_main_is_over_still_answers() -> None:
     async def main(world: World) -> None:
         channel = await world.channel("squares")
