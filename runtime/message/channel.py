@@ -29,13 +29,14 @@ A body is what msgpack knows, arrays go behind it: `channel.send(1, {"step": 3},
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import inspect
 import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -225,15 +226,21 @@ class Channel:
             self._pull_held()
 
     def _give_back(self, message: Message) -> None:
-        self.backlog_bytes += sum(array.nbytes for array in message.arrays)
-        if not self._hand_over(message):
-            self._queue.appendleft(message)
+        if self._closed:
+            self._refuse(message.source, message._request)
+        elif self._handler is not None:  # since the receiver got it
+            self._handle(self._handler, message)
+        else:
+            self.backlog_bytes += sum(array.nbytes for array in message.arrays)
+            if not self._hand_over(message):
+                self._queue.appendleft(message)
 
     def serve(self, handler: Handler) -> None:
         """Have `handler(message)` called for every message, now and from here on.
 
-        A coroutine function runs as a task of its own, many at a time; a plain function runs in the
-        loop at once, which saves a task's 6 us but must not take long. What it returns is the body of the
+        A coroutine function runs as a task of its own, many at a time, and so does a coroutine that another
+        function returns; a plain function runs in the loop at once, which saves a task's 6 us but must not
+        take long. What it returns is the body of the
         reply, unless it called `message.reply` itself (a body with arrays, or an early reply).
         """
         if self._receivers:
@@ -293,6 +300,10 @@ class Channel:
             del self._unfinished[incoming.source]
 
     def _ready(self, incoming: Incoming) -> None:
+        if incoming.kind == CANCEL:
+            self.backlog_bytes -= incoming.nbytes
+            self._pull_held()
+            return
         message = Message(self, incoming.source, incoming.body, incoming.arrays, incoming.number)
         if incoming.nbytes and not incoming.tag:
             self.backlog_bytes += incoming.nbytes
@@ -315,10 +326,13 @@ class Channel:
     # -- answering ------------------------------------------------------------------------------
 
     def _handle(self, handler: Handler, message: Message) -> None:
-        if not self._handler_is_async:
+        if self._handler_is_async:
+            self._answer_in_task(functools.partial(handler, message), message)
+        else:
             self._loop.call_soon(self._answer_at_once, handler, message)
-            return
-        task = self._loop.create_task(self._answer(handler, message))
+
+    def _answer_in_task(self, answer: Callable[[], Coroutine[Any, Any, Any]], message: Message) -> None:
+        task = self._loop.create_task(self._answer(answer, message))
         key = (message.source, message._request)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -329,15 +343,17 @@ class Channel:
     def _answer_at_once(self, handler: Handler, message: Message) -> None:
         try:
             body = handler(message)
-            if message.wants_reply:
+            if inspect.iscoroutine(body):  # a lambda's, say: it was dropped, with a warning from Python alone
+                self._answer_in_task(lambda: body, message)
+            elif message.wants_reply:
                 self._post(REPLY, message._request, message.source, body, ())
         except Exception as error:
             self._answer_error(message, error)
 
-    async def _answer(self, handler: Handler, message: Message) -> None:
+    async def _answer(self, answer: Callable[[], Coroutine[Any, Any, Any]], message: Message) -> None:
         key = (message.source, message._request)
         try:
-            body = await handler(message)
+            body = await answer()
             if message.wants_reply:
                 await message.reply(body)
         except Exception as error:
@@ -366,6 +382,13 @@ class Channel:
                 self._queue.remove(message)
                 self._took(message)
                 return
+        for incoming in self._unfinished.get(source, ()):
+            if incoming.number == number:
+                # Not all here, or behind such: it was answered, to nobody. Its frames come all the same.
+                incoming.kind = CANCEL
+                if not incoming.tag:
+                    self._unfinished[source].remove(incoming)
+                return
         if (task := self._answering.pop((source, number), None)) is not None:
             task.cancel()
 
@@ -379,6 +402,9 @@ class Channel:
         for _, future in self._receivers:
             if not future.done():
                 future.set_exception(WeftError(f"channel {self.name!r} was closed during a receive"))
+        for source, number in self._answering:  # not by their tasks, of which some may not have begun
+            self._refuse(source, number)
+        self._answering.clear()
         for task in self._tasks:
             task.cancel()
         for message in self._queue:

@@ -26,7 +26,7 @@ from ..errors import Mistake, WeftError
 from .communicator import Communicator, Operation, raw
 from .doorbell import doorbells
 from .selector import NOBODY, Needs, Waiting
-from .wire import EAGER_BYTES, PREFIX, Bytes, as_bytes, decode, encode
+from .wire import EAGER_BYTES, MOST_ARRAYS, PREFIX, Bytes, as_bytes, decode, encode
 
 MESSAGE, REQUEST, REPLY, ERROR, CANCEL = range(5)
 ENVELOPE_TAG = 0
@@ -162,6 +162,8 @@ class Switchboard:
                 return None
             return self._sent([request], dest, size, envelope)
         tag = self._tag = self._tag % self._last_tag + 1
+        if len(frames) > MOST_ARRAYS:
+            raise Mistake(f"{len(frames):,} arrays in a message: it may have {MOST_ARRAYS:,}; join them")
         envelope = PREFIX.pack(kind, len(frames), len(header), tag, channel, number, nbytes)
         if PREFIX.size + len(header) <= EAGER_BYTES:
             envelope += header

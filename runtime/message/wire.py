@@ -36,6 +36,7 @@ EAGER_BYTES = 16 * 1024
 #: kind, (one byte free), number of arrays, bytes of the header, tag of the messages that follow (0: all of
 #: it is here), channel, number of the request, bytes of the arrays.
 PREFIX = struct.Struct("<BxHIIQQQ")
+MOST_ARRAYS = 2**16 - 1
 
 
 def encode(body: Any, arrays: Sequence[NDArray[Any]]) -> tuple[bytes, list[Bytes]]:
@@ -153,7 +154,13 @@ def _dtype_name(dtype: np.dtype[Any]) -> Any:
         )
     if dtype.names is None and dtype.subdtype is None and np.dtype(dtype.str) == dtype:
         return dtype.str
-    return npy.dtype_to_descr(dtype)
+    try:
+        return npy.dtype_to_descr(dtype)
+    except ValueError as error:
+        raise Mistake(
+            f"an array of dtype {dtype} can't be sent: {error}; convert it with "
+            "numpy.lib.recfunctions.repack_fields, or send its fields"
+        ) from error
 
 
 def _tuples(description: Any) -> Any:

@@ -121,7 +121,15 @@ def add_at_once(message: Message) -> int:
     return message.body[0] + message.body[1]
 
 
-@pytest.mark.parametrize("handler", [add, add_at_once], ids=["coroutine", "function"])
+def add_later(message: Message) -> Any:
+    return add(message)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [add, add_at_once, add_later],
+    ids=["coroutine", "function", "function that returns a coroutine"],
+)
 def test_requests_are_answered_by_a_handler(handler: Any) -> None:
     async def main(ranks: Talk) -> None:
         channel = ranks.channel()
@@ -269,6 +277,30 @@ def test_cancelling_a_request_cancels_its_handler() -> None:
     talk(main)
 
 
+def test_a_cancelled_request_that_is_not_all_here_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "BACKLOG_BYTES", 0)
+
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        asyncio.create_task(channel.send(ranks.right, "first", LARGE))  # noqa: RUF006
+        requests = [asyncio.create_task(channel.request(ranks.right, "?", *a)) for a in ((LARGE,), ())]
+        await asyncio.sleep(0)
+        for request in requests:
+            request.cancel()
+        await asyncio.wait(requests)
+        sending = asyncio.create_task(channel.send(ranks.right, "behind"))
+        await ranks.comm.barrier()
+        # (Held back by the first, which takes the room; it comes behind the cancelling.)
+        while "behind" not in [incoming.body for incoming in channel._unfinished.get(ranks.left, ())]:
+            await asyncio.sleep(0)
+        assert [(await channel.receive()).body for _ in range(2)] == ["first", "behind"]
+        await sending
+        assert channel.backlog_bytes == 0
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
 def test_a_late_reply_is_dropped() -> None:
     async def main(ranks: Talk) -> None:
         channel = ranks.channel()
@@ -387,6 +419,67 @@ def test_a_closed_channel_refuses_requests_and_drops_messages() -> None:
         await channel.send(ranks.right, "still open")
         assert (await channel.receive()).body == "still open"
         await ranks.comm.barrier()
+
+    talk(main)
+
+
+def test_more_arrays_than_a_message_counts_are_refused() -> None:
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match="65,536 arrays in a message: it may have 65,535"):
+            await ranks.channel().send(ranks.right, None, *[np.zeros(1)] * 65_536)
+
+    talk(main)
+
+
+def test_closing_refuses_a_request_whose_handler_has_not_begun() -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+
+        async def never(message: Message) -> None:
+            raise AssertionError("the channel was closed")
+
+        asking = asyncio.create_task(channel.request(ranks.right))
+        while not channel._queue:
+            await asyncio.sleep(0)
+        await ranks.comm.barrier()  # everyone has asked
+        channel.serve(never)
+        channel.close()
+        with pytest.raises(RequestError, match="the channel is closed there"):
+            await asking
+        await ranks.comm.barrier()
+
+    talk(main)
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["a handler answers it", "closing refuses it"])
+def test_a_request_that_a_cancelled_receiver_gives_back_is_not_lost(
+    closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        receiving = asyncio.create_task(channel.receive())
+        while not channel._receivers:
+            await asyncio.sleep(0)
+        hand_over = channel._hand_over
+
+        def hand_over_and_go(message: Message) -> bool:
+            given = hand_over(message)
+            receiving.cancel()  # it has the message, and does not know yet
+            if closes:
+                channel.close()
+            else:
+                channel.serve(lambda message: message.body + 1)
+            return given
+
+        monkeypatch.setattr(channel, "_hand_over", hand_over_and_go)
+        asking = asyncio.create_task(channel.request(ranks.rank, 1))
+        await asyncio.wait([receiving])
+        assert receiving.cancelled()
+        if closes:
+            with pytest.raises(RequestError, match="the channel is closed there"):
+                await asking
+        else:
+            assert (await asking).body == 2
 
     talk(main)
 

@@ -163,6 +163,12 @@ def test_numbers_taken_out_of_an_array_become_plain() -> None:
         pytest.param({"when": datetime.date(2026, 1, 1)}, [], "type date", id="a date inside"),
         pytest.param(np.zeros(3), [], "arrays go behind the body", id="an array in the body"),
         pytest.param(None, [np.array([object()])], "Python objects", id="an array of objects"),
+        pytest.param(
+            None,
+            [np.zeros(2, np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]}))],
+            "repack_fields",
+            id="records with fields that overlap",
+        ),
     ],
 )
 def test_what_cannot_travel_is_refused(body: Any, arrays: list[NDArray[Any]], says: str) -> None:
