@@ -1,7 +1,8 @@
 """Small messages between the ranks' runtimes: failures, stops, questions about stalls.
 
 They travel on a communicator of their own, so they pass whatever the program is doing, and one standing
-receive takes them in. A message is msgpack: [kind, body...]. Handlers run as callbacks of the event loop,
+receive takes them in. A message is msgpack: [kind, body...]; where a rank is may hold a file's name that
+is no text (a rank that was only slow failed when it was asked). Handlers run as callbacks of the event loop,
 hence a rank whose loop is blocked does not answer; that silence is itself an answer (see stall.py).
 
 Sends are synchronous (MPI_Issend): a send that is done has been received. So when every rank has awaited
@@ -20,6 +21,7 @@ import numpy as np
 from mpi4py import MPI
 
 from .selector import NOBODY, MpiSelector
+from .wire import ESCAPE
 
 MESSAGE_BYTES = 1 << 16  # the largest message; a traceback is cut to fit (failure.py)
 Handler = Callable[..., None]
@@ -51,7 +53,7 @@ class Control:
 
     def send(self, rank: int, kind: str, *body: Any) -> None:
         """Send to one rank; returns at once."""
-        message = np.frombuffer(msgpack.packb([kind, *body]), np.uint8)
+        message = np.frombuffer(msgpack.packb([kind, *body], unicode_errors=ESCAPE), np.uint8)
         self._watch(self._mpi.Issend([message, MPI.BYTE], rank, 0), message)
         if self._selector.bells is not None:
             self._selector.bells.ring(rank)
@@ -89,7 +91,8 @@ class Control:
 
     def complete(self, status: MPI.Status) -> None:
         """A message has arrived: listen for the next one, and hand this one to its handler."""
-        kind, *body = msgpack.unpackb(self._buffer[: status.Get_elements(MPI.BYTE)])
+        message = self._buffer[: status.Get_elements(MPI.BYTE)]
+        kind, *body = msgpack.unpackb(message, unicode_errors=ESCAPE)
         source = status.Get_source()
         self._receive.Start()
         self._selector.loop.call_soon(self._handlers[kind], source, *body)

@@ -4,7 +4,9 @@
     300 ms   settled: ranks that failed by themselves have said so too. The lowest failed rank prints what
              it knows, grouped, once; on the others `PeerFailure` is raised in main, so that `finally` runs
     2.5 s    at the latest, or as soon as every rank has left its main: MPI_Abort ends the job
-    4.5 s    whoever still lives (no launcher, a hung MPI) ends itself, from a thread of its own
+    3.5 s    failed ranks that still live (no launcher, a hung MPI, a blocked loop) end themselves, from a
+             thread of their own
+    4.5 s    the others do; where no failed rank has printed, the first of them prints before
 
 A rank whose loop is blocked in a long call hears nothing; MPI_Abort has the launcher kill it. Measured
 from MPI_Abort until mpiexec had returned, with a rank that sleeps: 10 ms under MPICH 5.0.2, 0.5 s under
@@ -31,13 +33,15 @@ from typing import Any, NoReturn
 
 from mpi4py import MPI
 
-from ..errors import MachineError, Mistake, PeerFailure, WeftError
+from ..errors import MachineError, Mistake, PeerFailure, WeftError, first_of
 from .control import MESSAGE_BYTES, Control
 from .mpi import launched_as, unlink_segments
+from .selector import LONGEST_TEXT
 
 SETTLE_S = 0.3  # ranks that make the same mistake do so within some 10 ms; a person does not notice 0.3 s
 GRACE_S = 2.0  # for `finally` blocks; the whole must stay below 5 s
 LAST_S = 4.5
+OWN_LAST_S = 3.5  # of who failed: what it prints is not printed by others, whom Open MPI ends 0.5 s later
 # MPICH's launcher drops what it has not yet read from a rank that aborts: on a busy machine the report was
 # lost in 2 of 60 runs, in part in 5; after 0.2 s in none of 60. (Leaving with a status instead of aborting
 # loses nothing, but then 12 of 30 runs returned 9, for the ranks that were killed, and not the status.)
@@ -60,17 +64,28 @@ class Report:
 
 def report_of(error: BaseException, rank: int, size: int, host: str, where: str) -> Report:
     """The report of an uncaught exception; `where` says what it ended ("main", a task's name)."""
+    error = plain_error(error) or error
     plain = isinstance(error, Mistake | MachineError)  # not Weft's own fault: where it was seen helps nobody
     if isinstance(error, Mistake | MachineError):
         text, status = str(error), error.exit_status
     elif isinstance(error, SystemExit):
         # Like Python itself: sys.exit("text") prints the text, sys.exit(3) nothing.
         text = f"sys.exit({error.code!r})"
-        status = error.code if isinstance(error.code, int) else 1
+        # The system keeps a byte of it: sys.exit(256) ended all ranks with 0, as if they had done their work.
+        status = error.code & 0xFF or 1 if isinstance(error.code, int) else 1
     else:
         text = "".join(traceback.format_exception(type(error), error, frames_of(error))).rstrip()
         status = error.exit_status if isinstance(error, WeftError) else 1
-    return Report(rank, size, host, where, shortened(text), status, plain)
+    return Report(rank, size, host, where[:LONGEST_TEXT], shortened(text), status, plain)
+
+
+def plain_error(error: BaseException) -> Mistake | MachineError | None:
+    """The Mistake or MachineError that `error` is; also of a TaskGroup in which nothing else went wrong."""
+    if isinstance(error, BaseExceptionGroup):
+        if error.split((Mistake, MachineError))[1] is not None:
+            return None
+        error = first_of(error)
+    return error if isinstance(error, Mistake | MachineError) else None
 
 
 def frames_of(error: BaseException) -> TracebackType | None:
@@ -151,6 +166,7 @@ class Failures:
         self._reports: dict[int, Report] = {}
         self._told: set[int] = set()  # ranks whose reports have been printed
         self._left: set[int] = set()  # ranks that have left main
+        self._since = 0.0  # when this rank knew of the first
         control.on("failed", self._heard)
         control.on("told", self._heard_told)
         control.on("left", self._heard_left)
@@ -197,9 +213,11 @@ class Failures:
         first = not self.any
         self._reports[report.rank] = report
         if first:
+            self._since = time.monotonic()
             self.happened.set_result(None)
             self._loop.call_later(SETTLE_S if report.size > 1 else 0.0, self._settled)
-            last = threading.Timer(LAST_S, self._end_alone)
+            own = report.rank == self._control.rank
+            last = threading.Timer(OWN_LAST_S if own else LAST_S, self._end_alone)
             last.daemon = True
             if report.size > 1:
                 last.start()
@@ -232,8 +250,18 @@ class Failures:
     def _end_alone(self) -> None:
         """In a thread: the job should have ended long ago."""
         rank = self._control.rank
-        if rank in self._reports and rank not in self._told:
-            self._print([rank])
+        well = set(range(self._control.size)) - self._reports.keys()
+        if rank in self._reports:
+            # Not if this thread was kept for so long that those that are well have told.
+            if rank not in self._told and (time.monotonic() < self._since + LAST_S or not well):
+                self._print([rank])
+        elif not self._told:
+            # Who failed is stuck where not even its thread runs, in C code that holds the interpreter's lock:
+            # all ranks ended without a word of why.
+            if rank == min(well):
+                self._print(sorted(self._reports))
+            else:
+                time.sleep(READ_S)  # the launcher would end that one before it has told
         flush()
         unlink_segments()
         os._exit(self.status())

@@ -12,6 +12,7 @@ want its help.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import time
 import types
@@ -114,7 +115,13 @@ class Rank(Generic[T]):
 
     async def _run_main(self, main: Main[T]) -> None:
         try:
-            self.result = await steered(main(self.world), self._take_thrown)
+            coroutine = main(self.world)
+            if not inspect.iscoroutine(coroutine):
+                raise Mistake(
+                    f"run(main) awaits what main(world) returns, which was {coroutine!r:.80}: make main a "
+                    "coroutine function, `async def main(world)`"
+                )
+            self.result = await steered(coroutine, self._take_thrown)
         except asyncio.CancelledError as error:
             if self.stop.signal is None and not self.failures.any:
                 self.failures.local(error, "main")

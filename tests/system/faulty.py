@@ -175,6 +175,19 @@ async def peer_holds_the_interpreter(world: World) -> None:
 
 
 @case
+async def failed_one_holds_the_interpreter(world: World) -> None:
+    async def work() -> None:
+        fail(world)
+
+    await world.barrier()
+    if last(world):
+        world.background(work(), "worker")
+        await asyncio.sleep(0.1)  # (its report is on its way)
+        re.match(r"(a+)+b", "a" * 60)
+    await asyncio.Event().wait()
+
+
+@case
 async def peer_does_not_finish_cleaning_up(world: World) -> None:
     if last(world):
         fail(world)

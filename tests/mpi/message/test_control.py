@@ -17,14 +17,14 @@ def test_what_is_told_reaches_every_other_rank_in_order() -> None:
     everything = loop.create_future()
 
     def hear(source: int, number: int, text: str) -> None:
-        assert text == "x" * 1000
+        assert text == "reading \udcff.npy" * 100  # a file's name that is no text
         heard.append((source, number))
         if len(heard) == 10 * (control.size - 1):
             everything.set_result(None)
 
     async def main() -> None:
         for number in range(10):
-            control.tell("news", number, "x" * 1000)
+            control.tell("news", number, "reading \udcff.npy" * 100)
         if control.size > 1:
             await everything
         await control.sent()

@@ -44,6 +44,21 @@ PEER = PeerFailure(3, 4, "n2", "Traceback ...")
         pytest.param(DataError("a.npz is damaged"), 2, "a.npz is damaged", id="a mistake is its message"),
         pytest.param(SystemExit(7), 7, "sys.exit(7)", id="an exit with a status"),
         pytest.param(SystemExit("why"), 1, "sys.exit('why')", id="an exit with a text"),
+        pytest.param(SystemExit(256), 1, "sys.exit(256)", id="an exit whose byte is 0 is no success"),
+        pytest.param(SystemExit(-1), 255, "sys.exit(-1)", id="an exit with a negative status"),
+        pytest.param(SystemExit(2**40 + 5), 5, f"sys.exit({2**40 + 5})", id="an exit beyond all statuses"),
+        pytest.param(
+            ExceptionGroup("g", [DataError("a.npz is damaged")]),
+            2,
+            "a.npz is damaged",
+            id="a group's mistake",
+        ),
+        pytest.param(
+            ExceptionGroup("g", [DataError("a.npz is damaged"), KeyError("x")]),
+            1,
+            "KeyError: 'x'\n    +------------------------------------",
+            id="a group with another error, too",
+        ),
     ],
 )
 def test_a_report_has_status_and_text(error: BaseException, status: int, text: str) -> None:
@@ -57,6 +72,16 @@ def test_what_is_not_wefts_fault_comes_without_its_traceback() -> None:
     assert report_of(raised(ValueError("x")), 0, 1, "n1", "main").text.startswith("Traceback")
     assert report_of(raised(DataError("x")), 0, 1, "n1", "main").text == "x"
     assert report_of(raised(MachineError("x"), OSError("y")), 0, 1, "n1", "main").text == "x"
+
+
+def test_a_group_of_mistakes_comes_without_its_traceback() -> None:
+    group = ExceptionGroup("g", [ExceptionGroup("g", [DataError("x")]), MachineError("y")])
+    assert report_of(raised(group), 0, 1, "n1", "main").plain
+    assert report_of(raised(group), 0, 1, "n1", "main").text == "x"
+
+
+def test_what_an_error_ended_is_cut_to_fit_a_message() -> None:
+    assert len(report_of(raised(ValueError("x")), 0, 1, "n1", "task 'x'" * 100_000).where) <= TEXT_BYTES
 
 
 def report(rank: int, text: str, size: int = 4, host: str = "n1", plain: bool = False) -> Report:
