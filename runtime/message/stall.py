@@ -38,6 +38,8 @@ LOOK_S = 0.25
 # Several waits for the same ranks, all portions of a step, are told as one in this many times the patience.
 # One that began after that is another: whoever was late had come, and is late again.
 QUIET = 2
+# A rank whose loop stood still for so much of the patience (computing, or stopped by Ctrl-Z) looks first.
+AWAY_SHARE = 0.5
 SHOWN_RANKS = 8
 SHOWN_WAITS = 3
 
@@ -118,6 +120,15 @@ def excuse(wait: Waiting, answer: Answer | None) -> str | None:
     return None
 
 
+def due(told: float, patience_s: float, now: float, away_s: float) -> float:
+    """When to tell a wait that was to be told at `told`; the loop stood still for `away_s` until `now`.
+
+    What it waits for may have come meanwhile, or have stood still, too: of an all-reduce posted before five
+    seconds of computing every rank told, when it looked again, that MPI or the network did not move.
+    """
+    return max(told, now + patience_s) if away_s > AWAY_SHARE * patience_s else told
+
+
 class Stalls:
     """Looks after this rank's waits, and answers other ranks' questions."""
 
@@ -129,6 +140,7 @@ class Stalls:
         self._asked = 0
         self._told: dict[tuple[str, float], float] = {}  # waits, and when they are to be told next
         self._late: dict[tuple[str, tuple[int, ...]], float] = {}  # on what, by whom: when last told
+        self._looked = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         control.on("where", self._answer)
         control.on("here", self._heard)
@@ -151,8 +163,10 @@ class Stalls:
 
     def _look(self) -> None:
         now = time.monotonic()
+        away_s, self._looked = now - self._looked, now
         waits = self._waits()
-        self._told = {key(w): self._told.get(key(w), w.since + self._patience_s(w)) for w in waits}
+        told = {key(wait): wait.since + self._patience_s(wait) for wait in waits} | self._told
+        self._told = {key(w): due(told[key(w)], self._patience_s(w), now, away_s) for w in waits}
         for wait in waits:
             if now >= self._told[key(wait)]:
                 self._postpone(wait, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from weft.runtime.message.selector import Call, Needs, Waiting
-from weft.runtime.message.stall import Answer, Question, describe
+from weft.runtime.message.stall import Answer, Question, describe, due
 
 HOSTS = ("n1", "n1", "n2", "n2")
 PORTION = Call("allreduce (sum)", "all-reduce of portion 3", "all-reduce of portion 3")
@@ -85,6 +85,18 @@ HEAD = 'weft: rank 0 (n1) has waited 10 s in "all-reduce of portion 3"'
 )
 def test_a_stall_names_whom_it_waits_for(wait: Waiting, answers: dict[int, Answer], text: str) -> None:
     assert describe(Question(wait, 10.4, answers), 0, HOSTS) == text
+
+
+@pytest.mark.parametrize(
+    ("away_s", "told"),
+    [
+        pytest.param(0.3, 10.0, id="a loop that looked just now tells in time"),
+        pytest.param(4.0, 10.0, id="one that computed for a while does, too"),
+        pytest.param(20.0, 30.0, id="one that stood still looks whether the wait is over"),
+    ],
+)
+def test_who_stood_still_itself_blames_nobody_at_once(away_s: float, told: float) -> None:
+    assert due(10.0, patience_s=10.0, now=20.0, away_s=away_s) == told
 
 
 def test_many_late_ranks_are_counted_not_listed() -> None:
