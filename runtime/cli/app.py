@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, NoReturn, ParamSpec, TextIO
 
 import typer
 
@@ -47,6 +48,8 @@ def launcher_rank() -> int | None:
 
 def main() -> None:
     """The program `weft`."""
+    for stream in (sys.stdout, sys.stderr):
+        _print_all(stream)
     if not launcher_rank():
         app()
         return
@@ -58,6 +61,16 @@ def main() -> None:
         if exit.code:
             time.sleep(HEAD_START_S)
         raise
+
+
+def _print_all(stream: TextIO) -> None:
+    """What the stream's encoding lacks becomes a question mark.
+
+    In a locale without UTF-8 a report's dash ended `weft report`, and what a language model of bytes wrote at
+    the end of its training ended the run, on all ranks, each with a traceback.
+    """
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:

@@ -244,6 +244,19 @@ def test_info_shows_the_model_of_a_job() -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoding", "shape"),
+    [("ascii", "1?8?8"), ("latin-1", "1×8×8"), ("koi8-r", "1?8?8")],
+    ids=["no letters but English ones", "Western ones", "Russian ones"],
+)
+def test_what_a_locale_without_utf_8_lacks_is_a_question_mark(encoding: str, shape: str) -> None:
+    settings = environment("mpich", {"PYTHONIOENCODING": encoding})
+    command = [sys.executable, "-m", "weft.runtime.cli", "info", "digits-mlp"]
+    result = subprocess.run(command, env=settings, capture_output=True, encoding=encoding, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert f"from x ({shape} float32) to dense_2" in result.stdout
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["digits-mpl"], "weft: no packaged job is called 'digits-mpl'; did you mean digits-mlp?"),
