@@ -81,11 +81,11 @@ class Writing:
 
     def name(self, wanted: str) -> str:
         """A name for a value like the file's, new, of letters, digits, "_" and "-"."""
-        plain = re.sub(r"[^\w-]+", "_", wanted).strip("_") or "value"
-        number, name = 1, plain
+        own = plain(wanted)
+        number, name = 1, own
         while name in self.names:
             number += 1
-            name = f"{plain}_{number}"
+            name = f"{own}_{number}"
         self.names.add(name)
         return name
 
@@ -290,6 +290,11 @@ class At:
         spec = value.spec.shape
         kept = len(wanted) - 1
         return 0 < kept < len(spec) - 1 and wanted[1:] == spec[-kept:] and prod(wanted) == prod(spec)
+
+
+def plain(name: str) -> str:
+    """A name of the file in letters, digits, "_" and "-"."""
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "value"
 
 
 def show(shape: Sequence[int]) -> str:

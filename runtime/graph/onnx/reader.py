@@ -10,7 +10,7 @@ batch axis is read with batched=False.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..graph import Graph
 from . import algebra, images, move, package
 from .merge import merge
 from .model import Model
-from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing
+from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
 
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
 
@@ -80,6 +80,8 @@ RANDOM = (
 )
 """Operators that draw anew in each run: nothing that is computed while the file is read."""
 
+SHOWN = 5  # values that an error lists
+
 TAG = "weft."
 """A node's metadata property "weft.cost" (or priority, device, …) in the file is its tag of that name."""
 
@@ -126,6 +128,7 @@ def read(
     wanted = list(outputs) or [each.name for each in file.output]
     if not wanted:
         raise GraphError("the file has no output; name values of it with outputs=[…]")
+    _require_values(file.node, wanted, operands)
     nodes = _needed(file.node, wanted)
     read_later = {*wanted, *(name for _, node in nodes for name in node.input)} - {""}
     for number, node in nodes:
@@ -221,6 +224,21 @@ def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple
     return found[::-1]
 
 
+def _require_values(nodes: Sequence[Any], wanted: Iterable[str], known: Collection[str]) -> None:
+    """Raise GraphError for a wanted value that nothing makes, with what is there in its place.
+
+    Whoever looks for a name finds nodes in `weft info`, called as here; exporters call values otherwise.
+    """
+    made = {name: node for node in nodes for name in node.output if name}
+    for name in wanted:
+        if name in made or name in known:
+            continue
+        meant = [value for value, node in made.items() if node.name and name in (node.name, plain(node.name))]
+        which = f"node {name!r} makes" if meant else "its last values are"
+        listed = ", ".join(map(repr, meant or list(made)[-SHOWN:])) or "none"
+        raise GraphError(f"the file has no value {name!r} that could be an output; {which} {listed}")
+
+
 def _require_axes(entries: Iterable[Any], sizes: Mapping[str, int]) -> None:
     """Raise GraphError for sizes of axes that no input has."""
     axes = {dimension.dim_param: None for entry in entries for dimension in entry.type.tensor_type.shape.dim}
@@ -279,8 +297,6 @@ def _model(
 ) -> Model:
     names, constants = {}, {}
     for name in wanted:
-        if name not in operands:
-            raise GraphError(f"the file has no value {name!r} that could be an output")
         operand = operands[name]
         at = At("output", name, (), {}, 0, 1, {}, writing)
         if isinstance(operand, Static):

@@ -32,6 +32,14 @@ def domain():
     return proto
 
 
+def named(name):
+    """Two nodes, the first called as PyTorch's exporter calls it and its value."""
+    value = f"{name}_output_0"
+    proto = file([node("Relu", "x", value), node("Tanh", value, "y")], {"x": ("n", 4)}, ["y"], {})
+    proto.graph.node[0].name = name
+    return proto
+
+
 def branches():
     inner = onnx.helper.make_graph([node("Relu", "x", "z")], "then", [], [onnx.ValueInfoProto(name="z")])
     return file(
@@ -248,7 +256,21 @@ WRONG = {
         {},
         ["x (2, 4), z (3, 4)", "cannot all be the batch"],
     ),
-    "an output that is not there": (one("Relu"), {"outputs": ["z"]}, ["no value 'z'"]),
+    "an output that is not there": (
+        one("Relu"),
+        {"outputs": ["z"]},
+        ["the file has no value 'z' that could be an output; its last values are 'y'"],
+    ),
+    "a node that was named for its output": (
+        named("/fc/Gemm"),
+        {"outputs": ["/fc/Gemm"]},
+        ["node '/fc/Gemm' makes '/fc/Gemm_output_0'"],
+    ),
+    "a node by its name in the table of weft info": (
+        named("/fc/Gemm"),
+        {"outputs": ["fc_Gemm"]},
+        ["node 'fc_Gemm' makes '/fc/Gemm_output_0'"],
+    ),
     "an input that nothing makes": (
         one("Add", "x z"), {}, ["node 'y_node' (Add) reads 'z', which nothing before it makes"]
     ),
