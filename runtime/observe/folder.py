@@ -143,6 +143,17 @@ def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
         raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def require_file(path: Path, called: str) -> None:
+    """Raise Mistake where `path` is there and no file: what is written whole takes its place.
+
+    For root that was so of /dev/null too, named by somebody who wanted no file.
+    """
+    if os.path.isdir(path):
+        raise Mistake(f"{path} is a folder; name the file, as {path / called}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Mistake(f"{path} is a device or a pipe, whose place the file would take; name a file")
+
+
 class Files:
     """What a report writes beside its words; `lost` tells in sentences what could not be written."""
 

@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, MachineError, Mistake, RequestError, first_of
 from ..message import World
+from ..observe.folder import require_file
 from ..observe.words import speed
+from ..train.data.samples import Affine
+from ..train.inference import trained
 from ..train.serving import ClassSettings
 from .catalog import DTYPES
 from .client import Client
@@ -32,7 +35,9 @@ from .server import Server
 from .settings import ModelSettings, ServerSettings
 
 NAME = "model"
+MAGIC = b"\x93NUMPY"
 AHEAD = 4  # batches under way for each rank: one computed, others on the way
+NEAR = 0.01  # of a deviation: how far a sample may be from what training would have made of it
 TOLD_S = 5.0  # between lines that say how far it is
 
 
@@ -67,9 +72,13 @@ async def predict(world: World, options: Options) -> None:
             raise Mistake("\n".join(problems))
         info = server.service.model(NAME)
         entry, output = require_fitting(info, samples, options)
+        of_run = version.platform is Platform.CHECKPOINT and wide(samples.dtype)
+        affine = trained(options.model).affine if of_run else Affine()
         began_s = time.monotonic()
         with written(options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]) as into:
-            await ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)
+            await ask(
+                await Client.open(world), world.size, samples, entry, output, into, options.batch, affine
+            )
         took = speed(len(samples) / (time.monotonic() - began_s))
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
         print(
@@ -80,6 +89,12 @@ async def predict(world: World, options: Options) -> None:
 def read_samples(path: Path) -> NDArray[np.generic]:
     """The array in a .npy file, memory-mapped; DataError where it is none, or holds no samples."""
     try:
+        with path.open("rb") as file:
+            magic = file.read(len(MAGIC))
+        if (
+            magic != MAGIC and magic[:2] != b"PK"
+        ):  # NumPy takes a table for a pickle, and says how to trust it
+            raise DataError(f"{path}: is no .npy file; write the samples, an array of numbers, by numpy.save")
         samples = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error
@@ -115,20 +130,57 @@ def require_fitting(
 
 
 def converted(samples: NDArray[np.generic], dtype: np.dtype[np.generic], start: int) -> NDArray[np.generic]:
-    """A batch, the file's from sample `start` on, as the model takes it; DataError for a token that it can't.
+    """A batch, the file's from sample `start` on, as the model takes it; DataError for what it can't take.
 
-    Cut to fewer bits such a token would be another one, and as right as any.
+    Cut to fewer bits a token would be another one, and as right as any. A float64 like 1e300 would be
+    infinite, and its sample's predictions NaN or, behind a tanh, as right as any, too.
     """
-    given = np.ascontiguousarray(samples, dtype)
-    if dtype.kind in "iu" and (given != samples).any():
-        number, *_ = np.argwhere(given != samples)[0]
+    with np.errstate(over="ignore"):
+        given = np.ascontiguousarray(samples, dtype)
+    lost = given != samples if dtype.kind in "iu" else np.isinf(given) & ~np.isinf(samples)
+    if lost.any():
+        number, *_ = np.argwhere(lost)[0]
         raise DataError(f"sample {start + number} holds a number that is no {dtype}")
     return given
 
 
+def wide(dtype: np.dtype[np.generic]) -> bool:
+    """Whether a float32 rounds such numbers."""
+    return dtype.itemsize > (4 if dtype.kind == "f" else 2)
+
+
+def require_precision(
+    samples: NDArray[np.generic], given: NDArray[np.generic], affine: Affine, start: int
+) -> None:
+    """DataError for a sample of which the model would see another than training would have shown it.
+
+    Training takes the mean from a float64 column before it rounds, and a model takes float32: of times near
+    1.7e9 it had nothing left of what it was trained on, and predictions were wrong without a word.
+    """
+    if not wide(samples.dtype):
+        return
+    mean, scale = np.asarray(affine.mean, np.float64), np.asarray(affine.scale, np.float64)
+    with np.errstate(all="ignore"):
+        wanted = np.subtract(samples, mean) * scale
+        seen = np.subtract(given, mean.astype(np.float32)) * scale.astype(np.float32)
+        far = np.argwhere(np.abs(seen - wanted) > NEAR * (1 + np.abs(wanted)))
+    if len(far):
+        place = tuple(far[0])
+        raise DataError(
+            f"sample {start + place[0]} holds {samples[place]}, which the model gets as {given[place]:.10g}, "
+            f"a float32: too far from what training would have seen, {wanted[place]:.3g} after normalising. "
+            "Take a number near the mean from that feature in the data, train again, and take it from these "
+            "samples, too"
+        )
+
+
 @contextlib.contextmanager
 def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
-    """An array that becomes the .npy file `path`, whole or not at all; MachineError without room for it."""
+    """An array that becomes the .npy file `path`, whole or not at all.
+
+    Raises Mistake where something else has that name, MachineError where it cannot be written.
+    """
+    require_file(path, "predictions.npy")
     temporary = path.with_name(f".{path.name}.part")
     try:
         try:
@@ -139,8 +191,11 @@ def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> 
         except OSError as error:
             raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
         yield into
-        into.flush()
-        temporary.replace(path)
+        try:
+            into.flush()
+            temporary.replace(path)
+        except OSError as error:
+            raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -154,6 +209,7 @@ async def ask(
     output: TensorInfo,
     into: NDArray[np.generic],
     batch: int,
+    affine: Affine = Affine(),  # noqa: B008  it is frozen
 ) -> None:
     """Fill `into` with the answers for all samples, batch by batch; Mistake where those of a batch fail."""
     starts = iter(range(0, len(samples), batch))
@@ -164,6 +220,7 @@ async def ask(
         for start in starts:
             rows = slice(start, start + batch)
             given = converted(samples[rows], DTYPES[entry.datatype], start)
+            require_precision(samples[rows], given, affine, start)
             try:
                 result = await client.infer(NAME, given, outputs=[output.name])
             except RequestError as error:  # such as a token that has no row: the last line says so

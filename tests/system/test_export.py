@@ -115,6 +115,30 @@ def test_the_file_of_a_transformer_takes_bytes_and_a_checkpoint_may_be_named(tmp
     np.testing.assert_allclose(got, computed(found.graph, dict(found.weights), tokens), rtol=1e-4, atol=1e-5)
 
 
+TIMES = """
+name = "times"
+data = { source = "npy", inputs = "x.npy", targets = "y.npy", normalise = "standard" }
+train = { batch = 8, steps = 2, optimizer = { name = "sgd", rate = 0.5 } }
+model = { layers = [{ kernel = "dense", features = 2 }] }
+"""
+
+
+@pytest.mark.limit(120)
+def test_where_float32_tells_too_little_of_a_feature_nothing_is_answered_without_a_word(tmp_path):
+    random = np.random.default_rng(1)
+    times = 1.7e9 + random.uniform(0, 100, (60, 2))
+    np.save(tmp_path / "x.npy", times)
+    np.save(tmp_path / "y.npy", times.argmax(1))
+    run = run_of(tmp_path, TIMES)
+    done = weft("export", run)
+    assert done.returncode == 0, done.stderr
+    assert "float32, which near 1.7e+09 have steps of 128, and a feature there deviates by " in done.stdout
+    done = weft("predict", run, "x.npy", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "weft: sample 0 holds 17000000" in done.stderr
+    assert not list(tmp_path.glob("*predictions*"))
+
+
 def test_what_cannot_be_exported_is_told_in_a_line(tmp_path):
     done = weft("export", tmp_path)
     assert done.returncode == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,7 @@ def test_every_sample_gets_its_prediction(tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     samples = random.integers(0, 256, (1003, 5)).astype(np.uint8)
     np.save(tmp_path / "new.npy", samples)
+    os.mkfifo(tmp_path / "pipe")
 
     done = mpiexec(2, ["-m", "weft.runtime.cli", "predict", run, "new.npy"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -42,6 +45,11 @@ def test_every_sample_gets_its_prediction(tmp_path):
     done = weft("predict", run / "model.onnx", "new.npy", "again.npy", "--batch", "7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "again.npy"), wanted, rtol=1e-4, atol=1e-5)
+
+    for name, wrong in (("runs", "runs is a folder; name the file"), ("pipe", "pipe is a device or a pipe")):
+        done = weft("predict", run, "new.npy", name, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert wrong in done.stderr
 
 
 @pytest.mark.parametrize(

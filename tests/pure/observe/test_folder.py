@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
 from typing import TextIO
@@ -8,7 +9,7 @@ from typing import TextIO
 import pytest
 
 from weft.runtime.errors import MachineError, Mistake
-from weft.runtime.observe.folder import RunFolder, write_whole
+from weft.runtime.observe.folder import RunFolder, require_file, write_whole
 
 NOW = time.strptime("2026-03-14 15:09:26", "%Y-%m-%d %H:%M:%S")
 
@@ -59,6 +60,18 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
         write_whole(folder.job, write)
     assert folder.job.read_text() == "seed = 1\n"
     assert sorted(entry.name for entry in folder.path.iterdir()) == ["checkpoints", "job.toml"]
+
+
+def test_what_is_written_whole_takes_a_files_place_and_nothing_elses(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_text("the one of before")
+    os.mkfifo(tmp_path / "pipe")
+    require_file(tmp_path / "a.onnx", "model.onnx")
+    require_file(tmp_path / "new" / "b.onnx", "model.onnx")
+    with pytest.raises(Mistake, match=rf"{tmp_path} is a folder; name the file, as {tmp_path}/model.onnx$"):
+        require_file(tmp_path, "model.onnx")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(Mistake, match=f"^{path} is a device or a pipe, .*; name a file$"):
+            require_file(path, "model.onnx")
 
 
 def make(tmp_path: Path) -> None:

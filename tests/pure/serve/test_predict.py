@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 
 from weft.runtime.errors import DataError, MachineError, Mistake, RequestError
-from weft.runtime.serve.predict import AHEAD, Options, ask, converted, read_samples, require_fitting, written
+from weft.runtime.serve.predict import (
+    AHEAD,
+    Options,
+    ask,
+    converted,
+    read_samples,
+    require_fitting,
+    require_precision,
+    written,
+)
 from weft.runtime.serve.request import ModelInfo, TensorInfo
+from weft.runtime.train.data.samples import Affine
 
 IMAGE, TOKENS = TensorInfo("x", "FP32", (-1, 3, 3)), TensorInfo("tokens", "INT32", (-1, 5))
 SHARES, LOGITS = TensorInfo("shares", "FP32", (-1, 4)), TensorInfo("logits", "FP32", (-1, 4))
@@ -72,15 +82,16 @@ def test_does_not_fit(model, samples, changes, words):
     ("save", "words"),
     [
         (lambda path: None, "No such file or directory"),
-        (lambda path: path.write_bytes(b""), "cannot be read as an .npy file"),
-        (lambda path: path.write_text("1,2,3"), "cannot be read as an .npy file"),
+        (lambda path: path.write_bytes(b""), "is no .npy file"),
+        (lambda path: path.write_text("1,2,3"), "is no .npy file; write the samples, .*, by numpy.save$"),
+        (lambda path: path.mkdir(), "cannot be read as an .npy file: Is a directory"),
         (lambda path: path.write_bytes(saved(path, IMAGES)[:-4]), "cannot be read as an .npy file"),
         (lambda path: saved(path, np.array(1.0)), r"float64 \(\), which are no samples"),
         (lambda path: saved(path, IMAGES[:0]), r"float64 \(0, 3, 3\), which are no samples"),
         (lambda path: saved(path, np.array(["a"])), "<U1 .*which are no samples of numbers"),
         (lambda path: several(path), "holds several arrays"),
     ],
-    ids=["none", "empty", "text", "cut off", "no axis", "no samples", "words", "several arrays"],
+    ids=["none", "empty", "text", "a folder", "cut off", "no axis", "no samples", "words", "several arrays"],
 )
 def test_a_file_that_holds_no_samples(save, words, tmp_path):
     save(tmp_path / "x.npy")
@@ -93,6 +104,45 @@ def test_a_token_that_would_become_another_is_refused_with_its_sample():
     assert converted(tokens[:1], np.dtype("int32"), 8).tolist() == [[3, 4]]
     with pytest.raises(DataError, match="sample 9 holds a number that is no int32"):
         converted(tokens, np.dtype("int32"), 8)
+
+
+def test_a_number_that_would_become_infinite_is_refused_with_its_sample():
+    samples = np.array([[0.5, np.nan], [-np.inf, 3.0], [1.0, -1e300]])
+    np.testing.assert_array_equal(converted(samples[:2], np.dtype("float32"), 8), samples[:2])
+    with pytest.raises(DataError, match="sample 10 holds a number that is no float32"):
+        converted(samples, np.dtype("float32"), 8)
+
+
+TIMES = np.array([[1.7e9 + 3.25, 0.5], [1.7e9 + 64.125, 0.25]])
+OF_TIMES = Affine(np.array([1.7e9 + 30, 0.4]), np.array([1 / 29, 4.0]))
+
+SEEN = {
+    "float64 times near 1.7e9": (
+        TIMES,
+        OF_TIMES,
+        "sample 8 holds 1700000003.25, .* as 1700000000, a float32",
+    ),
+    "of which the second alone is not near": (
+        np.array([[1.7e9, 0.5], [1.7e9 + 64.125, 0.25]]),
+        Affine(np.array([1.7e9, 0.4]), np.array([1 / 29, 4.0])),
+        "sample 9 holds 1700000064.125",
+    ),
+    "whole numbers as large": (TIMES.astype(np.int64), OF_TIMES, "sample 8 holds 1700000003, "),
+    "times that came as float32, as training took them": (TIMES.astype(np.float32), OF_TIMES, ""),
+    "times that no mean was taken from": (TIMES, Affine(), ""),
+    "times that deviate by years": (TIMES, Affine(np.array([1.7e9, 0.4]), np.array([1 / 3e7, 4.0])), ""),
+    "what is missing": (np.full((2, 2), np.nan), OF_TIMES, ""),
+}
+
+
+@pytest.mark.parametrize(("samples", "affine", "words"), SEEN.values(), ids=SEEN)
+def test_a_sample_of_which_the_model_would_see_another_is_refused(samples, affine, words):
+    given = converted(samples, np.dtype("float32"), 8)
+    if not words:
+        require_precision(samples, given, affine, 8)
+        return
+    with pytest.raises(DataError, match=words):
+        require_precision(samples, given, affine, 8)
 
 
 def test_samples_that_fail_are_told_in_a_line_and_nothing_else_is_asked():
@@ -138,3 +188,13 @@ def test_predictions_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(MachineError, match=message), written(path, (9,), np.dtype("int8")):
         pass
     assert [each.name for each in path.parent.iterdir()] == ["y.npy"]
+
+
+def test_a_folder_that_came_in_the_predictions_place_is_told(tmp_path):
+    path = tmp_path / "y.npy"
+    with (
+        pytest.raises(MachineError, match=r"y\.npy: cannot be written: Is a directory"),
+        written(path, (3, 2), np.dtype("float32")),
+    ):
+        path.mkdir()
+    assert [each.name for each in tmp_path.iterdir()] == ["y.npy"]
