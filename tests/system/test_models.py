@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.launch import environment, launcher, mpiexec, python
-from tests.system.test_training import FAILING, WEFT
+from tests.system.small import WEFT
+from tests.system.test_training import FAILING
 
 JOB = """
 seed = 5

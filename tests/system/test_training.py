@@ -6,60 +6,13 @@ import json
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tests.launch import environment, launcher, mpiexec, python, run
+from tests.system.small import JOB, WEFT, final_tensors, run_folder, train
 from weft.runtime.observe import Metrics
-
-WEFT = ["-m", "weft.runtime.cli"]
-
-JOB = """
-name = "small"
-seed = 5
-data = { source = "digits" }
-model.layers = [
-  { kernel = "conv2d", channels = 6, kernel_size = 3 },
-  { kernel = "batch_norm" },
-  { kernel = "relu" },
-  { kernel = "flatten" },
-  { kernel = "dropout", rate = 0.2 },
-  { kernel = "dense", features = 10 },
-]
-
-[train]
-batch = 60
-micro_batch = 16
-epochs = 2
-optimizer = { name = "adamw", rate = 0.01 }
-deterministic = true
-"""
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Path:
-    path = tmp_path / "small.toml"
-    path.write_text(JOB)
-    return path
-
-
-def train(
-    ranks: int, *arguments: object, folder: Path, **options: object
-) -> subprocess.CompletedProcess[str]:
-    return mpiexec(ranks, [*WEFT, "train", *map(str, arguments)], cwd=folder, **options)
-
-
-def run_folder(output: str) -> Path:
-    found = re.search(r"stored in (\S+?)(;|$)", output, re.MULTILINE)
-    assert found is not None, output
-    return Path(found[1])
-
-
-def final_tensors(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(sorted((folder / "checkpoints").glob("*.safetensors"))[-1])
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 3), (3, 1)])
@@ -293,53 +246,6 @@ def test_ranks_with_different_jobs_are_told_apart_at_the_start(job, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_training_that_diverges_says_so(ranks, job, tmp_path):
-    result = train(
-        ranks, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e30",
-        "--set", "train.optimizer.weight_decay=0.0", folder=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 1
-    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
-    assert len(said) == 1, result.stderr
-    assert said[0].startswith("weft: the loss of small became ")
-    assert "Traceback" not in result.stderr
-    assert "Warning" not in result.stderr
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_training_that_diverges_in_its_last_step_says_so(ranks, job, tmp_path):
-    result = train(
-        ranks, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e38",
-        "--set", "train.optimizer.weight_decay=0.0", "--set", "train.steps=1", folder=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 1, result.stdout
-    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
-    assert len(said) == 1, result.stderr
-    assert said[0].startswith("weft: the test loss of small became ")
-    assert "Traceback" not in result.stderr
-    assert "all steps done" not in result.stdout
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_weights_that_overflow_in_the_last_step_are_told_of_and_not_stored(ranks, job, tmp_path):
-    """Also where nothing is held out whose loss would tell."""
-    x = np.random.default_rng(1).normal(scale=1e12, size=(40, 5)).astype(np.float32)
-    np.savez(tmp_path / "large.npz", x=x, y=np.arange(40) % 3)
-    result = train(
-        ranks, job, "--set", "data={ source = 'npz', path = 'large.npz', validation = 0.0, test = 0.0 }",
-        "--set", "model.layers=[{ kernel = 'dense', features = 3 }]", "--set", "train.steps=1",
-        "--set", "train.optimizer={ name = 'sgd', rate = 1e38 }", folder=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 1, result.stdout
-    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
-    assert len(said) == 1, result.stderr
-    assert said[0].startswith("weft: dense_1.weight of small holds NaN or infinity after step 1")
-    assert "Traceback" not in result.stderr
-    assert "all steps done" not in result.stdout
-    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
-
-
 SETS = """
 from weft.runtime.graph import Builder
 
@@ -395,31 +301,6 @@ def test_ranks_that_believe_to_be_alone_are_told(announced, words, job, tmp_path
     assert re.search(words, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
-
-
-def test_losses_that_are_no_numbers_from_the_start_are_not_blamed_on_the_rate(job, tmp_path):
-    images = np.full((200, 1, 8, 8), np.nan, np.float32)
-    np.savez(tmp_path / "bad.npz", x=images, y=np.arange(200) % 10)
-    result = train(2, job, "--set", "data={ source = 'npz', path = 'bad.npz' }", folder=tmp_path)
-    assert result.returncode == 1
-    said = re.findall(
-        r"weft: the loss of small is nan in step 1: sample \d+ of \S+bad.npz\[x\] holds nan;", result.stderr
-    )
-    assert len(said) == 1, result.stderr
-    assert "rate" not in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_a_test_loss_that_is_no_number_names_its_sample(job, tmp_path):
-    images = np.zeros((200, 1, 8, 8), np.float32)
-    test = images[:9].copy()
-    test[7, 0, 2] = np.inf
-    np.savez(tmp_path / "bad.npz", x=images, y=np.arange(200) % 10, tx=test, ty=np.arange(9))
-    data = "{ source = 'npz', path = 'bad.npz', test_inputs = 'tx', test_targets = 'ty' }"
-    result = train(2, job, "--set", f"data={data}", folder=tmp_path)
-    assert result.returncode == 0, result.stderr
-    said = r"small: test score after step \d+: the loss is nan: sample 7 of \S+bad.npz\[tx\] holds inf; clean"
-    assert re.search(said, result.stdout), result.stdout
 
 
 SGD = "{ name = 'sgd', rate = 1.0 }"
