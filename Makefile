@@ -9,6 +9,7 @@
 PYTHON ?= python3
 PYTEST ?=
 BIN := .venv/bin
+JOBS := tests/test_under_mpiexec.py
 
 # Containers often forbid Python to keep what it compiles. The suite starts a thousand processes, and each would
 # compile all of Weft's files anew: half a second of a core.
@@ -33,11 +34,13 @@ demo: .venv/.demo
 	@echo '  mpirun -n 4 weft train stdlib-gpt              # a small GPT on the Python library'
 	@echo '  weft --help'
 
-# Tests without ranks share the cores; those that start ranks have them to themselves, one after the other.
+# Tests without ranks share the cores. Of the jobs on 1 to 4 ranks (tests/mpi) two run at once; what starts ranks
+# to measure, to kill or to ask them has the cores to itself.
 test: lint
 ifeq ($(strip $(PYTEST)),)
 	$(BIN)/python -m pytest tests/pure --numprocesses auto --maxprocesses 8 --dist loadfile
-	$(BIN)/python -m pytest --ignore tests/pure
+	$(BIN)/python -m pytest $(JOBS) --numprocesses 2 --maxschedchunk 1
+	$(BIN)/python -m pytest --ignore tests/pure --ignore $(JOBS)
 else
 	$(BIN)/python -m pytest $(PYTEST)
 endif
