@@ -111,7 +111,7 @@ def read(
         name = file.sparse_initializer[0].values.name
         raise GraphError(f"the weight {name!r} is stored as a sparse tensor; store it with all its elements")
     stored = {each.name: package.tensor(each) for each in file.initializer}
-    operands: dict[str, Operand] = {name: Static(array, True) for name, array in stored.items()}
+    operands: dict[str, Operand] = {name: Static(array, _learns(array)) for name, array in stored.items()}
     entries = [each for each in file.input if each.name not in stored]
     _require_axes(entries, sizes or {})
     shapes = {each.name: _shape(each, batched, sizes or {}) for each in entries}
@@ -211,6 +211,11 @@ def _require_numbers(title: str, op: str, tags: Mapping[str, str]) -> None:
             raise GraphError(
                 f"node {title!r} ({op}): its tag {TAG + name!r} is {tags[name]!r}; give a number"
             ) from None
+
+
+def _learns(array: NDArray[Any]) -> bool:
+    """Whether a stored array is a weight. One with infinities is a mask: a step of it would be no number."""
+    return array.dtype.kind != "f" or not np.isinf(array).any()
 
 
 def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple[int, package.Proto]]:

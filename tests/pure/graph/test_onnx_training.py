@@ -46,6 +46,17 @@ def network():
     return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
 
 
+def test_a_mask_that_is_stored_as_weights_are_is_not_trained():
+    mask = np.array([0, 0, -np.inf], np.float32)
+    weights = {"w": np.ones((3, 2), np.float32), "b": np.zeros(3, np.float32), "mask": mask}
+    nodes = [node("Gemm", "x w b", "h", transB=1), node("Add", "h mask", "y")]
+    model = read(file(nodes, {"x": ("n", 2)}, ["y"], weights))
+    roles = {p.name: p.spec.role for p in Layout.of(model.graph).parameters}
+    (masks,) = [name for name, role in roles.items() if role != "weight"]
+    np.testing.assert_array_equal(model.weights[masks], mask)
+    assert len(roles) == 3
+
+
 class Trained:
     """A graph with a loss, given weights, and samples."""
 
