@@ -21,7 +21,6 @@ cancelling ends the waiting only, and the array stays MPI's until the operation 
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import time
 import zlib
@@ -30,23 +29,17 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, Unpack
 
-import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
 from ..errors import Mistake
+from .buffers import contiguous, countable, raw, reduction_named
 from .selector import LONGEST_TEXT, NOBODY, Call, MpiSelector, Needs
 from .wire import ESCAPE, as_bytes
 
 T = TypeVar("T")
 
 ANY = -1
-#: Reductions by name.
-OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
-#: MPI before version 4 (Open MPI 5 among them) counts in C ints.
-LARGEST_COUNT = 2**31 - 1
-#: What larger messages are made of.
-PIECE_BYTES = 2**30
 #: How many collectives back ranks can tell that they called different ones (stall.py, order.py).
 CALLS = 1024
 
@@ -310,14 +303,7 @@ class Communicator:
     def allreduce(self, array: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
         reduction = reduction_named(op, array)
-        if array.size <= LARGEST_COUNT:
-            requests = [self.mpi.Iallreduce(MPI.IN_PLACE, array, reduction)]
-        else:
-            flat = array.reshape(-1, order="A")
-            requests = [
-                self.mpi.Iallreduce(MPI.IN_PLACE, flat[at : at + LARGEST_COUNT], reduction)
-                for at in range(0, flat.size, LARGEST_COUNT)
-            ]
+        requests = [self.mpi.Iallreduce(MPI.IN_PLACE, piece, reduction) for piece in countable(array)]
         return self._collective(f"allreduce ({op})", requests, array, array.nbytes, **telling)
 
     def reduce_scatter(
@@ -470,49 +456,6 @@ async def to_the_end(meeting: Coroutine[Any, Any, T]) -> T:
     the others in MPI for ever, with their loops: they told of no stall and heard no signal.
     """
     return await asyncio.shield(asyncio.get_running_loop().create_task(meeting))
-
-
-def raw(array: NDArray[Any], blocks: int = 1) -> list[Any]:
-    """`array` as MPI moves it: its bytes, whatever its type and order (in `blocks` equal parts).
-
-    What is too large to be counted in bytes is one element of a type that large.
-    """
-    contiguous(array)
-    nbytes = array.nbytes // blocks
-    return [array, MPI.BYTE] if nbytes <= LARGEST_COUNT else [array, 1, _whole(nbytes)]
-
-
-def contiguous(array: NDArray[Any]) -> None:
-    """Mistake if the array is not one piece of memory (which is what MPI works on)."""
-    if not array.flags.forc:
-        raise Mistake(
-            f"an array of shape {array.shape} with strides {array.strides} is not one piece of memory; "
-            "pass numpy.ascontiguousarray(array), or receive into a new array and copy"
-        )
-
-
-@functools.cache  # a few sizes a program; a type is a handful of bytes
-def _whole(nbytes: int) -> MPI.Datatype:
-    """A type of one element with `nbytes` bytes, more than a C int can count."""
-    pieces, rest = divmod(nbytes, PIECE_BYTES)
-    piece = MPI.BYTE.Create_contiguous(PIECE_BYTES)
-    whole = MPI.Datatype.Create_struct([pieces, rest], [0, pieces * PIECE_BYTES], [piece, MPI.BYTE])
-    piece.Free()
-    return whole.Commit()
-
-
-def reduction_named(op: str, array: NDArray[Any]) -> MPI.Op:
-    """The MPI operation of that name; Mistake if there is none or it cannot reduce such arrays."""
-    if op not in OPERATIONS:
-        raise Mistake(f"unknown reduction {op!r}; there are {', '.join(OPERATIONS)}")
-    if array.dtype.kind not in "iufc" or array.dtype == np.float16 or not array.dtype.isnative:
-        raise Mistake(
-            f"MPI cannot reduce arrays of dtype {array.dtype}; convert to float32, float64 or an integer type"
-        )
-    if array.dtype.kind == "c" and op in ("max", "min"):
-        raise Mistake(f"{op!r} of dtype {array.dtype}: complex numbers have no order; reduce their parts")
-    contiguous(array)
-    return OPERATIONS[op]
 
 
 def _world_ranks(mpi: MPI.Intracomm) -> tuple[int, ...]:

@@ -23,7 +23,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from ..errors import Mistake, WeftError
-from .communicator import Communicator, Operation, raw
+from .buffers import raw
+from .communicator import Communicator, Operation
 from .doorbell import doorbells
 from .selector import NOBODY, Needs, Waiting
 from .wire import EAGER_BYTES, MOST_ARRAYS, PREFIX, Bytes, as_bytes, decode, encode

@@ -12,7 +12,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from weft.runtime.errors import Mistake
-from weft.runtime.message import communicator
+from weft.runtime.message import buffers
 from weft.runtime.message.communicator import ANY, Communicator, Status
 
 from .talk import Talk, talk
@@ -413,9 +413,9 @@ def test_a_message_longer_than_its_array_fails_its_own_receive_only() -> None:
 
 
 def test_arrays_above_the_largest_count_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(communicator, "LARGEST_COUNT", 10)
-    monkeypatch.setattr(communicator, "PIECE_BYTES", 7)
-    communicator._whole.cache_clear()
+    monkeypatch.setattr(buffers, "LARGEST_COUNT", 10)
+    monkeypatch.setattr(buffers, "PIECE_BYTES", 7)
+    buffers._whole.cache_clear()
 
     async def main(ranks: Talk) -> None:
         comm, size = ranks.comm, ranks.size
@@ -441,4 +441,4 @@ def test_arrays_above_the_largest_count_are_cut(monkeypatch: pytest.MonkeyPatch)
     try:
         talk(main)
     finally:
-        communicator._whole.cache_clear()
+        buffers._whole.cache_clear()
