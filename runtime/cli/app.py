@@ -48,8 +48,7 @@ def launcher_rank() -> int | None:
 
 def main() -> None:
     """The program `weft`."""
-    for stream in (sys.stdout, sys.stderr):
-        _print_all(stream)
+    sys.stdout, sys.stderr = _open(sys.stdout), _open(sys.stderr)
     if not launcher_rank():
         app()
         return
@@ -63,14 +62,17 @@ def main() -> None:
         raise
 
 
-def _print_all(stream: TextIO) -> None:
-    """What the stream's encoding lacks becomes a question mark.
+def _open(stream: TextIO | None) -> TextIO:
+    """The stream, in which what its encoding lacks becomes a question mark; nowhere, if the shell closed it.
 
     In a locale without UTF-8 a report's dash ended `weft report`, and what a language model of bytes wrote at
     the end of its training ended the run, on all ranks, each with a traceback.
     """
+    if stream is None:
+        return open(os.devnull, "w")
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors="replace")
+    return stream
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -83,7 +85,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **keys: P.kwargs) -> None:
         silent = sys.stderr
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        sys.stdout, sys.stderr = _open(sys.__stdout__), _open(sys.__stderr__)
         try:
             function(*args, **keys)
         except WeftError as error:

@@ -301,12 +301,14 @@ def abort(status: int) -> NoReturn:
 def say(text: str) -> None:
     """Write to stderr, in one piece, so that lines of several ranks do not mix."""
     with contextlib.suppress(OSError, ValueError):  # closed, or its reader is gone
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
 
 def flush() -> None:
     """Write out what this process has printed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+            if stream is not None:  # as where the shell closed it: `>&-`
+                stream.flush()

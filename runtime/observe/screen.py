@@ -11,6 +11,7 @@ itself has to say meanwhile goes through `note` and `error`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -80,7 +81,8 @@ class Screen:
         """Print a line that stays on stderr."""
         if self._bars:
             self._bars.clear()
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the disk of a log that takes both may be full
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the cursor below the bars; a second time does nothing."""

@@ -38,6 +38,9 @@ from .replica import Flats, Replica
 from .schema import Job
 from .start import Start, start
 
+UNEVEN = 0.2
+"""Of a step; of less that ranks are idle nothing is said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Examined:
@@ -133,6 +136,33 @@ def stretched(found: Examined) -> str:
     )
 
 
+def uneven(job: Job, samples: int, ranks: int) -> str:
+    """What to say where a step has too few micro-batches for so many ranks, or a number that does not divide.
+
+    Weight gradients that idle ranks take from the others (docs/stealing.md) make up for a part of it.
+    """
+    batch = min(job.train.batch, samples)
+    size = min(job.train.micro_batch, batch)
+    idle = _idle(batch, size, ranks)
+    if idle < UNEVEN:
+        return ""
+    better = -(-batch // (ranks * -(-batch // (size * ranks))))  # as many rounds of smaller ones
+    count = -(-batch // size)
+    text = (
+        f"{job.name}: a step of {batch:,} samples has {count:,} micro-batches of {size:,}: "
+        f"{ranks} ranks have none for {idle:.0%} of it"
+    )
+    if _idle(batch, better, ranks) < idle:
+        return f"{text}; micro_batch = {better} in [train] divides it better"
+    return f"{text}; a larger batch gives each some"
+
+
+def _idle(batch: int, size: int, ranks: int) -> float:
+    """The share of a step in which ranks have no micro-batch."""
+    count = -(-batch // size)
+    return 1 - count / (ranks * -(-count // ranks))
+
+
 async def _replicate(world: World, found: Examined, device: Device) -> tuple[Replica, NodeMemory | None]:
     """The model on every rank, with new weights or those of its checkpoint."""
     job, data = found.job, found.data
@@ -217,7 +247,11 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
-            "\n".join(filter(None, (stretched(one), one.start.note))),
+            "\n".join(
+                filter(
+                    None, (stretched(one), one.start.note, uneven(one.job, len(one.data.train), world.size))
+                )
+            ),
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
     ]

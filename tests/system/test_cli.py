@@ -256,6 +256,15 @@ def test_what_a_locale_without_utf_8_lacks_is_a_question_mark(encoding: str, sha
     assert f"from x ({shape} float32) to dense_2" in result.stdout
 
 
+def test_a_run_needs_nowhere_to_print_to(tmp_path: Path) -> None:
+    """The shell may have closed both: `weft train … >&- 2>&-`."""
+    command = [sys.executable, "-m", "weft.runtime.cli", "train", "digits-mlp", "--set", "train.steps=21"]
+    closing = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command]
+    result = subprocess.run(closing, env=environment("mpich"), cwd=tmp_path, timeout=60)
+    assert result.returncode == 0
+    assert list(tmp_path.glob("runs/*/checkpoints/*21.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

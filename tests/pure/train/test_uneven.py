@@ -1,0 +1,53 @@
+"""What a run says where its steps have no work for some of the ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.runtime.train.job import load_job
+from weft.runtime.train.prepare import uneven
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "ranks", "says"),
+    [
+        pytest.param(64, 16, 4, "", id="one for each"),
+        pytest.param(64, 32, 1, "", id="one rank has them all"),
+        pytest.param(144, 16, 5, "", id="nine for five leave a tenth idle"),
+        pytest.param(
+            64,
+            32,
+            4,
+            "digits: a step of 64 samples has 2 micro-batches of 32: "
+            "4 ranks have none for 50% of it; micro_batch = 16 in [train] divides it better",
+            id="too few",
+        ),
+        pytest.param(
+            64,
+            16,
+            3,
+            "digits: a step of 64 samples has 4 micro-batches of 16: "
+            "3 ranks have none for 33% of it; micro_batch = 11 in [train] divides it better",
+            id="one too many",
+        ),
+        pytest.param(
+            5000,
+            1000,
+            8,
+            "digits: a step of 1,258 samples has 2 micro-batches of 1,000: "
+            "8 ranks have none for 75% of it; micro_batch = 158 in [train] divides it better",
+            id="a batch of more samples than there are",
+        ),
+        pytest.param(
+            3,
+            1,
+            4,
+            "digits: a step of 3 samples has 3 micro-batches of 1: "
+            "4 ranks have none for 25% of it; a larger batch gives each some",
+            id="fewer samples than ranks",
+        ),
+    ],
+)
+def test_ranks_without_micro_batches_are_told_of(batch: int, size: int, ranks: int, says: str) -> None:
+    job = load_job("digits", [f"train.batch={batch}", f"train.micro_batch={size}"])
+    assert uneven(job, 1258, ranks) == says
