@@ -24,7 +24,7 @@ from ..errors import DataError, MachineError, Mistake, RequestError, first_of
 from ..message import World
 from ..observe.folder import require_file
 from ..observe.words import speed
-from ..train.data.samples import Affine
+from ..train.data.samples import Affine, wide
 from ..train.inference import trained
 from ..train.serving import ClassSettings
 from .catalog import DTYPES
@@ -142,11 +142,6 @@ def converted(samples: NDArray[np.generic], dtype: np.dtype[np.generic], start: 
         number, *_ = np.argwhere(lost)[0]
         raise DataError(f"sample {start + number} holds a number that is no {dtype}")
     return given
-
-
-def wide(dtype: np.dtype[np.generic]) -> bool:
-    """Whether a float32 rounds such numbers."""
-    return dtype.itemsize > (4 if dtype.kind == "f" else 2)
 
 
 def require_precision(

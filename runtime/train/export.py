@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
 from ...kernels.kernel import ArraySpec
 from ..graph import Graph, Layout
 from ..graph.onnx import save, write
 from ..observe.folder import require_file
 from .data.samples import Affine
 from .inference import trained
-
-ROUNDED = 0.01  # of a deviation
 
 
 def export(run: Path, file: Path | None) -> str:
@@ -33,21 +29,16 @@ def export(run: Path, file: Path | None) -> str:
     affine = found.affine
     proto = write(found.graph, found.weights, mean=affine.mean, scale=affine.scale, properties=properties)
     save(proto, file)
-    return f"{file}: {_described(found.graph)}, as of step {found.step:,}{_rounded(found.affine)}"
+    return f"{file}: {_described(found.graph)}, as of step {found.step:,}{_coarse(affine)}"
 
 
-def _rounded(affine: Affine) -> str:
-    """A line where float32 samples tell too little: of times near 1.7e9 they keep steps of 128."""
-    mean, scale = np.broadcast_arrays(np.abs(affine.mean), np.asarray(affine.scale, np.float64))
-    steps = np.spacing(mean.astype(np.float32)).astype(np.float64)
-    lost = np.where(scale == 1, 0, steps / 2 * scale)  # 1: equal numbers, or none that are normalised
-    worst = int(np.argmax(lost))
-    if lost.flat[worst] <= ROUNDED:
+def _coarse(affine: Affine) -> str:
+    """A line where the file's samples may tell less than the run's did."""
+    if not (kept := affine.coarse()):
         return ""
     return (
-        f"\nits samples are float32, which near {mean.flat[worst]:.4g} have steps of "
-        f"{steps.flat[worst]:.3g}, and a feature there deviates by {1 / scale.flat[worst]:.3g}: if the run's "
-        "data was float64, what the file answers is wrong; train on that feature less a number near its mean"
+        f"\nits samples are {kept}: if the run's data was float64, what the file answers is wrong; train on "
+        "that feature less a number near its mean"
     )
 
 

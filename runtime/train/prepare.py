@@ -31,6 +31,7 @@ from ..work.offers import worth_offering
 from . import checkpoint
 from .course import schedule
 from .data import Data, MissingData, load_data
+from .data.samples import wide
 from .data.section import files
 from .job import load_job
 from .model import build_with_weights, outline
@@ -120,6 +121,13 @@ def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
     return replace(found, job=found.job.model_copy(update={"exchange": exchange}))
 
 
+def _note(found: Examined, ranks: int) -> str:
+    """All that there is to say before the first step, a line each."""
+    job, data = found.job, found.data
+    notes = (stretched(found), found.start.note, uneven(job, len(data.train), ranks), coarse(job, data))
+    return "\n".join(filter(None, notes))
+
+
 def stretched(found: Examined) -> str:
     """What to say of a rate that jumps because the run that goes on is longer than it was to be."""
     if found.resumed is None or "steps" not in (progress := found.resumed[1].progress):
@@ -155,6 +163,17 @@ def uneven(job: Job, samples: int, ranks: int) -> str:
     if _idle(batch, better, ranks) < idle:
         return f"{text}; micro_batch = {better} in [train] divides it better"
     return f"{text}; a larger batch gives each some"
+
+
+def coarse(job: Job, data: Data) -> str:
+    """What to say of data of which float32 samples, as a server and an exported file take them, tell less."""
+    kept = data.affine.coarse() if wide(data.train.content()[0].dtype) else ""
+    if not kept:
+        return ""
+    return (
+        f"{job.name}: once served or exported it takes samples in {kept}: take a number near its mean from "
+        "that feature in the data"
+    )
 
 
 def _idle(batch: int, size: int, ranks: int) -> float:
@@ -247,11 +266,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
-            "\n".join(
-                filter(
-                    None, (stretched(one), one.start.note, uneven(one.job, len(one.data.train), world.size))
-                )
-            ),
+            _note(one, world.size),
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
     ]

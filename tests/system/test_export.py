@@ -130,6 +130,8 @@ def test_where_float32_tells_too_little_of_a_feature_nothing_is_answered_without
     np.save(tmp_path / "x.npy", times)
     np.save(tmp_path / "y.npy", times.argmax(1))
     run = run_of(tmp_path, TIMES)
+    done = weft("train", "--resume", run, "--set", "train.steps=6", cwd=tmp_path)
+    assert "takes samples in float32, which near 1.7e+09 have steps of 128" in done.stdout, done.stderr
     done = weft("export", run)
     assert done.returncode == 0, done.stderr
     assert "float32, which near 1.7e+09 have steps of 128, and a feature there deviates by " in done.stdout

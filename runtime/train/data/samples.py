@@ -26,6 +26,9 @@ AnyArray = NDArray[Any]
 SPLIT_EPOCH = (1 << 64) - 1
 """The key of the split's shuffle: an epoch that no run reaches."""
 
+COARSE = 0.01
+"""Of a feature's deviation: what float32 may round away before somebody is told."""
+
 
 class Samples(ABC):
     """One split. `input_spec` and `target_spec` are of one sample, without the batch axis.
@@ -65,6 +68,27 @@ class Affine:
     mean: Any = 0.0
     scale: Any = 1.0
 
+    def coarse(self) -> str:
+        """What float32 keeps of samples, in words, where that is too little; where it is enough, nothing.
+
+        A model that is served or exported takes them so.
+        """
+        mean, scale = np.broadcast_arrays(np.abs(self.mean), np.asarray(self.scale, np.float64))
+        steps = np.spacing(mean.astype(np.float32)).astype(np.float64)
+        lost = np.where(scale == 1, 0, steps / 2 * scale)  # 1: equal numbers, or none that are normalised
+        worst = int(np.argmax(lost))
+        if lost.flat[worst] <= COARSE:
+            return ""
+        return (
+            f"float32, which near {mean.flat[worst]:.4g} have steps of {steps.flat[worst]:.3g}, and a "
+            f"feature there deviates by {1 / scale.flat[worst]:.3g}"
+        )
+
+
+def wide(dtype: np.dtype[Any]) -> bool:
+    """Whether a float32 rounds such numbers."""
+    return dtype.itemsize > (4 if dtype.kind == "f" else 2)
+
 
 class Rows(Samples):
     """Chosen rows of a pair of arrays, which may be memory-mapped; `name` is what errors call the inputs."""
@@ -84,8 +108,7 @@ class Rows(Samples):
         self._rows = rows
         self._mean = np.asarray(affine.mean, np.float64)
         self._scale = np.asarray(affine.scale, np.float32)
-        exact_bytes = 4 if inputs.dtype.kind == "f" else 2  # what a float32 holds without rounding
-        self._wide = inputs.dtype.itemsize > exact_bytes
+        self._wide = wide(inputs.dtype)
         self.input_spec = ArraySpec(inputs.shape[1:], "float32")
         self.target_spec = ArraySpec(targets.shape[1:], "float32" if classes is None else "int32")
         self.classes = classes
