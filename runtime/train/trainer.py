@@ -237,7 +237,7 @@ class Trainer:
 
         All at once would compile the same code as often as there are ranks.
         """
-        self._world.position("compiling kernels")
+        self._world.position("getting kernels ready")
         size = min(self._job.train.micro_batch, len(self._data.train))
 
         async def compiled() -> None:
@@ -250,7 +250,7 @@ class Trainer:
 
         if self._world.node_rank == 0:
             slow = asyncio.get_running_loop().call_later(
-                2.0, self._log.note, "compiling kernels (only the first run on a machine takes this long)"
+                2.0, self._log.note, "getting kernels ready (the first run on a machine compiles them)"
             )
             try:
                 await compiled()
