@@ -20,6 +20,7 @@ from .layer_norm import LayerNorm
 from .linear import Dense
 from .loss import MeanSquaredError, SoftmaxCrossEntropy
 from .matmul import MatMul
+from .piecewise import Clip, LeakyReLU
 from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from .probability import Softmax
 from .rearrange import Slice, Take, Transpose
@@ -37,6 +38,8 @@ KERNELS: dict[str, type[Kernel]] = {
         AveragePool2d,
         GlobalAveragePool2d,
         ReLU,
+        LeakyReLU,
+        Clip,
         GELU,
         Tanh,
         Sigmoid,

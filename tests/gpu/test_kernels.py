@@ -23,6 +23,8 @@ CALLS = {
     "relu": (kernel("relu"), (ROWS,)),
     "gelu": (kernel("gelu"), (ROWS,)),
     "gelu tanh": (kernel("gelu", approximate="tanh"), (ROWS,)),
+    "clip": (kernel("clip", minimum=-0.5, maximum=0.5), (ROWS,)),
+    "leaky_relu": (kernel("leaky_relu"), (ROWS,)),
     "tanh": (kernel("tanh"), (ROWS,)),
     "sigmoid": (kernel("sigmoid"), (ROWS,)),
     "dropout": (kernel("dropout", rate=0.4), (ROWS,)),

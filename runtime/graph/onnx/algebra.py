@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ....kernels.kernel import Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
 from ....kernels.matmul import MatMul
+from ....kernels.piecewise import Clip, LeakyReLU
 from ....kernels.probability import Softmax
 from ....kernels.rearrange import Transpose
 from ....kernels.reduce import ReduceMean
@@ -258,6 +259,44 @@ def _apply(at: At, kernel: Kernel) -> Operand:
 def gelu(at: At) -> Operand:
     """Gelu."""
     return _apply(at, at.kernel(GELU, approximate=at.attributes.get("approximate", "none")))
+
+
+def clip(at: At) -> Operand:
+    """Clip; its bounds were attributes until operator set 11."""
+    bounds = []
+    for place, (name, none) in enumerate((("min", -inf), ("max", inf)), 1):
+        value = at.static(place, name).reshape(()) if at.given(place) else at.attributes.get(name, none)
+        bounds.append(float(value))
+    return _apply(at, at.kernel(Clip, min(bounds), bounds[1]))  # of bounds in the wrong order the upper one
+
+
+def hard_sigmoid(at: At) -> Operand:
+    """HardSigmoid."""
+    alpha, beta = (float(at.attributes.get(name, there)) for name, there in (("alpha", 0.2), ("beta", 0.5)))
+    x = at.loose(0)
+    return at.along(x, _hard_sigmoid(at, x, alpha, beta))
+
+
+def hard_swish(at: At) -> Operand:
+    """HardSwish: x times its hard sigmoid."""
+    x = at.loose(0)
+    return at.along(x, at.add(Arithmetic("mul"), x, _hard_sigmoid(at, x, 1 / 6, 0.5, "gate")))
+
+
+def _hard_sigmoid(at: At, x: Dynamic, alpha: float, beta: float, part: str = "") -> Dynamic:
+    line = at.add(ArithmeticNumber("mul", alpha), x, part="alpha")
+    line = at.add(ArithmeticNumber("add", beta), line, part="beta")
+    return at.add(Clip(0, 1), line, part=part)
+
+
+def negative(at: At) -> Operand:
+    """Neg."""
+    return _apply(at, ArithmeticNumber("mul", -1.0))
+
+
+def leaky_relu(at: At) -> Operand:
+    """LeakyRelu."""
+    return _apply(at, at.kernel(LeakyReLU, float(at.attributes.get("alpha", 0.01))))
 
 
 def dropout(at: At) -> Operand:

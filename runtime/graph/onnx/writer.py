@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
 from ....kernels.matmul import MatMul
+from ....kernels.piecewise import Clip, LeakyReLU
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool2d
 from ....kernels.probability import Softmax
 from ....kernels.rearrange import Slice, Take, Transpose
@@ -218,6 +219,19 @@ def _gelu(to: To, kernel: GELU) -> None:
     to.put("Gelu", *to.node.inputs, approximate=kernel.approximate)
 
 
+def _clip(to: To, kernel: Clip) -> None:
+    dtype = to.output.dtype
+    bounds = [
+        to.sheet.store(to.part(name), np.array(value, dtype)) if isfinite(value) else ""
+        for name, value in (("minimum", kernel.minimum), ("maximum", kernel.maximum))
+    ]
+    to.put("Clip", *to.node.inputs, *bounds)
+
+
+def _leaky_relu(to: To, kernel: LeakyReLU) -> None:
+    to.put("LeakyRelu", *to.node.inputs, alpha=kernel.slope)
+
+
 def _cast(to: To, kernel: Cast) -> None:
     to.put("Cast", *to.node.inputs, to_type=kernel.dtype)
 
@@ -351,6 +365,7 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     AveragePool2d: _pool("AveragePool"),
     BatchNorm: _batch_norm,
     Cast: _cast,
+    Clip: _clip,
     Concat: _concat,
     Constant: _constant,
     Conv2d: _conv,
@@ -363,6 +378,7 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     GELU: _gelu,
     GlobalAveragePool2d: _global_average_pool,
     LayerNorm: _layer_norm,
+    LeakyReLU: _leaky_relu,
     MatMul: _matmul,
     MaxPool2d: _pool("MaxPool"),
     PositionEmbedding: _position_embedding,

@@ -126,14 +126,16 @@ def reason(name: str) -> str | None:
 
 
 def test_the_operators_named_are_read():
-    """Conv, Gemm, … as the light models use them, and those of exported transformers."""
+    """Conv, Gemm, … as the light models use them, those of exported transformers, and of mobile networks."""
     named = """
         Conv Gemm MatMul BatchNormalization LRN MaxPool AveragePool GlobalAveragePool Relu Concat Add Sum Mul
         Reshape Transpose Unsqueeze Flatten Dropout Softmax ConstantOfShape Constant Identity
         LayerNormalization Gelu Erf Gather Slice Split Squeeze Sub Div Pow Sqrt ReduceMean Tanh Sigmoid Cast
-        Shape
+        Shape Clip LeakyRelu HardSigmoid HardSwish Neg
     """
     assert {*named.split()} == {*OPERATORS, *FIXED}
+    page = " ".join((ROOT / "docs" / "onnx.md").read_text().split())
+    assert f"Operators that are read: {', '.join(sorted({*OPERATORS, *FIXED}))}. " in page
 
 
 def test_every_node_test_is_run_or_left_out_for_a_reason():

@@ -17,9 +17,16 @@ from tests.pure.kernels.checks import (
 )
 from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from weft.kernels.kernel import ArraySpec, Mode
+from weft.kernels.piecewise import Clip, LeakyReLU
 
 SMOOTH = {"gelu": GELU(), "gelu by tanh": GELU("tanh"), "tanh": Tanh(), "sigmoid": Sigmoid()}
-ALL = {"relu": ReLU(), **SMOOTH}
+CORNERS = {
+    "relu": ReLU(),
+    "leaky relu": LeakyReLU(0.1),
+    "clip": Clip(-0.7, 1.2),
+    "clip, from below": Clip(minimum=0.25),
+}
+ALL = {**CORNERS, **SMOOTH}
 every = pytest.mark.parametrize("kernel", ALL.values(), ids=ALL.keys())
 
 
@@ -39,6 +46,8 @@ def test_equals_pytorch(kernel):
     functional = pytest.importorskip("torch").nn.functional
     reference = {
         "relu": functional.relu,
+        "leaky_relu": lambda x: functional.leaky_relu(x, kernel.slope),
+        "clip": lambda x: x.clamp(kernel.minimum, kernel.maximum),
         "gelu": lambda x: functional.gelu(x, approximate=kernel.approximate),
         "tanh": functional.tanh,
         "sigmoid": functional.sigmoid,
@@ -61,6 +70,10 @@ def test_large_inputs_saturate_without_overflow(kernel):
     b = run(kernel, allocate(kernel, x))
     limits = {"tanh": [-1, 1], "sigmoid": [0, 1]}.get(kernel.name)
     expected = np.repeat(limits, 3) if limits else np.maximum(x[0], 0)
+    if isinstance(kernel, Clip):
+        expected = np.clip(x[0], kernel.minimum, kernel.maximum)
+    if isinstance(kernel, LeakyReLU):
+        expected = np.where(x[0] > 0, x[0], kernel.slope * x[0])
     np.testing.assert_allclose(b.output[0], expected, rtol=1e-6, atol=1e-8)
     if kernel.name != "gelu":  # its gradient at 1e30 takes the square of 1e30
         assert np.isfinite(b.input_gradients[0]).all()
@@ -69,6 +82,17 @@ def test_large_inputs_saturate_without_overflow(kernel):
 def test_relu_at_zero_has_no_slope():
     b = run(ReLU(), allocate(ReLU(), np.zeros((1, 3))))
     np.testing.assert_array_equal(b.input_gradients[0], 0)
+
+
+def test_clip_has_no_slope_at_its_corners():
+    b = run(Clip(0, 6), allocate(Clip(0, 6), np.array([[0.0, 3.0, 6.0]])))
+    np.testing.assert_array_equal(b.input_gradients[0] != 0, [[False, True, False]])
+
+
+@pytest.mark.parametrize("bounds", [(1, 0), (float("nan"), 1)])
+def test_clip_has_bounds_in_their_order(bounds):
+    with pytest.raises(ValueError, match="minimum must not be above maximum"):
+        Clip(*bounds)
 
 
 def test_an_unknown_form_of_gelu_is_refused():

@@ -22,6 +22,7 @@ from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.linear import Dense
 from weft.kernels.loss import MeanSquaredError, SoftmaxCrossEntropy
 from weft.kernels.matmul import MatMul
+from weft.kernels.piecewise import Clip, LeakyReLU
 from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from weft.kernels.probability import Softmax
 from weft.kernels.rearrange import Slice, Take, Transpose
@@ -94,6 +95,8 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "average_pool2d, the whole image": (AveragePool2d(IMAGES[2:]), (IMAGES,)),
     "global_average_pool2d": (GlobalAveragePool2d(), (IMAGES,)),
     "relu": (ReLU(), (IMAGES,)),
+    "clip": (Clip(0, 6), (IMAGES,)),
+    "leaky_relu": (LeakyReLU(), (IMAGES,)),
     "gelu": (GELU(), (IMAGES,)),
     "tanh": (Tanh(), (PLACES,)),
     "sigmoid": (Sigmoid(), (IMAGES,)),

@@ -39,6 +39,8 @@ OF_FLOATS = {
     "average_pool2d": ({"kernel_size": 2}, IMAGE),
     "global_average_pool2d": ({}, IMAGE),
     "relu": ({}, IMAGE),
+    "clip": ({"maximum": 6}, IMAGE),
+    "leaky_relu": ({}, IMAGE),
     "gelu": ({}, IMAGE),
     "tanh": ({}, IMAGE),
     "sigmoid": ({}, IMAGE),
