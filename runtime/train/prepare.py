@@ -157,12 +157,12 @@ def uneven(job: Job, samples: int, ranks: int) -> str:
     better = -(-batch // (ranks * -(-batch // (size * ranks))))  # as many rounds of smaller ones
     count = -(-batch // size)
     text = (
-        f"{job.name}: a step of {batch:,} samples has {count:,} micro-batches of {size:,}: "
-        f"{ranks} ranks have none for {idle:.0%} of it"
+        f"{job.name}: a step of {batch:,} samples has {count:,} micro-batch{'es' * (count > 1)} of {size:,} for "
+        f"{ranks} ranks, {idle:.0%} of whose time is idle"
     )
     if _idle(batch, better, ranks) < idle:
         return f"{text}; micro_batch = {better} in [train] divides it better"
-    return f"{text}; a larger batch gives each some"
+    return f"{text}; take a larger batch, or fewer ranks"
 
 
 def coarse(job: Job, data: Data) -> str:

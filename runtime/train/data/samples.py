@@ -75,7 +75,8 @@ class Affine:
         """
         mean, scale = np.broadcast_arrays(np.abs(self.mean), np.asarray(self.scale, np.float64))
         steps = np.spacing(mean.astype(np.float32)).astype(np.float64)
-        lost = np.where(scale == 1, 0, steps / 2 * scale)  # 1: equal numbers, or none that are normalised
+        # Half a step of the sample, half a step of the mean. 1: equal numbers, or none that are normalised.
+        lost = np.where(scale == 1, 0, steps * scale)
         worst = int(np.argmax(lost))
         if lost.flat[worst] <= COARSE:
             return ""

@@ -145,6 +145,18 @@ def test_a_sample_of_which_the_model_would_see_another_is_refused(samples, affin
         require_precision(samples, given, affine, 8)
 
 
+@pytest.mark.parametrize("deviation", [3e3, 7e3, 1e4, 2e4])
+def test_samples_are_refused_only_where_training_has_told_of_it(deviation):
+    affine = Affine(np.array([1.7e9 + 60]), np.array([1 / deviation]))
+    samples = np.linspace(1.7e9 - 3 * deviation, 1.7e9 + 3 * deviation, 999)[:, None]
+    given = converted(samples, np.dtype("float32"), 0)
+    if not affine.coarse():
+        require_precision(samples, given, affine, 0)
+        return
+    with pytest.raises(DataError, match="too far from what training would have seen"):
+        require_precision(samples, given, affine, 0)
+
+
 def test_samples_that_fail_are_told_in_a_line_and_nothing_else_is_asked():
     class Client:
         asked = 0

@@ -18,32 +18,40 @@ from weft.runtime.train.prepare import uneven
             64,
             32,
             4,
-            "digits: a step of 64 samples has 2 micro-batches of 32: "
-            "4 ranks have none for 50% of it; micro_batch = 16 in [train] divides it better",
+            "digits: a step of 64 samples has 2 micro-batches of 32 for "
+            "4 ranks, 50% of whose time is idle; micro_batch = 16 in [train] divides it better",
             id="too few",
+        ),
+        pytest.param(
+            32,
+            32,
+            2,
+            "digits: a step of 32 samples has 1 micro-batch of 32 for "
+            "2 ranks, 50% of whose time is idle; micro_batch = 16 in [train] divides it better",
+            id="one in all",
         ),
         pytest.param(
             64,
             16,
             3,
-            "digits: a step of 64 samples has 4 micro-batches of 16: "
-            "3 ranks have none for 33% of it; micro_batch = 11 in [train] divides it better",
+            "digits: a step of 64 samples has 4 micro-batches of 16 for "
+            "3 ranks, 33% of whose time is idle; micro_batch = 11 in [train] divides it better",
             id="one too many",
         ),
         pytest.param(
             5000,
             1000,
             8,
-            "digits: a step of 1,258 samples has 2 micro-batches of 1,000: "
-            "8 ranks have none for 75% of it; micro_batch = 158 in [train] divides it better",
+            "digits: a step of 1,258 samples has 2 micro-batches of 1,000 for "
+            "8 ranks, 75% of whose time is idle; micro_batch = 158 in [train] divides it better",
             id="a batch of more samples than there are",
         ),
         pytest.param(
             3,
             1,
             4,
-            "digits: a step of 3 samples has 3 micro-batches of 1: "
-            "4 ranks have none for 25% of it; a larger batch gives each some",
+            "digits: a step of 3 samples has 3 micro-batches of 1 for "
+            "4 ranks, 25% of whose time is idle; take a larger batch, or fewer ranks",
             id="fewer samples than ranks",
         ),
     ],
