@@ -97,7 +97,14 @@ def test_a_size_that_is_seldom_asked_for_does_not_vanish_where_results_scatter_w
     for number in range(5):  # which would change all the others with it
         profile.measured(1, latency_s(1), 10_000.0 + number)
     for size in range(1, 33):
-        assert 0.02 < profile.expected_s(size) / latency_s(size) < 50
+        assert 0.005 < profile.expected_s(size) / latency_s(size) < 200
+
+
+def test_a_batch_that_takes_three_times_its_part_is_known_to_while_only_small_ones_are_asked_for():
+    profile = Profile(256)
+    for number, size in enumerate([4, 256] * 10 + [4] * 64):  # beyond a cache, as measured
+        profile.measured(size, size * (270e-6 if size == 256 else 90e-6), float(number))
+    assert profile.expected_s(256) == pytest.approx(256 * 270e-6)
 
 
 def test_means_that_an_earlier_server_stored_as_next_to_nothing_are_mended_by_what_is_measured():
