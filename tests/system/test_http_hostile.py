@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from email.message import Message
 from http.client import HTTPConnection, parse_headers
 from typing import Any, NamedTuple
@@ -209,6 +210,15 @@ def test_a_slow_sender_is_told_so_and_cut_off():
             assert made.is_closed()
         with Caller(server) as made:  # one who says nothing at all
             assert made.is_closed()
+        with Caller(server) as made:  # or ends of lines alone
+
+            def drip() -> bool:
+                with suppress(OSError):
+                    made.send(b"\r\n")
+                return not server.server.connections
+
+            until(lambda: server.server.connections)
+            until(drip)
         until(lambda: not server.server.connections)
         assert alive(server)
 

@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         """Bytes of a request."""
         if not self._reads:
             return
-        if self.idle:
+        if self.idle and not self._received:  # ends of lines begin no request, and may drip for ever
             self._deadline = time.monotonic() + self._settings.receive_s
         self._received += len(data)
         try:
