@@ -65,8 +65,12 @@ class _Table:
         try:
             with open_text(self.path, "rt", encoding="utf-8-sig", newline="") as file:
                 yield file
-        except (UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error) as error:
+        except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read: {error}") from error
+        except csv.Error as error:  # its fields are limited
+            raise DataError(
+                f"{self.path}: cannot be read: {error}; is a quotation mark missing in its first rows?"
+            ) from error
 
     def _target(self) -> int:
         target = self.data.target
@@ -178,24 +182,26 @@ class _Table:
                 taken.append(line)
                 yield line
 
-        for row in csv.reader(noted(), delimiter=delimiter):
-            if not (len(taken) == 1 and taken[0].isspace()):
-                if len(row) != self.width:
-                    raise ValueError("rows have different numbers of columns")
-                if len(taken) > 1:
-                    self._require_closed(taken)
-                yield from taken
-            taken.clear()
+        try:
+            for row in csv.reader(noted(), delimiter=delimiter):
+                if not (len(taken) == 1 and taken[0].isspace()):
+                    if len(row) != self.width:
+                        raise ValueError("rows have different numbers of columns")
+                    if len(taken) > 1:
+                        self._require_closed(taken)
+                    yield from taken
+                taken.clear()
+        except csv.Error as error:  # a field with more characters than the csv module takes
+            if len(taken) > 1:  # not for `_culprit`, whose reader would end here, too
+                raise DataError(f"{self.path}: cannot be read: {_unclosed(taken)}") from error
+            raise
 
     def _require_closed(self, lines: Sequence[str]) -> None:
         """ValueError where a row of several lines is one only because a quotation mark is missing."""
         try:
             next(csv.reader(lines, delimiter=self.data.delimiter, strict=True))
         except csv.Error as error:
-            raise ValueError(
-                f"the row that begins with {lines[0][:80]!r} has {len(lines)} lines: a quotation mark is"
-                " missing"
-            ) from error
+            raise ValueError(_unclosed(lines)) from error
 
     def _culprit(self, columns: list[int], error: Exception | None) -> DataError:
         """The first line of another length, or field that is no finite number, or no name."""
@@ -223,6 +229,10 @@ class _Table:
 
     def _name(self, column: int) -> str:
         return f" ({self.columns[column]})" if self.columns else ""
+
+
+def _unclosed(lines: Sequence[str]) -> str:
+    return f"the row that begins with {lines[0][:80]!r} has {len(lines):,} lines: a quotation mark is missing"
 
 
 def _is_number(text: str) -> bool:

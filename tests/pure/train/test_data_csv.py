@@ -109,6 +109,21 @@ def test_a_quotation_mark_within_a_name_is_one() -> None:
         ('1,"cat"\n2,"dog\n3,dog\n', {}, r"row that begins with '2,.dog.*has 2 lines: a quotation"),
         ('1,cat\n2,"dog\n3,"cat"\n', {}, r"'2,.dog.* has 2 lines: a quotation mark is missing"),
         (
+            '1,cat\n2,"dog\n' + 20_000 * "3,cow\n",
+            {},
+            r"'2,.dog.* has 20,001 lines: a quotation mark is missing",
+        ),
+        (
+            '1,cat\n2,"dog\n' + 30_000 * "3,cow\n",
+            {},
+            r"'2,.dog.* has 21,\d+ lines: a quotation mark is missing",
+        ),
+        (
+            '1,"cat\n' + 30_000 * "3,cow\n",
+            {},
+            r"field larger than field limit .131072.; is a quotation mark missing in its first",
+        ),
+        (
             "y,a,y\n1,2,0\n",
             {"header": True, "target": "y"},
             r"t.csv: has 2 columns 'y'; say which by its",
