@@ -136,8 +136,10 @@ async def check_answers(root: Path, samples: Sequence[np.ndarray], answers: Sequ
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(root / NAME / "1" / "model.onnx"))
+    weights = {each.name for each in evaluator.proto_.graph.initializer}
+    (entry,) = (name for name in evaluator.input_names if name not in weights)  # old files list both
     for number, (sample, answer) in enumerate(zip(samples[:CHECKED], answers[:CHECKED], strict=True)):
-        (right,) = await asyncio.to_thread(evaluator.run, None, {evaluator.input_names[0]: sample})
+        (right,) = await asyncio.to_thread(evaluator.run, None, {entry: sample})
         check(
             close(answer, np.asarray(right)),
             f"the model's answer for sample {number} is not the onnx evaluator's",
@@ -145,8 +147,9 @@ async def check_answers(root: Path, samples: Sequence[np.ndarray], answers: Sequ
 
 
 def close(answer: np.ndarray, known: np.ndarray) -> bool:
-    """Whether these are the same but for the order of float32 sums."""
-    return answer.shape == known.shape and bool(np.allclose(answer, known, rtol=1e-3, atol=1e-4))
+    """Whether these are the same but for the order of float32 sums: large terms may add up to little."""
+    atol = 1e-4 * max(1.0, float(np.abs(known).max()))
+    return answer.shape == known.shape and bool(np.allclose(answer, known, rtol=1e-3, atol=atol))
 
 
 async def zeros(world: World, server: Server) -> np.ndarray:

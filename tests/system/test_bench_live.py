@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from bench.live import label, nothing
+from bench.harness import WrongResultError
+from bench.live import NAME, check_answers, label, nothing
 from tests.launch import ROOT, mpiexec
 
 
@@ -48,3 +51,29 @@ def test_a_model_with_two_inputs_is_refused_before_anything_is_measured(tmp_path
     assert result.returncode == 2
     assert "give one with a single input of float32" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_answers_are_checked_of_large_sums_and_a_file_that_lists_its_weights_as_inputs(tmp_path: Path):
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((512, 512), np.float32) * 3
+    given = [("w", weight.shape), ("x", ["batch", 512])]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in given]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 512])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "large",
+        infos,
+        [output],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    path = tmp_path / NAME / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    samples = list(random.standard_normal((4, 1, 512), np.float32))
+    answers = [(x[:, ::-1] @ weight[::-1]).astype(np.float32) for x in samples]  # summed from the other end
+    small = np.abs(answers[0]) < 0.5
+    assert small.any()
+    answers[0][small] += 0.005  # among sums near 70
+    asyncio.run(check_answers(tmp_path, samples, answers))
+    with pytest.raises(WrongResultError, match="the model's answer for sample 3 is not the onnx evaluator's"):
+        asyncio.run(check_answers(tmp_path, samples, [*answers[:3], answers[2]]))
