@@ -220,7 +220,8 @@ def _require_numbers(title: str, op: str, tags: Mapping[str, str]) -> None:
 
 def _learns(array: NDArray[Any]) -> bool:
     """Whether a stored array is a weight. One with infinities is a mask: a step of it would be no number."""
-    return array.dtype.kind != "f" or not np.isinf(array).any()
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"  # which for NumPy is of no kind
+    return not (is_float and np.isinf(array).any())
 
 
 def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple[int, package.Proto]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
+from onnx import TensorProto
 
 from tests.pure.graph.onnx_files import Host, compute, file, node
 from tests.pure.graph.test_onnx_models import transformer
@@ -46,10 +48,12 @@ def network():
     return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
 
 
-def test_a_mask_that_is_stored_as_weights_are_is_not_trained():
+@pytest.mark.parametrize("dtype", ["float32", "float16", bfloat16])
+def test_a_mask_that_is_stored_as_weights_are_is_not_trained(dtype):
     mask = np.array([0, 0, -np.inf], np.float32)
-    weights = {"w": np.ones((3, 2), np.float32), "b": np.zeros(3, np.float32), "mask": mask}
-    nodes = [node("Gemm", "x w b", "h", transB=1), node("Add", "h mask", "y")]
+    weights = {"w": np.ones((3, 2), np.float32), "b": np.zeros(3, np.float32), "stored": mask.astype(dtype)}
+    nodes = [node("Gemm", "x w b", "h", transB=1), node("Cast", "stored", "mask", to=TensorProto.FLOAT)]
+    nodes += [node("Add", "h mask", "y")]
     model = read(file(nodes, {"x": ("n", 2)}, ["y"], weights))
     roles = {p.name: p.spec.role for p in Layout.of(model.graph).parameters}
     (masks,) = [name for name, role in roles.items() if role != "weight"]
