@@ -29,6 +29,7 @@ from ..train.inference import trained
 from ..train.serving import ClassSettings
 from .catalog import DTYPES
 from .client import Client
+from .profile import MOST_BATCH
 from .repository import Entry, Platform, Version
 from .request import ModelInfo, TensorInfo
 from .server import Server
@@ -61,6 +62,8 @@ async def predict(world: World, options: Options) -> None:
     """
     if options.predictions.resolve() == options.samples.resolve():
         raise Mistake(f"{options.predictions} holds the samples: name another file for the predictions")
+    if options.batch > MOST_BATCH:
+        raise Mistake(f"--batch {options.batch}: at most {MOST_BATCH} samples are computed together")
     samples = read_samples(options.samples) if world.rank == 0 else None
     settings = ServerSettings(classes={"all": ClassSettings()}, default_class="all")
     async with await Server.open(world, None, settings=settings, device=options.device) as server:

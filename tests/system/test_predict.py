@@ -58,8 +58,9 @@ def test_every_sample_gets_its_prediction(tmp_path):
         (["x.npy", "x.npy"], "x.npy is no run's folder, and no checkpoint"),
         (["m.onnx", "x.npy"], "m.onnx"),
         (["m.onnx", "x.npy", "./x.npy"], "x.npy holds the samples: name another file"),
+        (["m.onnx", "x.npy", "--batch", "70000"], "--batch 70000: at most 65536 samples"),
     ],
-    ids=["no run", "no model", "the samples' own file"],
+    ids=["no run", "no model", "the samples' own file", "too many at once"],
 )
 def test_what_cannot_be_predicted_is_told_in_a_line(arguments, message, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 2)))
