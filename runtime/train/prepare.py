@@ -156,10 +156,8 @@ def uneven(job: Job, samples: int, ranks: int) -> str:
         return ""
     better = -(-batch // (ranks * -(-batch // (size * ranks))))  # as many rounds of smaller ones
     count = -(-batch // size)
-    text = (
-        f"{job.name}: a step of {batch:,} samples has {count:,} micro-batch{'es' * (count > 1)} of {size:,} for "
-        f"{ranks} ranks, {idle:.0%} of whose time is idle"
-    )
+    has = f"{count:,} micro-batch{'es' * (count > 1)} of {size:,} for {ranks} ranks"
+    text = f"{job.name}: a step of {batch:,} samples has {has}, {idle:.0%} of whose time is idle"
     if _idle(batch, better, ranks) < idle:
         return f"{text}; micro_batch = {better} in [train] divides it better"
     return f"{text}; take a larger batch, or fewer ranks"
