@@ -36,7 +36,7 @@ ANSWER_S = 2.0
 ANSWER_SHARE = 0.6
 LOOK_S = 0.25
 # Several waits for the same ranks, all portions of a step, are told as one in this many times the patience.
-# One that began after that is another: whoever was late had come, and is late again.
+# One that began after that, where what was told is over, is another: who was late came, and is late again.
 QUIET = 2
 # A rank whose loop stood still for so much of the patience (computing, or stopped by Ctrl-Z) looks first.
 AWAY_SHARE = 0.5
@@ -139,7 +139,8 @@ class Stalls:
         self._questions: dict[int, Question] = {}
         self._asked = 0
         self._told: dict[tuple[str, float], float] = {}  # waits, and when they are to be told next
-        self._late: dict[tuple[str, tuple[int, ...]], float] = {}  # on what, by whom: when last told
+        # On what, by whom: when last told, and of which wait
+        self._late: dict[tuple[str, tuple[int, ...]], tuple[float, tuple[str, float]]] = {}
         self._looked = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         control.on("where", self._answer)
@@ -233,14 +234,16 @@ class Stalls:
         """Everybody has answered, or nobody else will: print, unless the wait is over."""
         if (question := self._questions.pop(number, None)) is None:
             return
-        for wait in self._waits():
+        waits = self._waits()
+        for wait in waits:
             if key(wait) == key(question.wait):  # its peers may be fewer by now
                 question.wait = wait
                 late = (wait.needs.group, tuple(excuses(question)))
-                now, told = time.monotonic(), self._late.get(late, -inf)
-                again = wait.since > told or now - told > QUIET * self._patience_s(wait)
-                if not wait.needs.group or again:
-                    self._late[late] = now
+                now = time.monotonic()
+                told, of = self._late.get(late, (-inf, key(wait)))
+                another = wait.since > told and of not in map(key, waits)
+                if not wait.needs.group or another or now - told > QUIET * self._patience_s(wait):
+                    self._late[late] = now, key(wait)
                     say(describe(question, self._world.rank, self._world.hosts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import numpy as np
 import pytest
@@ -81,6 +82,42 @@ def test_a_rank_that_came_and_is_late_again_at_once_is_told_again(said: list[str
 
     texts = [text for texts in MPI.COMM_WORLD.allgather(list(said)) for text in texts]
     assert [name for name in names if not any(f'in "{name}" for' in text for text in texts)] == []
+
+
+@pytest.mark.mpi(min_size=2)
+def test_what_is_called_behind_a_wait_that_was_told_is_told_with_it(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each portion that a step posted while one rank stood still there was a report."""
+    monkeypatch.setattr(stall, "QUIET", 1000)
+    looked: list[str] = []
+    tell = stall.Stalls._tell
+
+    def telling(stalls: stall.Stalls, number: int) -> None:
+        looked.extend(q.wait.what for n, q in stalls._questions.items() if n == number)
+        tell(stalls, number)
+
+    monkeypatch.setattr(stall.Stalls, "_tell", telling)
+
+    async def main(world: World) -> None:
+        channel = await world.channel("told")
+        late = world.size - 1
+        if world.rank == late:
+            await channel.receive()
+        patience_s = STALL_S if world.rank == 0 else None
+        first = world.allreduce(np.zeros(3), what="portion 1", patience_s=patience_s)
+        while world.rank == 0 and not said:
+            await asyncio.sleep(0.01)
+        second = world.allreduce(np.zeros(3), what="portion 2", patience_s=patience_s)
+        if world.rank == 0:
+            while "portion 2" not in looked:
+                await asyncio.sleep(0.01)
+            await channel.send(late)
+        await asyncio.wait([first, second])
+
+    run(main)
+    told = [re.findall(r"\n  rank (\d+)", text) for text in said]
+    assert all(told.count(ranks) == 1 for ranks in told)  # another on busy cores may be late, too
 
 
 @pytest.mark.mpi(min_size=2)
