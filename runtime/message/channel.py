@@ -240,8 +240,8 @@ class Channel:
 
         A coroutine function runs as a task of its own, many at a time, and so does a coroutine that another
         function returns; a plain function runs in the loop at once, which saves a task's 6 us but must not
-        take long. What it returns is the body of the
-        reply, unless it called `message.reply` itself (a body with arrays, or an early reply).
+        take long. What it returns is the body of the reply, unless it called `message.reply` itself (a body
+        with arrays, or an early reply).
         """
         if self._receivers:
             raise Mistake(f"somebody receives on channel {self.name!r}: it cannot have a handler as well")

@@ -360,7 +360,8 @@ class Communicator:
 
         Collective. MPI has no split that does not block: the ranks meet at a barrier first, whose stall is
         reported as any other, and then block for the time of a few messages. For the start, not for a step.
-        Cancelling ends the waiting only; until the others come, call no collective on this communicator.
+        Call no other collective on this communicator until it is done. Cancelling ends the waiting only: then
+        until the others have come.
         """
         return await to_the_end(self._split(color, key, name))
 

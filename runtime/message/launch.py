@@ -12,7 +12,6 @@ want its help.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 import time
 import types
@@ -116,7 +115,7 @@ class Rank(Generic[T]):
     async def _run_main(self, main: Main[T]) -> None:
         try:
             coroutine = main(self.world)
-            if not inspect.iscoroutine(coroutine):
+            if not isinstance(coroutine, Coroutine):  # (Cython's are of the abstract class alone)
                 raise Mistake(
                     f"run(main) awaits what main(world) returns, which was {coroutine!r:.80}: make main a "
                     "coroutine function, `async def main(world)`"
