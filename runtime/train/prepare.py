@@ -29,18 +29,15 @@ from ..message import World
 from ..observe import RunFolder
 from ..work.offers import worth_offering
 from . import checkpoint
+from .advice import coarse, uneven
 from .course import schedule
 from .data import Data, MissingData, load_data
-from .data.samples import wide
 from .data.section import files
 from .job import load_job
 from .model import build_with_weights, outline
 from .replica import Flats, Replica
 from .schema import Job
 from .start import Start, start
-
-UNEVEN = 0.2
-"""Of a step; of less that ranks are idle nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,42 +139,6 @@ def stretched(found: Examined) -> str:
         f"{job.name}: the schedule is now of {steps:,} steps, not {planned:,}: "
         f"the rate goes on from {was:.3g} with {now:.3g}"
     )
-
-
-def uneven(job: Job, samples: int, ranks: int) -> str:
-    """What to say where a step has too few micro-batches for so many ranks, or a number that does not divide.
-
-    Weight gradients that idle ranks take from the others (docs/stealing.md) make up for a part of it.
-    """
-    batch = min(job.train.batch, samples)
-    size = min(job.train.micro_batch, batch)
-    idle = _idle(batch, size, ranks)
-    if idle < UNEVEN:
-        return ""
-    better = -(-batch // (ranks * -(-batch // (size * ranks))))  # as many rounds of smaller ones
-    count = -(-batch // size)
-    has = f"{count:,} micro-batch{'es' * (count > 1)} of {size:,} for {ranks} ranks"
-    text = f"{job.name}: a step of {batch:,} samples has {has}, {idle:.0%} of whose time is idle"
-    if _idle(batch, better, ranks) < idle:
-        return f"{text}; micro_batch = {better} in [train] divides it better"
-    return f"{text}; take a larger batch, or fewer ranks"
-
-
-def coarse(job: Job, data: Data) -> str:
-    """What to say of data of which float32 samples, as a server and an exported file take them, tell less."""
-    kept = data.affine.coarse() if wide(data.train.content()[0].dtype) else ""
-    if not kept:
-        return ""
-    return (
-        f"{job.name}: once served or exported it takes samples in {kept}: take a number near its mean from "
-        "that feature in the data"
-    )
-
-
-def _idle(batch: int, size: int, ranks: int) -> float:
-    """The share of a step in which ranks have no micro-batch."""
-    count = -(-batch // size)
-    return 1 - count / (ranks * -(-count // ranks))
 
 
 async def _replicate(world: World, found: Examined, device: Device) -> tuple[Replica, NodeMemory | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from weft.runtime.train.advice import uneven
 from weft.runtime.train.job import load_job
-from weft.runtime.train.prepare import uneven
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""What a run says before its first step of what will go worse than it could, in a line each; or nothing."""
+
+from __future__ import annotations
+
+from .data import Data
+from .data.samples import wide
+from .schema import Job
+
+UNEVEN = 0.2
+"""Of a step; of less that ranks are idle nothing is said."""
+
+
+def uneven(job: Job, samples: int, ranks: int) -> str:
+    """What to say where a step has too few micro-batches for so many ranks, or a number that does not divide.
+
+    Weight gradients that idle ranks take from the others (docs/stealing.md) make up for a part of it.
+    """
+    batch = min(job.train.batch, samples)
+    size = min(job.train.micro_batch, batch)
+    idle = _idle(batch, size, ranks)
+    if idle < UNEVEN:
+        return ""
+    better = -(-batch // (ranks * -(-batch // (size * ranks))))  # as many rounds of smaller ones
+    count = -(-batch // size)
+    has = f"{count:,} micro-batch{'es' * (count > 1)} of {size:,} for {ranks} ranks"
+    text = f"{job.name}: a step of {batch:,} samples has {has}, {idle:.0%} of whose time is idle"
+    if _idle(batch, better, ranks) < idle:
+        return f"{text}; micro_batch = {better} in [train] divides it better"
+    return f"{text}; take a larger batch, or fewer ranks"
+
+
+def coarse(job: Job, data: Data) -> str:
+    """What to say of data of which float32 samples, as a server and an exported file take them, tell less."""
+    kept = data.affine.coarse() if wide(data.train.content()[0].dtype) else ""
+    if not kept:
+        return ""
+    return (
+        f"{job.name}: once served or exported it takes samples in {kept}: take a number near its mean from "
+        "that feature in the data"
+    )
+
+
+def _idle(batch: int, size: int, ranks: int) -> float:
+    """The share of a step in which ranks have no micro-batch."""
+    count = -(-batch // size)
+    return 1 - count / (ranks * -(-count // ranks))
