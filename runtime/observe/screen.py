@@ -71,10 +71,8 @@ class Screen:
     def _give_up(self, reason: OSError) -> None:
         """Print nothing more: a run does not end because nobody reads how it goes."""
         self.error(f"weft: what the run says cannot be printed: {reason.strerror}; it goes on without")
-        if self._stream and self._stream is sys.stdout:  # its buffer would fail again at the process's end
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+        if self._stream is sys.stdout:
+            silence()
         self._stream = None
 
     def error(self, text: str) -> None:
@@ -89,6 +87,13 @@ class Screen:
         if self._bars:
             self._bars.close()
             self._bars = None
+
+
+def silence() -> None:
+    """Lead stdout, which failed, nowhere: what it still holds would fail again at the process's end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 class _Bars:

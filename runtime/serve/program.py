@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from ..errors import MachineError, Mistake
 from ..message import World
 from ..message.failure import say
 from ..observe import RunFolder
+from ..observe.screen import silence
 from ..train import fleet
 from ..train.schema import Job
 from ..train.serving import ServeSection
@@ -158,16 +157,11 @@ async def answering(server: Server, host: str, port: int, token: str) -> AsyncIt
 
 def tell(text: str) -> None:
     """Print for whoever started the server, which does not end because nobody reads that."""
-    if sys.stdout is None:
-        return
-    encoding = sys.stdout.encoding or "utf-8"  # names of models and files may be beyond it
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(text, flush=True)
     except OSError as error:  # `| head` has read enough, or the disk of a log is full
         say(f"weft: what is served cannot be printed: {error.strerror}; it is served all the same")
-        nowhere = os.open(os.devnull, os.O_WRONLY)  # else what is buffered fails again at the process's end
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        silence()
 
 
 def loopback(host: str) -> bool:
