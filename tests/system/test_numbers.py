@@ -11,30 +11,22 @@ from tests.system.small import train
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_training_that_diverges_says_so(ranks, job, tmp_path):
+@pytest.mark.parametrize(
+    ("rate", "steps", "told"),
+    [("1e30", 9, "the loss of small became "), ("1e38", 1, "the test loss of small became ")],
+    ids=["in a step", "in the last step, which the test set alone tells"],
+)
+def test_training_that_diverges_says_so(rate, steps, told, ranks, job, tmp_path):
     result = train(
-        ranks, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e30",
-        "--set", "train.optimizer.weight_decay=0.0", folder=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 1
-    said = [line for line in result.stderr.splitlines() if "training diverged" in line]
-    assert len(said) == 1, result.stderr
-    assert said[0].startswith("weft: the loss of small became ")
-    assert "Traceback" not in result.stderr
-    assert "Warning" not in result.stderr
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_training_that_diverges_in_its_last_step_says_so(ranks, job, tmp_path):
-    result = train(
-        ranks, job, "--set", "train.optimizer.name=sgd", "--set", "train.optimizer.rate=1e38",
-        "--set", "train.optimizer.weight_decay=0.0", "--set", "train.steps=1", folder=tmp_path,
+        ranks, job, "--set", "train.optimizer.name=sgd", "--set", f"train.optimizer.rate={rate}",
+        "--set", "train.optimizer.weight_decay=0.0", "--set", f"train.steps={steps}", folder=tmp_path,
     )  # fmt: skip
     assert result.returncode == 1, result.stdout
     said = [line for line in result.stderr.splitlines() if "training diverged" in line]
     assert len(said) == 1, result.stderr
-    assert said[0].startswith("weft: the test loss of small became ")
+    assert said[0].startswith(f"weft: {told}")
     assert "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
     assert "all steps done" not in result.stdout
 
 
