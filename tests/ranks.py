@@ -139,14 +139,19 @@ class Ranks:
 
         def report() -> None:
             flush()
-            captured = self.config.pluginmanager.getplugin("capturemanager").read_global_capture()
-            self._say(f"Weft ends the job; printed until then:\n{captured.out}{captured.err}")
+            self._say(f"Weft ends the job; printed until then:\n{self._captured()}")
 
         failure.flush = report
 
+    def _captured(self) -> str:
+        """What this rank has printed, as far as pytest has not told it."""
+        captured = self.config.pluginmanager.getplugin("capturemanager").read_global_capture()
+        return f"{captured.out}{captured.err}"
+
     def _end(self, why: str) -> NoReturn:
         """Have every rank dump its stacks, then end the job. Called by any thread."""
-        self._say(f"{why}; every rank's stacks follow, then the job is ended")
+        printed = self._captured()  # which stall it is, say
+        self._say(f"{why}; every rank's stacks follow, then the job is ended; printed until then:\n{printed}")
         for pid in self.pids:
             try:
                 os.kill(pid, DUMP_SIGNAL)

@@ -125,11 +125,12 @@ async def links(world: World, worker: Worker) -> list[Link]:
     own = np.zeros(64, np.uint8)
     text = worker.resource.encode()[:64]
     own[: len(text)] = np.frombuffer(text, np.uint8)
-    await world.allgather(own, names, what="names of the workers")
-    if world.rank:
+    if world.rank:  # before rank 0 can ask: the handlers of a server that was here before have its worker
         post = Post(worker, batches)
         batches.serve(post.batch)
         models.serve(post.model)
+    await world.allgather(own, names, what="names of the workers")
+    if world.rank:
         return []
     resources = [row.tobytes().rstrip(b"\0").decode() for row in names]
     there = {

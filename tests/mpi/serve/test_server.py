@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,6 +245,27 @@ def test_requests_wait_for_a_server_that_follows_another(tmp_path: Path):
             await client.infer("a", samples(1))
         assert refused.value.reason is Reason.DRAINING
         await world.barrier()
+
+    run(main)
+
+
+def test_a_rank_that_is_late_does_what_the_new_server_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    allgather = World.allgather
+
+    async def come_late(self: World, *arguments: Any, what: str = "") -> None:
+        await allgather(self, *arguments, what=what)
+        if self.rank and what == "names of the workers":
+            await asyncio.sleep(0.2)  # and rank 0 asks meanwhile
+
+    monkeypatch.setattr(World, "allgather", come_late)
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        for _ in range(2):
+            async with await Server.open(world, root, device="cpu"):
+                client = await Client.open(world)
+                close_to(1, samples(1), (await client.infer("a", samples(1))).outputs["scores"])
+                await world.barrier()
 
     run(main)
 
