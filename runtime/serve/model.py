@@ -72,6 +72,8 @@ class Model:
     def _put(self, part: Array, into: Array) -> None:
         if (affine := self._source.affine) is None:
             into[...] = part
-        else:
+        elif affine.mean.dtype == into.dtype:
             np.subtract(part, affine.mean, out=into)
             np.multiply(into, affine.scale, out=into)
+        else:  # float64: rounded behind both, as in training
+            np.multiply(part - affine.mean, affine.scale, out=into, casting="unsafe")

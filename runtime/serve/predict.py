@@ -24,8 +24,6 @@ from ..errors import DataError, MachineError, Mistake, RequestError, first_of
 from ..message import World
 from ..observe.folder import require_file
 from ..observe.words import speed
-from ..train.data.samples import Affine, wide
-from ..train.inference import trained
 from ..train.serving import ClassSettings
 from .catalog import DTYPES
 from .client import Client
@@ -38,7 +36,6 @@ from .settings import ModelSettings, ServerSettings
 NAME = "model"
 MAGIC = b"\x93NUMPY"
 AHEAD = 4  # batches under way for each rank: one computed, others on the way
-NEAR = 0.01  # of a deviation: how far a sample may be from what training would have made of it
 TOLD_S = 5.0  # between lines that say how far it is
 
 
@@ -75,13 +72,9 @@ async def predict(world: World, options: Options) -> None:
             raise Mistake("\n".join(problems))
         info = server.service.model(NAME)
         entry, output = require_fitting(info, samples, options)
-        of_run = version.platform is Platform.CHECKPOINT and wide(samples.dtype)
-        affine = trained(options.model).affine if of_run else Affine()
         began_s = time.monotonic()
         with written(options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]) as into:
-            await ask(
-                await Client.open(world), world.size, samples, entry, output, into, options.batch, affine
-            )
+            await ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)
         took = speed(len(samples) / (time.monotonic() - began_s))
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
         print(
@@ -147,31 +140,6 @@ def converted(samples: NDArray[np.generic], dtype: np.dtype[np.generic], start: 
     return given
 
 
-def require_precision(
-    samples: NDArray[np.generic], given: NDArray[np.generic], affine: Affine, start: int
-) -> None:
-    """DataError for a sample of which the model would see another than training would have shown it.
-
-    Training takes the mean from a float64 column before it rounds, and a model takes float32: of times near
-    1.7e9 it had nothing left of what it was trained on, and predictions were wrong without a word.
-    """
-    if not wide(samples.dtype):
-        return
-    mean, scale = np.asarray(affine.mean, np.float64), np.asarray(affine.scale, np.float64)
-    with np.errstate(all="ignore"):
-        wanted = np.subtract(samples, mean) * scale
-        seen = np.subtract(given, mean.astype(np.float32)) * scale.astype(np.float32)
-        far = np.argwhere(np.abs(seen - wanted) > NEAR * (1 + np.abs(wanted)))
-    if len(far):
-        place = tuple(far[0])
-        raise DataError(
-            f"sample {start + place[0]} holds {samples[place]}, which the model gets as {given[place]:.10g}, "
-            f"a float32: too far from what training would have seen, {wanted[place]:.3g} after normalising. "
-            "Take a number near the mean from that feature in the data, train again, and take it from these "
-            "samples, too"
-        )
-
-
 @contextlib.contextmanager
 def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
     """An array that becomes the .npy file `path`, whole or not at all.
@@ -207,7 +175,6 @@ async def ask(
     output: TensorInfo,
     into: NDArray[np.generic],
     batch: int,
-    affine: Affine = Affine(),  # noqa: B008  it is frozen
 ) -> None:
     """Fill `into` with the answers for all samples, batch by batch; Mistake where those of a batch fail."""
     starts = iter(range(0, len(samples), batch))
@@ -218,7 +185,6 @@ async def ask(
         for start in starts:
             rows = slice(start, start + batch)
             given = converted(samples[rows], DTYPES[entry.datatype], start)
-            require_precision(samples[rows], given, affine, start)
             try:
                 result = await client.infer(NAME, given, outputs=[output.name])
             except RequestError as error:  # such as a token that has no row: the last line says so

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,16 @@ class Source:
     weights: Mapping[str, NDArray[np.float32]]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    affine: Affine | None = None  # of the only input, where samples come raw
+    affine: Affine | None = None  # of the only input, where samples come raw: in its mean's dtype
     labels: tuple[str, ...] = ()
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # outputs that depend on no input
 
     def describe(self) -> dict[str, Any]:
         """What rank 0 has to know; equal on two ranks exactly if they have read the same model."""
         specs = self.graph.specs(1)  # inputs too
+        if self.affine is not None:
+            (raw,) = self.inputs.values()
+            specs[raw] = replace(specs[raw], dtype=str(self.affine.mean.dtype))
         fixed = [
             [name, _datatype(name, str(array.dtype)), list(array.shape)]
             for name, array in self.constants.items()
@@ -116,6 +119,7 @@ def _checkpoint(path: Path) -> Source:
                 "after the run?"
             )
     (output,) = found.graph.outputs
-    mean, scale = (np.asarray(value, np.float32) for value in (found.affine.mean, found.affine.scale))
+    mean = np.asarray(found.affine.mean, found.affine.takes)
+    scale = np.asarray(found.affine.scale, np.float32)
     affine = Affine(mean, scale) if mean.any() or (scale != 1).any() else None
     return Source(found.graph, found.weights, {"x": "x"}, {output: output}, affine, found.labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .data import Data
-from .data.samples import wide
 from .schema import Job
 
 UNEVEN = 0.2
@@ -30,13 +29,12 @@ def uneven(job: Job, samples: int, ranks: int) -> str:
 
 
 def coarse(job: Job, data: Data) -> str:
-    """What to say of data of which float32 samples, as a server and an exported file take them, tell less."""
-    kept = data.affine.coarse() if wide(data.train.content()[0].dtype) else ""
-    if not kept:
+    """What to say of data of which float32 samples, as an exported file takes them, tell too little."""
+    if data.affine.takes == "float32":
         return ""
     return (
-        f"{job.name}: once served or exported it takes samples in {kept}: take a number near its mean from "
-        "that feature in the data"
+        f"{job.name}: an exported file will take samples in {data.affine.coarse()}: to export it, take a "
+        "number near its mean from that feature in the data"
     )
 
 

@@ -33,12 +33,12 @@ def export(run: Path, file: Path | None) -> str:
 
 
 def _coarse(affine: Affine) -> str:
-    """A line where the file's samples may tell less than the run's did."""
-    if not (kept := affine.coarse()):
+    """A line where the file's samples tell less than the run's did."""
+    if affine.takes == "float32":
         return ""
     return (
-        f"\nits samples are {kept}: if the run's data was float64, what the file answers is wrong; train on "
-        "that feature less a number near its mean"
+        f"\nits samples are {affine.coarse()}: what the file answers is wrong; train on that feature less a "
+        "number near its mean. weft serve and weft predict take the run's float64"
     )
 
 

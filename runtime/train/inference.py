@@ -57,6 +57,7 @@ def described(data: Data) -> dict[str, Any]:
         "classes": data.classes,
         "mean": np.asarray(data.affine.mean).tolist(),
         "scale": np.asarray(data.affine.scale).tolist(),
+        "wide": data.affine.of_wide,
     }
 
 
@@ -99,5 +100,5 @@ def _shapes(told: Mapping[str, Any]) -> Shapes:
         ArraySpec(tuple(input_shape), input_dtype),
         ArraySpec(tuple(target_shape), target_dtype),
         told["classes"],
-        Affine(np.array(told["mean"]), np.array(told["scale"])),
+        Affine(np.array(told["mean"]), np.array(told["scale"]), told.get("wide", True)),
     )

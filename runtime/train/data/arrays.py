@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from .. import order
-from .samples import Affine, AnyArray, Data, Rows, split
+from .samples import Affine, AnyArray, Data, Rows, split, wide
 from .section import Normalise
 
 CHUNK_BYTES = 64 << 20
@@ -160,4 +160,4 @@ def _affine(pair: Pair, rows: order.Indices, normalise: Normalise | Affine) -> A
     one = inputs[rows[:1]][tuple(slice(None if axis == feature_axis else 1) for axis in range(inputs.ndim))]
     varies = np.logical_or.reduce([(inputs[chunk] != one).any(axes, keepdims=True) for chunk in chunks])[0]
     deviation = np.sqrt(squares[0])
-    return Affine(mean[0], 1.0 / np.where(varies & (deviation > 0.0), deviation, 1.0))
+    return Affine(mean[0], 1.0 / np.where(varies & (deviation > 0.0), deviation, 1.0), wide(dtype))

@@ -67,12 +67,15 @@ class Affine:
 
     mean: Any = 0.0
     scale: Any = 1.0
+    of_wide: bool = False  # taken from numbers that a float32 rounds
+
+    @property
+    def takes(self) -> str:
+        """The dtype of raw samples from which a model sees what it saw in training."""
+        return "float64" if self.of_wide and self.coarse() else "float32"
 
     def coarse(self) -> str:
-        """What float32 keeps of samples, in words, where that is too little; where it is enough, nothing.
-
-        A model that is served or exported takes them so.
-        """
+        """What float32 keeps of samples, in words, where that is too little; where it is enough, nothing."""
         mean, scale = np.broadcast_arrays(np.abs(self.mean), np.asarray(self.scale, np.float64))
         steps = np.spacing(mean.astype(np.float32)).astype(np.float64)
         # Half a step of the sample, half a step of the mean. 1: equal numbers, or none that are normalised.

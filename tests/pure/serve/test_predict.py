@@ -18,11 +18,9 @@ from weft.runtime.serve.predict import (
     converted,
     read_samples,
     require_fitting,
-    require_precision,
     written,
 )
 from weft.runtime.serve.request import ModelInfo, TensorInfo
-from weft.runtime.train.data.samples import Affine
 
 IMAGE, TOKENS = TensorInfo("x", "FP32", (-1, 3, 3)), TensorInfo("tokens", "INT32", (-1, 5))
 SHARES, LOGITS = TensorInfo("shares", "FP32", (-1, 4)), TensorInfo("logits", "FP32", (-1, 4))
@@ -111,50 +109,6 @@ def test_a_number_that_would_become_infinite_is_refused_with_its_sample():
     np.testing.assert_array_equal(converted(samples[:2], np.dtype("float32"), 8), samples[:2])
     with pytest.raises(DataError, match="sample 10 holds a number that is no float32"):
         converted(samples, np.dtype("float32"), 8)
-
-
-TIMES = np.array([[1.7e9 + 3.25, 0.5], [1.7e9 + 64.125, 0.25]])
-OF_TIMES = Affine(np.array([1.7e9 + 30, 0.4]), np.array([1 / 29, 4.0]))
-
-SEEN = {
-    "float64 times near 1.7e9": (
-        TIMES,
-        OF_TIMES,
-        "sample 8 holds 1700000003.25, .* as 1700000000, a float32",
-    ),
-    "of which the second alone is not near": (
-        np.array([[1.7e9, 0.5], [1.7e9 + 64.125, 0.25]]),
-        Affine(np.array([1.7e9, 0.4]), np.array([1 / 29, 4.0])),
-        "sample 9 holds 1700000064.125",
-    ),
-    "whole numbers as large": (TIMES.astype(np.int64), OF_TIMES, "sample 8 holds 1700000003, "),
-    "times that came as float32, as training took them": (TIMES.astype(np.float32), OF_TIMES, ""),
-    "times that no mean was taken from": (TIMES, Affine(), ""),
-    "times that deviate by years": (TIMES, Affine(np.array([1.7e9, 0.4]), np.array([1 / 3e7, 4.0])), ""),
-    "what is missing": (np.full((2, 2), np.nan), OF_TIMES, ""),
-}
-
-
-@pytest.mark.parametrize(("samples", "affine", "words"), SEEN.values(), ids=SEEN)
-def test_a_sample_of_which_the_model_would_see_another_is_refused(samples, affine, words):
-    given = converted(samples, np.dtype("float32"), 8)
-    if not words:
-        require_precision(samples, given, affine, 8)
-        return
-    with pytest.raises(DataError, match=words):
-        require_precision(samples, given, affine, 8)
-
-
-@pytest.mark.parametrize("deviation", [3e3, 7e3, 1e4, 2e4])
-def test_samples_are_refused_only_where_training_has_told_of_it(deviation):
-    affine = Affine(np.array([1.7e9 + 60]), np.array([1 / deviation]))
-    samples = np.linspace(1.7e9 - 3 * deviation, 1.7e9 + 3 * deviation, 999)[:, None]
-    given = converted(samples, np.dtype("float32"), 0)
-    if not affine.coarse():
-        require_precision(samples, given, affine, 0)
-        return
-    with pytest.raises(DataError, match="too far from what training would have seen"):
-        require_precision(samples, given, affine, 0)
 
 
 def test_samples_that_fail_are_told_in_a_line_and_nothing_else_is_asked():

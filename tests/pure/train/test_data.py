@@ -140,6 +140,25 @@ def test_a_column_far_from_zero_keeps_its_digits(here: Path) -> None:
     assert abs(inputs.std() - 1) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("dtype", "mean", "deviation", "takes"),
+    [
+        ("float64", 1.7e9, 3e3, "float64"),
+        ("int64", 1.7e9, 3e3, "float64"),
+        ("float32", 1.7e9, 3e3, "float32"),  # as training took them
+        ("float64", 1.7e9, 3e7, "float32"),
+        ("float64", 300.0, 0.5, "float32"),
+        ("uint8", 100.0, 9.0, "float32"),
+    ],
+)
+def test_a_model_takes_float64_where_float32_keeps_too_little_of_what_training_read(
+    dtype: str, mean: float, deviation: float, takes: str, here: Path
+) -> None:
+    column = mean + deviation * np.linspace(-1, 1, N)
+    np.save("x.npy", column.astype(dtype))
+    assert load("npy", inputs="x.npy", targets="y.npy", normalise="standard").affine.takes == takes
+
+
 @pytest.mark.parametrize("value", [0.1, 1 / 3, -7.7, 1e9 / 7, 0.0])
 def test_a_column_of_one_number_is_as_large_as_it_is(value: float, here: Path) -> None:
     np.save("x.npy", np.stack([np.arange(N), np.full(N, value)], 1))
