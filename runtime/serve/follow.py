@@ -1,4 +1,4 @@
-"""Serving a model while it is trained: its newest checkpoint, as soon as it is written.
+"""Serving a model while it is trained: its newest checkpoint, or the best, as soon as it is written.
 
 A checkpoint is whole from the moment that it has its name (train/checkpoint.py), so looking at the folder is
 all that the training and the serving of a model have to do with each other. To clients the version is the
@@ -8,9 +8,12 @@ step; to the policy it is always the same model, whose profile stays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 
+from ..errors import CheckpointError
 from ..observe import RunFolder
-from ..train.checkpoint import checkpoints
+from ..train.checkpoint import chosen
 from .loading import Loading
 from .repository import Entry, Platform, Version
 from .settings import ModelSettings
@@ -19,18 +22,20 @@ LOOK_S = 0.5
 
 
 async def follow(loading: Loading, name: str, run: RunFolder, largest: int, every: int) -> None:
-    """Serve the newest checkpoint of a run under `name`, for ever; one is written every so many steps."""
+    """Serve the chosen checkpoint of a run under `name`, for ever; one is written every so many steps."""
     when = f"after step {every}" if every else "at the end of training, for [checkpoint] every is 0"
     loading.await_model(name, f"no checkpoint yet: the first comes {when}")
     settings = ModelSettings(max_batch=largest)
-    served = None
+    served: Path | None = None
     while True:
-        newest = next(iter(await asyncio.to_thread(checkpoints, run.checkpoints)), None)
-        if newest is not None and newest != served:
-            step = int(newest.stem.rpartition("-")[2])
-            version = Version(name, 1, newest, Platform.CHECKPOINT, shown=str(step))
+        found = served
+        with contextlib.suppress(CheckpointError, FileNotFoundError):  # none yet
+            found = await asyncio.to_thread(chosen, run.checkpoints)
+        if found is not None and found != served:
+            step = int(found.stem.rpartition("-")[2])
+            version = Version(name, 1, found, Platform.CHECKPOINT, shown=str(step))
             # One that was removed for newer ones before all ranks had read it is left out.
             if problems := await loading.put(Entry(name, settings, (version,))):
                 loading.await_model(name, "\n".join(problems))
-            served = newest
+            served = found
         await asyncio.sleep(LOOK_S)

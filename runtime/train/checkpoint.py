@@ -56,11 +56,11 @@ class Snapshot:
 
 
 def save(folder: Path, snapshot: Snapshot, keep: int = 2) -> Path:
-    """Write a checkpoint, remove all but the `keep` newest, and return its path.
+    """Write a checkpoint, remove all but the `keep` newest and the best, and return its path.
 
     Raises MachineError where the disk is full or can't be written; the folder is then as it was before.
     """
-    path = folder / f"step-{snapshot.step:08d}.safetensors"
+    path = folder / _name(snapshot.step)
     temporary = folder / f".{path.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,8 @@ def save(folder: Path, snapshot: Snapshot, keep: int = 2) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise _could_not_write(path, snapshot, error) from error
-    for old in [other for other in checkpoints(folder) if other != path][keep - 1 :]:
+    spared = {path, _best(folder, snapshot.progress)}
+    for old in [other for other in checkpoints(folder) if other not in spared][keep - 1 :]:
         with contextlib.suppress(OSError):  # one too many does no harm, and the next save tries again
             old.unlink()
     return path
@@ -93,6 +94,34 @@ def latest(folder: Path) -> Path:
         state = "holds no checkpoint" if folder.is_dir() else "is no folder"
         raise CheckpointError(f"{folder}: {state}; nothing can be resumed from it")
     return found[0]
+
+
+def chosen(folder: Path) -> Path:
+    """The checkpoint that is used: of the best evaluation where the run keeps it, or else the newest.
+
+    Raises CheckpointError where it is not there.
+    """
+    newest = latest(folder)
+    try:
+        with safe_open(newest, framework="numpy") as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return newest  # who loads it is told what is wrong
+    best = _best(folder, progress)
+    if best is not None and not best.is_file():
+        raise CheckpointError(
+            f"{best}: the run's best checkpoint is missing; name another one in its place, such as {newest}"
+        )
+    return best or newest
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}.safetensors"
+
+
+def _best(folder: Path, progress: Mapping[str, Any]) -> Path | None:
+    """The checkpoint of the best evaluation, where the progress of the newest tells of one (best.py)."""
+    return folder / _name(progress["best"]["step"]) if "best" in progress else None
 
 
 def load(path: Path) -> Snapshot:

@@ -62,7 +62,7 @@ def described(data: Data) -> dict[str, Any]:
 
 
 def trained(path: Path) -> Trained:
-    """The model of a run, given by its folder, at its newest checkpoint; or by one of its checkpoints.
+    """The model of a run, given by its folder, at its best or newest checkpoint; or by one of these.
 
     A Mistake says what is wrong with it.
     """
@@ -70,7 +70,7 @@ def trained(path: Path) -> Trained:
         raise Mistake(f"{path} is no run's folder, and no checkpoint (step-….safetensors) in one")
     single = path.suffix == ".safetensors"
     folder = RunFolder.open(path.parent.parent if single else path)
-    path = path if single else checkpoint.latest(folder.checkpoints)
+    path = path if single else checkpoint.chosen(folder.checkpoints)
     snapshot = checkpoint.load(path)
     job = load_job(str(folder.job))
     told = snapshot.progress.get("samples")

@@ -30,6 +30,7 @@ from ..observe import RunFolder
 from ..work.offers import worth_offering
 from . import checkpoint
 from .advice import coarse, uneven
+from .best import Best
 from .course import schedule
 from .data import Data, MissingData, load_data
 from .data.section import files
@@ -63,6 +64,7 @@ class Prepared:
     memory: NodeMemory | None
     folder: RunFolder
     first_step: int
+    best: Best | None = None  # what is known of the best evaluation
     note: str = ""  # for the reader, of what goes on otherwise than it would have
 
 
@@ -225,6 +227,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
+            Best.of(one.job.train.best, one.resumed[1].progress if one.resumed else {}),
             _note(one, world.size),
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)

@@ -36,7 +36,7 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
 }
 """Keys of a section of which exactly one is given; one that --set gives displaces the file's."""
 
-TARGET, SCHEDULE = ("train", "target"), ("train", "schedule")
+TARGET, BEST, SCHEDULE = ("train", "target"), ("train", "best"), ("train", "schedule")
 
 
 class Layer(BaseModel):
@@ -136,6 +136,13 @@ class Target(Section):
         return value
 
 
+class KeepBest(Section):
+    """Keep the checkpoint of the best evaluation, and with `patience` stop when none gets better."""
+
+    metric: Literal["accuracy", "loss"]
+    patience: Count | None = None  # so many evaluations in a row
+
+
 class Train(Section):
     """How it is trained."""
 
@@ -150,6 +157,7 @@ class Train(Section):
         default_factory=lambda data: max(1, data["steps"] // 10) if data["steps"] else 1
     )
     target: Target | None = None
+    best: KeepBest | None = None
     deterministic: bool = False  # equal bits in every run on as many ranks: nobody steals, nothing is tuned
 
     @field_validator("steps")
@@ -275,13 +283,14 @@ class Job(Section):
 
     @field_validator("train")
     @classmethod
-    def _target_can_be_seen(cls, train: Train, info: ValidationInfo) -> Train:
+    def _metrics_can_be_measured(cls, train: Train, info: ValidationInfo) -> Train:
         data, model = info.data.get("data"), info.data.get("model")
-        if train.target and data and data.validation == 0.0:
-            raise problem("is measured on the validation set: [data] validation must be above 0", TARGET)
         classes = model is None or model.loss == "softmax_cross_entropy"
-        if train.target and train.target.metric == "accuracy" and not classes:
-            raise problem("a mean_squared_error has no accuracy", (*TARGET, "metric"))
+        for asked, where in ((train.target, TARGET), (train.best, BEST)):
+            if asked and data and data.validation == 0.0:
+                raise problem("is measured on the validation set: [data] validation must be above 0", where)
+            if asked and asked.metric == "accuracy" and not classes:
+                raise problem("a mean_squared_error has no accuracy", (*where, "metric"))
         return train
 
     @field_validator("sample")

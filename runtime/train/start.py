@@ -84,7 +84,7 @@ def stored(path: Path) -> Weights:
     if path.suffix == ".onnx":
         return imported.read(path, None, "[model] weights")[1]
     if path.is_dir():
-        path = checkpoint.latest(RunFolder.open(path).checkpoints)
+        path = checkpoint.chosen(RunFolder.open(path).checkpoints)
     try:
         with safe_open(path, framework="numpy") as file:
             ours = (file.metadata() or {}).get("format") == checkpoint.FORMAT

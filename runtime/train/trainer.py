@@ -35,7 +35,7 @@ from .course import Pauses
 from .data import Samples
 from .dealer import Dealer
 from .evaluate import Score, evaluate
-from .inference import described
+from .inference import WEIGHT, described
 from .log import Log
 from .loop import TrainingLoop, diverged, odd_weights
 from .order import steps_per_epoch
@@ -100,6 +100,8 @@ class Trainer:
         self._replica, self._memory = ready.replica, ready.memory
         self._folder = ready.folder
         self._first_step = ready.first_step
+        self._best = ready.best
+        self._stored = -1  # the step of the last checkpoint
         self._advice = ready.note
         self._compute = compute
         self._log = log
@@ -135,16 +137,18 @@ class Trainer:
         pauses = Pauses.of(self._job, len(self._data.train))
 
         async def boundary(done: int) -> bool:
+            better, best = False, self._best
             if pauses.evaluates(done) and len(self._data.validation):
                 score = await self._evaluate(self._data.validation, "validation", done)
                 self._reached = self._reached or (score is not None and reached(self._job, score))
-            if pauses.saves(done) and not await self._ill():
+                better = best is not None and score is not None and best.told(score, done)
+            if (pauses.saves(done) or better) and not await self._ill():
                 await self._checkpoint(done)
-            return self._reached or self._failed
+            return self._reached or self._failed or (best is not None and best.over)
 
         done = await loop.run(self._first_step, boundary, pauses)
         self._failed = self._failed or loop.failed
-        if not await self._ill():
+        if self._stored != done and not await self._ill():
             await self._checkpoint(done)
         await self._saved()  # before all else: a launcher may leave half a second after its signal
         if loop.wrong and self._compute.group is None:
@@ -153,8 +157,10 @@ class Trainer:
             raise StepError(loop.wrong)
         score = None
         if not await self._ill():
-            if not loop.stopped and len(self._data.test):
-                score = await self._evaluate(self._data.test, "test", done)
+            if not loop.stopped:
+                tested = await self._take_best(done)
+                if len(self._data.test):
+                    score = await self._evaluate(self._data.test, "test", tested)
             await self._tell_work()
         if self._diverged and not (self._failed or loop.stopped):
             if self._compute.group is None:
@@ -204,7 +210,11 @@ class Trainer:
     def _reason(self) -> str:
         if self._loop.stopped:
             return "stopped by a signal"
-        return "target reached" if self._reached else "all steps done"
+        if self._reached:
+            return "target reached"
+        if self._best is not None and self._best.over:
+            return f"no better for {self._best.behind} evaluations"
+        return "all steps done"
 
     def _conclusion(self, result: Result) -> str:
         if result.failure:
@@ -213,8 +223,11 @@ class Trainer:
             kept = f"its last checkpoint is {last.name}" if last else "it has no checkpoint"
             return f"{text}\nstored in {result.folder}; {kept}"
         text = f"{self._reason()} after step {result.steps}"
+        if (best := self._best) is not None and best.step:
+            text += f"; best validation {best.asked.metric} {figure(best.value)} after step {best.step}"
         if (score := result.score) is not None:
-            text += f"; test loss {figure(score.loss)}"
+            text += " with" if best is not None and best.step else ";"
+            text += f" test loss {figure(score.loss)}"
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
         text += f"\nstored in {result.folder}"
         if result.stopped and self._command:
@@ -322,6 +335,7 @@ class Trainer:
         if odd := await self._odd_weights():
             self._loop.wrong, self._failed = odd_weights(self._job.name, odd, done), True
             return
+        self._stored = done
         if self._world.rank != 0:
             return
         await self._saved()
@@ -332,11 +346,29 @@ class Trainer:
             "labels": list(self._data.labels),
             "samples": described(self._data),
             "exchange": {"ranks_of_nodes": nodes, **asdict(self._loop.settings)},
+            **({} if self._best is None else self._best.progress),
         }
         snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
         )
+
+    async def _take_best(self, done: int) -> int:
+        """Have the weights of the best evaluation, where they are kept, for the test; returns their step."""
+        best = self._best
+        if best is None or best.step in (0, done):
+            return done
+        flat = np.empty(self._replica.layout.size, np.float32)
+        parameters = self._replica.layout.parameters
+        if self._world.rank == 0:
+            kept = checkpoint.load(checkpoint.chosen(self._folder.checkpoints)).tensors
+            for parameter in parameters:
+                flat[parameter.start : parameter.stop] = kept[WEIGHT + parameter.name].reshape(-1)
+        await self._comm.broadcast(flat, 0, what=f"{self._job.name}: the weights of step {best.step}")
+        self._replica.begin({p.name: flat[p.start : p.stop] for p in parameters})
+        if self._memory is not None:
+            await self._memory.fence()
+        return best.step
 
     async def _odd_weights(self) -> str:
         """The first array of weights that has come to hold NaN or infinity, as rank 0 finds; else nothing."""

@@ -6,6 +6,7 @@ import builtins
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from weft.runtime.errors import CheckpointError, MachineError
 from weft.runtime.train.checkpoint import (
     Snapshot,
     checkpoints,
+    chosen,
     latest,
     load,
     require_lineage,
@@ -37,7 +39,7 @@ def snapshot(step: int) -> Snapshot:
         "mask": np.array([True, False, True]),
         "empty": np.empty((0, 4), "f4"),
     }
-    return Snapshot(step, tensors, {"best": 0.5, "seen": [1, 2], "job": {"name": "ü"}})
+    return Snapshot(step, tensors, {"score": 0.5, "seen": [1, 2], "job": {"name": "ü"}})
 
 
 def same(a: Snapshot, b: Snapshot) -> bool:
@@ -99,6 +101,24 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     ]
     save(tmp_path, snapshot(3), keep=1)
     assert [load(path).step for path in checkpoints(tmp_path)] == [3], "the one just written always stays"
+
+
+def test_the_best_is_kept_and_chosen(tmp_path: Path) -> None:
+    def of(step: int, best: int) -> Snapshot:
+        return replace(snapshot(step), progress={"best": {"step": best}})
+
+    for step, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 3)):
+        save(tmp_path, of(step, best), keep=1)
+        kept = [load(path).step for path in checkpoints(tmp_path)]
+        assert kept == list(dict.fromkeys((step, best)))
+        assert load(chosen(tmp_path)).step == best
+    save(tmp_path, snapshot(6), keep=2)
+    assert load(chosen(tmp_path)).step == 6
+    save(tmp_path, of(7, 2), keep=2)
+    with pytest.raises(CheckpointError, match=r"step-00000002.safetensors: the run's best .* is missing"):
+        chosen(tmp_path)
+    latest(tmp_path).write_bytes(b"damaged")
+    assert chosen(tmp_path) == latest(tmp_path), "who loads it is told"
 
 
 def test_what_a_crash_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -225,14 +225,18 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(tmp_path: Pa
     ]
 
 
-def test_a_validation_target_needs_a_validation_set(tmp_path: Path) -> None:
-    text = GOOD + 'target = { metric = "accuracy", value = 0.9 }\n'
-    assert load(tmp_path, text).train.target is not None
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("target", '{ metric = "accuracy", value = 0.9 }'), ("best", '{ metric = "accuracy" }')],
+)
+def test_what_is_measured_on_the_validation_set_needs_one(key: str, value: str, tmp_path: Path) -> None:
+    text = GOOD + f"{key} = {value}\n"
+    assert getattr(load(tmp_path, text).train, key) is not None
     assert problems(tmp_path, text, "data.validation=0.0") == [
-        "my.toml:13: [train] target: is measured on the validation set: [data] validation must be above 0"
+        f"my.toml:13: [train] {key}: is measured on the validation set: [data] validation must be above 0"
     ]
     assert problems(tmp_path, text, "model.loss=mean_squared_error") == [
-        'my.toml:13: [train] target.metric = "accuracy": a mean_squared_error has no accuracy'
+        f'my.toml:13: [train] {key}.metric = "accuracy": a mean_squared_error has no accuracy'
     ]
 
 
