@@ -137,7 +137,10 @@ def load(path: Path) -> Snapshot:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         if _checksum(metadata, tensors) != metadata["checksum"]:
             raise CheckpointError("is damaged: its content does not match its checksum")
-        return Snapshot(int(metadata["step"]), tensors, json.loads(metadata["progress"]))
+        step = int(metadata["step"])
+        if (match := _NAME.fullmatch(path.name)) and int(match[1]) != step:  # it counts as newer than it is
+            raise CheckpointError(f"holds step {step:,}: give it its name, {_name(step)}")
+        return Snapshot(step, tensors, json.loads(metadata["progress"]))
     except (SafetensorError, UnicodeDecodeError) as error:
         reason = f"is damaged or no safetensors file ({error})"
     except OSError as error:

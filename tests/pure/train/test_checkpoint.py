@@ -252,6 +252,17 @@ def test_a_file_is_refused(damage: Any, expected: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_file_that_is_named_as_another_steps_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, snapshot(1)).rename(tmp_path / "step-00000009.safetensors")
+    save(tmp_path, snapshot(2))
+    with pytest.raises(
+        CheckpointError, match=r"9\.safetensors: holds step 1: .* step-00000001\.safetensors\n"
+    ):
+        load(latest(tmp_path))
+    copied = latest(tmp_path).rename(tmp_path / "good.safetensors")
+    assert load(copied).step == 1
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = save(tmp_path, snapshot(1))
     content = path.read_bytes()
