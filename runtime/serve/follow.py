@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..observe import RunFolder
 from ..train.checkpoint import chosen
+from ..train.schema import Job
 from .loading import Loading
 from .repository import Entry, Platform, Version
 from .settings import ModelSettings
@@ -21,9 +22,12 @@ from .settings import ModelSettings
 LOOK_S = 0.5
 
 
-async def follow(loading: Loading, name: str, run: RunFolder, largest: int, every: int) -> None:
-    """Serve the chosen checkpoint of a run under `name`, for ever; one is written every so many steps."""
+async def follow(loading: Loading, job: Job, run: RunFolder, largest: int) -> None:
+    """Serve the chosen checkpoint of a job's run, for ever."""
+    name, every = job.name, job.checkpoint.every
     when = f"after step {every}" if every else "at the end of training, for [checkpoint] every is 0"
+    if job.train.best is not None:
+        when = "with the first evaluation"
     loading.await_model(name, f"no checkpoint yet: the first comes {when}")
     settings = ModelSettings(max_batch=largest)
     served: Path | None = None

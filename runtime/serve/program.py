@@ -99,7 +99,7 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
                 yield
                 return
             following = world.background(
-                follow(server.loading, job.name, folders[0], section.max_batch, job.checkpoint.every),
+                follow(server.loading, job, folders[0], section.max_batch),
                 "the model's checkpoints",
             )
             await asyncio.sleep(0)  # it tells what is awaited before the models are listed
