@@ -1,4 +1,5 @@
 """batch_norm: every channel less its mean over the micro-batch, over its deviation; then weight and bias.
+instance_norm: the same of every sample by itself.
 
     x̂ = (x - mean) · r,   r = 1 / √(variance + ε)       y = x̂ · weight + bias      (N, C, …): a mean a channel
     dx = r · weight · (dy - mean dy - x̂ · mean(dy x̂))
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .compiled import compiled, flat
+from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, ParameterSpec, Region, Split, need_floats
-from .region import on_copies
+from .region import keep_whole, on_copies
 
 
 def _moments_arrays(x: Array, mean: Array, variance: Array) -> None:
@@ -228,3 +230,101 @@ class BatchNorm(Kernel):
         count = x.shape[0] * x.shape[2]
         mean_slot[...] = mean * mode.share
         variance_slot[...] = variance * (mode.share * count / max(1, count - 1))
+
+
+def _instances(a: Array) -> Array:
+    """(N, C, …) as (1, N · C, S): a sample's channels are channels of their own; a view."""
+    return flat(a).reshape(1, a.shape[0] * a.shape[1], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceNorm(Kernel):
+    """Normalises each channel of each sample of (N, C, …). Ulyanov, Vedaldi, Lempitsky, arXiv 1607.08022.
+
+    There are no running statistics. Without `affine` no weight and bias either.
+    """
+
+    name: ClassVar[str] = "instance_norm"
+
+    epsilon: float = 1e-5
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0.0:
+            raise ValueError(f"instance_norm: epsilon is {self.epsilon}; it is above 0")
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        (x,) = inputs
+        need_floats(self.name, x)
+        if len(x.shape) < 3:
+            raise ValueError(
+                f"instance_norm: input has shape {x.shape}; it needs axes behind batch and channels"
+            )
+        return x
+
+    def parameters(self, *inputs: ArraySpec) -> tuple[ParameterSpec, ...]:
+        channels = inputs[0].shape[1:2]
+        both = (
+            ParameterSpec("weight", channels, "ones", decay=False),
+            ParameterSpec("bias", channels, "zeros", decay=False),
+        )
+        return both if self.affine else ()
+
+    def saved(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+        return (self._each(inputs[0]),) * 2  # mean, r
+
+    def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+        return (self._each(inputs[0]),) * 2
+
+    def _each(self, x: ArraySpec) -> ArraySpec:
+        return ArraySpec((x.shape[0] * x.shape[1],), x.dtype)
+
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return (Split(1, inputs[0].shape[1], weight_axis=0 if self.affine else None),)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (region,)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        keep_whole(self, region, b.output, *range(2, b.output.ndim))
+        on_copies(self, b, mode, region)
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        (x,) = inputs
+        return Cost(7.0 * x.size, 9.0 * x.size, 4.0 * x.size if self.affine else 0.0, 3.0 * x.nbytes)
+
+    def _weights(self, b: Buffers) -> tuple[Array, Array]:
+        """Weight and bias of every sample's channels."""
+        x, xp = b.inputs[0], array_module(b.inputs[0])
+        if self.affine:
+            weight, bias = b.parameters
+            return xp.tile(weight, x.shape[0]), xp.tile(bias, x.shape[0])
+        count = x.shape[0] * x.shape[1]
+        return xp.ones(count, x.dtype), xp.zeros(count, x.dtype)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        x, (mean, r), (weight, bias) = _instances(b.inputs[0]), b.saved, self._weights(b)
+        _moments(x, mean, r)
+        r[...] = (r + self.epsilon) ** -0.5
+        _normalise(x, mean, r, weight, bias, _instances(b.output))
+
+    def _sums(self, b: Buffers) -> tuple[Array, Array]:
+        """The sums of dy · x̂ and of dy over every sample's channels, in scratch."""
+        (mean, r), (along, level) = b.saved, b.scratch
+        _weight_gradient(_instances(b.inputs[0]), mean, r, _instances(b.output_gradient), along, level)
+        return along, level
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is None:
+            return
+        x, (mean, r), (along, level) = _instances(b.inputs[0]), b.saved, self._sums(b)
+        along /= x.shape[2]
+        level /= x.shape[2]
+        dy, weight = _instances(b.output_gradient), self._weights(b)[0]
+        _input_gradient(x, mean, r, weight, along, level, dy, _instances(dx))
+
+    def weight_gradient(self, b: Buffers, mode: Mode) -> None:
+        if self.affine:
+            for gradient, each in zip(b.weight_gradients, self._sums(b), strict=True):
+                gradient[...] = each.reshape(b.output.shape[:2]).sum(axis=0)

@@ -1,4 +1,4 @@
-"""clip and leaky_relu: straight lines with corners, one compiled pass over memory each.
+"""clip, leaky_relu and elu: functions with corners, one compiled pass over memory each.
 
 NaN stays NaN.
 """
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from . import elementary
 from .activation import Elementwise
 from .compiled import compiled, flat
 from .device import array_module
@@ -103,3 +104,45 @@ class LeakyReLU(Elementwise):
             x = flat(b.inputs[0])
             dx = flat(b.input_gradients[0])
             _leaky_gradient(x, flat(b.output_gradient), dx, x.dtype.type(self.slope))
+
+
+def _elu_arrays(x: Array, y: Array, alpha: float) -> None:
+    xp = array_module(x)
+    y[...] = xp.where(x < 0, xp.expm1(xp.minimum(x, 0)) * alpha, x)
+
+
+@compiled(oracle=_elu_arrays)
+def _elu(x: Array, y: Array, alpha: float) -> None:
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for i in range(x.size):
+        y[i] = alpha * (elementary.exp(x[i]) - one) if x[i] < zero else x[i]
+
+
+def _elu_gradient_arrays(x: Array, y: Array, dy: Array, dx: Array, alpha: float) -> None:
+    dx[...] = dy * array_module(x).where(x > 0, x.dtype.type(1), y + alpha)
+
+
+@compiled(oracle=_elu_gradient_arrays)
+def _elu_gradient(x: Array, y: Array, dy: Array, dx: Array, alpha: float) -> None:
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        dx[i] = dy[i] if x[i] > zero else dy[i] * (y[i] + alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class ELU(Elementwise):
+    """x where that is positive, else alpha · (exp(x) - 1). Clevert and others, arXiv 1511.07289."""
+
+    name: ClassVar[str] = "elu"
+    flops: ClassVar[tuple[float, float]] = (18.0, 2.0)
+
+    alpha: float = 1.0
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        x = flat(b.inputs[0])
+        _elu(x, flat(b.output), x.dtype.type(self.alpha))
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        if b.input_gradients[0] is not None:
+            x, y, dx = flat(b.inputs[0]), flat(b.output), flat(b.input_gradients[0])
+            _elu_gradient(x, y, flat(b.output_gradient), dx, x.dtype.type(self.alpha))

@@ -1,4 +1,4 @@
-"""transpose, slice and take: kernels that copy elements to other places, without arithmetic.
+"""transpose, slice, take and pad: kernels that copy elements to other places, without arithmetic.
 
 No axis that they touch is the batch: a graph is cut into micro-batches along it.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
-from .region import on_views, part
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
+from .region import empty, on_views, part
 
 
 @dataclass(frozen=True, slots=True)
 class _Copy(Kernel):
-    """What the three share: no operations, every output element read once and written once."""
+    """What they share: no operations, every output element read once and written once."""
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         return tuple(
@@ -155,6 +155,65 @@ class Take(_Copy):
             before = (slice(None),) * (self.axis % dx.ndim)
             for place, index in enumerate(self.indices):
                 dx[(*before, index)] += b.output_gradient[(*before, place)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pad(_Copy):
+    """`value` around every sample: `before` and `after` name elements for each axis behind the batch."""
+
+    name: ClassVar[str] = "pad"
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("before", "after"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # job files give lists
+        if len(self.before) != len(self.after) or min((*self.before, *self.after), default=0) < 0:
+            raise ValueError(
+                f"pad: before is {self.before} and after is {self.after}; give a number of elements, "
+                "0 or more, for each axis behind the batch"
+            )
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        (x,) = inputs
+        if not float(self.value).is_integer():
+            need_floats(self.name, x, halves=True)
+        if len(x.shape) != len(self.before) + 1:
+            raise ValueError(
+                f"pad: before is {self.before}, for {len(self.before)} axes behind the batch; the input has "
+                f"shape {x.shape}"
+            )
+        own = zip(self.before, x.shape[1:], self.after, strict=True)
+        return ArraySpec((x.shape[0], *map(sum, own)), x.dtype)
+
+    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
+        return (
+            tuple(
+                slice(*(min(max(edge - before, 0), extent) for edge in (own.start, own.stop)))
+                for own, before, extent in zip(region, self.before, inputs[0].shape[1:], strict=True)
+            ),
+        )
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        self.forward_region(b, mode, ArraySpec(b.output.shape).region)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        (seen,) = self.needs(region, ArraySpec(b.inputs[0].shape))
+        part(b.output, region)[...] = self.value
+        if not empty(seen):
+            self._inside(b.output, seen)[...] = part(b.inputs[0], seen)
+
+    def _inside(self, a: Array, region: Region) -> Array:
+        """Where `region` of the input lies in an array of the output's shape."""
+        places = zip(region, self.before, strict=True)
+        return part(a, tuple(slice(own.start + before, own.stop + before) for own, before in places))
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            dx[...] = self._inside(b.output_gradient, ArraySpec(dx.shape).region)
 
 
 def _axis(name: str, axis: int, shape: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from .arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from .attention import Attention
-from .batch_norm import BatchNorm
+from .batch_norm import BatchNorm, InstanceNorm
 from .conv import Conv2d, Conv2dAdd
 from .embedding import Embedding, PositionEmbedding
 from .function import Cast, Erf, Sqrt
@@ -20,11 +20,11 @@ from .layer_norm import LayerNorm
 from .linear import Dense
 from .loss import MeanSquaredError, SoftmaxCrossEntropy
 from .matmul import MatMul
-from .piecewise import Clip, LeakyReLU
+from .piecewise import ELU, Clip, LeakyReLU
 from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from .probability import Softmax
-from .rearrange import Slice, Take, Transpose
-from .reduce import ReduceMean
+from .rearrange import Pad, Slice, Take, Transpose
+from .reduce import ReduceMax, ReduceMean, ReduceSum
 from .response_norm import ResponseNorm
 from .shape import Add, Concat, Flatten, Reshape
 
@@ -39,6 +39,7 @@ KERNELS: dict[str, type[Kernel]] = {
         GlobalAveragePool2d,
         ReLU,
         LeakyReLU,
+        ELU,
         Clip,
         GELU,
         Tanh,
@@ -55,13 +56,17 @@ KERNELS: dict[str, type[Kernel]] = {
         Constant,
         MatMul,
         ReduceMean,
+        ReduceSum,
+        ReduceMax,
         Concat,
         Reshape,
         Flatten,
         Transpose,
         Slice,
         Take,
+        Pad,
         BatchNorm,
+        InstanceNorm,
         LayerNorm,
         ResponseNorm,
         Attention,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ....kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from ....kernels.attention import Attention
-from ....kernels.batch_norm import BatchNorm
+from ....kernels.batch_norm import BatchNorm, InstanceNorm
 from ....kernels.conv import Conv2d, Conv2dAdd
 from ....kernels.embedding import Embedding, PositionEmbedding
 from ....kernels.function import Cast, Erf, Sqrt
@@ -28,11 +28,11 @@ from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
 from ....kernels.matmul import MatMul
-from ....kernels.piecewise import Clip, LeakyReLU
+from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool2d
 from ....kernels.probability import Softmax
-from ....kernels.rearrange import Slice, Take, Transpose
-from ....kernels.reduce import ReduceMean
+from ....kernels.rearrange import Pad, Slice, Take, Transpose
+from ....kernels.reduce import Reduce, ReduceMax, ReduceMean, ReduceSum
 from ....kernels.response_norm import ResponseNorm
 from ....kernels.shape import Add, Concat, Flatten, Reshape
 from ...errors import GraphError
@@ -232,6 +232,10 @@ def _leaky_relu(to: To, kernel: LeakyReLU) -> None:
     to.put("LeakyRelu", *to.node.inputs, alpha=kernel.slope)
 
 
+def _elu(to: To, kernel: ELU) -> None:
+    to.put("Elu", *to.node.inputs, alpha=kernel.alpha)
+
+
 def _cast(to: To, kernel: Cast) -> None:
     to.put("Cast", *to.node.inputs, to_type=kernel.dtype)
 
@@ -273,9 +277,12 @@ def _matmul(to: To, kernel: MatMul) -> None:
     to.put("MatMul", to.aligned(0, axes), to.aligned(1, axes))
 
 
-def _reduce_mean(to: To, kernel: ReduceMean) -> None:
-    (x,), axes = to.node.inputs, to.integers("axes", kernel.axes)
-    to.put("ReduceMean", x, axes, keepdims=int(kernel.keepdims))
+def _reduce(op: str) -> Callable[[To, Any], None]:
+    def writing(to: To, kernel: Reduce) -> None:
+        (x,), axes = to.node.inputs, to.integers("axes", kernel.axes)
+        to.put(op, x, axes, keepdims=int(kernel.keepdims))
+
+    return writing
 
 
 def _concat(to: To, kernel: Concat) -> None:
@@ -303,9 +310,27 @@ def _take(to: To, kernel: Take) -> None:
     to.put("Gather", *to.node.inputs, to.integers("indices", kernel.indices), axis=kernel.axis)
 
 
+def _pad(to: To, kernel: Pad) -> None:
+    pads = to.integers("pads", (0, *kernel.before, 0, *kernel.after))
+    value = to.sheet.store(to.part("value"), np.array(kernel.value, to.output.dtype))
+    to.put("Pad", *to.node.inputs, pads, value)
+
+
 def _batch_norm(to: To, kernel: BatchNorm) -> None:
     stored = (to.weight(name) for name in ("weight", "bias", "running_mean", "running_variance"))
     to.put("BatchNormalization", *to.node.inputs, *stored, epsilon=kernel.epsilon)
+
+
+def _instance_norm(to: To, kernel: InstanceNorm) -> None:
+    if kernel.affine:
+        stored = [to.weight(), to.weight("bias")]
+    else:  # constants, which who reads them does not train
+        channels = to.output.shape[1]
+        stored = [
+            to.put("Constant", to=name, value_floats=[value] * channels)
+            for name, value in (("ones", 1.0), ("zeros", 0.0))
+        ]
+    to.put("InstanceNormalization", *to.node.inputs, *stored, epsilon=kernel.epsilon)
 
 
 def _layer_norm(to: To, kernel: LayerNorm) -> None:
@@ -372,18 +397,23 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Conv2dAdd: _conv,
     Dense: _dense,
     Dropout: _as("Identity"),
+    ELU: _elu,
     Embedding: _embedding,
     Erf: _as("Erf"),
     Flatten: _flatten,
     GELU: _gelu,
     GlobalAveragePool2d: _global_average_pool,
+    InstanceNorm: _instance_norm,
     LayerNorm: _layer_norm,
     LeakyReLU: _leaky_relu,
     MatMul: _matmul,
     MaxPool2d: _pool("MaxPool"),
+    Pad: _pad,
     PositionEmbedding: _position_embedding,
     ReLU: _as("Relu"),
-    ReduceMean: _reduce_mean,
+    ReduceMax: _reduce("ReduceMax"),
+    ReduceMean: _reduce("ReduceMean"),
+    ReduceSum: _reduce("ReduceSum"),
     Reshape: _reshape,
     ResponseNorm: _response_norm,
     Sigmoid: _as("Sigmoid"),

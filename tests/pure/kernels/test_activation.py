@@ -17,12 +17,13 @@ from tests.pure.kernels.checks import (
 )
 from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from weft.kernels.kernel import ArraySpec, Mode
-from weft.kernels.piecewise import Clip, LeakyReLU
+from weft.kernels.piecewise import ELU, Clip, LeakyReLU
 
 SMOOTH = {"gelu": GELU(), "gelu by tanh": GELU("tanh"), "tanh": Tanh(), "sigmoid": Sigmoid()}
 CORNERS = {
     "relu": ReLU(),
     "leaky relu": LeakyReLU(0.1),
+    "elu": ELU(1.3),
     "clip": Clip(-0.7, 1.2),
     "clip, from below": Clip(minimum=0.25),
 }
@@ -46,6 +47,7 @@ def test_equals_pytorch(kernel):
     functional = pytest.importorskip("torch").nn.functional
     reference = {
         "relu": functional.relu,
+        "elu": lambda x: functional.elu(x, kernel.alpha),
         "leaky_relu": lambda x: functional.leaky_relu(x, kernel.slope),
         "clip": lambda x: x.clamp(kernel.minimum, kernel.maximum),
         "gelu": lambda x: functional.gelu(x, approximate=kernel.approximate),
@@ -72,6 +74,8 @@ def test_large_inputs_saturate_without_overflow(kernel):
     expected = np.repeat(limits, 3) if limits else np.maximum(x[0], 0)
     if isinstance(kernel, Clip):
         expected = np.clip(x[0], kernel.minimum, kernel.maximum)
+    if isinstance(kernel, ELU):
+        expected = np.where(x[0] > 0, x[0], -kernel.alpha)
     if isinstance(kernel, LeakyReLU):
         expected = np.where(x[0] > 0, x[0], kernel.slope * x[0])
     np.testing.assert_allclose(b.output[0], expected, rtol=1e-6, atol=1e-8)

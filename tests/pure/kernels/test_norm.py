@@ -1,4 +1,4 @@
-"""layer_norm and batch_norm: gradients, statistics of a micro-batch and running ones."""
+"""layer_norm, batch_norm and instance_norm: gradients, statistics of a micro-batch and running ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
-from weft.kernels.batch_norm import BatchNorm
+from weft.kernels.batch_norm import BatchNorm, InstanceNorm
 from weft.kernels.kernel import ArraySpec, Mode
 from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.optimizer import move_statistic
@@ -121,6 +121,47 @@ def test_statistics_of_a_large_mean_keep_their_digits(shape):
     np.testing.assert_allclose(far, near, atol=2e-3)
 
 
+INSTANCES = {
+    "pictures": (3, 4, 2, 3),
+    "a sequence": (4, 3, 5),
+    "one sample of one channel": (1, 1, 4, 4),
+    "volumes": (2, 2, 2, 3, 2),
+}
+instances = pytest.mark.parametrize("shape", INSTANCES.values(), ids=INSTANCES)
+affine = pytest.mark.parametrize("affine", [True, False], ids=["with weights", "without weights"])
+
+
+@instances
+@affine
+@modes
+def test_instance_norm_gradients_equal_finite_differences(shape, affine, mode):
+    check_gradients(InstanceNorm(affine=affine), normal(*shape), mode=mode, tolerance=1e-5)
+
+
+@instances
+@affine
+def test_instance_norm_equals_pytorch(shape, affine):
+    torch = pytest.importorskip("torch")
+
+    def reference(x, *weights):
+        return torch.nn.functional.instance_norm(
+            x, **dict(zip(("weight", "bias"), weights, strict=False)), eps=1e-3
+        )
+
+    check_against(InstanceNorm(1e-3, affine), reference, normal(*shape))
+
+
+@affine
+def test_instance_norm_equals_its_oracle(affine):
+    check_oracle(InstanceNorm(affine=affine), normal(3, 5, 8, 9))
+
+
+def test_instance_norm_of_one_pixel_is_the_bias():
+    b = run(InstanceNorm(), allocate(InstanceNorm(), normal(2, 3, 1, 1)))
+    np.testing.assert_array_equal(b.output[..., 0, 0], [b.parameters[1]] * 2)
+    np.testing.assert_array_equal(b.input_gradients[0], 0)
+
+
 @pytest.mark.parametrize("kernel", [LayerNorm(), BatchNorm()], ids=["layer_norm", "batch_norm"])
 def test_a_value_that_is_no_number_stays_visible(kernel):
     x = normal(3, 40, dtype="float32")
@@ -133,6 +174,8 @@ def test_a_value_that_is_no_number_stays_visible(kernel):
 WRONG = [
     ("layer_norm of plain numbers", lambda: LayerNorm().output(ArraySpec((5,))), r"shape \(5,\)"),
     ("batch_norm of plain numbers", lambda: BatchNorm().output(ArraySpec((5,))), r"shape \(5,\)"),
+    ("instance_norm of rows", lambda: InstanceNorm().output(ArraySpec((5, 4))), r"shape \(5, 4\)"),
+    ("instance_norm without epsilon", lambda: InstanceNorm(0.0), "instance_norm: epsilon is 0.0"),
     ("layer_norm without epsilon", lambda: LayerNorm(epsilon=0.0), "layer_norm: epsilon is 0.0"),
     ("batch_norm with a negative epsilon", lambda: BatchNorm(epsilon=-1.0), "batch_norm: epsilon is -1.0"),
     ("a momentum above one", lambda: BatchNorm(momentum=1.5), "momentum is 1.5"),

@@ -1,4 +1,4 @@
-"""transpose, slice and take, and reduce_mean: against NumPy and finite differences."""
+"""transpose, slice, take and pad, and the reductions: against NumPy and finite differences."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from tests.pure.kernels.checks import allocate, check_gradients, normal, run
+from tests.pure.kernels.checks import allocate, check_against, check_gradients, normal, run
 from weft.kernels.kernel import ArraySpec
-from weft.kernels.rearrange import Slice, Take, Transpose
-from weft.kernels.reduce import ReduceMean
+from weft.kernels.rearrange import Pad, Slice, Take, Transpose
+from weft.kernels.reduce import ReduceMax, ReduceMean, ReduceSum
 
 CASES = {
     **{
@@ -22,6 +22,15 @@ CASES = {
     "slice by steps that end early": (Slice(3, 1, 4, 2), lambda x: x[..., 1:4:2]),
     "take backwards": (Take(2, (3, 2, 0)), lambda x: x[:, :, [3, 2, 0]]),
     "take one twice": (Take(-1, (1, 1, 4)), lambda x: x[..., [1, 1, 4]]),
+    "pad on all sides": (
+        Pad((1, 0, 2), (0, 3, 1), 0.5),
+        lambda x: np.pad(x, ((0, 0), (1, 0), (0, 3), (2, 1)), constant_values=0.5),
+    ),
+    "pad with nothing": (Pad([0, 0, 0], [0, 0, 0]), lambda x: x),
+    "sum of pixels": (ReduceSum((2, 3)), lambda x: x.sum(axis=(2, 3), keepdims=True)),
+    "sum that drops its axis": (ReduceSum((-2,), keepdims=False), lambda x: x.sum(axis=2)),
+    "largest of pixels": (ReduceMax((2, 3)), lambda x: x.max(axis=(2, 3), keepdims=True)),
+    "largest that drops its axis": (ReduceMax((1,), keepdims=False), lambda x: x.max(axis=1)),
     "mean of pixels": (ReduceMean((2, 3)), lambda x: x.mean(axis=(2, 3), keepdims=True)),
     "mean that drops its axis": (ReduceMean((-2,), keepdims=False), lambda x: x.mean(axis=2)),
     "mean of everything": (ReduceMean([1, 2, 3], keepdims=False), lambda x: x.mean(axis=(1, 2, 3))),
@@ -36,6 +45,13 @@ def test_values_and_gradients(kernel, wanted):
     check_gradients(kernel, x)
 
 
+def test_largest_elements_share_the_gradient_as_pytorchs():
+    torch = pytest.importorskip("torch")
+    x = np.array([[[2.0, 2.0, 1.0], [0.0, 2.0, 2.0]]])
+    for axes in ((1, 2), (1,), (2,)):
+        check_against(ReduceMax(axes), lambda x, axes=axes: torch.amax(x, axes, keepdim=True), x)
+
+
 WRONG = {
     "transposing the batch": (lambda: Transpose((0, 1)), "give each of 1 to 2 once"),
     "a transpose of another rank": (lambda: Transpose((2, 1)).output(ArraySpec((2, 3))), "do not fit"),
@@ -48,6 +64,14 @@ WRONG = {
     "the mean of the batch": (lambda: ReduceMean((0,)).output(ArraySpec((2, 3))), "axes are"),
     "the mean of an axis twice": (lambda: ReduceMean((1, -1)).output(ArraySpec((2, 3))), "axes are"),
     "the mean of nothing": (lambda: ReduceMean(()).output(ArraySpec((2, 3))), "axes are"),
+    "the largest of the batch": (lambda: ReduceMax((0,)).output(ArraySpec((2, 3))), "reduce_max: axes are"),
+    "a negative pad": (lambda: Pad((0, -1), (0, 0)), "0 or more, for each axis behind the batch"),
+    "a pad of unequal axes": (lambda: Pad((0, 1), (0,)), "0 or more, for each axis behind the batch"),
+    "a pad of other axes": (lambda: Pad((1,), (1,)).output(ArraySpec((2, 3, 4))), "for 1 axes behind"),
+    "a pad of tokens with a fraction": (
+        lambda: Pad((1,), (1,), 0.5).output(ArraySpec((2, 3), "int32")),
+        "pad: an input is .* int32",
+    ),
 }
 
 

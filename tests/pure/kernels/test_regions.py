@@ -13,7 +13,7 @@ from tests.pure.kernels.checks import NAN, allocate, close, normal, oracle_only,
 from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
 from weft.kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from weft.kernels.attention import Attention
-from weft.kernels.batch_norm import BatchNorm
+from weft.kernels.batch_norm import BatchNorm, InstanceNorm
 from weft.kernels.conv import Conv2d, Conv2dAdd
 from weft.kernels.embedding import Embedding, PositionEmbedding
 from weft.kernels.function import Cast, Erf, Sqrt
@@ -22,11 +22,11 @@ from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.linear import Dense
 from weft.kernels.loss import MeanSquaredError, SoftmaxCrossEntropy
 from weft.kernels.matmul import MatMul
-from weft.kernels.piecewise import Clip, LeakyReLU
+from weft.kernels.piecewise import ELU, Clip, LeakyReLU
 from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from weft.kernels.probability import Softmax
-from weft.kernels.rearrange import Slice, Take, Transpose
-from weft.kernels.reduce import ReduceMean
+from weft.kernels.rearrange import Pad, Slice, Take, Transpose
+from weft.kernels.reduce import ReduceMax, ReduceMean, ReduceSum
 from weft.kernels.region import reshaped
 from weft.kernels.registry import KERNELS
 from weft.kernels.response_norm import ResponseNorm
@@ -97,6 +97,7 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "relu": (ReLU(), (IMAGES,)),
     "clip": (Clip(0, 6), (IMAGES,)),
     "leaky_relu": (LeakyReLU(), (IMAGES,)),
+    "elu": (ELU(), (IMAGES,)),
     "gelu": (GELU(), (IMAGES,)),
     "tanh": (Tanh(), (PLACES,)),
     "sigmoid": (Sigmoid(), (IMAGES,)),
@@ -117,6 +118,8 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "matmul": (MatMul(), ((2, 3, 4, 5), (2, 3, 5, 6))),
     "matmul, broadcast": (MatMul(), ((2, 4, 5), (2, 3, 1, 5, 6))),
     "reduce_mean": (ReduceMean((2,)), (PLACES,)),
+    "reduce_sum": (ReduceSum((1,)), (PLACES,)),
+    "reduce_max": (ReduceMax((2, 3), keepdims=False), (IMAGES,)),
     "dense": (Dense(100), (PLACES,)),
     "dense, features alone": (Dense(150, bias=False), ((1, 9),)),
     "concat": (Concat(), ((2, 3, 5, 4), (2, 1, 5, 4), (2, 4, 5, 4))),
@@ -126,8 +129,12 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "transpose": (Transpose((3, 1, 2)), (IMAGES,)),
     "slice": (Slice(2, 1, 8, 3), (IMAGES,)),
     "take": (Take(-1, (4, 0, 4, 2)), (IMAGES,)),
+    "pad": (Pad((2, 1, 0), (0, 3, 1), 0.5), (IMAGES,)),
+    "pad, regions of padding alone": (Pad((9, 0, 7), (7, 0, 9)), ((2, 1, 3, 1),)),
     "batch_norm": (BatchNorm(), (IMAGES,)),
     "batch_norm of features": (BatchNorm(), ((4, 9),)),
+    "instance_norm": (InstanceNorm(), (IMAGES,)),
+    "instance_norm without weights": (InstanceNorm(affine=False), (IMAGES,)),
     "layer_norm": (LayerNorm(), (PLACES,)),
     "response_norm": (ResponseNorm(3, 0.5), (IMAGES,)),
     "attention": (Attention(2), (PLACES,)),
@@ -248,6 +255,7 @@ def test_a_region_under_another_shape(shape, into, region, found):
 UNCUT = {
     "columns of images": (Conv2d(4, 3), (IMAGES,), [(0, 4), (0, 7), (0, 2)]),
     "the channels that a norm looks across": (ResponseNorm(3), (IMAGES,), [(0, 3), (0, 9), (0, 7)]),
+    "rows that are normalised": (InstanceNorm(), (IMAGES,), [(0, 6), (0, 4), (0, 7)]),
     "features that are normalised": (LayerNorm(), (PLACES,), [(0, 6), (0, 3)]),
     "probabilities of one sum": (Softmax(), (PLACES,), [(0, 6), (0, 3)]),
     "places of a dense layer": (Dense(4), (PLACES,), [(0, 3), (0, 4)]),
