@@ -15,10 +15,10 @@ from ....kernels.kernel import Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
 from ....kernels.matmul import MatMul
-from ....kernels.piecewise import Clip, LeakyReLU
+from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.probability import Softmax
 from ....kernels.rearrange import Transpose
-from ....kernels.reduce import ReduceMean
+from ....kernels.reduce import Reduce
 from ....kernels.shape import Add
 from .node import At, Dynamic, Operand, Static, show
 
@@ -159,7 +159,7 @@ def _factor(at: At, operand: Operand, rank: int) -> Dynamic:
     return value
 
 
-def _binary(at: At, operator: Operator, first: Operand, second: Operand) -> Dynamic:
+def _binary(at: At, operator: Operator, first: Operand, second: Operand, part: str = "") -> Dynamic:
     """Two operands, at least one of them dynamic, element by element."""
     for each in (first, second):
         kind = each.spec.dtype if isinstance(each, Dynamic) else each.array.dtype.name
@@ -178,24 +178,26 @@ def _binary(at: At, operator: Operator, first: Operand, second: Operand) -> Dyna
         kernel: Kernel = Arithmetic(operator)
         if operator == "add" and first.spec == second.spec:
             kernel = Add()
-        return at.along(first, at.add(kernel, first, second))
+        return at.along(first, at.add(kernel, first, second, part=part))
     if isinstance(first, Static):
-        return _with_static(at, operator, second, first, reverse=True)
-    return _with_static(at, operator, first, second, reverse=False)
+        return _with_static(at, operator, second, first, part, reverse=True)
+    return _with_static(at, operator, first, second, part, reverse=False)
 
 
-def _with_static(at: At, operator: Operator, x: Operand, static: Operand, *, reverse: bool) -> Dynamic:
+def _with_static(
+    at: At, operator: Operator, x: Operand, static: Operand, part: str, *, reverse: bool
+) -> Dynamic:
     """x ∘ static, or static ∘ x: a number where it is one, else a parameter."""
     assert isinstance(x, Dynamic)
     assert isinstance(static, Static)
     array = at.per_sample(static, len(x.shape))
     if array.size == 1 and array.ndim < len(x.spec.shape) and not (static.trained and array.ndim):
         number = ArithmeticNumber(operator, float(array.reshape(())), reverse)
-        return at.along(x, at.add(number, x))
+        return at.along(x, at.add(number, x, part=part))
     if x.folded and array.ndim >= len(x.shape):
         at.plain(x)
     weighted = ArithmeticWeight(operator, array.shape, reverse, static.trained)
-    return at.along(x, at.add(weighted, x, weights=(array,)))
+    return at.along(x, at.add(weighted, x, weights=(array,), part=part))
 
 
 def binary(operator: Operator) -> Reading:
@@ -233,8 +235,12 @@ def total(at: At) -> Operand:
     return result
 
 
-def reduce_mean(at: At) -> Operand:
-    """ReduceMean; over all axes where none is given."""
+def reduce(kind: type[Reduce]) -> Reading:
+    """ReduceMean, ReduceSum, ReduceMax; over all axes where none is given."""
+    return lambda at: _reduce(at, kind)
+
+
+def _reduce(at: At, kind: type[Reduce]) -> Operand:
     x = at.value(0)
     rank = len(x.shape)
     axes = at.integers(1, "axes")
@@ -243,7 +249,7 @@ def reduce_mean(at: At) -> Operand:
             return x
         axes = list(range(rank))
     own = tuple(sorted(at.axis(axis, rank) for axis in axes))
-    return at.add(at.kernel(ReduceMean, own, bool(at.attributes.get("keepdims", 1))), x)
+    return at.add(at.kernel(kind, own, bool(at.attributes.get("keepdims", 1))), x)
 
 
 def unary(kernel: Kernel) -> Reading:
@@ -297,6 +303,49 @@ def negative(at: At) -> Operand:
 def leaky_relu(at: At) -> Operand:
     """LeakyRelu."""
     return _apply(at, at.kernel(LeakyReLU, float(at.attributes.get("alpha", 0.01))))
+
+
+def elu(at: At) -> Operand:
+    """Elu."""
+    return _apply(at, at.kernel(ELU, float(at.attributes.get("alpha", 1.0))))
+
+
+def where(at: At) -> Operand:
+    """Where with a stored condition: each side times a mask, and the sum of the two."""
+    condition = at.operand(0)
+    if isinstance(condition, Dynamic):
+        at.refuse(f"its condition {condition.name!r} is computed; Weft needs it stored in the file")
+    sides = at.operand(1), at.operand(2)
+    rank = max(len(each.shape) for each in sides if isinstance(each, Dynamic))
+    terms: list[Operand] = []
+    for part, side, chosen in zip(("first", "second"), sides, (True, False), strict=True):
+        if isinstance(side, Static) and not (side.trained and side.array.ndim):
+            # Not times the mask: what hides scores is infinite.
+            terms.append(
+                _by_batch(
+                    lambda c, a, chosen=chosen: np.where(c == chosen, a, a.dtype.type(0)), condition, side
+                )
+            )
+            continue
+        value = side if isinstance(side, Dynamic) else _whole(at, side, rank)
+        mask = _by_batch(lambda c, chosen=chosen: (c == chosen).astype(np.float32), condition)
+        terms.append(_binary(at, "mul", value, mask, part))
+    first, second = terms
+    return _binary(at, "add", first, second)
+
+
+def _whole(at: At, static: Static, rank: int) -> Dynamic:
+    """A stored array that is trained as a value with `rank` axes in the file."""
+    axes = (1,) * (rank - static.array.ndim)
+    return at.constant(Static(static.array.reshape(*axes, *static.array.shape), static.trained), rank)
+
+
+def _by_batch(function: Callable[..., NDArray[Any]], *given: Static) -> Static:
+    """A static operand that follows from others, for both batches."""
+    other = None
+    if any(each.other is not None for each in given):
+        other = function(*(each.array if each.other is None else each.other for each in given))
+    return Static(function(*(each.array for each in given)), other=other)
 
 
 def dropout(at: At) -> Operand:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
-from ....kernels.batch_norm import BatchNorm
+import numpy as np
+
+from ....kernels.arithmetic import ArithmeticWeight
+from ....kernels.batch_norm import BatchNorm, InstanceNorm
 from ....kernels.conv import Conv2d
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from ....kernels.response_norm import ResponseNorm
-from .node import At, Dynamic, Operand, show
+from .node import At, Dynamic, Operand, Static, show
 
 Sides = tuple[int, int, int, int]
 
@@ -106,6 +110,12 @@ def global_average_pool(at: At) -> Operand:
     return at.reshape(at.add(GlobalAveragePool2d(), x), (*x.shape[:2], 1, 1))
 
 
+def global_max_pool(at: At) -> Operand:
+    """GlobalMaxPool: a window as large as the image."""
+    x = _image(at)
+    return at.add(at.kernel(MaxPool2d, x.shape[2:]), x)
+
+
 def batch_normalization(at: At) -> Operand:
     """BatchNormalization; its statistics move when it is trained."""
     if at.attributes.get("training_mode", 0):
@@ -122,6 +132,37 @@ def batch_normalization(at: At) -> Operand:
     words = ("scale", "bias", "mean", "variance")
     weights = tuple(at.weight(index + 1, word) for index, word in enumerate(words))
     return at.add(kernel, at.value(0), weights=weights)
+
+
+def instance_normalization(at: At) -> Operand:
+    """InstanceNormalization; exporters write one without weights with constants that do nothing."""
+    if not at.writing.batched:
+        at.refuse("it needs a batch; read the model with batched=True")
+    weights = at.weight(1, "scale"), at.weight(2, "bias")
+    learned = any(isinstance(each, Static) and each.trained for each in at.inputs)
+    affine = learned or bool(np.any(weights[0] != 1) or np.any(weights[1] != 0))
+    kernel = at.kernel(InstanceNorm, float(at.attributes.get("epsilon", 1e-5)), affine)
+    return at.add(kernel, at.value(0), weights=weights if affine else ())
+
+
+def group_normalization(at: At) -> Operand:
+    """GroupNormalization: each group of channels as one, then a weight and a bias for every channel."""
+    x = at.value(0)
+    if not at.writing.batched or at.version < 21:
+        at.refuse("Weft reads it with a batch and as of operator set 21, where each channel has a scale")
+    groups = int(at.attributes["num_groups"])
+    kernel = at.kernel(InstanceNorm, float(at.attributes.get("epsilon", 1e-5)), affine=False)
+    y = at.add(
+        kernel, at.reshape(x, (x.shape[0], groups, prod(x.shape[1:]) // groups), part="groups"), part="norm"
+    )
+    y = at.reshape(y, x.shape, part="channels")
+    for index, word, operator, part in ((1, "scale", "mul", "scaled"), (2, "bias", "add", "")):
+        weight, operand = at.weight(index, word), at.operand(index)
+        shape = (x.shape[1], *(1,) * (len(x.shape) - 2))
+        trained = isinstance(operand, Static) and operand.trained
+        kernel = at.kernel(ArithmeticWeight, operator, shape, trained=trained)
+        y = at.add(kernel, y, weights=(weight.reshape(shape),), part=part)
+    return y
 
 
 def lrn(at: At) -> Operand:

@@ -1,6 +1,7 @@
 """Neighbours that are one kernel in Weft: exporters write apart what training frameworks compute at once.
 
     dense without bias, + (features)            ->  dense
+    pad, conv2d or a pool               ->  the same          where it pads with what the other pads with
     batch_norm or conv2d, · or + (C, 1, 1)      ->  the same
     conv2d, batch_norm                          ->  conv2d            only for inference
     conv2d, add of another value                ->  conv2d_add        only for inference
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,8 @@ from ....kernels.batch_norm import BatchNorm
 from ....kernels.conv import Conv2d, Conv2dAdd
 from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.linear import Dense
+from ....kernels.pool import AveragePool2d, MaxPool2d, Pool2d
+from ....kernels.rearrange import Pad
 from ....kernels.shape import Add
 from ..graph import Node
 
@@ -42,7 +47,9 @@ def merge(
     inference: bool,
 ) -> tuple[list[Node], Weights]:
     """Nodes and weights, merged where a rule applies and nobody else reads what is between."""
-    rules: tuple[Rule, ...] = (_bias, _channels, _fold, _rectify) if inference else (_bias, _channels)
+    rules: tuple[Rule, ...] = (_bias, _channels, _padded)
+    if inference:
+        rules += _fold, _rectify
     nodes = list(nodes)
     specs = dict(inputs)
     for node in nodes:
@@ -126,6 +133,25 @@ def _channels(
         return first, {**weights, "bias": bias + factor}
     weight = weights["weight"] * factor.reshape(-1, *(1,) * (weights["weight"].ndim - 1))
     return first, {**weights, "weight": weight, "bias": bias * factor}
+
+
+def _padded(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
+    """Pixels around an image that the window behind them can see as padding of its own."""
+    if not isinstance(first, Pad) or first.before[0] or first.after[0]:
+        return None
+    if not isinstance(second, Conv2d | Pool2d):
+        return None
+    if first.value != (-inf if isinstance(second, MaxPool2d) else 0):
+        return None
+    more_sides = (*first.before[1:], *first.after[1:])
+    padding = tuple(map(sum, zip(second.window.padding, more_sides, strict=True)))
+    with suppress(ValueError):  # a pool's own padding is smaller than its window
+        if isinstance(second, AveragePool2d):
+            if any(second.window.padding) and not second.count_include_pad:
+                return None
+            return replace(second, padding=padding, count_include_pad=True), more
+        return replace(second, padding=padding), more
+    return None
 
 
 def _fold(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:

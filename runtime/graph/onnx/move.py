@@ -9,7 +9,7 @@ import numpy as np
 
 from ....kernels.embedding import Embedding
 from ....kernels.function import Cast
-from ....kernels.rearrange import Slice, Take, Transpose
+from ....kernels.rearrange import Pad, Slice, Take, Transpose
 from ....kernels.shape import Concat
 from .node import OTHER_BATCH, UNKNOWN_BATCH, At, Dynamic, Operand, Static, show
 from .package import dtype
@@ -208,6 +208,102 @@ def _require_ends(at: At, axes: Sequence[int], starts: Sequence[int], ends: Sequ
         whole = (start, end, other) == (0, UNKNOWN_BATCH, OTHER_BATCH)
         if end != other and (axis or not whole):
             at.check_fixed(given)
+
+
+def pad(at: At) -> Operand:
+    """Pad: what is cut off by a negative one goes first; at a mirror or an edge elements are taken again."""
+    x = at.moved(0)
+    rank = len(x.shape)
+    mode = at.attributes.get("mode", "constant")
+    pads = at.integers(1, "pads") or [int(each) for each in at.attributes.get("paddings", ())]
+    axes = at.counted(at.integers(3, "axes") or range(rank), rank)
+    if len(pads) != 2 * len(axes):
+        at.refuse(f"it has {len(pads)} pads for {len(axes)} axes; each axis has one before and one after")
+    sides = {axis: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
+    sides = {axis: pair for axis, pair in sides.items() if any(pair)}
+    owns = {axis: at.axis(axis, rank) for axis in sides}
+    if mode != "constant":
+        if mode not in ("reflect", "edge", "wrap"):
+            at.refuse(f"its mode is {mode!r}; Weft pads with a constant, or by reflect, edge or wrap")
+        for axis, pair in sides.items():
+            if min(pair) < 0:
+                at.refuse(f"its pads of axis {axis} are {pair}; by {mode} Weft only adds elements")
+            places = np.pad(np.arange(x.shape[axis]), pair, mode=mode)
+            x = at.add(at.kernel(Take, owns[axis], tuple(places.tolist())), x)
+        return x
+    for axis, (before, after) in sides.items():
+        if min(before, after) < 0:
+            kept = slice(max(-before, 0), x.shape[axis] + min(after, 0))
+            x = at.add(at.kernel(Slice, owns[axis], kept.start, kept.stop), x, part=f"cut{axis}")
+    value = at.static(2, "value").reshape(()) if at.given(2) else at.attributes.get("value", 0.0)
+    own = [(0, 0)] * (len(x.spec.shape) - 1)
+    for axis, (before, after) in sides.items():
+        own[owns[axis] - 1] = max(before, 0), max(after, 0)
+    if not any(map(any, own)):
+        return x
+    befores, afters = zip(*own, strict=True)
+    return at.add(at.kernel(Pad, befores, afters, float(value)), x)
+
+
+def _wanted(at: At, index: int, rank: int) -> list[int]:
+    """Extents of a result, of which the first alone may be that of an open batch."""
+    given, wanted = at.operand(index), at.integers(index, "extents", of_batch=True) or []
+    if isinstance(given, Static) and given.other is not None:
+        if len(wanted) == rank and np.array_equal(given.array[1:], given.other[1:]):
+            return wanted
+        at.check_fixed(given)
+    return wanted
+
+
+ENLARGED = (("half_pixel", "round"), ("pytorch_half_pixel", "round"), ("asymmetric", "floor"))
+"""Ways to count and to round places by which an element comes as many times as the factor says."""
+
+
+def resize(at: At) -> Operand:
+    """Resize to the nearest by whole factors: each element is taken as often as it is to be there."""
+    x = at.moved(0)
+    rank = len(x.shape)
+    axes = at.counted(at.attributes.get("axes", range(rank)), rank)
+    if at.given(3):
+        extents = zip(_wanted(at, 3, rank), axes, strict=True)
+        factors = [extent / x.shape[axis] for extent, axis in extents]
+    else:
+        factors = [float(each) for each in at.static(1 if at.version < 11 else 2, "scales").reshape(-1)]
+    mode = at.attributes.get("mode", "nearest")
+    way = at.attributes.get("coordinate_transformation_mode", "half_pixel")
+    rounding = at.attributes.get("nearest_mode", "round_prefer_floor")
+    if at.version < 11:
+        way, rounding = "asymmetric", "floor"
+    if (policy := at.attributes.get("keep_aspect_ratio_policy", "stretch")) != "stretch":
+        at.refuse(
+            f"its keep_aspect_ratio_policy is {policy!r}, which changes its sizes; store those that result"
+        )
+    whole = all(factor >= 1 and factor.is_integer() for factor in factors)
+    if mode != "nearest" or not whole or (way, rounding.removesuffix("_prefer_floor")) not in ENLARGED:
+        at.refuse(
+            f"it is {mode}, {way}, {rounding}, by {factors}; Weft enlarges by whole factors to the nearest, "
+            "half_pixel and round_prefer_floor, or asymmetric and floor"
+        )
+    for axis, factor in zip(axes, factors, strict=True):
+        if factor > 1:
+            places = np.repeat(np.arange(x.shape[axis]), int(factor))
+            x = at.add(at.kernel(Take, at.axis(axis, rank), tuple(places.tolist())), x)
+    return x
+
+
+def expand(at: At) -> Operand:
+    """Expand: the only element of an axis, taken as often as it is to be there."""
+    x = at.moved(0)
+    wanted = _wanted(at, 1, len(x.shape))
+    shape = np.broadcast_shapes(x.shape, tuple(wanted))
+    if at.writing.batched and len(shape) > len(x.shape):
+        at.refuse(f"{show(x.shape)} becomes {show(shape)}, with axes before the batch")
+    x = at.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape, part="axes")
+    for axis, extent in enumerate(shape):
+        if x.shape[axis] != extent:
+            own = at.axis(axis, len(shape))
+            x = at.add(at.kernel(Take, own, (0,) * extent), x)
+    return x
 
 
 def gather(at: At) -> Operand:

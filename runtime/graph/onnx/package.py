@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,32 @@ def load(path: Path) -> Proto:
     return proto
 
 
-def require_known(version: int) -> None:
-    """Raise GraphError for an operator set that the package does not know."""
+def operator_set(proto: Proto) -> int:
+    """The set of operators that the model is in; GraphError for one that the package does not know."""
+    found = [each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")]
+    if not found and proto.ir_version < 3:  # there was one set alone
+        return 1
+    version = max(found, default=0)
+    if version < 1:  # read as the first set, a Softmax of today would be one over all its axes
+        raise GraphError(
+            "the file does not say of which set its operators are; export it with an opset_import"
+        )
     if version > (known := onnx.defs.onnx_opset_version()):
         raise GraphError(
             f"the file has operators of set {version}, but onnx {onnx.__version__} knows those up to {known};"
             " install a newer onnx package, or export the file with an older set"
         )
+    return version
 
 
 def inlined(proto: Proto) -> Proto:
     """The model with functions of its own written out in place."""
-    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    if not proto.functions:
+        return proto
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except Exception as error:  # of the C++ side, without a public base; a function that calls itself is one
+        raise GraphError(f"the model's own functions cannot be written out: {error}") from error
 
 
 def tensor(proto: Proto) -> NDArray[Any]:
@@ -79,7 +94,7 @@ def attributes(node: Proto) -> dict[str, Any]:
     for each in node.attribute:
         value = onnx.helper.get_attribute_value(each)
         if isinstance(value, bytes):
-            value = value.decode()
+            value = value.decode(errors="backslashreplace")
         found[each.name] = tensor(value) if isinstance(value, onnx.TensorProto) else value
     return found
 
@@ -222,11 +237,12 @@ def model(
     return proto
 
 
-def save(proto: Proto, path: Path) -> None:
+def save(proto: Proto, path: str | PathLike[str]) -> None:
     """Write a file, whole or not at all, which the package's checker finds in order.
 
     Raises MachineError where it cannot be written, GraphError where it is larger than a file may be.
     """
+    path = Path(path)
     size = proto.ByteSize()
     if size > WHOLE_BYTES:
         raise GraphError(f"{path}: the model has {size / 1e9:.1f} GB, and an ONNX file at most 2.1")

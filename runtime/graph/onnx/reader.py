@@ -10,6 +10,7 @@ batch axis is read with batched=False.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....kernels.activation import ReLU, Sigmoid, Tanh
+from ....kernels.arithmetic import ArithmeticNumber
 from ....kernels.function import Cast, Erf, Sqrt
 from ....kernels.kernel import ArraySpec
+from ....kernels.piecewise import LeakyReLU
+from ....kernels.reduce import ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
 from . import algebra, images, move, package
@@ -31,6 +35,7 @@ from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
 
 OPERATORS: Mapping[str, Reading] = {
+    "Abs": algebra.unary(LeakyReLU(-1.0)),
     "Add": algebra.binary("add"),
     "AveragePool": images.average_pool,
     "BatchNormalization": images.batch_normalization,
@@ -40,15 +45,20 @@ OPERATORS: Mapping[str, Reading] = {
     "Conv": images.conv,
     "Div": algebra.binary("div"),
     "Dropout": algebra.dropout,
+    "Elu": algebra.elu,
     "Erf": algebra.unary(Erf()),
+    "Expand": move.expand,
     "Flatten": move.flatten,
     "Gather": move.gather,
     "Gelu": algebra.gelu,
     "Gemm": algebra.gemm,
     "GlobalAveragePool": images.global_average_pool,
+    "GlobalMaxPool": images.global_max_pool,
+    "GroupNormalization": images.group_normalization,
     "HardSigmoid": algebra.hard_sigmoid,
     "HardSwish": algebra.hard_swish,
     "Identity": move.identity,
+    "InstanceNormalization": images.instance_normalization,
     "LRN": images.lrn,
     "LayerNormalization": algebra.layer_normalization,
     "LeakyRelu": algebra.leaky_relu,
@@ -56,10 +66,15 @@ OPERATORS: Mapping[str, Reading] = {
     "MaxPool": images.max_pool,
     "Mul": algebra.binary("mul"),
     "Neg": algebra.negative,
+    "Pad": move.pad,
     "Pow": algebra.binary("pow"),
-    "ReduceMean": algebra.reduce_mean,
+    "Reciprocal": algebra.unary(ArithmeticNumber("div", 1.0, reverse=True)),
+    "ReduceMax": algebra.reduce(ReduceMax),
+    "ReduceMean": algebra.reduce(ReduceMean),
+    "ReduceSum": algebra.reduce(ReduceSum),
     "Relu": algebra.unary(ReLU()),
     "Reshape": move.reshape,
+    "Resize": move.resize,
     "Shape": move.shape,
     "Sigmoid": algebra.unary(Sigmoid()),
     "Slice": move.cut,
@@ -72,6 +87,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Tanh": algebra.unary(Tanh()),
     "Transpose": move.transpose,
     "Unsqueeze": move.unsqueeze,
+    "Where": algebra.where,
 }
 """The operators that Weft computes. Where all inputs are fixed, every operator of ONNX is understood."""
 
@@ -110,14 +126,14 @@ def read(
     proto = package.load(Path(source)) if isinstance(source, str | PathLike) else source
     proto = package.inlined(proto)
     file = proto.graph
-    version = max((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=1)
-    package.require_known(version)
+    version = package.operator_set(proto)
     if file.sparse_initializer:
         name = file.sparse_initializer[0].values.name
         raise GraphError(f"the weight {name!r} is stored as a sparse tensor; store it with all its elements")
     stored = {each.name: package.tensor(each) for each in file.initializer}
     operands: dict[str, Operand] = {name: Static(array, _learns(array)) for name, array in stored.items()}
     entries = [each for each in file.input if each.name not in stored]
+    _require_once(file, entries)
     _require_axes(entries, sizes or {})
     shapes = {each.name: _shape(each, batched, sizes or {}) for each in entries}
     writing = Writing(batched, _batch(shapes) if batched else 1)
@@ -191,9 +207,11 @@ def _node(
         result = reading(at)
     except KeyError as error:
         at.refuse(f"its attribute {error.args[0]!r} is missing")
-    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError) as error:
         # of attributes and weights that do not fit together
         at.refuse(str(error))
+    except MemoryError as error:
+        at.refuse(f"what it makes is too large for this machine: {str(error) or 'out of memory'}")
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -248,6 +266,17 @@ def _require_values(nodes: Sequence[Any], wanted: Iterable[str], known: Collecti
         which = f"node {name!r} makes" if meant else "its last values are"
         listed = ", ".join(map(repr, meant or list(made)[-SHOWN:])) or "none"
         raise GraphError(f"the file has no value {name!r} that could be an output; {which} {listed}")
+
+
+def _require_once(file: package.Proto, entries: Iterable[Any]) -> None:
+    """Raise GraphError for a name that has several values: which of them was meant, nobody knows."""
+    names = [each.name for each in (*file.initializer, *entries)]
+    names += [name for node in file.node for name in node.output if name]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise GraphError(
+            f"the file gives {twice[0]!r} several values; give every input, weight and output of a node a "
+            "name of its own"
+        )
 
 
 def _require_axes(entries: Iterable[Any], sizes: Mapping[str, int]) -> None:

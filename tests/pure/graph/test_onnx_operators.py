@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.pure.graph.onnx_files import compute, file, node
+from tests.pure.graph.onnx_files import compute, expected, file, node
 from weft.runtime.errors import GraphError
 from weft.runtime.graph import describe
 from weft.runtime.graph.onnx import read
@@ -22,6 +22,7 @@ def softmax(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 
 W, V, M = normal(4), normal(3, 1), normal(4, 5)
 X, Z = normal(2, 3, 4), normal(2, 1, 4, seed=1)
+HIDDEN = np.tri(3, 4, dtype=bool)  # False above the diagonal, as a causal mask is
 
 CASES = {
     # node, weights, what NumPy computes from x (2, 3, 4) and z (2, 1, 4)
@@ -79,6 +80,52 @@ CASES = {
     "a mean over given axes": (node("ReduceMean", "x", "y", axes=[-1], keepdims=0), {}, X.mean(-1), 13),
     "a mean over none": (
         node("ReduceMean", "x w", "y", noop_with_empty_axes=1), {"w": np.zeros(0, int)}, X, 18
+    ),
+    "a pad of old": (node("Pad", "x", "y", paddings=[0, 1, 0, 0, 0, 2], value=0.5), {},
+                     np.pad(X, ((0, 0), (1, 0), (0, 2)), constant_values=0.5), 1),
+    "a pad of named axes that also cuts": (
+        node("Pad", "x p v a", "y"),
+        {"p": np.array([2, -1, -1, 1]), "v": np.float32(3), "a": np.array([-1, 1])},
+        np.pad(X[:, 1:, :-1], ((0, 0), (0, 1), (2, 0)), constant_values=3), 18,
+    ),
+    "a pad that only cuts": (
+        node("Pad", "x p", "y"), {"p": np.array([0, -1, 0, 0, 0, -2])}, X[:, 1:, :-2], 18
+    ),
+    "a pad with nothing": (node("Pad", "x p", "y"), {"p": np.zeros(6, int)}, X, 18),
+    "a mirror": (node("Pad", "x p", "y", mode="reflect"), {"p": np.array([0, 0, 3, 0, 2, 1])},
+                 np.pad(X, ((0, 0), (0, 2), (3, 1)), mode="reflect"), 18),
+    "an edge that goes on": (node("Pad", "x p", "y", mode="edge"), {"p": np.array([0, 0, 3, 0, 9, 1])},
+                             np.pad(X, ((0, 0), (0, 9), (3, 1)), mode="edge"), 18),
+    "values expanded": (node("Expand", "z s", "y"), {"s": np.array([3, 4])}, np.repeat(Z, 3, 1), 18),
+    "values expanded to less": (node("Expand", "x s", "y"), {"s": np.array([1, 1, 1])}, X, 18),
+    "an enlarged image": (
+        node("Resize", "x r s", "y", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        {"r": np.zeros(0, "f4"), "s": np.float32([1, 3, 2])}, X.repeat(3, 1).repeat(2, 2), 13,
+    ),
+    "an image of old, enlarged": (
+        node("Resize", "x s", "y"), {"s": np.float32([1, 1, 3])}, X.repeat(3, 2), 10
+    ),
+    "scores that a mask hides": (
+        node("Where", "c x w", "y"), {"c": HIDDEN, "w": np.float32(-np.inf)}, np.where(HIDDEN, X, -np.inf), 18
+    ),
+    "weights under a mask first": (
+        node("Where", "c w x", "y"), {"c": HIDDEN, "w": W}, np.where(HIDDEN, W, X), 18
+    ),
+    "one or the other value": (node("Where", "c x z", "y"), {"c": HIDDEN}, np.where(HIDDEN, X, Z), 18),
+    "a condition for all": (
+        node("Where", "c x z", "y"), {"c": np.array(False)}, np.broadcast_to(Z, X.shape), 18
+    ),
+    "absolute values": (node("Abs", "x", "y"), {}, abs(X), 18),
+    "the largest of all axes but the batch": (
+        node("ReduceMax", "x", "y", axes=[1, -1], keepdims=0), {}, X.max((1, 2)), 13
+    ),
+    "sums over given axes": (
+        node("ReduceSum", "x a", "y"), {"a": np.array([1])}, X.sum(1, keepdims=True), 13
+    ),
+    "a norm of instances": (
+        node("InstanceNormalization", "x s b", "y", epsilon=1e-3), {"s": V[:, 0], "b": normal(3, seed=2)},
+        (X - X.mean(2, keepdims=True)) / np.sqrt(X.var(2, keepdims=True) + 1e-3) * V
+        + normal(3, seed=2)[:, None], 18,
     ),
     "a norm over two axes": (
         node("LayerNormalization", "x w", "y", axis=1), {"w": normal(3, 4)},
@@ -247,6 +294,93 @@ def test_what_is_computed_when_the_file_is_read_follows_the_standard():
         x = normal(2, 3, 4, seed=9)
         (got,) = compute(read(proto, batched=False), {"x": x[None]}).values()
         np.testing.assert_allclose(got[0], x + result, rtol=1e-5, atol=1e-6, err_msg=op)
+
+
+K = normal(3, 2, 3, 3)
+IMAGES = normal(2, 2, 5, 6)
+ONE_ROUND = [0, 0, 1, 1, 0, 0, 1, 1]
+PADDED = {
+    # the pad's value and pads, what is behind it, and whether the two are one
+    "zeros before a convolution": (
+        0, [0, 0, 1, 0, 0, 0, 2, 1], node("Conv", "p k", "y", pads=[0, 1, 0, 1]), True
+    ),
+    "zeros before filters that step over them": (
+        0, [0, 0, 4, 4, 0, 0, 4, 4], node("Conv", "p k", "y", strides=[5, 5]), True
+    ),
+    "ones before a convolution": (1, ONE_ROUND, node("Conv", "p k", "y"), False),
+    "what is below all before a largest": (
+        -np.inf, ONE_ROUND, node("MaxPool", "p", "y", kernel_shape=[3, 3], strides=[2, 2]), True
+    ),
+    "zeros before a largest": (0, ONE_ROUND, node("MaxPool", "p", "y", kernel_shape=[3, 3]), False),
+    "more than a window before a largest": (
+        -np.inf, [0, 0, 0, 3, 0, 0, 0, 0], node("MaxPool", "p", "y", kernel_shape=[4, 3]), False
+    ),
+    "zeros before a mean": (
+        0, [0, 0, 1, 1, 0, 0, 0, 1], node("AveragePool", "p", "y", kernel_shape=[3, 2]), True
+    ),
+    "zeros before a mean that leaves out its own": (
+        0, [0, 0, 1, 0, 0, 0, 0, 1],
+        node("AveragePool", "p", "y", kernel_shape=[3, 2], pads=[1, 1, 0, 0]), False,
+    ),
+    "zeros before a mean that counts its own": (
+        0, [0, 0, 1, 0, 0, 0, 0, 0],
+        node("AveragePool", "p", "y", kernel_shape=[3, 2], pads=[1, 1, 0, 0], count_include_pad=1), True,
+    ),
+    "channels of zeros": (
+        0, [0, 1, 0, 0, 0, 0, 0, 0], node("AveragePool", "p", "y", kernel_shape=[3, 2]), False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "pads", "behind", "merged"), PADDED.values(), ids=PADDED)
+def test_pixels_around_an_image_become_padding_where_they_are_the_same(value, pads, behind, merged):
+    weights = {"k": K, "pads": np.array(pads), "value": np.float32(value)}
+    proto = file([node("Pad", "x pads value", "p"), behind], {"x": ("n", 2, 5, 6)}, ["y"], weights)
+    for inference in (False, True):
+        model = read(proto, inference=inference)
+        assert len(model.graph.nodes) == (1 if merged else 2)
+        (y,) = compute(model, {"x": IMAGES}).values()
+        (wanted,) = expected(proto, {"x": IMAGES})
+        np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pad_that_others_read_too_stays_apart():
+    weights = {"k": normal(2, 2, 3, 3), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    nodes = [
+        node("Pad", "x pads", "p"), node("Conv", "p k", "c", pads=[1, 1, 1, 1]), node("Add", "c p", "y")
+    ]  # fmt: skip
+    proto = file(nodes, {"x": ("n", 2, 5, 6)}, ["y"], weights)
+    (y,) = compute(read(proto), {"x": IMAGES}).values()
+    np.testing.assert_allclose(y, expected(proto, {"x": IMAGES})[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_without_weights_has_none_that_are_trained():
+    nodes = [
+        node("Constant", "", "s", value_floats=[1.0] * 3), node("Constant", "", "b", value_floats=[0.0] * 3),
+        node("InstanceNormalization", "x s b", "y"),
+    ]  # fmt: skip
+    model = read(file(nodes, {"x": ("n", 3, 4)}, ["y"], {}))
+    assert model.weights == {}
+    wanted = (X - X.mean(2, keepdims=True)) / np.sqrt(X.var(2, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(*compute(model, {"x": X}).values(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_values_are_expanded_to_the_shape_of_others():
+    nodes = [node("Shape", "x", "s"), node("Expand", "z s", "e"), node("Div", "x e", "y")]
+    for batch in ("n", 2):
+        model = read(file(nodes, {"x": (batch, 3, 4), "z": (batch, 1, 4)}, ["y"], {}))
+        np.testing.assert_allclose(*compute(model, {"x": X, "z": Z}).values(), X / Z, rtol=1e-6)
+
+
+def test_an_image_is_enlarged_to_the_size_of_another_in_an_open_batch():
+    nodes = [
+        node("Shape", "x", "s", end=1), node("Concat", "s more", "size", axis=0),
+        node("Resize", "x r n size", "y"),
+    ]  # fmt: skip
+    weights = {"more": np.array([6, 4]), "r": np.zeros(0, "f4"), "n": np.zeros(0, "f4")}
+    proto = file(nodes, {"x": ("n", 3, 4)}, ["y"], weights)
+    proto.graph.node[2].input[1] = proto.graph.node[2].input[2] = ""
+    np.testing.assert_array_equal(*compute(read(proto), {"x": X}).values(), X.repeat(2, 1))
 
 
 def test_for_inference_a_convolution_takes_the_norm_and_the_scale_behind_it():

@@ -16,6 +16,17 @@ from weft.runtime.graph.onnx import read
 ONES = np.ones
 
 
+def endless():
+    """A function of the file that calls itself."""
+    proto = one("Relu")
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = "Again", "own"
+    sets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("own", 1)]
+    call = onnx.helper.make_node("Again", ["a"], ["b"], domain="own")
+    proto.functions.append(onnx.helper.make_function("own", "Again", ["a"], ["b"], [call], sets))
+    proto.opset_import.append(sets[1])
+    return proto
+
+
 def one(op: str, inputs: str = "x", *, shape=("n", 4), weights=None, version=18, integers=(), **attributes):
     """A file of one node."""
     return file([node(op, inputs, "y", **attributes)], {"x": shape}, ["y"], weights or {},
@@ -56,9 +67,39 @@ WRONG = {
     "an operator that Weft lacks": (
         one("Celu"),
         {},
-        ["node 'y_node': Weft has no kernel for the operator Celu; it has Add, ", "Unsqueeze"],
+        ["node 'y_node': Weft has no kernel for the operator Celu; it has Abs, Add, ", "Unsqueeze"],
     ),
     "an operator of another domain": (domain(), {}, ["operator com.example.Relu"]),
+    "an image that is made smaller": (
+        one("Resize", "x r s", shape=IMAGE, weights={"r": ONES(0, "f4"), "s": np.float32([1, 1, 0.5, 2])}),
+        {},
+        ["(Resize): it is nearest, half_pixel, round_prefer_floor, by [1.0, 1.0, 0.5, 2.0]; Weft enlarges"],
+    ),
+    "a size that is none": (
+        one("Resize", "x r r s", shape=IMAGE, weights={"r": ONES(0, "f4"), "s": np.array([1, 2, 12, 12])},
+            keep_aspect_ratio_policy="not_larger"),
+        {},
+        ["(Resize): its keep_aspect_ratio_policy is 'not_larger', which changes its sizes"],
+    ),
+    "a function without an end": (endless(), {}, ["own functions cannot be written out", "Cycle"]),
+    "a value that two nodes make": (
+        file([node("Relu", "x", "y"), node("Tanh", "x", "y")], {"x": ("n", 4)}, ["y"], {}),
+        {},
+        ["the file gives 'y' several values"],
+    ),
+    "more elements than there is memory": (
+        one("Expand", "x s", shape=(1, 1), weights={"s": np.array([1, 2**60])}),
+        {},
+        ["node 'y_node' (Expand): what it makes is too large for this machine: out of memory"],
+    ),
+    "a text that is none": (
+        one("Pad", "x p", weights={"p": np.array([0, 1, 0, 0])}, mode=b"\xff"), {}, ["(Pad): its mode is"]
+    ),
+    "a group's scale of old": (
+        one("GroupNormalization", "x s s", shape=IMAGE, weights={"s": ONES(2, "f4")}, num_groups=2),
+        {},
+        ["(GroupNormalization): Weft reads it with a batch and as of operator set 21"],
+    ),
     "a branch": (branches(), {}, ["operator If"]),
     "filters that are computed": (
         file([node("Conv", "x w", "y")], {"x": (1, 2, 6, 6), "w": (1, 2, 3, 3)}, ["y"], {}),
@@ -178,6 +219,41 @@ WRONG = {
         one("BatchNormalization", "x s s s s", weights={"s": ONES(4, "f4")}, training_mode=1),
         {},
         ["training_mode is 1", "export the model for inference"],
+    ),
+    "a pad of the batch": (
+        one("Pad", "x p", weights={"p": np.array([0, 0, 1, 0])}), {}, ["(Pad)", "axis 0, the batch"]
+    ),
+    "a pad of few sides": (
+        one("Pad", "x p", weights={"p": np.array([0, 1])}), {}, ["(Pad): it has 2 pads for 2 axes; each axis"]
+    ),
+    "pads that leave nothing": (
+        one("Pad", "x p", weights={"p": np.array([0, -3, 0, -1])}), {}, ["holds nothing"]
+    ),
+    "a mirror that cuts": (
+        one("Pad", "x p", weights={"p": np.array([0, 1, 0, -1])}, mode="reflect"),
+        {},
+        ["(Pad): its pads of axis 1 are (1, -1); by reflect Weft only adds elements"],
+    ),
+    "a pad that ONNX does not have": (
+        one("Pad", "x p", weights={"p": np.array([0, 1, 0, 0])}, mode="mean"), {}, ["its mode is 'mean'"]
+    ),
+    "axes expanded before the batch": (
+        one("Expand", "x s", weights={"s": np.array([2, 1, 4])}),
+        {},
+        ["(Expand): (N, 4) becomes (2, N, 4), with axes before the batch"],
+    ),
+    "a batch that is expanded": (
+        one("Expand", "x s", shape=(1, 4), weights={"s": np.array([3, 4])}), {}, ["axis 0, the batch"]
+    ),
+    "a condition that is computed": (
+        file([node("Cast", "x", "c", to=9), node("Where", "c x x", "y")], {"x": ("n", 4)}, ["y"], {}),
+        {},
+        ["(Where): its condition 'c_node' is computed; Weft needs it stored in the file"],
+    ),
+    "a norm of instances where there is no batch": (
+        one("InstanceNormalization", "x s s", shape=(2, 3, 4), weights={"s": ONES(3, "f4")}),
+        {"batched": False},
+        ["(InstanceNormalization): it needs a batch"],
     ),
     "a mean over the batch": (one("ReduceMean"), {}, ["axis 0, the batch", "batched=False"]),
     "a transposed batch": (one("Transpose"), {}, ["perm [1, 0] moves axis 0, the batch"]),
@@ -366,6 +442,14 @@ DAMAGED = {
     "a weight of few elements": (
         lambda proto: setattr(proto.graph.sparse_initializer.add().values, "name", "s"),
         "the weight 's' is stored as a sparse tensor",
+    ),
+    "no set of operators": (
+        lambda proto: proto.ClearField("opset_import"),
+        "does not say of which set its operators are",
+    ),
+    "a weight that is stored twice": (
+        lambda proto: proto.graph.initializer.append(proto.graph.initializer[0]),
+        "the file gives 'w' several values",
     ),
     "a cost that is no number": (
         lambda proto: proto.graph.node[0].metadata_props.add(key="weft.cost", value="dear"),

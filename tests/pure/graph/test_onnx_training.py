@@ -48,6 +48,46 @@ def network():
     return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
 
 
+def style_network():
+    """What networks of styles have: mirrors, norms of instances, masks, sums and largest elements."""
+    random = np.random.default_rng(8)
+
+    def weight(*shape):
+        return (random.standard_normal(shape) * 0.4).astype(np.float32)
+
+    weights = {
+        "mirror": np.array([0, 0, 1, 2, 0, 0, 2, 1]), "below": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+        "w1": weight(4, 2, 3, 3), "b1": weight(4), "scale": 1 + weight(4), "shift": weight(4),
+        "round": np.array([0, 0, 1, 0, 0, 0, 1, 2]), "tenth": np.float32(0.1),
+        "mask": random.random((7, 7)) < 0.7, "token": weight(4, 1, 1),
+        "pixels": np.array([2, 3]), "w2": weight(4, 4, 3, 3), "w3": weight(3, 4),
+        "b3": weight(3), "same": np.array([1, 1, 7, 7]), "flat": np.array([0, 4]),
+    }  # fmt: skip
+    nodes = [
+        node("Pad", "x mirror", "p1", mode="reflect"),
+        node("Conv", "p1 w1 b1", "c1", strides=[1, 1]),
+        node("InstanceNormalization", "c1 scale shift", "n1"),
+        node("Elu", "n1", "e1", alpha=0.8),
+        node("Pad", "e1 below", "p2"),
+        node("Conv", "p2 w2", "c2", strides=[2, 2]),
+        node("GlobalMaxPool", "c2", "top"),
+        node("ReduceSum", "e1 pixels", "sum"),
+        node("Mul", "sum tenth", "level"),
+        node("Expand", "level same", "wide"),
+        node("Slice", "e1 from to axes", "cut"),
+        node("Where", "mask cut token", "seen"),
+        node("Sub", "wide seen", "less"),
+        node("Abs", "less", "far"),
+        node("Pad", "far round tenth", "p3"),
+        node("ReduceMax", "p3", "most", axes=[2, 3]),
+        node("Add", "most top", "both"),
+        node("Reshape", "both flat", "f"),
+        node("Gemm", "f w3 b3", "logits", transB=1),
+    ]
+    weights |= {"from": np.array([0, 1]), "to": np.array([7, 8]), "axes": np.array([2, 3])}
+    return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", bfloat16])
 def test_a_mask_that_is_stored_as_weights_are_is_not_trained(dtype):
     mask = np.array([0, 0, -np.inf], np.float32)
@@ -90,14 +130,21 @@ class Trained:
         }
 
 
-def test_gradients_of_a_convolutional_network_equal_finite_differences():
-    model = read(network())
+NETWORKS = {
+    "of a convolutional network": (network, {"c1", "n1", "c2", "c3", "scaled", "logits"}),
+    "of a network of styles": (style_network, {"c1", "n1", "c2", "seen_node_constant", "logits"}),
+}
+
+
+@pytest.mark.parametrize(("make", "trained_nodes"), NETWORKS.values(), ids=NETWORKS)
+def test_gradients_equal_finite_differences(make, trained_nodes):
+    model = read(make())
     random = np.random.default_rng(3)
     samples = {"x": random.standard_normal((BATCH, 2, 7, 7)), "target": random.integers(0, 3, BATCH)}
     graph = with_loss(model.graph, "softmax_cross_entropy", ArraySpec((), "int32"))
     trained = Trained(graph, dict(model.weights), samples)
     gradients = trained.gradient()
-    assert {name.rpartition("_node")[0] for name in gradients} == {"c1", "n1", "c2", "c3", "scaled", "logits"}
+    assert {name.rpartition(".")[0].removesuffix("_node") for name in gradients} == trained_nodes
     start = trained.flat.copy()
     for p in trained.layout.parameters:
         if p.name not in gradients:
