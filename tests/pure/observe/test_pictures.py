@@ -367,6 +367,29 @@ def test_smoothing_keeps_a_constant_and_bridges_what_is_missing() -> None:
     assert smooth(values, 5.0) == pytest.approx(np.full(100, 2.0))
 
 
+def test_smoothing_of_many_values_is_that_of_each_under_the_window() -> None:
+    rng = np.random.default_rng(1)
+    values = np.cumsum(rng.standard_normal(30_011)) / 50
+    values[rng.random(values.size) < 0.1] = np.nan
+    smoothed, known = smooth(values, 375.0), np.isfinite(values)
+    for at in (0, 1, 700, 15_000, 29_000, 30_010):
+        window = np.exp(-0.5 * ((np.arange(values.size) - at) / 375.0) ** 2)[known]
+        assert smoothed[at] == pytest.approx((window @ values[known]) / window.sum(), abs=2e-3), at
+
+
+def test_the_work_of_smoothing_does_not_go_with_the_square_of_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    convolve = np.convolve
+
+    def bounded(a: np.ndarray, window: np.ndarray, mode: str) -> np.ndarray:
+        assert a.size * window.size < 50 * 1_000_000
+        return convolve(a, window, mode)
+
+    monkeypatch.setattr(np, "convolve", bounded)
+    assert smooth(np.ones(1_000_000), 1_000_000 / 80) == pytest.approx(np.ones(1_000_000))
+
+
 def test_smoothing_does_not_lag() -> None:
     step = np.repeat([0.0, 1.0], 50)
     smoothed = smooth(step, 4.0)
