@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from statistics import median
 from typing import Final
 
+import numpy as np
+
 from .metrics import History
-from .shares import Shares, mean, models, summarise
+from .portions import covered
+from .shares import Shares, mean, models, summarise, training_window
 from .steps import most_typical, starts
 from .trace import WIRE, RankTrace
 from .words import figure, speed
@@ -73,11 +75,18 @@ def training_loss(history: History) -> tuple[float, int]:
 
 
 def step_ms(run: Run) -> float:
-    """The median time from one step's backward to the next one's, on the rank that is shown."""
+    """The median time from one step's backward to the next one's, on the rank that is shown.
+
+    As in the shares, evaluations do not count: of a run that evaluated after every step, as one does whose
+    epochs are a step, they were said to be ten times as long as the speed above told.
+    """
     if not (shown := run.typical_step()):
         return math.nan
-    steps = starts(shown[0], backward=True)[1]
-    return median((b - a) / 1e6 for (_, a), (_, b) in pairwise(steps))
+    trace = shown[0]
+    at = np.array([at_ns for _, at_ns in starts(trace, backward=True)[1]], np.int64)
+    window = training_window(trace.spans)
+    counted = np.diff(covered(window, at))[at[:-1] >= window[:, 0].min(initial=at[-1])]
+    return float(np.median(counted if len(counted) else np.diff(at))) / 1e6
 
 
 def _samples_per_s(run: Run) -> float:

@@ -88,8 +88,9 @@ def _traced(name: str, traces: Sequence[RankTrace], history: History) -> str:
     of = f"  the trace is of steps {min(steps):,} to {max(steps):,}"
     if max(steps) > history.start:  # (older ones of them may have had to make room)
         return f"{of}: since the run was resumed" if min(steps) == history.start + 1 else of
-    later = history.steps and max(steps) < history.steps[-1]["step"]
-    return f"{of}: what came later has not ended" if later else ""
+    if history.steps and max(steps) < history.steps[-1]["step"]:
+        return f"{of}: what came later has not ended"
+    return of if min(steps) > 1 else ""  # since the start before the last, which had nothing left to do
 
 
 def compare(path: Path, other: Path) -> str:
@@ -109,7 +110,12 @@ def compare(path: Path, other: Path) -> str:
         Run(name, read_metrics(folder.metrics), of_run)
         for folder, name, of_run in zip(folders, names, traces, strict=True)
     ]
-    parts = [side_by_side(*runs), *missing]
+    parts = [side_by_side(*runs)]
+    # Beside speeds and losses of all steps stand times and shares of those that the trace has.
+    for folder, run in zip(folders, runs, strict=True):
+        if traced := _traced(folder.name, run.traces, run.history):
+            parts.append(f"  {run.label}: {traced.strip()}")
+    parts += missing
     files = Files()
     if files.write(folders[0].compare_picture, lambda path: draw_comparison(path, title, runs)):
         parts.append(f"picture: {folders[0].compare_picture}")

@@ -89,6 +89,29 @@ def test_a_rank_that_leaves_sending_to_others_has_no_shares_of_the_wire(tmp_path
     assert " 9 n9 9.9% – – – 9.9% 9" in lines
 
 
+def test_the_time_of_a_step_is_without_the_evaluations_behind_each(tmp_path: Path) -> None:
+    def traced(evaluation_ms: int) -> RankTrace:
+        spans, now = list[Span](), 0
+        for step in range(6):
+            facts = {"step": step, "micro_batch": 0, "model": "a"}
+            for name, phase, ms, of in (
+                ("load", "load", 1, facts),
+                ("dense_1.forward", "forward", 3, facts),
+                ("dense_1.weight_gradient", "weight_gradient", 4, facts),
+                ("portion 0 (dense_1).update", "update", 2, facts),
+                ("rest", "rest", 0, {}),
+                ("dense_1.forward", "forward", evaluation_ms, {}),
+            ):
+                end = now + ms * 1_000_000
+                spans.append(Span("compute", name, now, end, {"phase": phase, **of}))
+                now = end
+        return RankTrace(0, "n1", tuple(spans))
+
+    long, short = (run(tmp_path, str(ms), [traced(ms)]) for ms in (700, 5))
+    text = compare(long.path, short.path)
+    assert re.search(r"^  step, median +10\.00 ms +10\.00 ms +×1\.00$", text, re.MULTILINE), text
+
+
 def test_two_models_are_told_apart(tmp_path: Path) -> None:
     folder = run(tmp_path, "a", [exchange_trace(0, "n1", TWO)])
     text = masked(report(folder.path))
@@ -169,19 +192,42 @@ def test_a_run_that_was_resumed_tells_what_is_of_before(tmp_path: Path) -> None:
     assert re.search(r"^  the trace is of steps 1 to \d+: what came later has not ended$", text, re.MULTILINE)
 
 
+def of_later_steps(by: int) -> RankTrace:
+    """A trace of eight steps, the first of them after `by` others."""
+    spans = (span for span in exchange_trace(0, "n1", ONE).spans if "step" in span.args)
+    later = (span._replace(args={**span.args, "step": span.args["step"] + by}) for span in spans)
+    return RankTrace(0, "n1", tuple(later))
+
+
 def test_a_run_that_was_resumed_and_ended_tells_of_which_steps_its_trace_is(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, ranks=1)
+    folder, other = write_run(tmp_path, ranks=1), write_run(tmp_path, ranks=1)
     steps = folder.metrics.read_text().splitlines(keepends=True)
     start = '{"kind": "start", "step": 5, "ranks": 1}\n'
     folder.metrics.write_text("".join([*steps[:5], start, *steps[5:]]))
-    trace = exchange_trace(0, "n1", ONE)
-    later = [
-        span._replace(args={**span.args, "step": span.args["step"] + 5})
-        for span in trace.spans
-        if "step" in span.args
-    ]
-    write_chrome(folder.trace, [RankTrace(0, "n1", tuple(later))])
-    assert "\n  the trace is of steps 6 to 13: since the run was resumed\n" in report(folder.path)
+    write_chrome(folder.trace, [of_later_steps(5)])
+    told = "the trace is of steps 6 to 13: since the run was resumed"
+    assert f"\n  {told}\n" in report(folder.path)
+    for text in (compare(folder.path, other.path), compare(other.path, folder.path)):
+        assert f"\n  {folder.path.name}: {told}\n" in text
+        assert text.count("the trace is of steps") == 1
+
+
+def test_a_run_that_was_resumed_with_nothing_left_to_do_tells_of_which_steps_its_trace_is(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder.create(tmp_path, "digits")
+    with Metrics(folder.metrics) as metrics:
+        for start, until in ((0, 5), (5, 13), (13, 13)):
+            metrics.write(kind="start", step=start, ranks=1)
+            for step in range(start + 1, until + 1):
+                metrics.write(kind="step", step=step, loss=0.5, time_s=step - start)
+            metrics.write(kind="end", step=until, reason="all steps done")
+    write_chrome(folder.trace, [of_later_steps(5)])
+    assert "\n  the trace is of steps 6 to 13\n" in report(folder.path)
+    write_chrome(folder.trace, [of_later_steps(0)])
+    with folder.metrics.open("a") as file:
+        file.write('{"kind": "start", "step": 8, "ranks": 1}\n')
+    assert "the trace is of steps" not in report(folder.path)
 
 
 def test_a_run_whose_metrics_are_gone_is_not_said_to_have_done_nothing(tmp_path: Path) -> None:
