@@ -113,6 +113,13 @@ def positive(text: str) -> int:
     return number
 
 
+def portion_bytes(text: str) -> int:
+    """An option's bytes of a portion, of which a job's [exchange] takes 1024 or more."""
+    if (number := positive(text)) < 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}: a portion has 1024 bytes or more")
+    return number
+
+
 def amount(text: str) -> float:
     """An option's number above 0, of seconds, say. At -1 requests a second arrivals would have no end."""
     if (number := _finite(text)) <= 0:

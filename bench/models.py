@@ -46,7 +46,7 @@ from bench._several import Together
 from bench._steps import CHECKED_STEPS, Sizes, reference, widths
 from bench._training import Trained, Training
 from bench._weft import Fixed, Model
-from bench.harness import Figure, amount_or_none, check, interleaved, positive, ratio
+from bench.harness import Figure, amount_or_none, check, interleaved, portion_bytes, positive, ratio
 from weft.kernels.blas import limit_threads
 from weft.runtime.errors import Mistake
 from weft.runtime.exchange.plan import RULES
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--patience", type=amount_or_none, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
     add(
         "--portion",
-        type=positive,
+        type=portion_bytes,
         metavar="BYTES",
         help="size of portions (as a job file without [exchange])",
     )

@@ -64,7 +64,16 @@ from bench._fair import Candidate, Judge, at_once
 from bench._steps import Sizes, Turn, check_losses, reference, widths
 from bench._training import Trained, Training
 from bench._weft import Fixed, Model
-from bench.harness import Figure, amount_or_none, installed, interleaved, positive, ratio, several
+from bench.harness import (
+    Figure,
+    amount_or_none,
+    installed,
+    interleaved,
+    portion_bytes,
+    positive,
+    ratio,
+    several,
+)
 from weft.kernels.blas import limit_threads
 from weft.runtime.errors import Mistake
 from weft.runtime.exchange.plan import RULES
@@ -86,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     allowed = f"what {TURN_S:g} s allow, {LEAST} to {MOST}"
     add("--steps", type=positive, metavar="N", help=f"timed steps of a turn ({allowed})")
     add("--patience", type=amount_or_none, default=180.0, metavar="S", help="to repeat disturbed turns (180)")
-    add("--portion", type=positive, metavar="BYTES", help="size of Weft's portions (tuned)")
+    add("--portion", type=portion_bytes, metavar="BYTES", help="size of Weft's portions (tuned)")
     add("--credit", type=positive, metavar="N", help="Weft's portions in flight (tuned)")
     add("--rule", choices=RULES, help="which of Weft's portions goes first (tuned)")
     add(

@@ -23,6 +23,7 @@ from bench.harness import (
     interleaved,
     machine,
     measure,
+    portion_bytes,
     positive,
     ratio,
     require,
@@ -80,6 +81,7 @@ def test_peers_that_are_not_installed_are_named(capsys):
     ("kind", "text", "value"),
     [
         (positive, "3", 3),
+        (portion_bytes, "1024", 1024),
         (amount, "0.5", 0.5),
         (amount_or_none, "0", 0.0),
         (several(positive), "1,4,16", [1, 4, 16]),
@@ -103,6 +105,8 @@ def test_an_option_is_read(kind, text, value):
         (amount, "two", "'two' is no number above 0"),
         (amount_or_none, "-1", "'-1' is no number of 0 or more"),
         (several(positive), "1,,4", "'' is no whole number"),
+        (portion_bytes, "1023", "'1023': a portion has 1024 bytes or more"),
+        (portion_bytes, "0", "'0' is no whole number of 1 or more"),
     ],
 )
 def test_an_option_that_would_give_no_figure_or_no_end_is_refused(kind, text, told):
