@@ -8,8 +8,12 @@ end it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import mpi4py
@@ -71,7 +75,8 @@ def start() -> bool:
         for sign, name, value in SETTINGS:
             if sign in MPI.Get_library_version():
                 os.environ.setdefault(name, value)
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        with ctrl_c_ends_the_process():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
         check_launcher(MPI.COMM_WORLD.Get_size())
     else:
         check_netmod()
@@ -85,6 +90,24 @@ def start() -> bool:
         MPI.COMM_WORLD.Barrier()  # every rank of the node has attached the segments
         unlink_segments("mpich")
     return here
+
+
+@contextlib.contextmanager
+def ctrl_c_ends_the_process() -> Iterator[None]:
+    """Around a call into MPI that waits for the other ranks: Python hears of a Ctrl-C when it returns.
+
+    One that came while ranks started ended those that had not called it yet, and the others waited for them
+    there, for ever.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def end() -> None:

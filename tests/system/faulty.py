@@ -19,7 +19,7 @@ from typing import NoReturn
 import numpy as np
 
 from weft.runtime.errors import JobError, MachineError, PeerFailure
-from weft.runtime.message import World, failure, run, stall
+from weft.runtime.message import World, failure, mpi, run, stall
 
 CASE, FOLDER = sys.argv[1], Path(sys.argv[2])
 Case = Callable[[World], Awaitable[None]]
@@ -366,5 +366,14 @@ async def main(world: World) -> None:
     (FOLDER / f"segments-{world.rank}").write_text("\n".join(names))
     await CASES[CASE](world)
 
+
+if CASE == "one_has_not_started_mpi" and (launched := mpi.launched_as()) is not None:
+    number, ranks = launched
+    event("ready", number)
+    if number == ranks - 1:
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:  # as the commands end then
+            sys.exit(130)
 
 run(main, stall_s=0.5 if CASE == "one_is_late" else 10.0)

@@ -233,6 +233,14 @@ def test_a_signal_to_the_launcher_stops_all_ranks(
     assert "Traceback" not in stopping.err
 
 
+def test_ctrl_c_while_ranks_start_ends_those_that_are_in_mpi_already(tmp_path: Path) -> None:
+    with job("mpich", RANKS, "one_has_not_started_mpi", tmp_path) as starting:
+        starting.wait_for("ready", RANKS)
+        time.sleep(0.5)  # for them to come there: nobody sees it; too early, Python itself ends them
+        starting.process.send_signal(signal.SIGINT)
+        assert starting.end() != 0
+
+
 def test_a_stop_that_leaves_a_collective_half_done_ends_all_ranks_too(tmp_path: Path) -> None:
     with job("mpich", RANKS, "stop_breaks_a_collective", tmp_path) as stopping:
         stopping.wait_for("ready", RANKS)
