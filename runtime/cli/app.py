@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn, ParamSpec, TextIO
 
 import typer
 
-from ..errors import WeftError
+from ..errors import MachineError, WeftError
 
 LAUNCHER_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
@@ -87,6 +87,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         silent = sys.stderr
         sys.stdout, sys.stderr = _open(sys.__stdout__), _open(sys.__stderr__)
         try:
+            require_folder()
             function(*args, **keys)
         except WeftError as error:
             if launcher_rank():
@@ -94,6 +95,34 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             fail(error)
 
     return wrapper
+
+
+def require_folder() -> None:
+    """MachineError where somebody has removed the folder in which the command was called.
+
+    Relative paths mean nothing then, and Python's own words for it, of whatever needed one, were a traceback.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        reason = error.strerror or error
+        raise MachineError(f"the working folder cannot be found: {reason}; cd into another") from error
+
+
+def show(text: str) -> None:
+    """Print what the command was called for; MachineError where it cannot be, such as on a full disk.
+
+    A reader who has had enough (`| head`) is left to typer, which ends without a word.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from ..observe.screen import silence
+
+        silence()
+        raise MachineError(f"the answer cannot be printed: {error.strerror or error}") from error
 
 
 def fail(error: WeftError) -> NoReturn:

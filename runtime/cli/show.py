@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import Mistake
-from .app import app, command, complete_job, launcher_rank
+from .app import app, command, complete_job, launcher_rank, show
 
 if TYPE_CHECKING:
-    from ..graph import Graph
+    from ..graph.onnx import Model
+    from ..observe.model import Tensor
 
 
 @app.command(
@@ -48,7 +50,8 @@ def info(
 
     Works without MPI too, and says how to get one.
 
-    With MODEL show its nodes: kernels, shapes, parameters, costs, splits and tags.
+    With MODEL show its nodes: kernels, shapes, parameters, costs, splits and tags. Of an ONNX file and of a
+    run also what a client of it gives and gets: names, dtypes and shapes.
     """
     if model is not None:
         show_model(model, batch, size or [], whole)
@@ -65,29 +68,52 @@ def info(
 
         if run(main):
             return
-    for name, value in describe(nodes):
-        print(f"{name:<14} {value}")
+    show("\n".join(f"{name:<14} {value}" for name, value in describe(nodes)))
 
 
 def show_model(name: str, batch: int, sizes: list[str], whole: bool) -> None:
     """weft info MODEL"""
     if launcher_rank():
         return  # one rank is enough to read
-    from ..observe.model import model_table
+    from ..observe.model import client_table, model_table
 
+    given: list[Tensor] = []
+    got: list[Tensor] = []
     if Path(name).suffix == ".onnx":
-        graph = onnx_graph(Path(name), sizes, whole)
+        found = onnx_model(Path(name), sizes, whole)
+        graph, specs, first = found.graph, found.graph.specs(1), [] if whole else ["batch"]
+        for tensors, names in ((given, found.inputs), (got, found.outputs)):
+            for client, own in names.items():
+                tensors.append(_tensor(client, specs[own].dtype, [*first, *specs[own].shape[1:]]))
+        for client, array in found.constants.items():
+            got.append(_tensor(client, str(array.dtype), array.shape))
     elif sizes or whole:
         raise Mistake(f"--size and --whole are for ONNX files, and {name} is none: its name ends otherwise")
+    elif Path(name).suffix == ".safetensors" or os.path.isdir(name):
+        from ..train.inference import trained
+
+        run = trained(Path(name))
+        graph, specs = run.graph, run.graph.specs(1)
+        # Samples are given as the data had them, before the run normalised them; tokens it left alone.
+        dtype = run.affine.takes if specs["x"].dtype == "float32" else specs["x"].dtype
+        given.append(_tensor("x", dtype, ["batch", *specs["x"].shape[1:]]))
+        got.extend(_tensor(own, specs[own].dtype, ["batch", *specs[own].shape[1:]]) for own in graph.outputs)
     else:
         from ..train.inference import predicting
 
         graph = predicting(name)
-    print(model_table(graph, batch))
+    show("\n\n".join([model_table(graph, batch), *([client_table(given, got)] if got else [])]))
 
 
-def onnx_graph(path: Path, sizes: list[str], whole: bool) -> Graph:
-    """The graph of an ONNX file, its open axes fixed by texts like `sequence=128`."""
+def _tensor(name: str, dtype: str, shape: Iterable[object]) -> Tensor:
+    from ..observe.model import Tensor
+    from ..serve.source import DATATYPES
+
+    return Tensor(name, dtype, DATATYPES.get(dtype, ""), [str(extent) for extent in shape])
+
+
+def onnx_model(path: Path, sizes: list[str], whole: bool) -> Model:
+    """An ONNX file, its open axes fixed by texts like `sequence=128`."""
     from ..graph.onnx import read
 
     named = {}
@@ -96,7 +122,7 @@ def onnx_graph(path: Path, sizes: list[str], whole: bool) -> Graph:
         if not (name and number.isdecimal() and int(number)):
             raise Mistake(f"--size is {text!r}; give a name and a whole number, as sequence=128")
         named[name] = int(number)
-    return read(path, sizes=named, batched=not whole).graph
+    return read(path, sizes=named, batched=not whole)
 
 
 @app.command(
@@ -122,7 +148,7 @@ def export(
         return  # one rank is enough to write
     from ..train.export import export as write
 
-    print(write(run, file))
+    show(write(run, file))
 
 
 @app.command(
@@ -157,8 +183,8 @@ def report(
     if os.path.isfile(run) and other is None:  # Path's own raises where it may not look
         from ..observe.tasks import report_tasks
 
-        print(report_tasks(run))
+        show(report_tasks(run))
         return
     from ..observe import report as reports
 
-    print(reports.report(run) if other is None else reports.compare(run, other))
+    show(reports.report(run) if other is None else reports.compare(run, other))

@@ -2,12 +2,18 @@
 
 node      kernel                      output      parameters   MFLOP    MB  cost        splits     tags
 conv1     conv2d channels=64 …        64×112×112       9,472  237.63  3.85  determined  64 112     device=cpu
+
+And, under the names that a client knows, what it gives and gets:
+
+client  name    dtype    datatype  shape
+gives   image   float32  FP32      [batch, 3, 224, 224]
+gets    logits  float32  FP32      [batch, 1000]
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ...kernels.kernel import ArraySpec, Kernel
@@ -20,6 +26,8 @@ PREFIXES = {"M": 1e6, "K": 1e3, "": 1.0}
 
 EXTENTS = frozenset({"kernel_size", "stride", "dilation", "shape"})
 LEFT = frozenset({"node", "kernel", "output", "cost", "splits", "tags"})
+
+CLIENT = ("client", "name", "dtype", "datatype", "shape")
 
 
 def model_table(graph: Graph, batch: int) -> str:
@@ -44,6 +52,29 @@ def model_table(graph: Graph, batch: int) -> str:
     return f"{align(titles, rows)}\n\n{ending}" if rows else ending
 
 
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or an output as a client of the model knows it.
+
+    `dtype` is NumPy's, `datatype` the protocol's (empty where it has none); `shape` has a word for each axis.
+    """
+
+    name: str
+    dtype: str
+    datatype: str
+    shape: Sequence[str]
+
+
+def client_table(given: Sequence[Tensor], got: Sequence[Tensor]) -> str:
+    """What a client gives the model, and what it gets."""
+    rows = [
+        (what, each.name, each.dtype, each.datatype, f"[{', '.join(each.shape)}]")
+        for what, tensors in (("gives", given), ("gets", got))
+        for each in tensors
+    ]
+    return align(CLIENT, rows)
+
+
 def align(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need, numbers to the right; empty ones are left out."""
     columns = [(title, [row[i] for row in rows]) for i, title in enumerate(titles)]
@@ -51,7 +82,7 @@ def align(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for title, cells in columns:
         if any(cells):
             width = max(map(len, (title, *cells)))
-            place = str.ljust if title in LEFT else str.rjust
+            place = str.ljust if title in LEFT or titles is CLIENT else str.rjust
             padded.append([place(cell, width) for cell in (title, *cells)])
     return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 

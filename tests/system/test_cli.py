@@ -19,6 +19,21 @@ def weft(*arguments: str | Path, cwd: Path | None = None, **env: str) -> subproc
     return run([sys.executable, "-m", "weft.runtime.cli", *arguments], env=settings, cwd=cwd, timeout=60)
 
 
+def weft_onto_a_full_disk(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Its stdout is a file there."""
+    command = [
+        "sh",
+        "-c",
+        'exec "$@" > /dev/full',
+        "sh",
+        sys.executable,
+        "-m",
+        "weft.runtime.cli",
+        *arguments,
+    ]
+    return run(command, env=environment("mpich"), cwd=cwd, timeout=60)
+
+
 def plain(text: str) -> str:
     """Without the frames that rich draws, which break lines."""
     return re.sub(r"[\s│]+", " ", text)
@@ -229,6 +244,11 @@ def test_info_shows_the_nodes_of_an_onnx_file(tmp_path: Path) -> None:
     assert relu.split()[:4] == ["my_Relu", "relu", "3×8×8", "0.19"]
     assert pool.split()[:3] == ["my_GlobalAveragePool", "global_average_pool2d", "3"]
     assert "forward for 1,000 samples; from x (3×8×8 float32)" in result.stdout
+    assert result.stdout.splitlines()[-3:] == [
+        "client  name    dtype    datatype  shape",
+        "gives   image   float32  FP32      [batch, 3, 8, 8]",  # as the file calls it, and so weft serve
+        "gets    value1  float32  FP32      [batch, 3, 1, 1]",
+    ]
 
 
 def test_info_shows_the_model_of_a_job() -> None:
@@ -263,6 +283,25 @@ def test_a_run_needs_nowhere_to_print_to(tmp_path: Path) -> None:
     result = subprocess.run(closing, env=environment("mpich"), cwd=tmp_path, timeout=60)
     assert result.returncode == 0
     assert list(tmp_path.glob("runs/*/checkpoints/*21.safetensors"))
+
+
+def test_a_working_folder_that_is_gone_is_told_in_a_line(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    code = (
+        "import os, sys; from weft.runtime import cli; os.rmdir(sys.argv.pop())\n"
+        "sys.argv += ['train', 'digits-mlp']; cli.main()"
+    )
+    result = run([sys.executable, "-c", code, here], env=environment("mpich"), cwd=here, timeout=60)
+    said = "weft: the working folder cannot be found: No such file or directory; cd into another\n"
+    assert (result.returncode, result.stdout, result.stderr) == (3, "", said)
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "digits-mlp"]], ids=["a machine", "a model"])
+def test_what_cannot_be_printed_is_told_in_a_line(arguments: list[str], tmp_path: Path) -> None:
+    result = weft_onto_a_full_disk(*arguments, cwd=tmp_path)
+    assert result.returncode == 3
+    assert result.stderr == "weft: the answer cannot be printed: No space left on device\n"
 
 
 @pytest.mark.parametrize(
@@ -335,6 +374,12 @@ def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
     assert (fewer.returncode, fewer.stdout) == (2, "")
     assert "step-00000060.safetensors: 60 steps are done, and the job has 50 in all" in fewer.stderr
     assert "Traceback" not in fewer.stderr
+
+    shown = weft("info", stored).stdout.splitlines()
+    assert shown[-2:] == [
+        "gives   x        float32  FP32      [batch, 1, 8, 8]",
+        "gets    dense_2  float32  FP32      [batch, 10]",
+    ]
 
     report = weft("report", stored)
     assert report.returncode == 0, report.stderr

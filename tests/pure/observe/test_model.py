@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.runtime.graph import Builder, Graph
-from weft.runtime.observe.model import model_table
+from weft.runtime.observe.model import Tensor, client_table, model_table
 
 
 def graph() -> Graph:
@@ -45,3 +45,13 @@ def test_a_model_of_nothing() -> None:
     assert model_table(Graph({}, (), ()), 1) == (
         "0 nodes, 0 parameters, 0 FLOP forward for 1 sample; from no input to no output"
     )
+
+
+def test_what_a_client_gives_and_gets() -> None:
+    given = [Tensor("image", "float32", "FP32", ["batch", "3"]), Tensor("n", "int64", "INT64", ["batch"])]
+    assert client_table(given, [Tensor("version", "int8", "INT8", [])]).splitlines() == [
+        "client  name     dtype    datatype  shape",
+        "gives   image    float32  FP32      [batch, 3]",
+        "gives   n        int64    INT64     [batch]",
+        "gets    version  int8     INT8      []",
+    ]
