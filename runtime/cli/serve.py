@@ -138,6 +138,7 @@ def train_and_serve(
 
 @app.command(
     epilog="[bold]Examples[/bold]\n\nmpirun -n 4 weft predict runs/digits-20260314-150926 images.npy\n\n"
+    "weft predict runs/trees-20260314-150926 new.npy answers.csv   [dim]class and probability[/dim]\n\n"
     "weft predict model.onnx x.npy y.npy --output probabilities --batch 256"
 )
 @command
@@ -155,7 +156,7 @@ def predict(
         Path | None,
         typer.Argument(
             metavar="PREDICTIONS",
-            help="The .npy file to write. [SAMPLES-predictions.npy]",
+            help="The file to write: .npy, or .csv with a line for each sample. [SAMPLES-predictions.npy]",
             show_default=False,
         ),
     ] = None,

@@ -1,6 +1,6 @@
 """weft predict: what a model makes of a file of samples, computed on all ranks.
 
-    samples.npy ── batches ──> a server without HTTP, deadlines and hurry ──> predictions.npy
+    samples.npy ── batches ──> a server without HTTP, deadlines and hurry ──> predictions.npy or .csv
 
 Rank 0 reads the file where it is (memory-mapped), asks its own server for one batch after the other, a few
 for each rank at a time, and writes answers into their places as they come. So it needs the memory of these
@@ -13,16 +13,20 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, MachineError, Mistake, RequestError, first_of
 from ..message import World
+from ..message.failure import say
+from ..observe import RunFolder
 from ..observe.folder import require_file
+from ..observe.screen import silence
 from ..observe.words import speed
 from ..train.serving import ClassSettings
 from .catalog import DTYPES
@@ -32,6 +36,7 @@ from .repository import Entry, Platform, Version
 from .request import ModelInfo, TensorInfo
 from .server import Server
 from .settings import ModelSettings, ServerSettings
+from .table import SUFFIX, table_for
 
 NAME = "model"
 MAGIC = b"\x93NUMPY"
@@ -61,6 +66,8 @@ async def predict(world: World, options: Options) -> None:
         raise Mistake(f"{options.predictions} holds the samples: name another file for the predictions")
     if options.batch > MOST_BATCH:
         raise Mistake(f"--batch {options.batch}: at most {MOST_BATCH} samples are computed together")
+    if world.rank == 0:
+        require_model(options.model)
     samples = read_samples(options.samples) if world.rank == 0 else None
     settings = ServerSettings(classes={"all": ClassSettings()}, default_class="all")
     async with await Server.open(world, None, settings=settings, device=options.device) as server:
@@ -72,14 +79,29 @@ async def predict(world: World, options: Options) -> None:
             raise Mistake("\n".join(problems))
         info = server.service.model(NAME)
         entry, output = require_fitting(info, samples, options)
+        path, shape, dtype = options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]
+        of_run = version.platform is Platform.CHECKPOINT
+        table = table_for(options.model, of_run, output) if path.suffix.lower() == SUFFIX else None
         began_s = time.monotonic()
-        with written(options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]) as into:
+        with (room if table else written)(path, shape, dtype) as into:
             await ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)
-        took = speed(len(samples) / (time.monotonic() - began_s))
+            took = speed(len(samples) / (time.monotonic() - began_s))
+            if table:
+                await save(path, table.text(into))
+        what = f"{output.name} {into.dtype} {into.shape}"
+        if table and table.labels is not None:
+            what = f"class and probability of {len(samples):,} samples"
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
-        print(
-            f"{options.predictions}: {output.name} {into.dtype} {into.shape}, {took} on {ranks}", flush=True
-        )
+        tell(f"{path}: {what}, {took} on {ranks}")
+
+
+def require_model(path: Path) -> None:
+    """Mistake for a model that is not there; it is read later, as for serving."""
+    if os.path.exists(path):
+        return
+    if path.suffix not in (".onnx", ".safetensors"):
+        RunFolder.open(path)  # says which runs there are
+    raise Mistake(f"{path}: no such file: give a run's folder, or an .onnx file")
 
 
 def read_samples(path: Path) -> NDArray[np.generic]:
@@ -146,8 +168,20 @@ def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> 
 
     Raises Mistake where something else has that name, MachineError where it cannot be written.
     """
-    require_file(path, "predictions.npy")
-    temporary = path.with_name(f".{path.name}.part")
+    with room(path, shape, dtype) as into:
+        yield into
+        try:
+            into.flush()
+            _part(path).replace(path)
+        except OSError as error:
+            raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def room(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Iterator[np.memmap[Any, Any]]:
+    """An array on the disk of `path`, beside it, that is gone afterwards; raises as `written`."""
+    require_file(path, f"predictions{path.suffix or '.npy'}")
+    temporary = _part(path)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,14 +191,33 @@ def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> 
         except OSError as error:
             raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
         yield into
-        try:
-            into.flush()
-            temporary.replace(path)
-        except OSError as error:
-            raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+async def save(path: Path, text: Iterable[str]) -> None:
+    """Write a text file, whole or not at all; MachineError where it cannot be written.
+
+    Between its parts the loop goes on: a million lines take seconds, in which this rank answers who asks
+    whether it is there, and a Ctrl-C ends them.
+    """
+    partial = path.with_name(f".{path.name}.text")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for part in text:
+                file.write(part)
+                await asyncio.sleep(0)
+        partial.replace(path)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 async def ask(
@@ -194,7 +247,7 @@ async def ask(
             done += len(given)
             if time.monotonic() - told_s > TOLD_S:
                 told_s = time.monotonic()
-                print(f"{done:,} of {len(samples):,} samples", flush=True)
+                tell(f"{done:,} of {len(samples):,} samples")
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -202,6 +255,18 @@ async def ask(
                 group.create_task(one_after_the_other())
     except ExceptionGroup as errors:
         raise first_of(errors) from None
+
+
+def tell(text: str) -> None:
+    """Print for whoever waits for the file, which is written although nobody reads that.
+
+    A log on a full disk, and `| head` that had read enough, ended a job of hours with a traceback.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        say(f"weft: how far it is cannot be printed: {error.strerror or error}; it goes on all the same")
+        silence()
 
 
 def _platform(model: Path) -> Platform:

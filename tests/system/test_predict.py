@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tests.launch import mpiexec
 from tests.pure.graph.test_onnx_writer import computed
-from tests.system.test_cli import weft
+from tests.system.test_cli import weft, weft_onto_a_full_disk
 from weft.runtime.train.inference import trained
 
 JOB = """
@@ -46,21 +47,59 @@ def test_every_sample_gets_its_prediction(tmp_path):
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "again.npy"), wanted, rtol=1e-4, atol=1e-5)
 
+    full = weft_onto_a_full_disk("predict", run, "new.npy", "full.npy", cwd=tmp_path)
+    said = "weft: how far it is cannot be printed: No space left on device; it goes on all the same\n"
+    assert (full.returncode, full.stderr) == (0, said)
+    assert (tmp_path / "full.npy").exists()
+
     for name, wrong in (("runs", "runs is a folder; name the file"), ("pipe", "pipe is a device or a pipe")):
         done = weft("predict", run, "new.npy", name, cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert wrong in done.stderr
 
 
+TREES = JOB.replace('"npz", path = "data.npz"', '"csv", path = "bäume.csv", target = "art", header = true')
+
+
+@pytest.mark.limit(180)
+def test_a_table_of_classes_by_their_names(tmp_path):
+    random = np.random.default_rng(1)
+    columns, names = random.normal(size=(60, 5)), ["tanne, groß", "birke", "eiche"]
+    with (tmp_path / "bäume.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["a", "b", "c", "d", "e", "art"])
+        rows.writerows([*column, names[i % 3]] for i, column in enumerate(columns))
+    (tmp_path / "job.toml").write_text(TREES, encoding="utf-8")
+    assert weft("train", "job.toml", cwd=tmp_path).returncode == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    np.save(tmp_path / "new.npy", columns)
+
+    done = weft("predict", run, "new.npy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    logits = np.load(tmp_path / "new-predictions.npy").astype(np.float64)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    done = mpiexec(2, ["-m", "weft.runtime.cli", "predict", run, "new.npy", "out/new.csv"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("out/new.csv: class and probability of 60 samples, ")
+    with (tmp_path / "out" / "new.csv").open(encoding="utf-8", newline="") as file:
+        header, *found = csv.reader(file)
+    assert header == ["sample", "class", "probability"]
+    ordered = sorted(names)
+    assert [row[:2] for row in found] == [[str(i), ordered[c]] for i, c in enumerate(shares.argmax(axis=1))]
+    np.testing.assert_allclose([float(row[2]) for row in found], shares.max(axis=1), rtol=1e-4)
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["new.csv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["x.npy", "x.npy"], "x.npy is no run's folder, and no checkpoint"),
-        (["m.onnx", "x.npy"], "m.onnx"),
+        (["m.onnx", "x.npy"], "weft: m.onnx: no such file: give a run's folder, or an .onnx file"),
+        (["runs/x", "x.npy"], "weft: there is no run runs/x: no such folder"),
         (["m.onnx", "x.npy", "./x.npy"], "x.npy holds the samples: name another file"),
         (["m.onnx", "x.npy", "--batch", "70000"], "--batch 70000: at most 65536 samples"),
     ],
-    ids=["no run", "no model", "the samples' own file", "too many at once"],
+    ids=["no run", "no model", "no such run", "the samples' own file", "too many at once"],
 )
 def test_what_cannot_be_predicted_is_told_in_a_line(arguments, message, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 2)))

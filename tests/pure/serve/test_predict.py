@@ -18,6 +18,7 @@ from weft.runtime.serve.predict import (
     converted,
     read_samples,
     require_fitting,
+    save,
     written,
 )
 from weft.runtime.serve.request import ModelInfo, TensorInfo
@@ -164,3 +165,26 @@ def test_a_folder_that_came_in_the_predictions_place_is_told(tmp_path):
     ):
         path.mkdir()
     assert [each.name for each in tmp_path.iterdir()] == ["y.npy"]
+
+
+def test_a_table_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "y.csv"
+
+    async def stopped() -> None:
+        task = asyncio.create_task(save(path, iter(lambda: "0,1\n", None)))  # without an end
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stopped())
+    assert list(tmp_path.iterdir()) == []
+    asyncio.run(save(path, ["sample,y\n", "0,ö\n"]))
+    assert path.read_bytes() == "sample,y\n0,ö\n".encode()
+    assert [each.name for each in tmp_path.iterdir()] == ["y.csv"]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(MachineError, match=r"y\.csv: cannot be written: Is a directory"):
+        asyncio.run(save(path, ["sample,y\n"]))
+    assert [each.name for each in tmp_path.iterdir()] == ["y.csv"]
