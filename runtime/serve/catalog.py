@@ -10,6 +10,7 @@ there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -137,7 +138,8 @@ class Served:
             "input": tensors(self.inputs),
             "output": tensors(self.outputs),
             "dynamic_batching": {},
-            "parameters": {"labels": {"string_value": ",".join(self.labels)}} if self.labels else {},
+            # As JSON: joined by commas "fir, tall" was two classes, and what came behind it had wrong names.
+            "parameters": {"labels": {"string_value": json.dumps(self.labels)}} if self.labels else {},
         }
 
 

@@ -132,8 +132,19 @@ class Repository:
             else Version(name, number, folder / str(number), reason=_no_version(folder, number, there))
             for number in numbers
         )
-        reason = "" if versions else f"{folder} has no version: a folder named 1, 2, … with a model in it"
+        reason = "" if versions else _empty(folder)
         return Entry(name, settings, versions, reason)
+
+
+def _empty(folder: Path) -> str:
+    """Why a model without versions is not served, and what its folder is probably meant as."""
+    reason = f"{folder} has no version: a folder named 1, 2, … with a model in it"
+    run, model = RunFolder(folder), folder / "model.onnx"
+    if folder.name.isdecimal():
+        return f"{reason}; if {folder.parent} is one model, the repository is {folder.parent.parent}"
+    if os.path.isfile(run.job) and os.path.isdir(run.checkpoints):
+        return f"{reason}; it is a run: serve its folder alone, or link it as NAME/1 in a repository"
+    return f"{reason}; {model} belongs into {folder / '1'}" if os.path.isfile(model) else reason
 
 
 def _no_version(folder: Path, number: int, there: set[int]) -> str:

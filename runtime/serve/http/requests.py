@@ -76,11 +76,13 @@ def read_json_object(raw: bytes, max_json_bytes: int) -> dict[str, Any]:
     try:
         content = orjson.loads(raw) if raw else {}
     except ValueError as error:
-        hint = (
-            "; JSON has no NaN and no Infinity, binary data has"
-            if b"NaN" in raw or b"Infinity" in raw
-            else ""
-        )
+        hint = ""
+        if b"binary_data_size" in raw:  # such as curl's --data-binary of both, and no header
+            hint = (
+                "; where tensors follow it, Inference-Header-Content-Length is the length of the JSON alone"
+            )
+        elif b"NaN" in raw or b"Infinity" in raw:
+            hint = "; JSON has no NaN and no Infinity, binary data has"
         raise wrong(f"the body is not JSON: {error}{hint}") from None
     if not isinstance(content, dict):
         raise wrong(f"the body is a JSON {type(content).__name__}, not an object")

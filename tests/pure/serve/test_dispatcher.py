@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -340,3 +341,10 @@ def test_profiles_of_ranks_that_are_not_here_are_not_told_of():
         assert {each["resource"] for each in made.status()["profiles"]} == {Fake(0, 1e-3).resource}
 
     asyncio.run(main())
+
+
+def test_clients_can_tell_the_names_of_classes_apart():
+    told = {**TOLD, "labels": ["birch", "fir, tall", "größer"]}
+    served = Served.of(Version("trees", 1, Path(), Platform.CHECKPOINT), ModelSettings(), "k", told, 32)
+    assert json.loads(served.info(["1"]).config["parameters"]["labels"]["string_value"]) == told["labels"]
+    assert Served.of(served.version, ModelSettings(), "k", TOLD, 32).info(["1"]).config["parameters"] == {}

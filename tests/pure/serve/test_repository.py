@@ -127,12 +127,27 @@ def test_a_variant_that_is_no_model_has_a_reason(tmp_path: Path):
         (["m/1/readme.txt"], "m", "holds readme.txt; it needs model.onnx, or a run's job.toml"),
         (["m/1/x/y"], "m", "holds x; it needs model.onnx"),
         (["m/readme.txt"], "m", "has no version: a folder named 1, 2, … with a model in it"),
+        (["1/model.onnx"], "1", " with a model in it; if {here} is one model, the repository is {above}"),
+        (
+            ["r/job.toml", "r/checkpoints/x"],
+            "r",
+            "; it is a run: serve its folder alone, or link it as NAME/1",
+        ),
+        (["m/model.onnx"], "m", "; {here}/m/model.onnx belongs into {here}/m/1"),
     ],
-    ids=["a folder without a model", "a folder of folders", "no folder at all"],
+    ids=[
+        "a folder without a model",
+        "a folder of folders",
+        "no folder at all",
+        "a model in the repository's place",
+        "a folder of runs",
+        "a model without a version",
+    ],
 )
 def test_what_cannot_be_served_has_a_reason(tmp_path: Path, files: list[str], name: str, words: str):
     put(tmp_path, *files)
     entry = Repository(tmp_path).entry(name)
+    words = words.format(here=tmp_path.resolve(), above=tmp_path.resolve().parent)
     assert words in (entry.reason or entry.versions[0].reason)
 
 

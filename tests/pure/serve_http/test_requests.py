@@ -92,6 +92,10 @@ BINARY = {"name": "x", "datatype": "UINT8", "shape": [2], "parameters": {"binary
     [
         pytest.param(b"{", None, 400, "not JSON", id="half an object"),
         pytest.param(b"\xff{}", None, 400, "not JSON", id="not UTF-8"),
+        pytest.param(
+            b'{"inputs": [{"parameters": {"binary_data_size": 1}}]}\xff', None, 400,
+            "Inference-Header-Content-Length is the length of the JSON alone", id="no length for the JSON",
+        ),
         pytest.param(b"[1]", None, 400, "not an object", id="a list"),
         pytest.param(b"{}", 3, 400, "whole body only 2", id="a header longer than the body"),
         pytest.param(b"[" * 9_000, None, 400, "not JSON: depth", id="nested deeply"),
