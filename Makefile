@@ -21,6 +21,7 @@ help:
 	@echo 'make demo      train the digits on two ranks'
 	@echo 'make test      ruff, mypy and the whole suite (PYTEST="-k words" for a part of it)'
 	@echo 'make lint      ruff and mypy only'
+	@echo 'make environment   .venv (MPICH) and .venv-openmpi, and nothing is run'
 	@echo 'make format    let ruff put the layout right'
 	@echo 'make clean     remove environments, caches and builds (runs/ stays)'
 

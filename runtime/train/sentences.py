@@ -127,7 +127,7 @@ def _explain(root: type[BaseModel], context: dict[str, Any], details: Any, value
         case "union_tag_not_found":
             return "is missing"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return "must be a table of keys"
+            return "must be a table of keys, { KEY = …, … }"
         case _:
             return str(details["msg"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,35 @@ def test_a_model_with_a_kernel_of_its_own_is_trained(tmp_path):
     assert result.returncode == 0, result.stderr
     (accuracy,) = re.findall(r"test accuracy (0\.\d+)\n", result.stdout)
     assert float(accuracy) > 0.5
+
+
+RUN = "mine-20260314-150926"  # as the pages call one
+
+BESIDE_A_RUN = {
+    "a checkpoint read by others": ("docs/training.md", 0),
+    "an ONNX file read": ("docs/onnx.md", 0),
+    "an ONNX file written again": ("docs/onnx.md", 1),
+    "samples out of a table": ("docs/serving.md", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that holds a run, what was exported of it, and a table."""
+    made = tmp_path_factory.mktemp("pages")
+    settings = environment("mpich", {"PATH": f"{python('mpich').parent}:{os.environ['PATH']}"})
+    commands = (
+        f"weft train digits-mlp --set name=mine && mv runs/mine-* {RUN} && weft export {RUN} model.onnx"
+    )
+    result = run(["bash", "-euc", commands], timeout=120, env=settings, cwd=made)
+    assert result.returncode == 0, result.stderr
+    (made / "runs" / RUN).symlink_to(made / RUN)
+    (made / "table.csv").write_text("a,b,c,d,e\n1,2,3,4,x\n5,6,7,8,y\n")
+    return made
+
+
+@pytest.mark.parametrize(("page", "number"), BESIDE_A_RUN.values(), ids=BESIDE_A_RUN)
+def test_a_pages_program_runs_as_it_stands(page, number, folder):
+    programs = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    result = run([python("mpich"), "-c", programs[number]], timeout=60, env=environment("mpich"), cwd=folder)
+    assert result.returncode == 0, result.stderr

@@ -77,6 +77,10 @@ WRONG = {
         ("batch = 64", 'batch = "64"'),
         'my.toml:10: [train] batch = "64": must be a whole number, without quotes',
     ),
+    "a name for a table": (
+        ('optimizer = { name = "sgd", rate = 0.1 }', 'optimizer = "sgd"'),
+        'my.toml:12: [train] optimizer = "sgd": must be a table of keys, { KEY = …, … }',
+    ),
     "a fraction for a whole number": (
         ("batch = 64", "batch = 64.5"),
         "my.toml:10: [train] batch = 64.5: must be a whole number",
