@@ -100,11 +100,9 @@ def run_serially(
         call = calls[task.name]
         arrays = [array.copy() for array in call.arrays]
         needs = {"needs": [_copied(done[need]) for need in task.needs]} if task.needs else {}
-        done[task.name] = result_of(functions[call.function](None, call.body, *arrays, **needs))
+        done[task.name] = _copied(result_of(functions[call.function](None, call.body, *arrays, **needs)))
     return {
-        name: _copied(done[name])
-        for name, task in graph.by_name.items()
-        if task.result or not graph.readers[name]
+        name: done[name] for name, task in graph.by_name.items() if task.result or not graph.readers[name]
     }
 
 

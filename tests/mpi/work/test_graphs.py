@@ -10,7 +10,7 @@ import pytest
 
 from weft.runtime.errors import GraphError, TaskError
 from weft.runtime.graph.candidates import Thresholds
-from weft.runtime.graph.combine import combine
+from weft.runtime.graph.combine import Combined, combine
 from weft.runtime.graph.tasks import Capacity, TaskGraph, TaskSpec
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
@@ -75,6 +75,97 @@ def test_s4_4_a_combined_graph_on_several_ranks_gives_what_the_plain_loop_gives(
                 await pool.run(ask() if world.rank == asker else None)
         assert all(each == expected for each in found)
         assert len(found) == 2 * (world.rank in (0, world.size - 1))
+
+    run(main)
+
+
+TABLE, BUFFER = np.arange(4.0), np.zeros(4)
+
+
+def table(pool: Any, body: None) -> np.ndarray:
+    return TABLE  # and keeps it
+
+
+def scale(pool: Any, factor: int, needs: list[Result]) -> np.ndarray:
+    needs[0].arrays[0] *= factor
+    return needs[0].arrays[0]
+
+
+def fill(pool: Any, number: int, needs: list[Result] = ()) -> np.ndarray:
+    BUFFER[:] = number  # which the next call fills again
+    return BUFFER
+
+
+def first(pool: Any, kind: str) -> Any:
+    return {"list": [1, 2], "tuple": (1, 2), "float32": np.float32(0.1)}[kind]
+
+
+def push(pool: Any, number: int, needs: list[Result]) -> Any:
+    needs[0].body.append(number)
+    return needs[0].body
+
+
+def triple(pool: Any, body: None, needs: list[Result]) -> float:
+    return float(needs[0].body * 3)
+
+
+def add(pool: Any, body: None, needs: list[Result]) -> np.ndarray:
+    return needs[0].arrays[0] + 10 * needs[1].arrays[0]
+
+
+GIVEN = {each.__name__: each for each in (table, scale, fill, first, push, triple, add)}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ({"a": Call("table"), "b a": Call("scale", 2)}, {"b": [0.0, 2.0, 4.0, 6.0]}),
+        ({"a": Call("fill", 1), "b": Call("fill", 2), "c a b": Call("add")}, {"c": [21.0] * 4}),
+        ({"a": Call("fill", 1), "b a": Call("fill", 2)}, {"a": [1.0] * 4, "b": [2.0] * 4}),
+        (
+            {"a": Call("first", "list"), "b a": Call("push", 3), "c a": Call("push", 4)},
+            {"b": [1, 2, 3], "c": [1, 2, 4]},
+        ),
+        ({"a": Call("first", "tuple"), "b a": Call("push", 3)}, {"b": [1, 2, 3]}),
+        ({"a": Call("first", "float32"), "b a": Call("triple")}, {"b": 3 * float(np.float32(0.1))}),
+    ],
+    ids=[
+        "a reader changes what a function keeps",
+        "a function fills the same buffer for two that one reads",
+        "a function fills the same buffer again, and both are results",
+        "two readers change a list",
+        "a tuple arrives as a list",
+        "a NumPy scalar arrives as a float",
+    ],
+)
+def test_members_of_a_combined_task_see_what_would_have_travelled(calls, expected):
+    """Each twice, for what one leaves behind; "b a": task b, which needs a."""
+    needs = {name.split()[0]: name.split()[1:] for name in calls}
+    calls = {name.split()[0]: call for name, call in calls.items()}
+    graph = TaskGraph(
+        tuple(
+            TaskSpec(name, seconds=1e-6, needs=dict.fromkeys(own, 8), output_bytes=8, result=name in expected)
+            for name, own in needs.items()
+        )
+    )
+
+    def told(results: dict[str, Result]) -> dict[str, Any]:
+        return {n: each.arrays[0].tolist() if each.arrays else each.body for n, each in results.items()}
+
+    # Of one group, whatever is a result: what follows a result would not be put behind it.
+    members = {"all": tuple(task.name for task in graph.tasks)}
+    combined = Combined(TaskGraph((TaskSpec("all"),)), members, graph)
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, GIVEN) as pool:
+
+            async def ask() -> None:
+                for each in (graph, combined, combined):
+                    assert told(await run_graph(pool, each, calls)) == expected
+                assert told(run_serially(graph, calls, GIVEN)) == expected
+
+            await pool.run(ask())
 
     run(main)
 
