@@ -68,12 +68,15 @@ class Slots:
         """The slot serves again."""
         self._free.append(slot)
 
-    def put(self, rank: int, slot: int, result: bytes) -> bool:
-        """Write a result into a slot of the node's rank `rank`; False if it is too large."""
-        if len(result) > self.place_bytes:
+    def put(self, rank: int, slot: int, number: int, failed: bool, parts: list[bytes]) -> bool:
+        """Write a result into a slot of the node's rank `rank`; False if it is too large.
+
+        What is too large is not joined first: a size of 4 GiB does not fit in front of it, and ended the job.
+        """
+        if RESULT.size + sum(SIZE.size + len(part) for part in parts) > self.place_bytes:
             return False
         lane = self._lanes[rank]
-        lane.write(slot, result)
+        lane.write(slot, joined(number, failed, parts))
         self._window.sync()
         lane.full[slot] = 1
         return True

@@ -24,7 +24,6 @@ from .home import Home
 from .memory import Memory
 from .parcel import HEAD, NO_NEEDS, NO_SLOT, pack, packed, unpack, unpack_all
 from .queues import Queues
-from .slots import joined
 from .tally import Recorder
 
 # Whoever is at work puts more out, or sends a result, within some 100 us, and a wake-up takes as long. Not
@@ -216,7 +215,7 @@ class Worker:
             mate is not None
             and slots is not None
             and slot != NO_SLOT
-            and slots.put(mate, slot, joined(number, failed, parts))
+            and slots.put(mate, slot, number, failed, parts)
         ):
             self._counts.sync()
             if not self._rest.ring(mate) and self._bells is not None and self.engaged(mate):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
 import time
 from random import Random
@@ -14,7 +15,7 @@ import pytest
 from tests.mpi.work.sums import over_ranks
 from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run, wire
-from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool import Pool, slots
 from weft.runtime.work.pool.home import Submission
 from weft.runtime.work.pool.parcel import Result
 
@@ -157,6 +158,35 @@ def test_tasks_and_results_are_larger_than_a_messages_body_may_be(monkeypatch):
                         result = await each
                         assert result.body > 0
                         np.testing.assert_array_equal(result.arrays[0], given[n] + 1)
+                ended.set()
+                await waits
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_result_may_be_larger_than_its_size_in_a_slot_can_say(monkeypatch):
+    """4 GiB, and here 64 KiB."""
+    monkeypatch.setattr(slots, "SIZE", struct.Struct("<H"))
+
+    async def main(world: World) -> None:
+        ended = threading.Event()
+
+        def large(pool: Pool, _: None) -> tuple[int, np.ndarray]:
+            return world.rank, np.ones(100_000, np.uint8)
+
+        def wait(pool: Pool, _: None) -> None:
+            assert ended.wait(30), "nobody took the other task"
+
+        async with await Pool.open(world, {"large": large, "wait": wait}) as pool:
+
+            async def ask() -> None:
+                waits = pool.submit("wait", here=True)
+                result = await pool.submit("large", seconds=1.0)
+                assert result.body > 0
+                assert result.arrays[0].sum() == 100_000
                 ended.set()
                 await waits
 
