@@ -35,6 +35,33 @@ from .worker import Outside, Worker
 SWITCH_S = 1e-3
 
 
+class Switching:
+    """The interpreter's switch interval while runs of this process may be asked from other nodes.
+
+    Of any number of pools: where each put back what it had found, the last that ended could put back another
+    pool's, for good.
+    """
+
+    def __init__(self) -> None:
+        self._runs, self._before_s = 0, 0.0
+
+    def begin(self) -> None:
+        """A run begins."""
+        if not self._runs:
+            self._before_s = sys.getswitchinterval()
+            sys.setswitchinterval(min(SWITCH_S, self._before_s))
+        self._runs += 1
+
+    def end(self) -> None:
+        """It is over."""
+        self._runs -= 1
+        if not self._runs:
+            sys.setswitchinterval(self._before_s)
+
+
+SWITCHING = Switching()
+
+
 class Beyond:
     """This rank's part. It answers from the beginning; between `begin` and `stop` it asks."""
 
@@ -67,8 +94,6 @@ class Beyond:
         self._run = 0  # its number, by which one that others give up is told from the next
         self._over = False
         self._late: list[tuple[int, int, bool, list[bytes]]] = []  # results that no run is at work to take
-        self._computing = self._loop.mpi.computing
-        self._switch_s = sys.getswitchinterval()
         self._running: list[asyncio.Task[Any]] = []
         #: Questions that were answered here, and of these with tasks.
         self.asked = self.gave = 0
@@ -94,12 +119,11 @@ class Beyond:
         for result in late:
             self._send(*result)
         selector = self._loop.mpi
-        self._computing, selector.computing = selector.computing, lambda: not self._worker.idle
+        selector.beside.add(self._busy)
         if self._slots:  # a watch has the loop look without sleeping for a while after every message
             selector.watch(self)
-        self._switch_s = sys.getswitchinterval()
         if self._others:
-            sys.setswitchinterval(min(SWITCH_S, self._switch_s))
+            SWITCHING.begin()
         background = self._world.background
         self._running = [background(self._ask(), "the pool asks others for tasks")]
         if self._others:
@@ -121,9 +145,9 @@ class Beyond:
         self._over = True
         self._is_idle()
         self._loop.mpi.unwatch(self)
-        sys.setswitchinterval(self._switch_s)
-        self._loop.mpi.computing = self._computing
+        self._loop.mpi.beside.discard(self._busy)
         if self._others:
+            SWITCHING.end()
             self._loop.mpi.expecting -= 1
 
     def pass_by(self) -> None:
@@ -152,6 +176,10 @@ class Beyond:
         if found := self._home.collect():
             self._worker.offer()
         return found
+
+    def _busy(self) -> bool:
+        """Whether the thread has something to do: the selector then naps longer."""
+        return not self._worker.idle
 
     def _is_idle(self) -> None:
         self._idle.set()

@@ -28,14 +28,10 @@ def test_a_run_that_is_cancelled_gives_the_loop_back_and_its_memory_is_kept_for_
             begun.set()
             assert ended.wait(30)
 
-        def loop_settings() -> tuple[Any, ...]:
-            selector = world.selector
-            return selector._watches, selector.computing, selector.expecting, sys.getswitchinterval()
-
         async with await Pool.open(world, {"work": work}) as pool:
 
             async def give_up() -> None:
-                before = loop_settings()
+                before = loop_settings(world)
                 begun.clear()
                 ended.clear()
                 pool.spawn("work", here=True)
@@ -44,7 +40,7 @@ def test_a_run_that_is_cancelled_gives_the_loop_back_and_its_memory_is_kept_for_
                 running.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await running
-                assert loop_settings() == before
+                assert loop_settings(world) == before
                 assert pool.tally.ran == 0
                 world.loop.call_later(0.05, ended.set)
 
@@ -53,6 +49,39 @@ def test_a_run_that_is_cancelled_gives_the_loop_back_and_its_memory_is_kept_for_
             assert pool.tally.ran == 0
             await give_up()
         assert pool.tally.ran == 1
+
+    run(main)
+
+
+def loop_settings(world: World) -> tuple[Any, ...]:
+    selector = world.selector
+    watches, beside = set(selector._watches), set(selector.beside)
+    return watches, selector.computing, beside, selector.expecting, sys.getswitchinterval()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_pools_that_run_at_once_give_the_loop_back_whichever_ends_first(first):
+    async def main(world: World) -> None:
+        both, ended = asyncio.Barrier(2), asyncio.Event()
+        functions = {"nothing": lambda pool, body: None}
+        pools = [await Pool.open(world, functions, name=name) for name in ("a", "b")]
+
+        async def ask(number: int) -> None:
+            await both.wait()
+            if number != first:
+                await ended.wait()
+
+        async def follow(number: int) -> None:
+            await pools[number].run(ask(number))
+            assert loop_settings(world) != before
+            ended.set()
+
+        before = loop_settings(world)
+        await asyncio.wait_for(asyncio.gather(follow(first), pools[1 - first].run(ask(1 - first))), 30)
+        assert loop_settings(world) == before
+        for pool in pools:
+            await pool.close()
 
     run(main)
 
