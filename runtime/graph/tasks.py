@@ -113,7 +113,7 @@ class TaskGraph:
 
 def _check(task: TaskSpec, named: Mapping[str, TaskSpec]) -> None:
     amounts = (task.seconds or 0, task.output_bytes, task.argument_bytes, task.scratch_bytes, task.lanes - 1)
-    if min(amounts) < 0:
+    if not all(amount >= 0 for amount in amounts):  # not by `min`, which finds nothing behind a NaN
         raise GraphError(f"task {task.name!r}: {task}: seconds and bytes are 0 or more, lanes 1 or more")
     for need, nbytes in task.needs.items():
         if need not in named:

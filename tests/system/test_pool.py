@@ -50,6 +50,48 @@ def test_a_task_that_raises_ends_the_job_with_its_traceback(kind, ranks, vendor)
     assert told == ["main", "run", "work"], result.stderr  # not what lies between a run and the task
 
 
+LATE = """
+import asyncio, threading
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+begun, given_up = threading.Event(), threading.Event()
+
+def work(pool, body):
+    begun.set()
+    assert given_up.wait(20)
+    try:
+        raise KeyError("the cause")
+    except KeyError as error:
+        raise ArithmeticError("the task's own words") from error
+
+async def main(world: World) -> None:
+    pool = await Pool.open(world, {"work": work})
+    if world.rank == 0:
+        pool.spawn("work", here=True)
+    running = asyncio.create_task(pool.run(asyncio.sleep(60)))
+    if world.rank == 0:
+        await asyncio.to_thread(begun.wait)
+    await world.barrier()
+    running.cancel()
+    await asyncio.wait([running])
+    given_up.set()
+    await pool.run()
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_task_that_raises_when_its_run_has_been_given_up_ends_the_job_too(ranks):
+    """The next run waited for it for ever, without a word of what it had raised."""
+    result = mpiexec(ranks, ["-c", LATE], cwd=ROOT, timeout=30)
+    assert result.returncode != 0
+    assert result.stderr.count("ArithmeticError: the task's own words\n(in task 'work'") == 1, result.stderr
+    assert result.stderr.count("KeyError: 'the cause'") == 1, result.stderr
+    assert "a task that outlived its pool's run" in result.stderr
+
+
 NODES = {"one node": {}, "two nodes": {"MPIR_CVAR_NUM_CLIQUES": "2"}}
 
 RAISING = """

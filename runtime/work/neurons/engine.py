@@ -130,8 +130,11 @@ class Neurons:
 
         Collective over the node, all alike, while no request is under way. None leaves tags, or what is
         dropped, as they were. Also for when weights have become zero; and it must be called before the next
-        request when some that were zero are so no more, for they would still be taken for zero.
+        request when some that were zero are so no more, for they would still be taken for zero. Tags that are
+        a mistake end the engine: `close` it, and open another.
         """
+        if self._crew is None:  # on all ranks: else one looked for a table, and the others waited for it
+            raise Mistake("this engine is closed, or was planned with a mistake before: open another")
         await self._memory.fence()
         if self._world.node_rank == 0:
             costs = costs_s(self._rows, self.graph)
@@ -203,6 +206,7 @@ class Neurons:
             )
         for name in self.graph.inputs:
             spec, got = self._specs[name], inputs.get(name)
+            got = None if got is None else np.asarray(got)
             if got is None or got.shape != spec.shape or got.dtype != spec.dtype:
                 seen = "nothing" if got is None else f"{got.shape} {got.dtype}"
                 raise Mistake(
@@ -219,8 +223,8 @@ class Neurons:
     async def close(self) -> None:
         """End the helpers and give the memory back; collective over the node."""
         async with self._turn:
-            if self._crew is None:
-                return  # closed already
+            if self._memory.closed:
+                return
             await self._close_plan()
             del self._bound, self._rows, self._arena, self.parameters
             await self._memory.close()

@@ -11,8 +11,10 @@ class. Pure: everybody computes the same lanes from the same offers.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 from ...errors import Mistake
 
@@ -122,10 +124,10 @@ class Lanes:
         )
 
     def _look_up(self, priority: int, device: str | None, memory_bytes: int) -> int:
-        if not 0 <= priority < self.classes:
+        if not isinstance(priority, SupportsIndex) or not 0 <= operator.index(priority) < self.classes:
             raise Mistake(
-                f"a task of priority class {priority}; this pool has classes 0 (first) to {self.classes - 1}:"
-                " open it with more `classes`"
+                f"a task of priority class {priority!r}; this pool has classes 0 (first) to"
+                f" {self.classes - 1}: give one of these, or open it with more `classes`"
             )
         ranks = self._able(device, memory_bytes)
         if not ranks:
@@ -139,4 +141,4 @@ class Lanes:
                 f"no rank can run a task that wants {memory_bytes} bytes on {device or 'any device'}: {have}."
                 " Divide the task, or open the pool with other `devices` and `memory_bytes`"
             )
-        return priority * len(self._sets) + self._sets[ranks]
+        return operator.index(priority) * len(self._sets) + self._sets[ranks]

@@ -30,7 +30,9 @@ result is awaited, or by `run`, if nobody awaited it.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, Self
 
 import msgpack
@@ -54,6 +56,9 @@ Function = Callable[..., object]
 """Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
 
 OFFER_BYTES = 256
+
+NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+"""Whether a function, called, begins nothing."""
 
 
 class Pool:
@@ -80,6 +85,7 @@ class Pool:
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
+        self._closed = False
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -116,6 +122,13 @@ class Pool:
                 f"the pool {name!r} is to have places of {place_bytes} bytes; give 1 or more: what does not"
                 " fit goes by message"
             )
+        for each, function in functions.items():
+            # Called, they begin nothing: a spawned task counted as run, and nobody heard that it was not.
+            if any(kind(function) for kind in NOT_PLAIN):
+                raise Mistake(
+                    f"the function {each!r} of the pool {name!r} is `async def`, or has a `yield`; tasks run"
+                    " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
+                )
         lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)
@@ -127,8 +140,12 @@ class Pool:
         return pool
 
     async def close(self) -> None:
-        """Give the memory back; collective over the world."""
+        """Give the memory back; collective over the world. Mistakes from then on: tasks, and runs."""
+        if self._closed:
+            return
         await self._left(self._ending)
+        self._closed = True
+        self._places.clear()  # whoever gives a task asks there first
         await self._beyond.close()
         await self._memory.close()
 
@@ -160,7 +177,7 @@ class Pool:
         can meet. What is given may be changed when this returns.
         """
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
-        seconds = self._worker.seconds[number] if seconds is None else float(seconds)
+        seconds = self._worker.seconds[number] if seconds is None else _seconds(name, seconds)
         task = HEAD.pack(number, lane, NO_NEEDS, NO_SLOT, self._world.rank, 0, seconds) + pack(body, arrays)
         if self._worker.inside:
             self._worker.spawn(queue, task)
@@ -194,7 +211,7 @@ class Pool:
                 f"task {name!r} is submitted by a task; tasks spawn, only the loop submits and awaits"
             )
         number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
-        seconds = self._worker.seconds[number] if seconds is None else float(seconds)
+        seconds = self._worker.seconds[number] if seconds is None else _seconds(name, seconds)
         wanted = None
         if needs is not None:
             wanted = [self._need(name, need) for need in needs]
@@ -221,9 +238,10 @@ class Pool:
         However it is given up, the thread stops after the task that it is at, and nothing waits for that but
         `close`, the next run, and the end of the world; tasks that were not begun are left for the next run.
         """
-        if self._home.running:
+        if self._closed or self._home.running:
             if main is not None:
                 main.close()
+            self._check_open()
             raise Mistake(
                 f"this pool is run already on rank {self._world.rank}: await that run before the next"
             )
@@ -244,9 +262,13 @@ class Pool:
         self._running = [thread, *mains]
         self._beyond.begin()
         try:
-            await asyncio.wait([thread, given_up], return_when=asyncio.FIRST_COMPLETED)
-            if thread.done() and (error := thread.exception()) is not None:
-                raise error.with_traceback(own_frames(error))
+            try:
+                await asyncio.wait([thread, given_up], return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                if _failure(thread) is None:  # else it is told, though the run was cancelled just then
+                    raise
+            if error := _failure(thread):
+                raise error
         finally:
             # Where something failed, here or elsewhere, nobody waits here for the thread: the error would be
             # told when the task that it is at ends.
@@ -255,6 +277,8 @@ class Pool:
             self._beyond.stop()
             for task in (given_up, *mains):
                 task.cancel()
+            if not thread.done():
+                self._world.background(self._outlive(thread), "a task that outlived its pool's run")
             self._ending = self._world.background(self._beyond.end(), "a pool's run ends")
         await asyncio.shield(self._ending)
         for task in mains:
@@ -319,6 +343,15 @@ class Pool:
         if left:
             await asyncio.wait(left)
 
+    async def _outlive(self, thread: asyncio.Task[None]) -> None:
+        """What a task raises at which a run that was given up has left the thread ends the job, too.
+
+        The next run waited for its end for ever, as such a task is never counted, and nobody heard of it.
+        """
+        await asyncio.wait([thread])
+        if error := _failure(thread):
+            raise error
+
     def _need(self, name: str, given: Any) -> Need:
         """A need of task `name` as it was given, and which part of it; Mistake if it is none."""
         part_of = isinstance(given, tuple) and not isinstance(given, Result)
@@ -335,6 +368,10 @@ class Pool:
                 " that, and give its result as body and arrays"
             )
         return submission, part
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Mistake("this pool is closed, and its memory given back: open another")
 
     def _number(self, name: str) -> int:
         number = self._numbers.get(name)
@@ -356,6 +393,7 @@ class Pool:
     def _place(
         self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
     ) -> tuple[int, int, int]:
+        self._check_open()
         number = self._number(name)
         lane = self._lanes.of(priority, device, memory_bytes)
         if not here:
@@ -366,6 +404,22 @@ class Pool:
                 f" ({device or 'any device'}, {memory_bytes} bytes)"
             )
         return number, lane, len(self._lanes.all) + priority
+
+
+def _failure(thread: asyncio.Task[None]) -> BaseException | None:
+    """What a spawned task has raised, if that has ended the pool's thread."""
+    error = thread.exception() if thread.done() and not thread.cancelled() else None
+    return error and error.with_traceback(own_frames(error))
+
+
+def _seconds(name: str, given: float) -> float:
+    """The tag `seconds` of task `name`. By one that is no time nobody knew the gain, nor took any."""
+    seconds = float(given)
+    if not 0 <= seconds < inf:
+        raise Mistake(
+            f"task {name!r} is given with seconds={seconds}; give what it takes, 0 or more, or None"
+        )
+    return seconds
 
 
 async def offers(world: World, mine: Offer) -> list[Offer]:

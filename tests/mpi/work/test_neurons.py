@@ -30,6 +30,24 @@ def tags(graph: Graph, cost_s: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.mpi
+def test_an_engine_that_was_planned_with_a_mistake_says_so_on_all_ranks_and_is_closed():
+    graph = GRAPHS[next(iter(GRAPHS))]()
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, parameters(graph))
+        with pytest.raises(GraphError, match="'nowhere'"):
+            await engine.replan(tags={"nowhere": {"cost_s": 1.0}})
+        for _ in range(2):
+            with pytest.raises(
+                Mistake, match="is closed, or was planned with a mistake before: open another"
+            ):
+                await asyncio.wait_for(engine.replan(), 20)
+            await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_s1_7_the_result_is_that_of_the_serial_program(name, batch):

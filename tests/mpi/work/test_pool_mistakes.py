@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import os
 from typing import Any
 
@@ -29,6 +31,24 @@ def test_a_second_run_beside_the_first_is_refused():
 
             for _ in range(2):
                 await asyncio.wait_for(pool.run(ask()), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_pool_that_is_closed_says_so_keeps_its_results_and_is_closed_again():
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"one": lambda pool, body: 1}) as pool:
+            one = pool.submit("one")
+            await pool.run()
+            await pool.close()
+            assert (await one).body == 1
+            for give in (pool.spawn, pool.submit):
+                with pytest.raises(Mistake, match=r"this pool is closed, .*: open another"):
+                    give("one")
+            for given in (None, asyncio.sleep(0)):
+                with pytest.raises(Mistake, match="this pool is closed"):
+                    await pool.run(given)
 
     run(main)
 
@@ -136,6 +156,16 @@ def test_what_would_end_the_loop_is_the_failure_of_the_task_that_raised_it(raise
             {"priority": 1},
             r"priority class 1; this pool has classes 0 \(first\) to 0",
         ),
+        (
+            "work",
+            None,
+            np.zeros(1),
+            {"priority": 0.5},
+            r"priority class 0\.5; .*: give one of these, or open",
+        ),
+        ("work", None, np.zeros(1), {"seconds": math.inf}, r"'work' is given with seconds=inf; give .* 0 or"),
+        ("work", None, np.zeros(1), {"seconds": math.nan}, "seconds=nan"),
+        ("work", None, np.zeros(1), {"seconds": -1}, "seconds=-1"),
         ("work", None, np.zeros(1), {"device": "gpu"}, r"no rank can run .* on gpu: the ranks offer cpu"),
         (
             "work",
@@ -145,7 +175,18 @@ def test_what_would_end_the_loop_is_the_failure_of_the_task_that_raised_it(raise
             r"wants 2000 bytes on any device: .* is 1000 bytes",
         ),
     ],
-    ids=["unknown", "a body", "an array", "class", "device", "memory"],
+    ids=[
+        "unknown",
+        "a body",
+        "an array",
+        "class",
+        "half a class",
+        "endless",
+        "no number of seconds",
+        "before it begins",
+        "device",
+        "memory",
+    ],
 )
 def test_a_task_that_cannot_be_is_refused_where_it_is_given(name, body, array, tags, message):
     async def main(world: World) -> None:
@@ -181,6 +222,24 @@ def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
                 assert (await pool.submit("count", needs=[one] * 65534)).body == 65534
 
             await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_functions_that_begin_nothing_when_they_are_called_are_refused():
+    async def wait(pool: Pool, body: None) -> None: ...
+
+    def each(pool: Pool, body: None) -> Any:
+        yield body
+
+    async def stream(pool: Pool, body: None) -> Any:
+        yield body
+
+    async def main(world: World) -> None:
+        for function in (wait, each, stream, functools.partial(wait), functools.partial(each)):
+            with pytest.raises(Mistake, match="the function 'f' of the pool 'pool' is `async def`, or has a"):
+                await Pool.open(world, {"f": function, "print": print})
 
     run(main)
 
