@@ -311,11 +311,21 @@ def elu(at: At) -> Operand:
 
 
 def where(at: At) -> Operand:
-    """Where with a stored condition: each side times a mask, and the sum of the two."""
+    """Where with a stored condition: each side times a mask, and the sum of the two.
+
+    What hides scores is added to them instead. Where an earlier mask had hidden some already, as a window of
+    places does behind a causal mask, a product of their infinity and 0 was no number, nor was a softmax then.
+    """
     condition = at.operand(0)
     if isinstance(condition, Dynamic):
         at.refuse(f"its condition {condition.name!r} is computed; Weft needs it stored in the file")
     sides = at.operand(1), at.operand(2)
+    for (value, side), chosen in ((sides, False), (sides[::-1], True)):
+        if isinstance(side, Static) and (side.array == -inf).all():
+            hiding = _by_batch(
+                lambda c, a, chosen=chosen: np.where(c == chosen, a, a.dtype.type(0)), condition, side
+            )
+            return _binary(at, "add", value, hiding)
     rank = max(len(each.shape) for each in sides if isinstance(each, Dynamic))
     terms: list[Operand] = []
     for part, side, chosen in zip(("first", "second"), sides, (True, False), strict=True):

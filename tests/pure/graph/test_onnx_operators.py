@@ -145,6 +145,23 @@ def test_an_operator_gives_what_numpy_does(given, weights, wanted, version):
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("hidden_first", [False, True], ids=["kept first", "hidden first"])
+def test_scores_may_be_hidden_by_two_masks(hidden_first):
+    """Infinity that the first left behind was multiplied with the second's 0, which is no number."""
+    window = np.triu(np.ones((3, 4), bool), -1) & np.tri(3, 4, 1, dtype=bool)
+    masks = {"causal": HIDDEN, "window": window, "none": np.float32(-np.inf)}
+    if hidden_first:
+        masks |= {"causal": ~HIDDEN, "window": ~window}
+    order = "{0} none {1}" if hidden_first else "{0} {1} none"
+    nodes = [
+        node("Where", order.format("causal", "x"), "h"), node("Where", order.format("window", "h"), "g"),
+        node("Softmax", "g", "y"),
+    ]  # fmt: skip
+    (y,) = compute(read(file(nodes, {"x": ("n", 3, 4)}, ["y"], masks)), {"x": X}).values()
+    wanted = softmax(np.where(HIDDEN & window, X, -np.inf), -1)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_computed_indices_may_count_from_the_end():
     table, tokens = normal(5, 2, 3), np.array([[0, -1, 4], [-5, 2, -2]])
     proto = file([node("Gather", "w x", "y")], {"x": ("n", 3)}, ["y"], {"w": table}, integers=["x"])
