@@ -140,9 +140,11 @@ def instance_normalization(at: At) -> Operand:
         at.refuse("it needs a batch; read the model with batched=True")
     weights = at.weight(1, "scale"), at.weight(2, "bias")
     learned = any(isinstance(each, Static) and each.trained for each in at.inputs)
-    affine = learned or bool(np.any(weights[0] != 1) or np.any(weights[1] != 0))
+    x = at.value(0)
+    neutral = (np.ones(x.shape[1:2], np.float32), np.zeros(x.shape[1:2], np.float32))
+    affine = learned or not all(map(np.array_equal, weights, neutral))
     kernel = at.kernel(InstanceNorm, float(at.attributes.get("epsilon", 1e-5)), affine)
-    return at.add(kernel, at.value(0), weights=weights if affine else ())
+    return at.add(kernel, x, weights=weights if affine else ())
 
 
 def group_normalization(at: At) -> Operand:
@@ -151,6 +153,8 @@ def group_normalization(at: At) -> Operand:
     if not at.writing.batched or at.version < 21:
         at.refuse("Weft reads it with a batch and as of operator set 21, where each channel has a scale")
     groups = int(at.attributes["num_groups"])
+    if groups < 1 or x.shape[1] % groups:  # of 4 channels with 15 pixels, 3 groups would be 20 numbers each
+        at.refuse(f"num_groups is {groups}; give a number that divides the {x.shape[1]} channels")
     kernel = at.kernel(InstanceNorm, float(at.attributes.get("epsilon", 1e-5)), affine=False)
     y = at.add(
         kernel, at.reshape(x, (x.shape[0], groups, prod(x.shape[1:]) // groups), part="groups"), part="norm"

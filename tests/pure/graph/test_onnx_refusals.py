@@ -100,6 +100,24 @@ WRONG = {
         {},
         ["(GroupNormalization): Weft reads it with a batch and as of operator set 21"],
     ),
+    "groups that cut channels": (
+        one("GroupNormalization", "x s s", shape=("n", 4, 3, 5), weights={"s": ONES(4, "f4")}, num_groups=3,
+            version=21),
+        {},
+        ["(GroupNormalization): num_groups is 3; give a number that divides the 4 channels"],
+    ),
+    "a norm of instances by ones for other channels": (
+        file(
+            [
+                node("Constant", "", "s", value_floats=[1.0] * 3),
+                node("Constant", "", "b", value_floats=[0.0] * 3),
+                node("InstanceNormalization", "x s b", "y"),
+            ],
+            {"x": IMAGE}, ["y"], {},
+        ),
+        {},
+        ["(InstanceNormalization): its weight has shape (3,); it takes (2,) here"],
+    ),
     "a branch": (branches(), {}, ["operator If"]),
     "filters that are computed": (
         file([node("Conv", "x w", "y")], {"x": (1, 2, 6, 6), "w": (1, 2, 3, 3)}, ["y"], {}),
