@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
 from .region import empty, on_views, part
@@ -170,7 +172,9 @@ class Pad(_Copy):
     def __post_init__(self) -> None:
         for name in ("before", "after"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # job files give lists
-        if len(self.before) != len(self.after) or min((*self.before, *self.after), default=0) < 0:
+        sides = *self.before, *self.after
+        whole = all(isinstance(each, int) and each >= 0 for each in sides)
+        if len(self.before) != len(self.after) or not whole:
             raise ValueError(
                 f"pad: before is {self.before} and after is {self.after}; give a number of elements, "
                 "0 or more, for each axis behind the batch"
@@ -180,6 +184,13 @@ class Pad(_Copy):
         (x,) = inputs
         if not float(self.value).is_integer():
             need_floats(self.name, x, halves=True)
+        elif np.dtype(x.dtype).kind in "iu":  # NumPy says it of the first batch alone, and names no node
+            holds = np.iinfo(x.dtype)
+            if not holds.min <= self.value <= holds.max:
+                raise ValueError(
+                    f"pad: value is {self.value}, and the input {x.dtype}; give one from {holds.min} to "
+                    f"{holds.max}, or put a cast before it"
+                )
         if len(x.shape) != len(self.before) + 1:
             raise ValueError(
                 f"pad: before is {self.before}, for {len(self.before)} axes behind the batch; the input has "

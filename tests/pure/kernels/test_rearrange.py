@@ -66,6 +66,11 @@ WRONG = {
     "the mean of nothing": (lambda: ReduceMean(()).output(ArraySpec((2, 3))), "axes are"),
     "the largest of the batch": (lambda: ReduceMax((0,)).output(ArraySpec((2, 3))), "reduce_max: axes are"),
     "a negative pad": (lambda: Pad((0, -1), (0, 0)), "0 or more, for each axis behind the batch"),
+    "a pad of half an element": (lambda: Pad((0.5,), (0,)), "0 or more, for each axis behind the batch"),
+    "a pad by what the input cannot hold": (
+        lambda: Pad((1,), (0,), -1).output(ArraySpec((2, 3), "uint8")),
+        "value is -1, and the input uint8; give one from 0 to 255",
+    ),
     "a pad of unequal axes": (lambda: Pad((0, 1), (0,)), "0 or more, for each axis behind the batch"),
     "a pad of other axes": (lambda: Pad((1,), (1,)).output(ArraySpec((2, 3, 4))), "for 1 axes behind"),
     "a pad of tokens with a fraction": (
