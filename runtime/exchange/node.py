@@ -100,9 +100,9 @@ class NodeMemory:
             stealing = await Stealing.allocate(world, lent, capacity, owners(world.nodes))
         return cls(world, (shared, own), board, peers, size, slots, capacity, residual, stealing)
 
-    async def fence(self) -> None:
-        """What any rank of the node has written is seen by all; collective over the node."""
-        await self._windows[0].fence()
+    async def fence(self, *, among: Communicator | None = None) -> None:
+        """What any rank of the node has written is seen by all; collective over the node, or over `among`."""
+        await self._windows[0].fence(among=among)
 
     async def close(self) -> None:
         """Give everything back; collective over the node."""

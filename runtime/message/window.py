@@ -106,10 +106,13 @@ class Window:
         """A memory barrier: earlier stores of this thread come before its later ones, for everyone."""
         atomics.barrier()
 
-    async def fence(self) -> None:
-        """Everyone's stores before it are seen by everyone after it; collective over the node."""
+    async def fence(self, *, among: Communicator | None = None) -> None:
+        """Everyone's stores before it are seen by everyone after it; collective over the node.
+
+        Or over `among`, which has the node's ranks among others: for who meets while others use the node's.
+        """
         self._win.Sync()
-        await self._node.barrier(what="fence of a shared window")
+        await (among or self._node).barrier(what="fence of a shared window")
         self._win.Sync()
 
     async def close(self) -> None:

@@ -74,7 +74,7 @@ def save(folder: Path, snapshot: Snapshot, keep: int = 2) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise _could_not_write(path, snapshot, error) from error
-    spared = {path, _best(folder, snapshot.progress)}
+    spared = {path, best_of(folder, snapshot.progress)}
     for old in [other for other in checkpoints(folder) if other not in spared][keep - 1 :]:
         with contextlib.suppress(OSError):  # one too many does no harm, and the next save tries again
             old.unlink()
@@ -107,7 +107,7 @@ def chosen(folder: Path) -> Path:
             progress = json.loads((file.metadata() or {})["progress"])
     except (SafetensorError, OSError, ValueError, KeyError):
         return newest  # who loads it is told what is wrong
-    best = _best(folder, progress)
+    best = best_of(folder, progress)
     if best is not None and not best.is_file():
         raise CheckpointError(
             f"{best}: the run's best checkpoint is missing; name another one in its place, such as {newest}"
@@ -119,7 +119,7 @@ def _name(step: int) -> str:
     return f"step-{step:08d}.safetensors"
 
 
-def _best(folder: Path, progress: Mapping[str, Any]) -> Path | None:
+def best_of(folder: Path, progress: Mapping[str, Any]) -> Path | None:
     """The checkpoint of the best evaluation, where the progress of the newest tells of one (best.py)."""
     return folder / _name(progress["best"]["step"]) if "best" in progress else None
 

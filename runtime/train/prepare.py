@@ -91,7 +91,14 @@ def examine(job: Job, resume: Path | None) -> Examined:
             f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
             "--set train.steps=N or train.epochs=N"
         )
-    return Examined(job, data, graph, Start(note=_unread(job, folder)), folder, (path, snapshot))
+    notes = [_unread(job, folder)]
+    best = checkpoint.best_of(folder.checkpoints, snapshot.progress)
+    if job.train.best is not None and best is not None and not best.is_file():
+        # Kept in mind it ended the run behind its last step, untested, and every later one that went on.
+        progress = {key: value for key, value in snapshot.progress.items() if key != "best"}
+        snapshot = replace(snapshot, progress=progress)
+        notes.append(f"{job.name}: {best}, its best checkpoint, is missing: the best is from here on")
+    return Examined(job, data, graph, Start(note="\n".join(filter(None, notes))), folder, (path, snapshot))
 
 
 def _unread(job: Job, folder: RunFolder) -> str:
@@ -150,7 +157,8 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     await _agree_on_model(world, job.name, found.graph)
     if found.resumed is not None:
         path, snapshot = found.resumed
-        await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step}")
+        known = f"best {snapshot.progress['best']['step']}" if "best" in snapshot.progress else ""
+        await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step} {known}".rstrip())
     await world.agree(f"weights that {job.name} starts with", found.start.digest())
     with _fitting(job, found.graph):
         memory = await share_memory(world, job, found.graph, device)

@@ -21,7 +21,7 @@ from shlex import quote
 import numpy as np
 
 from ...kernels.lane import Task
-from ..errors import Mistake
+from ..errors import CheckpointError, Mistake
 from ..exchange.exchange import Wire
 from ..exchange.formats import warm_up
 from ..message import Communicator, World
@@ -159,7 +159,7 @@ class Trainer:
         if not await self._ill():
             if not loop.stopped:
                 tested = await self._take_best(done)
-                if len(self._data.test):
+                if len(self._data.test) and not self._failed:
                     score = await self._evaluate(self._data.test, "test", tested)
             await self._tell_work()
         if self._diverged and not (self._failed or loop.stopped):
@@ -354,21 +354,37 @@ class Trainer:
         )
 
     async def _take_best(self, done: int) -> int:
-        """Have the weights of the best evaluation, where they are kept, for the test; returns their step."""
+        """Have the weights of the best evaluation, where they are kept, for the test; returns their step.
+
+        Where they cannot be read, the model has failed.
+        """
         best = self._best
         if best is None or best.step in (0, done):
             return done
         flat = np.empty(self._replica.layout.size, np.float32)
         parameters = self._replica.layout.parameters
         if self._world.rank == 0:
-            kept = checkpoint.load(checkpoint.chosen(self._folder.checkpoints)).tensors
-            for parameter in parameters:
-                flat[parameter.start : parameter.stop] = kept[WEIGHT + parameter.name].reshape(-1)
+            try:
+                kept = (await asyncio.to_thread(self._kept)).tensors
+                for parameter in parameters:
+                    flat[parameter.start : parameter.stop] = kept[WEIGHT + parameter.name].reshape(-1)
+            except CheckpointError as error:
+                if self._compute.group is None:
+                    raise
+                self._compute.group.fail(error)
+        if await self._ill():
+            return done
         await self._comm.broadcast(flat, 0, what=f"{self._job.name}: the weights of step {best.step}")
         self._replica.begin({p.name: flat[p.start : p.stop] for p in parameters})
         if self._memory is not None:
-            await self._memory.fence()
+            # By the model's own communicator: with the node's, which all models share, a rank that came to
+            # another model first met this one's writer there, and tested weights that were not yet written.
+            await self._memory.fence(among=self._comm)
+        self._diverged = ""  # of weights that nobody uses any more
         return best.step
+
+    def _kept(self) -> checkpoint.Snapshot:
+        return checkpoint.load(checkpoint.chosen(self._folder.checkpoints))
 
     async def _odd_weights(self) -> str:
         """The first array of weights that has come to hold NaN or infinity, as rank 0 finds; else nothing."""

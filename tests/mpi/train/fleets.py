@@ -117,6 +117,9 @@ class Held:
     def broadcast(self, array, root=0, *, what="", patience_s=None):
         return self.comm.broadcast(array, root, what=what, patience_s=patience_s)
 
+    def barrier(self, *, what="", patience_s=None):
+        return self.comm.barrier(what=what, patience_s=patience_s)
+
     def allreduce(self, array, op="sum", *, what="", patience_s=None):
         self.started(what)
         return asyncio.ensure_future(self._held(self.comm.allreduce(array, op, what=what), what))
