@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any
@@ -144,6 +144,18 @@ DEPENDENT: dict[Path, tuple[str, str]] = {
 """What a value means something for, and nothing with another: a stored job has it written out."""
 
 
+def _keeps_its_evaluations(path: Path, values: Mapping[str, Any]) -> bool:
+    """Whether a run of another length, in the unit that it had, evaluates as often as before.
+
+    Somebody must have asked for that: a number that is what the default would be may have been written out.
+    """
+    in_steps = path == ("train", "steps")
+    if not in_steps and path != ("train", "epochs"):
+        return False
+    length, every = values["train"].get(str(path[1])), values["train"].get("evaluate_every")
+    return isinstance(length, int) and every != (max(1, length // 10) if in_steps else 1)
+
+
 def _forget(path: tuple[str, str] | None, values: dict[str, Any], origins: Origins) -> None:
     """Let a setting have its default again, unless a `--set` gave it."""
     if path is None or origins.get(path, (0, ""))[1].startswith("--set"):
@@ -177,10 +189,11 @@ def _apply(override: str, number: int, values: dict[str, Any], origins: Origins)
         table = table.setdefault(index, {}) if isinstance(table, dict) else table[index]
         if not isinstance(table, dict | list):
             raise JobError(f"--set {override}: {where(Job, path)} is a value, not a table")
+    keeps = _keeps_its_evaluations(path, values)
     for other in ALTERNATIVES.get(keys[0], ()) if len(keys) == 2 else ():
         if keys[1] in ALTERNATIVES[keys[0]] and table.pop(other, None) is not None and other != keys[1]:
             _forget(DEPENDENT.get((keys[0], other)), values, origins)
-    if DEPENDENT.get(path) and table.get(path[-1]) != value:
+    if DEPENDENT.get(path) and table.get(path[-1]) != value and not keeps:
         _forget(DEPENDENT[path], values, origins)
     table[path[-1]] = value
     for inner in [other for other in origins if other[: len(path)] == path]:

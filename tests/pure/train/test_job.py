@@ -277,12 +277,18 @@ class TestSet:
         assert "evaluate_every = 1" in stored
         assert load(tmp_path, stored, "train.steps=70").train.evaluate_every == 7
         assert load(tmp_path, stored, "train.epochs=70").train.evaluate_every == 1
+        often = stored.replace("evaluate_every = 1", "evaluate_every = 4")
+        assert load(tmp_path, often, "train.epochs=70").train.evaluate_every == 4
+        assert load(tmp_path, often, "train.steps=70").train.evaluate_every == 7
         both = ("train.evaluate_every=3", "train.steps=70")
         for order in (both, both[::-1]):
             assert load(tmp_path, stored, *order).train.evaluate_every == 3
         steps = load(tmp_path, GOOD, "train.steps=70").dump()
         assert load(tmp_path, steps, "train.evaluate_every=9", "train.steps=80").train.evaluate_every == 9
         assert load(tmp_path, steps, "train.epochs=5").train.evaluate_every == 1
+        assert load(tmp_path, steps, "train.steps=800").train.evaluate_every == 80
+        asked = steps.replace("evaluate_every = 7", "evaluate_every = 20")
+        assert load(tmp_path, asked, "train.steps=800").train.evaluate_every == 20
 
     def test_of_another_wire_format_leaves_no_setting_of_the_old_one(self, tmp_path: Path) -> None:
         stored = load(tmp_path, GOOD, "exchange.wire=top_k", "exchange.keep=0.1").dump()
