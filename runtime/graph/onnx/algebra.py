@@ -322,26 +322,23 @@ def where(at: At) -> Operand:
     sides = at.operand(1), at.operand(2)
     for (value, side), chosen in ((sides, False), (sides[::-1], True)):
         if isinstance(side, Static) and (side.array == -inf).all():
-            hiding = _by_batch(
-                lambda c, a, chosen=chosen: np.where(c == chosen, a, a.dtype.type(0)), condition, side
-            )
-            return _binary(at, "add", value, hiding)
+            return _binary(at, "add", value, _chosen(condition, side, chosen))
     rank = max(len(each.shape) for each in sides if isinstance(each, Dynamic))
     terms: list[Operand] = []
     for part, side, chosen in zip(("first", "second"), sides, (True, False), strict=True):
         if isinstance(side, Static) and not (side.trained and side.array.ndim):
-            # Not times the mask: what hides scores is infinite.
-            terms.append(
-                _by_batch(
-                    lambda c, a, chosen=chosen: np.where(c == chosen, a, a.dtype.type(0)), condition, side
-                )
-            )
+            terms.append(_chosen(condition, side, chosen))
             continue
         value = side if isinstance(side, Dynamic) else _whole(at, side, rank)
         mask = _by_batch(lambda c, chosen=chosen: (c == chosen).astype(np.float32), condition)
         terms.append(_binary(at, "mul", value, mask, part))
     first, second = terms
     return _binary(at, "add", first, second)
+
+
+def _chosen(condition: Static, side: Static, chosen: bool) -> Static:
+    """A side where the condition is `chosen`, and 0 elsewhere: by no product, for it may be infinite."""
+    return _by_batch(lambda c, a: np.where(c == chosen, a, a.dtype.type(0)), condition, side)
 
 
 def _whole(at: At, static: Static, rank: int) -> Dynamic:
