@@ -144,6 +144,12 @@ def require_fitting(
             f"{options.samples}: a sample is {samples.dtype} {samples.shape[1:]}, and {options.model} takes "
             f"{wanted} {entry.shape[1:]}"
         )
+    of_wide = info.platform == Platform.CHECKPOINT and wanted == np.float64  # float32 tells too little there
+    if of_wide and samples.dtype.kind == "f" and samples.itemsize < wanted.itemsize:
+        raise DataError(
+            f"{options.samples}: holds {samples.dtype}, which tells too little of what {options.model} was "
+            f"trained on: save the samples as {wanted}"
+        )
     return entry, outputs[options.output] if options.output else info.outputs[0]
 
 

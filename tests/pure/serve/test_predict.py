@@ -32,8 +32,8 @@ def options(**changes: object) -> Options:
     return Options(Path("m"), Path("x.npy"), Path("y.npy"), **found)
 
 
-def info(inputs=(IMAGE,), outputs=(LOGITS,)) -> ModelInfo:
-    return ModelInfo("model", ("1",), "1", "weft_onnx", tuple(inputs), tuple(outputs), 8, ready=True)
+def info(inputs=(IMAGE,), outputs=(LOGITS,), platform="weft_onnx") -> ModelInfo:
+    return ModelInfo("model", ("1",), "1", platform, tuple(inputs), tuple(outputs), 8, ready=True)
 
 
 IMAGES = np.zeros((7, 3, 3))
@@ -41,6 +41,13 @@ IMAGES = np.zeros((7, 3, 3))
 FITTING = {
     "numbers of another size": (info(), IMAGES, {}, "logits"),
     "whole numbers for a model of fractions": (info(), IMAGES.astype(np.uint8), {}, "logits"),
+    "float32 for a file that takes float64": (
+        info([TensorInfo("x", "FP64", (-1, 3, 3))]),
+        IMAGES.astype(np.float32),
+        {},
+        "logits",
+    ),
+    "halves for a run": (info(platform="weft_checkpoint"), IMAGES.astype(np.float16), {}, "logits"),
     "tokens": (info([TOKENS]), np.zeros((7, 5), np.int64), {}, "logits"),
     "an output by its name": (info(outputs=(SHARES, LOGITS)), IMAGES, {"output": "logits"}, "logits"),
 }
@@ -64,6 +71,12 @@ WRONG = {
         np.zeros((7, 5)),
         {},
         r"float64 \(5,\), and m takes int32 \(5,\)",
+    ),
+    "float32 for a run that tells more apart": (
+        info([TensorInfo("x", "FP64", (-1, 3, 3))], platform="weft_checkpoint"),
+        IMAGES.astype(np.float32),
+        {},
+        "holds float32, which tells too little of what m was trained on: save the samples as float64",
     ),
     "two inputs": (info([IMAGE, TOKENS]), IMAGES, {}, "m takes x, tokens: a file of samples has one input"),
     "two outputs": (info(outputs=(SHARES, LOGITS)), IMAGES, {}, "shares, logits: choose one with --output"),
