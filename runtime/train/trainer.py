@@ -223,10 +223,11 @@ class Trainer:
             kept = f"its last checkpoint is {last.name}" if last else "it has no checkpoint"
             return f"{text}\nstored in {result.folder}; {kept}"
         text = f"{self._reason()} after step {result.steps}"
-        if (best := self._best) is not None and best.step:
+        best = self._best if self._best is not None and self._best.step else None
+        if best is not None:
             text += f"; best validation {best.asked.metric} {figure(best.value)} after step {best.step}"
         if (score := result.score) is not None:
-            text += " with" if best is not None and best.step else ";"
+            text += ";" if best is None else " with"
             text += f" test loss {figure(score.loss)}"
             text += "" if score.accuracy is None else f", test accuracy {score.accuracy:.4f}"
         text += f"\nstored in {result.folder}"

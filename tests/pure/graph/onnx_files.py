@@ -96,3 +96,9 @@ def expected(proto: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> list[
     """The same by the onnx package's evaluator."""
     evaluator = ReferenceEvaluator(proto, new_ops=[BatchNormalization, LRN])
     return [np.asarray(each) for each in evaluator.run(None, dict(samples))]
+
+
+def one(op: str, inputs: str = "x", *, shape=("n", 4), weights=None, version=18, integers=(), **attributes):
+    """A file of one node."""
+    return file([node(op, inputs, "y", **attributes)], {"x": shape}, ["y"], weights or {},
+                version=version, integers=integers)  # fmt: skip
