@@ -19,8 +19,8 @@ from typing import Self
 from ...kernels.device import DeviceUnavailable, choose_device
 from ..errors import MachineError, Mistake, WeftError
 from ..message import World
-from ..train.prepare import share_cores
 from ..work import Compute
+from ..work.cores import share_cores
 from .catalog import Catalog
 from .client import ClientPort
 from .dispatcher import Dispatcher

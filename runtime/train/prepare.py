@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import blas
 from ...kernels.device import Device, DeviceUnavailable, choose_device
 from ..errors import CheckpointError, DataError, MachineError, Mistake
 from ..exchange import NodeMemory, cut, rows_of
@@ -27,6 +26,7 @@ from ..graph import Graph, Layout
 from ..graph.program import shared_bytes
 from ..message import World
 from ..observe import RunFolder
+from ..work.cores import share_cores
 from ..work.offers import worth_offering
 from . import checkpoint
 from .advice import coarse, uneven
@@ -299,20 +299,6 @@ def lineage(job: Job, data: Data, graph: Graph) -> dict[str, Any]:
     found = {**job.lineage(), "the data's digest": data.digest()}
     elsewhere = job.model.python is not None or job.model.onnx is not None
     return {**found, "node": outline(graph)} if elsewhere else found
-
-
-async def share_cores(world: World) -> None:
-    """Give BLAS this rank's part of the node's cores: all of them for one rank, one each for many.
-
-    Left alone, OpenBLAS starts a thread for every core in every rank, and they spin waiting for each other. A
-    launcher that binds ranks to cores leaves each rank a set of its own, so what counts is the union over
-    the node.
-    """
-    allowed = np.zeros(os.cpu_count() or 1, np.uint8)
-    own = [core for core in os.sched_getaffinity(0) if core < allowed.size]
-    allowed[own] = 1
-    await world.node.allreduce(allowed, "max", what="cores of the node")
-    blas.limit_threads(max(1, min(len(own), int(allowed.sum()) // world.node_size)))
 
 
 def _device(world: World, jobs: Sequence[Job]) -> Device:

@@ -35,6 +35,7 @@ from ...graph.table import ROW, Table, Tags, check, costs_s, rows, write_graph
 from ...graph.tasks import Rates
 from ...message import World
 from ...message.window import Window, rounded_up
+from ..cores import share_cores
 from . import rates
 from .crew import Crew, Job, Spans
 
@@ -81,10 +82,11 @@ class Neurons:
         `parameters` is the flat vector of weights, read on rank 0 alone. With `capture` rank 0 runs every
         kernel twice for its cost; otherwise costs are determined from operations and bytes. `tags` override
         both. Neurons in `dropped` (by node) are zero, and nobody waits for them. With `barrier` every layer
-        waits for the one before: for comparison.
+        waits for the one before: for comparison. From then on BLAS uses this rank's part of the node's cores.
         """
         self = cls(world, graph, batch, min(ranks or world.node_size, world.node_size), barrier)
         self._spans = spans
+        await share_cores(world)
         await self._allocate(parameters)
         if capture and world.node_rank == 0:
             await asyncio.to_thread(self._capture)

@@ -40,6 +40,7 @@ import numpy as np
 
 from ...errors import Mistake
 from ...message import World
+from ..cores import share_cores
 from . import measure
 from .beyond import Beyond
 from .group import GROUP, run_group
@@ -111,6 +112,7 @@ class Pool:
         them. `task_s` is what a task is taken to cost until one of its function was measured. For each lane
         `places` tasks (65,535 at most) of up to `place_bytes` each can be out on a rank's shelf at a time; a
         larger task, or result, goes by message. Pools that are open at the same time need different names.
+        From then on BLAS uses this rank's part of the node's cores: tasks run on all ranks at once.
         """
         functions = {GROUP: run_group, **functions}
         settings = [sorted(functions), classes, places, place_bytes]
@@ -129,6 +131,7 @@ class Pool:
                     f"the function {each!r} of the pool {name!r} is `async def`, or has a `yield`; tasks run"
                     " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
                 )
+        await share_cores(world)
         lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)
