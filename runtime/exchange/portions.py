@@ -142,7 +142,8 @@ def blocks(
 ) -> tuple[Block, ...]:
     """Backward in its natural order, calls that complete several portions of one layer in blocks of rows.
 
-    Those of nodes in `movable`, whose inputs the caller keeps to the end of backward, are movable.
+    Those of nodes in `movable`, whose inputs the caller keeps to the end of backward, are movable; so is the
+    whole call of a layer that travels in one portion, unless that waits for other layers, too.
     """
     completes = {
         node: [p for p in portions if p.nodes[-1] == node] for node in {p.nodes[-1] for p in portions}
@@ -153,5 +154,7 @@ def blocks(
         if own and own[0].rows is not None:
             found += [Block(number, (p.index,), p.rows, call.node.name in movable) for p in own]
         else:
-            found.append(Block(number, tuple(p.index for p in own)))
+            alone = bool(own) and all(len(p.nodes) == 1 for p in own)
+            movable_whole = alone and call.node.name in movable
+            found.append(Block(number, tuple(p.index for p in own), movable=movable_whole))
     return tuple(found)

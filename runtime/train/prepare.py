@@ -279,11 +279,13 @@ def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | No
 
 
 def _postponed(job: Job, graph: Graph, travels: bool) -> frozenset[str]:
-    """Nodes whose weight gradients may run late: those that travel by rows."""
+    """Nodes whose weight gradients may run late: those that travel by rows, or alone and are about as large
+    as a portion. What is smaller would not keep the lane busy for long."""
     if not travels:
         return frozenset()
-    portions = cut(Layout.of(graph), smallest_portion(job), rows_of(graph))
-    return frozenset(portion.nodes[0] for portion in portions if portion.rows is not None)
+    smallest, rows = smallest_portion(job), rows_of(graph)
+    alone = [p for p in cut(Layout.of(graph), smallest, rows) if len(p.nodes) == 1 and p.nodes[0] in rows]
+    return frozenset(p.nodes[0] for p in alone if p.rows is not None or 2 * p.nbytes >= smallest)
 
 
 def smallest_portion(job: Job) -> int:

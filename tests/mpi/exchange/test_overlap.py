@@ -46,7 +46,7 @@ def test_r2_backward_kernels_run_while_higher_layers_travel():
     kernels = [
         (start, end)
         for track, name, start, end, info in trained.spans
-        if track == "compute" and info.get("step") == 0 and name == "dense_2.weight_gradient"
+        if track == "compute" and info.get("step") == 0 and name == "dense_2.input_gradient"
     ]
     portion = [
         (start, end)

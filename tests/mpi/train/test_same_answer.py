@@ -92,6 +92,7 @@ EXCHANGES = {
     "lower layer first, 1 KiB, credit 1": {"portion_bytes": 1024, "credit": 1, "rule": "lower_layer_first"},
     "lower layer first, 8 KiB, credit 4": {"portion_bytes": 8192, "credit": 4, "rule": "lower_layer_first"},
     "latest first, 16 KiB, credit 2": {"portion_bytes": 16384, "credit": 2, "rule": "latest_first"},
+    "lower layer first, whole layers": {"portion_bytes": 60_000, "credit": 1, "rule": "lower_layer_first"},
     "first come, 100 KiB, credit 3": {"portion_bytes": 102_400, "credit": 3, "rule": "first_come"},
     "all in one portion": {"portion_bytes": 1 << 20, "credit": 1},
     "clipping": {"portion_bytes": 8192, "credit": 3, "clip_norm": 0.5},

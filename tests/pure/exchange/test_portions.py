@@ -107,6 +107,15 @@ def test_backward_comes_in_blocks_that_complete_one_portion_each():
     ]
 
 
+def test_a_layer_that_travels_whole_is_movable_but_not_one_that_shares_its_portion():
+    layers = [("dense", {"features": 64}), ("dense", {"features": 8}), ("dense", {"features": 96})]
+    graph = sequential((64,), layers)
+    portions = cut(Layout.of(graph), 17_000, rows_of(graph))
+    assert [portion.nodes for portion in portions] == [("dense_3", "dense_2"), ("dense_1",)]
+    found = blocks(differentiate(graph).backward, portions, movable={"dense_1", "dense_2", "dense_3"})
+    assert [block.completes for block in found if block.movable] == [(1,)]
+
+
 def test_small_layers_are_complete_with_the_lowest_of_them():
     graph = sequential((64,), [("dense", {"features": 8}), ("dense", {"features": 8})])
     portions = cut(Layout.of(graph), 1 << 20, rows_of(graph))
