@@ -47,6 +47,11 @@ class Best:
         return self.asked.patience is not None and self.behind >= self.asked.patience
 
     @property
+    def waited(self) -> str:
+        """For how long it got no better, in words."""
+        return f"{self.behind:,} evaluation{'s' if self.behind > 1 else ''}"
+
+    @property
     def progress(self) -> Mapping[str, Any]:
         """For a checkpoint; empty before the first evaluation."""
         if not self.step:

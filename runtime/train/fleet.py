@@ -84,6 +84,7 @@ class Fleet:
         self._screen: Screen | None = None
         self._results: list[Result] = []
         self._steps = [one.job.train.total_steps(len(one.data.train)) for one in ready]
+        self._left = [one.steps_left for one in ready]
         self._claims = [claim(one.replica.graph, one.job, len(one.data.train), world.size) for one in ready]
 
     async def run(self, beside: Beside = nothing) -> list[Result]:
@@ -178,11 +179,9 @@ class Fleet:
     def _headline(self) -> str:
         names = [one.job.name for one in self._ready]
         parts = [f"{name} {part:.0%}" for name, part in zip(names, weights(self._claims), strict=True)]
-        lengths = [steps - one.first_step for one, steps in zip(self._ready, self._steps, strict=True)]
-        return (
-            f"{len(names)} models share every rank's compute time: {', '.join(parts)}\n"
-            f"steps in the order {preview(self._claims, lengths, names)}"
-        )
+        order = preview(self._claims, self._left, names)
+        steps = f"\nsteps in the order {order}" if order else ""  # none are left of runs that have ended
+        return f"{len(names)} models share every rank's compute time: {', '.join(parts)}{steps}"
 
     def _tell_status(self) -> None:
         if self._screen is not None:
@@ -195,8 +194,8 @@ class Fleet:
         """All spans to rank 0, on its clock, into one file for every model that had steps to take."""
         wanted = [
             (one.folder, log)
-            for one, log, steps in zip(self._ready, logs, self._steps, strict=True)
-            if one.job.run.trace and one.first_step < steps
+            for one, log, left in zip(self._ready, logs, self._left, strict=True)
+            if one.job.run.trace and left
         ]
         if not wanted:
             return

@@ -217,16 +217,22 @@ class TrainingLoop:
             await self._carrier.open()
 
     async def run(
-        self, first_step: int, boundary: Callable[[int], Awaitable[bool]], pause: Container[int]
+        self,
+        first_step: int,
+        boundary: Callable[[int], Awaitable[bool]],
+        pause: Container[int],
+        *,
+        ended: bool = False,
     ) -> int:
         """Train from `first_step` (steps done so far); returns the number of steps done at the end.
 
         After each number of steps in `pause` all comes to rest and `boundary` is awaited; True ends the run.
+        One that has `ended` before takes no step.
         """
         await self.open()
         async with self._communicating() as group:
-            done = await self._tune(first_step, pause, group)
-            while done < self.total_steps and not (self.stopped or self.failed):
+            done = first_step if ended else await self._tune(first_step, pause, group)
+            while done < self.total_steps and not ended and not (self.stopped or self.failed):
                 await self._step(done)
                 done += 1
                 if done in pause:

@@ -34,6 +34,8 @@ from .best import Best
 from .course import schedule
 from .data import Data, MissingData, load_data
 from .data.section import files
+from .ending import kept, reached
+from .evaluate import Score
 from .job import load_job
 from .model import build_with_weights, outline
 from .replica import Flats, Replica
@@ -65,7 +67,14 @@ class Prepared:
     folder: RunFolder
     first_step: int
     best: Best | None = None  # what is known of the best evaluation
+    score: Score | None = None  # of the validation set behind the first steps, if it was evaluated there
     note: str = ""  # for the reader, of what goes on otherwise than it would have
+
+    @property
+    def steps_left(self) -> int:
+        """None where its target or its patience has ended it before its last step."""
+        ended = reached(self.job, self.score) or (self.best is not None and self.best.over)
+        return 0 if ended else self.job.train.total_steps(len(self.data.train)) - self.first_step
 
 
 def examine(job: Job, resume: Path | None) -> Examined:
@@ -235,10 +244,12 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
-            Best.of(one.job.train.best, one.resumed[1].progress if one.resumed else {}),
+            Best.of(one.job.train.best, progress),
+            kept(progress),
             _note(one, world.size),
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
+        for progress in [one.resumed[1].progress if one.resumed else {}]
     ]
 
 
@@ -319,7 +330,7 @@ async def _new_folder(world: World, job: Job) -> RunFolder:
     """The run's folder, made by rank 0 and told to all."""
     path = np.zeros(4096, np.uint8)  # PATH_MAX
     if world.rank == 0:
-        folder = RunFolder.create(Path(os.path.expandvars(job.run.folder)).expanduser(), job.name)
+        folder = RunFolder.create(Path(os.path.expandvars(job.run.folder)), job.name)
         encoded = str(folder.path).encode()
         path[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     await world.broadcast(path, 0, what="the run's folder, which rank 0 makes")

@@ -34,6 +34,7 @@ from .chain import Share
 from .course import Pauses
 from .data import Samples
 from .dealer import Dealer
+from .ending import reached, told
 from .evaluate import Score, evaluate
 from .inference import WEIGHT, described
 from .log import Log
@@ -101,6 +102,7 @@ class Trainer:
         self._folder = ready.folder
         self._first_step = ready.first_step
         self._best = ready.best
+        self._left = ready.steps_left
         self._stored = -1  # the step of the last checkpoint
         self._advice = ready.note
         self._compute = compute
@@ -113,7 +115,8 @@ class Trainer:
             memory=ready.memory, turns=turns, model=model, dealer=self._dealer,
         )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
-        self._reached = False
+        self._scored = ready.first_step, ready.score  # the last step where the validation set was evaluated
+        self._reached = reached(job, ready.score)
         self._failed = False  # on some rank, as all ranks know
         self._odd = frozenset(self._odd_arrays())  # from the start: a mask's constants may be infinite
         self._diverged = ""  # what the last evaluation has found
@@ -123,11 +126,9 @@ class Trainer:
         self._log.note(self._headline())
         if self._advice:
             self._log.note(self._advice)
-        if self._first_step == self._loop.total_steps:
-            self._log.note(
-                f"{self._job.name}: all steps were done before, nothing is left to train; for more give "
-                "--set train.steps=N or train.epochs=N"
-            )
+        if not self._left:
+            ended, more = self._ended()
+            self._log.note(f"{self._job.name}: {ended}, nothing is left to train; for more give --set {more}")
         await self._warm_up()
         await self._loop.open()
 
@@ -140,13 +141,14 @@ class Trainer:
             better, best = False, self._best
             if pauses.evaluates(done) and len(self._data.validation):
                 score = await self._evaluate(self._data.validation, "validation", done)
-                self._reached = self._reached or (score is not None and reached(self._job, score))
+                self._scored = done, score
+                self._reached = self._reached or reached(self._job, score)
                 better = best is not None and score is not None and best.told(score, done)
             if (pauses.saves(done) or better) and not await self._ill():
                 await self._checkpoint(done)
             return self._reached or self._failed or (best is not None and best.over)
 
-        done = await loop.run(self._first_step, boundary, pauses)
+        done = await loop.run(self._first_step, boundary, pauses, ended=not self._left)
         self._failed = self._failed or loop.failed
         if self._stored != done and not await self._ill():
             await self._checkpoint(done)
@@ -207,13 +209,21 @@ class Trainer:
             f" {tuple(self._data.input_spec.shape)}, {steps} on {ranks} ({replica.device.name}){wire}"
         )
 
+    def _ended(self) -> tuple[str, str]:
+        """Why there was nothing left to train from the start, and what of the job would change that."""
+        if self._reached:
+            return "its target was reached before", "train.target.value=VALUE"
+        if self._best is not None and self._best.over:
+            return f"it was no better for {self._best.waited} before", "train.best.patience=N"
+        return "all steps were done before", "train.steps=N or train.epochs=N"
+
     def _reason(self) -> str:
         if self._loop.stopped:
             return "stopped by a signal"
         if self._reached:
             return "target reached"
         if self._best is not None and self._best.over:
-            return f"no better for {self._best.behind} evaluations"
+            return f"no better for {self._best.waited}"
         return "all steps done"
 
     def _conclusion(self, result: Result) -> str:
@@ -348,6 +358,7 @@ class Trainer:
             "samples": described(self._data),
             "exchange": {"ranks_of_nodes": nodes, **asdict(self._loop.settings)},
             **({} if self._best is None else self._best.progress),
+            **told(self._scored[1] if self._scored[0] == done else None),
         }
         snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
         self._written = asyncio.create_task(
@@ -450,16 +461,6 @@ class Trainer:
         told_by = f" (rank {rank} of {world.size} on {host})"  # at the end of what is nobody's fault
         heart = text.splitlines()[-1].removeprefix("weft: ").removesuffix(told_by)
         return f"{heart} (rank {rank} on host {host})"
-
-
-def reached(job: Job, score: Score) -> bool:
-    """Whether the job's target is met."""
-    target = job.train.target
-    if target is None:
-        return False
-    if target.metric == "loss":
-        return score.loss <= target.value
-    return score.accuracy is not None and score.accuracy >= target.value
 
 
 def _dealer(world: World, job: Job, turns: Turn | None) -> Dealer | None:
