@@ -23,13 +23,18 @@ def locate(name: str) -> Path:
 
     Every rank fills them in for itself: nodes may keep their data and their Python in different places.
     """
-    path = Path(os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))).expanduser()
-    if not path.exists():
-        above = next(parent for parent in path.absolute().parents if parent.exists())
+    filled = os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))
+    path = Path(os.path.expanduser(filled))  # where Path's own raises: ~ of nobody who is known stays
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
         raise MissingData(
             f"{path}: there is no such file; {above} exists. "
             "A relative path in a job file starts at the job file's folder"
-        )
+        ) from error
+    except OSError as error:  # it lies in a folder of somebody else's
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     return path
 
 

@@ -78,14 +78,16 @@ class Affine:
         """What float32 keeps of samples, in words, where that is too little; where it is enough, nothing."""
         mean, scale = np.broadcast_arrays(np.abs(self.mean), np.asarray(self.scale, np.float64))
         steps = np.spacing(mean.astype(np.float32)).astype(np.float64)
-        # Half a step of the sample, half a step of the mean. 1: equal numbers, or none that are normalised.
-        lost = np.where(scale == 1, 0, steps * scale)
+        # Half a step of the sample, half a step of the mean. A column that was constant in training counts:
+        # its test samples varied, and to a model that was served they were all alike.
+        lost = steps * scale
         worst = int(np.argmax(lost))
         if lost.flat[worst] <= COARSE:
             return ""
+        by = "no more than 1" if scale.flat[worst] == 1 else f"{1 / scale.flat[worst]:.3g}"  # 1: or constant
         return (
             f"float32, which near {mean.flat[worst]:.4g} have steps of {steps.flat[worst]:.3g}, and a "
-            f"feature there deviates by {1 / scale.flat[worst]:.3g}"
+            f"feature there deviates by {by}"
         )
 
 

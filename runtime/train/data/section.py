@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..section import Count, Fraction, Name, Section, problem
 
@@ -24,15 +24,21 @@ class _Data(Section):
     validation: Fraction = 0.1
     test: Fraction = 0.2
 
-    @field_validator("test")
-    @classmethod
-    def _leaves_training_samples(cls, test: float, info: ValidationInfo) -> float:
-        validation = info.data.get("validation", 0.0)
-        if validation + test >= 1.0:
+    @property
+    def has_own_test(self) -> bool:
+        """Whether the test set is a file of its own, and `test` not used."""
+        return False
+
+    @model_validator(mode="after")
+    def _leaves_training_samples(self) -> Self:
+        # Of all fields, for whether `test` counts: a run with a test set of its own, and 0.85 to validate,
+        # could not be resumed, for its job.toml has the fraction that it did not use.
+        if not self.has_own_test and self.validation + self.test >= 1.0:
             raise problem(
-                f"leaves nothing to train on: its sum with validation ({validation}) must be below 1"
+                f"leaves nothing to train on: its sum with validation ({self.validation}) must be below 1",
+                ("data", "test"),
             )
-        return test
+        return self
 
 
 class _Arrays(_Data):
@@ -42,6 +48,11 @@ class _Arrays(_Data):
     test_targets: Name | None = None
     shape: list[Count] | None = None  # of one sample, where the model wants another: [1, 28, 28] for conv2d
     normalise: Normalise = "range"
+
+    @property
+    def has_own_test(self) -> bool:
+        """As in _Data."""
+        return self.test_inputs is not None
 
     @field_validator("test_targets")
     @classmethod
@@ -92,6 +103,18 @@ class CsvData(_Data):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     test_path: Name | None = None  # a test set of its own, with the same columns; then `test` is not used
     normalise: Normalise = "standard"
+
+    @field_validator("delimiter")
+    @classmethod
+    def _stands_between_columns(cls, delimiter: str) -> str:
+        if delimiter in '"\r\n':  # for which NumPy has a TypeError
+            raise problem("must be a character that neither quotes nor ends a line")
+        return delimiter
+
+    @property
+    def has_own_test(self) -> bool:
+        """As in _Data."""
+        return self.test_path is not None
 
 
 class TextData(_Data):

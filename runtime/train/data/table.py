@@ -236,6 +236,12 @@ def _unclosed(lines: Sequence[str]) -> str:
 
 
 def _is_number(text: str) -> bool:
+    """Whether NumPy reads a number there; Python takes 1_000 for one, too, and digits of other scripts.
+
+    Classes called 1_1 and 1_2 were taken for numbers, and refused without their line.
+    """
+    if "_" in text or not text.strip().isascii():
+        return False
     try:
         float(text)
     except ValueError:

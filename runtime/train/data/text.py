@@ -8,7 +8,9 @@ A shuffled split would be no test: neighbouring windows of a text resemble each 
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,8 @@ def _folder(folder: Path, data: TextData) -> AnyArray:
         raise DataError(
             f"{folder}: [data] files = {data.files!r} is no pattern of files in it; give one like '**/*.txt'"
         ) from error
+    if "**" in data.files:
+        _require_readable(folder, data)
     kept = [name for name in names if not any(_matches(name, pattern) for pattern in data.exclude)]
     if not kept:
         raise DataError(
@@ -64,6 +68,29 @@ def _folder(folder: Path, data: TextData) -> AnyArray:
         with reading(folder / name) as file:
             parts.append(file.read())
     return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _require_readable(folder: Path, data: TextData) -> None:
+    """DataError where a folder below may not be looked into: to a pattern it is as if it were empty.
+
+    Of a folder one part of which was somebody else's the rest was trained on, and nobody was told.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return  # to the pattern, too, it is nothing
+        remedy = "" if Path(error.filename) == folder else "; leave it out with [data] exclude"
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}{remedy}") from error
+
+    # From where the pattern's wildcards begin: what lies beside that is none of its business.
+    above = takewhile(lambda part: not set("*?[").intersection(part), Path(data.files).parts)
+    for path, names, _ in os.walk(folder.joinpath(*above), onerror=refuse):
+        inside = os.path.relpath(path, folder)
+        names[:] = [
+            name
+            for name in names
+            if not any(_matches(os.path.normpath(f"{inside}/{name}") + "/", e) for e in data.exclude)
+        ]
 
 
 def _matches(name: str, pattern: str) -> bool:

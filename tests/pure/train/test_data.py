@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import re
 import struct
 import zipfile
@@ -149,6 +151,9 @@ def test_a_column_far_from_zero_keeps_its_digits(here: Path) -> None:
         ("float64", 1.7e9, 3e7, "float32"),
         ("float64", 300.0, 0.5, "float32"),
         ("uint8", 100.0, 9.0, "float32"),
+        ("float64", 1.7e9, 0.0, "float64"),  # new samples may vary there
+        ("float64", 1e3, 0.0, "float32"),
+        ("float64", 0.0, 0.0, "float32"),
     ],
 )
 def test_a_model_takes_float64_where_float32_keeps_too_little_of_what_training_read(
@@ -324,6 +329,11 @@ DAMAGE = {
         lambda: rewrite("plain.npz", lambda b: b[:-30]),
         r"is not a whole .npz",
     ),
+    "flipped bytes in an npz file": (
+        "a plain npz file",
+        lambda: rewrite("plain.npz", lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]),
+        r"plain.npz: is not a whole .npz file: Bad CRC-32 for file 'x.npy'",
+    ),
     "an npz file without the array": (
         "a plain npz file",
         lambda: np.savez("plain.npz", xx=images(), y=LABELS),
@@ -367,6 +377,24 @@ def test_damage(source: str, damage: Any, expected: str, here: Path) -> None:
     damage()
     with pytest.raises(DataError, match=expected):
         load(**SOURCES[source])
+
+
+def test_data_in_a_folder_of_somebody_elses_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def guarded(path: Any, **options: Any) -> Any:
+        if str(path).endswith("plain.npz"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    with pytest.raises(DataError, match=r"^plain.npz: cannot be read: Permission denied$"):
+        load(**SOURCES["a plain npz file"])
+
+
+def test_data_in_the_home_folder_of_nobody_is_missing() -> None:
+    with pytest.raises(DataError, match=r"^~nobody-of-that-name/a.npz: there is no such file"):
+        load("npz", path="~nobody-of-that-name/a.npz")
 
 
 def test_arrays_of_an_npz_file_may_lack_the_suffix(here: Path) -> None:

@@ -40,6 +40,11 @@ def test_a_target_may_hold_names() -> None:
         load("csv", "mean_squared_error", path="n.csv", target=-1, header=False)
 
 
+def test_names_that_python_alone_takes_for_numbers_are_names() -> None:
+    Path("n.csv").write_text("".join(f"{i},1_{i % 2}\n" for i in range(N)))
+    assert load("csv", path="n.csv", target=-1, header=False).labels == ("1_0", "1_1")
+
+
 def test_gz_byte_order_mark_and_other_delimiters() -> None:
     text = "\ufeffa;b\n" + "".join(f"{i};{i % 3}\n" for i in range(N))
     Path("s.csv").write_bytes(gzip.compress(text.encode()))
@@ -81,6 +86,7 @@ def test_a_quotation_mark_within_a_name_is_one() -> None:
         ("1,2,0\n3,2,1,5\n1,2,0\n", {}, r"t.csv:2: has 4 columns where the first row has 3"),
         ("0\n1\n", {}, r"t.csv: its samples hold no numbers; its shape is \(2, 0\)"),
         ("1,2,0\n3,nan,1\n", {}, r"t.csv:2: column 1 holds 'nan', not a finite number$"),
+        ("1,2,0\n3,1_000,1\n", {}, r"t.csv:2: column 1 holds '1_000', not a finite number$"),
         ("1,2,0\n\n3,,1\n", {}, r"t.csv:3: column 1 holds '', not a finite number$"),
         ("a,b,y\n1,2,0\n3,x,1\n", {"header": True}, r"t.csv:3: column 1 \(b\) holds 'x'"),
         ("1,2,0\n1,2\n", {}, r"t.csv:2: has 2 columns where the first row has 3"),

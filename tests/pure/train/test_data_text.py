@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,26 @@ def test_a_folder_is_read_in_sorted_order() -> None:
     )
     inputs, _ = gathered(data.train)
     assert bytes(inputs.astype("u1").ravel()) == b"A" * 50 + b"B" * 49
+
+
+def test_a_folder_of_somebody_elses_is_not_left_out_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("open/a.txt", "closed/b.txt"):
+        Path("f", name).parent.mkdir(parents=True)
+        Path("f", name).write_text("A" * 50)
+    scandir = os.scandir
+
+    def guarded(path: Any = ".") -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    keys = {"path": "f", "context": 9, "validation": 0.0, "test": 0.0}
+    refused = r"f/closed: cannot be read: Permission denied; leave it out with \[data\] exclude"
+    with pytest.raises(DataError, match=refused):
+        load("text", **keys)
+    for left_out in ({"files": "open/*"}, {"files": "open/**/*.txt"}, {"exclude": ["closed/**"]}):
+        assert len(load("text", **keys, **left_out).train) == 5
 
 
 def test_the_standard_library_is_there() -> None:

@@ -53,6 +53,25 @@ def test_a_packaged_job_is_good_and_written_out_is_the_same_job(name: str, tmp_p
     assert again.digest() == job.digest()
 
 
+OWN_TEST = {
+    "arrays": 'source = "npz"\npath = "a.npz"\ntest_inputs = "xt"\ntest_targets = "yt"\nvalidation = 0.85',
+    "a table": 'source = "csv"\npath = "t"\nheader = true\ntarget = 0\ntest_path = "u"\nvalidation = 0.85',
+}
+
+
+@pytest.mark.parametrize("data", OWN_TEST.values(), ids=OWN_TEST)
+def test_a_fraction_that_is_not_used_does_not_keep_a_stored_job_from_being_read(
+    data: str, tmp_path: Path
+) -> None:
+    job = load(tmp_path, GOOD.replace('source = "digits"', data))
+    assert load(tmp_path, job.dump()) == job
+
+
+def test_a_fraction_that_nobody_gave_counts_too(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, GOOD, "data.validation=0.85")
+    assert "[data] test: leaves nothing to train on: its sum with validation (0.85)" in problem
+
+
 def test_defaults_follow_from_what_is_given(tmp_path: Path) -> None:
     job = load(tmp_path, GOOD)
     assert (job.name, job.train.micro_batch, job.train.evaluate_every) == ("my", 32, 1)
@@ -104,6 +123,10 @@ WRONG = {
     "a key of another optimizer": (
         ("rate = 0.1", "rate = 0.1, beta1 = 0.9"),
         "optimizer.beta1 = 0.9: unknown key; allowed: rate, name, momentum, nesterov, weight_decay",
+    ),
+    "columns between quotation marks": (
+        ('"digits"', '"csv"\npath = "a.csv"\ntarget = 0\nheader = true\ndelimiter = "\\""'),
+        'my.toml:7: [data] delimiter = "\\"": must be a character that neither quotes nor ends a line',
     ),
     "a missing key": (("batch = 64\n", ""), "my.toml:9: [train] batch: is missing"),
     "a missing section": (("[data]\n", ""), "my.toml: [data]: is missing"),
