@@ -14,7 +14,8 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn, ParamSpec, TextIO
 
@@ -50,7 +51,8 @@ def main() -> None:
     """The program `weft`."""
     sys.stdout, sys.stderr = _open(sys.stdout), _open(sys.stderr)
     if not launcher_rank():
-        app()
+        with printing_usage():
+            app()
         return
     # Another rank: its help, usage errors and completions are those of rank 0, which says them.
     sys.stdout, sys.stderr = (open(os.devnull, "w") for _ in range(2))  # noqa: SIM115  until the end
@@ -60,6 +62,21 @@ def main() -> None:
         if exit.code:
             time.sleep(HEAD_START_S)
         raise
+
+
+begun = False
+"""Whether a command has been entered: what fails from then on is its own."""
+
+
+@contextmanager
+def printing_usage() -> Iterator[None]:
+    """Around the program: help that cannot be printed is told in a line, as a command's answer is."""
+    try:
+        yield
+    except OSError as error:
+        if begun:
+            raise
+        fail(_unprinted(error))
 
 
 def _open(stream: TextIO | None) -> TextIO:
@@ -84,6 +101,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **keys: P.kwargs) -> None:
+        global begun
+        begun = True
         silent = sys.stderr
         sys.stdout, sys.stderr = _open(sys.__stdout__), _open(sys.__stderr__)
         try:
@@ -119,10 +138,15 @@ def show(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        from ..observe.screen import silence
+        raise _unprinted(error) from error
 
-        silence()
-        raise MachineError(f"the answer cannot be printed: {error.strerror or error}") from error
+
+def _unprinted(error: OSError) -> MachineError:
+    """What to say where stdout takes nothing; it is led nowhere."""
+    from ..observe.screen import silence
+
+    silence()
+    return MachineError(f"the answer cannot be printed: {error.strerror or error}")
 
 
 def fail(error: WeftError) -> NoReturn:
@@ -150,7 +174,7 @@ def show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"weft {version('weft')}")
+        print(f"weft {version('weft')}", flush=True)
         raise typer.Exit
 
 

@@ -122,7 +122,7 @@ def train_and_serve(
             raise Mistake("no job was named: give a .toml file or a packaged job, or --resume RUN")
         from ..observe import RunFolder
 
-        return load_job(str(RunFolder.open(resume).job), list(set_ or []))
+        return load_job(RunFolder.open(resume).require_job(), list(set_ or []))
 
     if launcher_rank() is None:
         load()  # says what is wrong with a job where there is no MPI to run it

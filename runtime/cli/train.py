@@ -103,7 +103,7 @@ def train(
             return load_jobs(names, overrides)
         from ..observe import RunFolder
 
-        return load_jobs([str(RunFolder.open(run).job) for run in runs], overrides)
+        return load_jobs([RunFolder.open(run).require_job() for run in runs], overrides)
 
     if launcher_rank() is None:
         load()  # says what is wrong with a job where there is no MPI to run it

@@ -77,13 +77,36 @@ class RunFolder:
         """The job's name: the folder's without date and time."""
         return re.sub(r"-\d{8}-\d{6}(-\d+)?$", "", self.path.resolve().name)
 
+    def require_job(self) -> str:
+        """The path of the job as it ran, to be read; a Mistake where it is not there.
+
+        So it is of a run whose folder was moved while it trained: what came later lies under the old name,
+        and its job.toml could not be read, was said, next to a list of packaged jobs.
+        """
+        if not os.path.isfile(self.job):
+            raise Mistake(
+                f"{self.path} lacks its job.toml: put it back, or go on with the job that was trained there: "
+                f"weft train JOB --resume {self.path}"
+            )
+        return str(self.job)
+
     def keep(self, job: str) -> None:
         """Keep the text of the job that is trained here; MachineError where it cannot be written."""
         write_whole(self.job, lambda file: file.write(job))
 
     @classmethod
     def create(cls, parent: Path, name: str, now: time.struct_time | None = None) -> Self:
-        """Make `parent/NAME-YYYYMMDD-HHMMSS`, with a number behind it if that is taken. Rank 0 only."""
+        """Make `parent/NAME-YYYYMMDD-HHMMSS`, with a number behind it if that is taken. Rank 0 only.
+
+        A ~ that `parent` begins with is filled in.
+        """
+        try:
+            parent = parent.expanduser()
+        except RuntimeError as error:
+            raise MachineError(
+                f"cannot make a folder for the run in {parent} ({parent.parts[0]} is no home folder that is "
+                "known here); choose another with --folder or [run] folder"
+            ) from error
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
         stem += time.strftime("-%Y%m%d-%H%M%S", now or time.localtime())
         try:

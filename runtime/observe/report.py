@@ -268,10 +268,11 @@ def _ms(value: float | None, width: int) -> str:
 def _shares(shares: Shares, *, exchanges: bool, sends: bool) -> str:
     text = f"{shares.compute:>7.1%}"
     text += f"  {shares.exchange:>8.1%}" if exchanges else ""
-    if sends and shares.wire:
-        text += f"  {shares.wire:>9.1%}  {shares.exposed_communication:>7.1%}  {shares.hidden_of_wire:>6.1%}"
-    elif sends:  # this rank carries nothing: its node's others do
-        text += f"  {'–':>9}  {'–':>7}  {'–':>6}"
+    if sends:
+        # A rank may carry nothing, for its node's others do: 0 of its time, as the mean has it. (A dash stood
+        # there, and above a mean of half the others' numbers.)
+        text += f"  {shares.wire:>9.1%}  {shares.exposed_communication:>7.1%}"
+        text += f"  {shares.hidden_of_wire:>6.1%}" if shares.wire else f"  {'–':>6}"
     return text + f"  {shares.idle:>6.1%}"
 
 

@@ -72,7 +72,7 @@ def trained(path: Path) -> Trained:
     folder = RunFolder.open(path.parent.parent if single else path)
     path = path if single else checkpoint.chosen(folder.checkpoints)
     snapshot = checkpoint.load(path)
-    job = load_job(str(folder.job))
+    job = load_job(folder.require_job())
     told = snapshot.progress.get("samples")
     shapes = _shapes(told) if told is not None else load_data(job.data, job.seed, job.model.loss)
     weights = {

@@ -297,7 +297,11 @@ def test_a_working_folder_that_is_gone_is_told_in_a_line(tmp_path: Path) -> None
     assert (result.returncode, result.stdout, result.stderr) == (3, "", said)
 
 
-@pytest.mark.parametrize("arguments", [["info"], ["info", "digits-mlp"]], ids=["a machine", "a model"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["info"], ["info", "digits-mlp"], ["--help"], ["train", "--help"], [], ["--version"]],
+    ids=["a machine", "a model", "all commands", "a command's options", "nothing was asked", "the version"],
+)
 def test_what_cannot_be_printed_is_told_in_a_line(arguments: list[str], tmp_path: Path) -> None:
     result = weft_onto_a_full_disk(*arguments, cwd=tmp_path)
     assert result.returncode == 3

@@ -41,12 +41,26 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path) -> N
         RunFolder.create(tmp_path / "runs", "digits", NOW)
 
 
+def test_the_home_folder_of_nobody_is_named() -> None:
+    with pytest.raises(MachineError, match="~nobody-of-that-name is no home folder that is known here"):
+        RunFolder.create(Path("~nobody-of-that-name/runs"), "digits")
+
+
 def test_a_run_opens_by_its_metrics_or_its_checkpoints(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "digits", NOW)
     assert RunFolder.open(folder.path) == folder
     folder.checkpoints.rmdir()
     folder.metrics.write_text("")
     assert RunFolder.open(folder.path) == folder
+
+
+def test_a_run_without_its_job_says_how_it_goes_on(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "digits-20260314-150926")
+    run.checkpoints.mkdir(parents=True)
+    with pytest.raises(Mistake, match=f"lacks its job.toml: .*: weft train JOB --resume {run.path}$"):
+        RunFolder.open(run.path).require_job()
+    run.keep("a job")
+    assert RunFolder.open(run.path).require_job() == str(run.job)
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
