@@ -359,7 +359,7 @@ class Channel:
         except Exception as error:
             self._answer_error(message, error)
         except asyncio.CancelledError as error:
-            if key in self._answering:  # not withdrawn: who asked still waits
+            if message.wants_reply and key in self._answering:  # not withdrawn: who asked still waits
                 self._answer_error(message, error)
             raise
 
@@ -417,3 +417,4 @@ class Channel:
         self._queue.clear()
         self._unfinished.clear()
         self._held.clear()
+        self._handler = None  # the world keeps the channel, and it kept a closed pool's all

@@ -10,7 +10,8 @@ that fits) and what is left follows in messages of its own, arrays straight from
 
 A body is whatever msgpack knows: None, bool, int (64 bits), float, str, bytes, and lists and dicts of these.
 Tuples arrive as lists, but for keys. Nothing is ever pickled, so nothing that arrives is ever executed.
-An array keeps its dtype (structured ones, byte order, datetimes and text included), shape and order.
+An array keeps its dtype (structured ones, byte order, datetimes and text included), shape and order; one
+with a mask is refused.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ def decode(header: bytes | bytearray | memoryview, arrays: int) -> tuple[Any, li
 
 def describe(array: NDArray[Any]) -> tuple[list[Any], Bytes]:
     """(dtype, shape, order) of an array, and its bytes."""
+    if type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
+        raise Mistake(
+            f"an array with a mask can't be sent ({array.dtype} of shape {array.shape}): what the mask hides"
+            " would arrive as if it counted; send array.filled(value), or array.data and"
+            " numpy.ma.getmaskarray(array)"
+        )
     array = np.asarray(array)
     order = "C"
     if not array.flags.c_contiguous:
@@ -125,7 +132,8 @@ def _pack(content: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):  # a loss or an index taken out of an array
+    # A loss or an index taken out of an array. No time, whose item is one, or a bare number, by its unit.
+    if isinstance(value, np.generic) and value.dtype.kind not in "mM":
         return value.item()
     raise TypeError(f"{value!r:.80} is of type {type(value).__name__}")
 
@@ -155,12 +163,18 @@ def _dtype_name(dtype: np.dtype[Any]) -> Any:
     if dtype.names is None and dtype.subdtype is None and np.dtype(dtype.str) == dtype:
         return dtype.str
     try:
-        return npy.dtype_to_descr(dtype)
+        description = npy.dtype_to_descr(dtype)
     except ValueError as error:
         raise Mistake(
             f"an array of dtype {dtype} can't be sent: {error}; convert it with "
             "numpy.lib.recfunctions.repack_fields, or send its fields"
         ) from error
+    if npy.descr_to_dtype(description) != dtype:  # another library's, as bfloat16: it arrived as raw bytes
+        raise Mistake(
+            f"an array of dtype {dtype} can't be sent: NumPy alone does not know it; convert it, as by "
+            "array.astype('float32'), or send its bytes, array.view('uint8'), and view them as it again"
+        )
+    return description
 
 
 def _tuples(description: Any) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weft.runtime.errors import Mistake, RequestError, WeftError
 from weft.runtime.message import channel as channels
 from weft.runtime.message.channel import Message
+from weft.runtime.message.switchboard import ABREAST
 from weft.runtime.message.wire import EAGER_BYTES, PREFIX
 
 from .talk import Talk, talk
@@ -208,6 +209,31 @@ def test_more_arrays_than_a_message_counts_are_refused() -> None:
     async def main(ranks: Talk) -> None:
         with pytest.raises(Mistake, match="65,536 arrays in a message: it may have 65,535"):
             await ranks.channel().send(ranks.right, None, *[np.zeros(1)] * 65_536)
+
+    talk(main)
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["awaited", "with its sender cancelled"])
+def test_of_many_arrays_some_are_under_way_at_a_time(given_up: bool) -> None:
+    """Each test of MPI's looks at all that are: a message's time grew with the square of their number."""
+    arrays = [np.full(100, number) for number in range(3 * ABREAST)]
+
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        selector = ranks.loop.mpi
+        before = len(selector._requests)
+        sending = asyncio.create_task(channel.send(ranks.right, "many", *arrays, np.empty(0)))
+        await asyncio.sleep(0)
+        receiving = asyncio.create_task(channel.receive())
+        if given_up:
+            sending.cancel()
+        while not receiving.done():
+            assert len(selector._requests) <= before + 2 * (ABREAST + 1)
+            await asyncio.sleep(0)
+        received = receiving.result().arrays
+        assert [int(array[-1]) for array in received[:-1]] == list(range(3 * ABREAST))
+        assert received[-1].size == 0
+        assert (await asyncio.gather(sending, return_exceptions=True) == [None]) is not given_up
 
     talk(main)
 

@@ -84,6 +84,29 @@ def test_a_handler_may_reply_early_with_arrays() -> None:
     talk(main)
 
 
+def test_a_handler_that_has_replied_and_goes_on_may_be_cancelled() -> None:
+    """As all are at the end, where that ended the job with the words of its CancelledError."""
+
+    async def main(ranks: Talk) -> None:
+        channel = ranks.channel()
+        handling: list[asyncio.Task[None] | None] = []
+
+        async def go_on(message: Message) -> None:
+            handling.append(asyncio.current_task())
+            await message.reply("begun")
+            await asyncio.sleep(60)
+
+        channel.serve(go_on)
+        assert (await channel.request(ranks.right)).body == "begun"
+        await ranks.comm.barrier()
+        (task,) = handling
+        assert task is not None
+        task.cancel()
+        await asyncio.wait([task])  # what a handler fails with without a request goes to the loop
+
+    talk(main)
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "function"])
 def test_what_a_handler_raises_travels_back_with_its_traceback(plain: bool) -> None:
     async def main(ranks: Talk) -> None:

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,7 +163,28 @@ def test_numbers_taken_out_of_an_array_become_plain() -> None:
         pytest.param(object(), [], "type object", id="an arbitrary object"),
         pytest.param({"when": datetime.date(2026, 1, 1)}, [], "type date", id="a date inside"),
         pytest.param(np.zeros(3), [], "arrays go behind the body", id="an array in the body"),
+        pytest.param(
+            {"at": np.datetime64(0, "ns")}, [], "type datetime64", id="a time, which became a bare number"
+        ),
         pytest.param(None, [np.array([object()])], "Python objects", id="an array of objects"),
+        pytest.param(
+            None,
+            [np.ones(2, ml_dtypes.bfloat16)],
+            r"dtype bfloat16 .*astype\('float32'\), or send its bytes",
+            id="another library's dtype, which became raw bytes",
+        ),
+        pytest.param(
+            None,
+            [np.ones(2, [("x", ml_dtypes.bfloat16)])],
+            "NumPy alone does not know it",
+            id="another library's dtype in a record",
+        ),
+        pytest.param(
+            None,
+            [np.ma.masked_less(np.arange(3), 1)],
+            r"with a mask .*int64 of shape \(3,\).*array\.filled\(value\), or array\.data and",
+            id="an array with a mask, which was lost",
+        ),
         pytest.param(
             None,
             [np.zeros(2, np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]}))],
