@@ -154,6 +154,7 @@ class Board:
         With `among` nobody is woken unless one of the counters has now come to `value` on all of
         these ranks: for what is awaited of all of them, the last to come wakes who waits.
         """
+        self._check_open()
         some = [index] if isinstance(index, int) else index
         mine = self._table[self.rank]
         if (mine[some] >= value).any():
@@ -210,6 +211,7 @@ class Board:
 
         It is called as often as some come there, until each was told once. `what` is told a place, too.
         """
+        self._check_open()
         if ranks is None:
             ranks = range(self.size)
         if not (_part(indices, self._told.size) and _part(ranks, self.size)):
@@ -257,13 +259,22 @@ class Board:
         return self._window.closed
 
     async def close(self) -> None:
-        """Give the memory back, when every rank of the node has called it; waits that are left never end."""
-        if not self._window.closed:
+        """Give the memory back, when every rank of the node has called it; waits that are left never end.
+
+        Cancelling ends the waiting only.
+        """
+        if self._told.size:
+            self._table, self._told = self._table[:, :0], self._told[:0]
             self._waits.clear()
             self.selector.unwatch(self)
             self.selector.reporters.remove(self._report)
-            await self._window.close()
-            self._numbers = []
+        await self._window.close()
+        self._numbers = []
+
+    def _check_open(self) -> None:
+        """Mistake on a board that is closed: what was published wrote into memory given back."""
+        if not self._told.size:
+            raise Mistake(f"{self.name!r} is closed, and its memory given back: make another")
 
     # -- called by the selector -----------------------------------------------------------------------
 

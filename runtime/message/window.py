@@ -17,6 +17,7 @@ with the processes, however they end.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from types import TracebackType
@@ -28,7 +29,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..errors import MachineError, Mistake
 from . import atomics
-from .communicator import Communicator
+from .communicator import Communicator, Operation
 
 LINE_BYTES = 64
 WORD_BYTES = 8
@@ -46,6 +47,7 @@ class Window:
         info.Free()
         self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
         self._node = node
+        self._met: Operation | None = None  # the ranks, to close it
         self._sizes = np.zeros(node.size, np.int64)
         self._sizes[node.rank] = nbytes
         self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
@@ -82,6 +84,7 @@ class Window:
         self, rank: int, dtype: DTypeLike, shape: int | tuple[int, ...], offset_bytes: int = 0
     ) -> NDArray[Any]:
         """An array in the segment of the node's rank `rank`, from byte `offset_bytes` on. A view."""
+        self._check_open()
         kind = np.dtype(dtype)
         shape = (shape,) if isinstance(shape, int) else shape
         if not 0 <= rank < len(self._sizes):
@@ -111,14 +114,23 @@ class Window:
 
         Or over `among`, which has the node's ranks among others: for who meets while others use the node's.
         """
+        self._check_open()
         self._win.Sync()
         await (among or self._node).barrier(what="fence of a shared window")
         self._win.Sync()
 
     async def close(self) -> None:
-        """Give the memory back, when every rank of the node has called it. Its arrays become invalid."""
-        if not self.closed:
-            await self._node.barrier(what="close of a shared window")
+        """Give the memory back, when every rank of the node has called it. Its arrays become invalid.
+
+        Cancelling ends the waiting only: the others count on this rank, and block in MPI until it is there.
+        """
+        if self._met is None:
+            self._met = self._node.barrier(what="close of a shared window")
+            self._met.add_done_callback(self._free)  # before those of who waits
+        await asyncio.shield(self._met)
+
+    def _free(self, met: asyncio.Future[Any]) -> None:
+        if not met.cancelled() and met.exception() is None:
             self._segments = []
             self._win.Unlock_all()
             self._win.Free()
@@ -127,6 +139,10 @@ class Window:
     def closed(self) -> bool:
         """Whether it has been given back."""
         return bool(self._win == MPI.WIN_NULL)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Mistake("this window is closed, and its memory given back: make another")
 
     async def __aenter__(self) -> Window:
         return self

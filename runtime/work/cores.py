@@ -13,6 +13,8 @@ import numpy as np
 from ...kernels import blas
 from ..message import World
 
+MOST_CORES = 8192  # that Linux numbers; those of a machine may have gaps
+
 
 async def share_cores(world: World) -> None:
     """Give BLAS this rank's part of the node's cores: all of them for one rank, one each for many.
@@ -20,8 +22,7 @@ async def share_cores(world: World) -> None:
     Collective over the node. A launcher that binds ranks to cores leaves each rank a set of its own, so what
     counts is the union over the node. Libraries that are loaded later keep what threads they choose.
     """
-    allowed = np.zeros(os.cpu_count() or 1, np.uint8)
-    own = [core for core in os.sched_getaffinity(0) if core < allowed.size]
+    allowed, own = np.zeros(MOST_CORES, np.uint8), list(os.sched_getaffinity(0))
     allowed[own] = 1
     await world.node.allreduce(allowed, "max", what="cores of the node")
     blas.limit_threads(max(1, min(len(own), int(allowed.sum()) // world.node_size)))

@@ -50,6 +50,63 @@ def test_a_task_that_raises_ends_the_job_with_its_traceback(kind, ranks, vendor)
     assert told == ["main", "run", "work"], result.stderr  # not what lies between a run and the task
 
 
+CAUGHT = """
+import asyncio
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+def work(pool, body):
+    raise ArithmeticError("the task's own words")
+
+async def main(world: World) -> None:
+    pool = await Pool.open(world, {"work": work})
+    if world.rank == 0:
+        pool.spawn("work", here=True)
+    for _ in range(2):
+        try:
+            await pool.run()
+        except ArithmeticError:
+            await world.node.split(0, name="what the program does next")
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_task_that_raises_ends_the_job_whatever_its_rank_catches(ranks):
+    """The others waited in the run for ever, and alone a rank did in its next."""
+    result = mpiexec(ranks, ["-c", CAUGHT], cwd=ROOT, timeout=30)
+    assert result.returncode != 0
+    assert result.stderr.count("ArithmeticError: the task's own words\n(in task 'work'") == 1, result.stderr
+    assert "failed in background task 'a task of a pool'" in result.stderr
+
+
+UNDONE = """
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+async def work(): ...
+
+def each(): yield
+
+async def main(world: World) -> None:
+    async with await Pool.open(world, {"work": lambda pool, body: KIND()}) as pool:
+        pool.spawn("work", here=True)
+        await pool.run()
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("kind", "what"), [("work", "coroutine"), ("each", "generator")])
+def test_a_spawned_task_that_leaves_its_work_to_whoever_called_it_ends_the_job(kind, what):
+    """It counted as done; with a coroutine Python alone said a word."""
+    result = mpiexec(2, ["-c", UNDONE.replace("KIND", kind)], cwd=ROOT, timeout=30)
+    assert result.returncode == 2
+    assert f"weft: the spawned task 'work' returned <{what} object" in result.stderr, result.stderr
+    assert "never awaited" not in result.stderr
+
+
 LATE = """
 import asyncio, threading
 from weft.runtime.message import World, run

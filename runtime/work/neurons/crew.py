@@ -84,6 +84,7 @@ class Crew:
         #: On the front, one for each request.
         self._asked: SimpleQueue[asyncio.Future[None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._guard: asyncio.Task[None]
 
     @classmethod
     async def open(cls, world: World, job: Job, spans: Spans | None = None) -> Self:
@@ -98,6 +99,7 @@ class Crew:
             target = self._help if self._rank else self._answer
             self._thread = threading.Thread(target=target, name="neurons", daemon=True)
             self._thread.start()
+        self._guard = world.background(self._end_with_the_world(), "neurons")
         return self
 
     async def run(self) -> None:
@@ -219,6 +221,20 @@ class Crew:
                 own[:8] = 0
         return errors[0]
 
+    async def _end_with_the_world(self) -> None:
+        """The thread, where nobody closes: it looked at the window that the world had closed, a SIGSEGV."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._stopped = True
+            if self._thread is not None and self._thread.is_alive():
+                self._asked.put(None)
+                if self._bells is not None:
+                    self._bells.ring(self._rank)
+                await asyncio.to_thread(self._thread.join)
+            if self._bells is not None:
+                self._bells.close()
+
     async def close(self) -> None:
         """End the helpers; collective over the node, when no request is under way."""
         if self._rank == 0:
@@ -227,8 +243,7 @@ class Crew:
             self._asked.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-        self._stopped = True
+        self._guard.cancel()
+        await asyncio.wait([self._guard])
         self._world.loop.mpi.beside.discard(self.busy)
         await self._window.close()
-        if self._bells is not None:
-            self._bells.close()

@@ -60,6 +60,7 @@ class Neurons:
         self._turn = asyncio.Lock()
         self._spans: Spans | None = None
         self._crew: Crew | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._rates = Rates(1.0, 1.0)
 
     @classmethod
@@ -84,6 +85,9 @@ class Neurons:
         both. Neurons in `dropped` (by node) are zero, and nobody waits for them. With `barrier` every layer
         waits for the one before: for comparison. From then on BLAS uses this rank's part of the node's cores.
         """
+        for what, count in (("batch", batch), ("ranks", 1 if ranks is None else ranks)):
+            if count < 1:
+                raise Mistake(f"an engine was asked for with {what}={count}; give 1 or more")
         self = cls(world, graph, batch, min(ranks or world.node_size, world.node_size), barrier)
         self._spans = spans
         await share_cores(world)
@@ -223,10 +227,16 @@ class Neurons:
             return {name: self._bound.values[name].copy() for name in self.graph.outputs}
 
     async def close(self) -> None:
-        """End the helpers and give the memory back; collective over the node."""
+        """End the helpers and give the memory back; collective over the node.
+
+        Cancelling ends the waiting only.
+        """
+        if self._closing is None:
+            self._closing = self._world.background(self._close(), "an engine closes")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         async with self._turn:
-            if self._memory.closed:
-                return
             await self._close_plan()
             del self._bound, self._rows, self._arena, self.parameters
             await self._memory.close()

@@ -165,9 +165,10 @@ class Beyond:
         await self._comm.barrier(what="the end of a pool's run")
 
     async def close(self) -> None:
-        """Nobody is answered any more; collective."""
+        """Nobody is answered any more, and what comes late is dropped; collective."""
         await self._comm.barrier(what="the close of a pool")
         self._comm.free()
+        self._channel.close()
 
     def look(self) -> bool:
         """Collect results that have come home while the thread is at a task; called by the selector."""

@@ -51,6 +51,10 @@ class Submission:
             raise self.error
         if self.parts is None:
             raise Mistake(f"the result of task {self.name!r} is asked for before it is there: await it")
+        if not 0 <= part < len(self.parts):
+            raise Mistake(
+                f"part {part} of the result of task {self.name!r} is asked for, which has {len(self.parts)}"
+            )
         return unpack(self.parts[part])[0]
 
     def __await__(self) -> Generator[Any, None, Result]:

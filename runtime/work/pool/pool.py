@@ -86,6 +86,7 @@ class Pool:
         self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
@@ -111,7 +112,7 @@ class Pool:
         `classes` is how many priorities tasks may have, `devices` and `memory_bytes` what this rank has for
         them. `task_s` is what a task is taken to cost until one of its function was measured. For each lane
         `places` tasks (65,535 at most) of up to `place_bytes` each can be out on a rank's shelf at a time; a
-        larger task, or result, goes by message. Pools that are open at the same time need different names.
+        larger task, or result, goes by message. `name` is what reports call it.
         From then on BLAS uses this rank's part of the node's cores: tasks run on all ranks at once.
         """
         functions = {GROUP: run_group, **functions}
@@ -136,16 +137,24 @@ class Pool:
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)
         pool = cls(world, functions, lanes, memory, near=near, task_s=task_s, trace=trace)
-        channel = await world.channel(f"weft {name}")
         comm = await world.duplicate(f"weft {name}")
+        # Its own, not the name's: what was still on its way to a pool of that name when it was closed (one
+        # that was given up does not wait for it) was taken for this one's, whose tasks have the same numbers.
+        channel = await world.channel(comm.group)
         pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
         pool.far = pool._beyond.far = await measure.far(world, channel)
         return pool
 
     async def close(self) -> None:
-        """Give the memory back; collective over the world. Mistakes from then on: tasks, and runs."""
-        if self._closed:
-            return
+        """Give the memory back; collective over the world. Mistakes from then on: tasks, and runs.
+
+        Cancelling ends the waiting only.
+        """
+        if self._closing is None:
+            self._closing = self._world.background(self._close(), "a pool closes")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await self._left(self._ending)
         self._closed = True
         self._places.clear()  # whoever gives a task asks there first
@@ -232,7 +241,8 @@ class Pool:
         """Run tasks until none is left on any rank, and `main` is over on all; collective over the world.
 
         `main` runs on the loop meanwhile, and may submit, spawn and await. Returns what this rank did. What a
-        spawned task raises is raised here, and so is the failure of a submitted one of which nobody was told.
+        spawned task raises is raised here, and ends the job though it be caught: others wait for that task.
+        The failure of a submitted one of which nobody was told is raised here, too.
 
         What `main` raises ends the run on all ranks: it is raised here, and on the others `run` cancels their
         mains and returns.
@@ -281,7 +291,9 @@ class Pool:
             for task in (given_up, *mains):
                 task.cancel()
             if not thread.done():
-                self._world.background(self._outlive(thread), "a task that outlived its pool's run")
+                self._world.background(self._watch(thread), "a task that outlived its pool's run")
+            elif _failure(thread):  # raised here, and told in any case: see there
+                self._world.background(self._watch(thread), "a task of a pool")
             self._ending = self._world.background(self._beyond.end(), "a pool's run ends")
         await asyncio.shield(self._ending)
         for task in mains:
@@ -346,10 +358,11 @@ class Pool:
         if left:
             await asyncio.wait(left)
 
-    async def _outlive(self, thread: asyncio.Task[None]) -> None:
-        """What a task raises at which a run that was given up has left the thread ends the job, too.
+    async def _watch(self, thread: asyncio.Task[None]) -> None:
+        """What a spawned task raises ends the job, whoever catches it around `run`, and whenever it comes.
 
-        The next run waited for its end for ever, as such a task is never counted, and nobody heard of it.
+        It is never counted as ended. A program that went on from there left the others in the run for ever,
+        with a report that named the next collective; so did one whose run had been given up before.
         """
         await asyncio.wait([thread])
         if error := _failure(thread):
@@ -357,7 +370,7 @@ class Pool:
 
     def _need(self, name: str, given: Any) -> Need:
         """A need of task `name` as it was given, and which part of it; Mistake if it is none."""
-        part_of = isinstance(given, tuple) and not isinstance(given, Result)
+        part_of = isinstance(given, tuple) and not isinstance(given, Result) and len(given) == 2
         submission, part = given if part_of else (given, 0)
         if not isinstance(submission, Submission):
             raise Mistake(
@@ -369,6 +382,11 @@ class Pool:
             raise Mistake(
                 f"task {name!r} is submitted with a need of another pool, task {submission.name!r}: await"
                 " that, and give its result as body and arrays"
+            )
+        if part != 0 and submission.name != GROUP:  # found when that had ended, and ended the job
+            raise Mistake(
+                f"task {name!r} is submitted with a need of part {part!r} of task {submission.name!r}, which"
+                " returns one part: give what `submit` returned, and take of its arrays what is wanted"
             )
         return submission, part
 

@@ -8,6 +8,7 @@ One task at a time; beside it the loop goes on, which can stop it between tasks 
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from ...errors import Mistake
 from ...message import World
 from .counts import THREADS
 from .home import Home
@@ -34,6 +36,10 @@ LEARNED = 1 / 8  # weight of the last run in what a function's tasks are taken t
 # A task that has run for so long offers what it spawns at once, not when it ends, and leaves to the loop what
 # comes home meanwhile.
 SOON_NS = 1_000_000
+
+
+NOT_BEGUN = (inspect.iscoroutine, inspect.isgenerator, inspect.isasyncgen)
+"""Whether an object is work that somebody must run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,7 @@ class Worker:
             else:
                 value = call(self._pool, body, *arrays, needs=unpack_all(task, at, needs))
             end_ns = time.monotonic_ns()
-            parts = packed(value) if number else []
+            parts = packed(value) if number else unasked(self._names[function], value)
         except BaseException as error:  # a library's sys.exit() is no wish of this rank's to end
             if not number:
                 error.add_note(f"(in task {self._names[function]!r} of the pool)")
@@ -268,6 +274,19 @@ def own_frames(error: BaseException) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code is not Worker._run.__code__:
         trace = trace.tb_next
     return trace.tb_next if trace is not None and trace.tb_next is not None else error.__traceback__
+
+
+def unasked(name: str, value: object) -> list[bytes]:
+    """Nothing of what a spawned task has returned. Mistake where that is its work, which is not done."""
+    if value is not None and any(kind(value) for kind in NOT_BEGUN):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise Mistake(
+            f"the spawned task {name!r} returned {value!r:.80}, which nobody runs: its function, a lambda"
+            " maybe, calls one that is `async def`, or has a `yield`; let it call `asyncio.run`, or consume"
+            " the generator"
+        )
+    return []
 
 
 def told_as_error(error: BaseException) -> RuntimeError:

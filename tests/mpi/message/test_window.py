@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,5 +141,43 @@ def test_an_atomic_word_loses_no_addition_and_gives_each_rank_another_value() ->
                 assert word.add(1) == -5
             await window.fence()
             assert window.array(world.node_size - 1, "int64", 1, 128)[0] == -4
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["window", "board"])
+def test_a_close_that_is_cancelled_ends_the_waiting_only(kind: str) -> None:
+    """It met the others for the second time, who had met and freed the memory, and waited in MPI."""
+
+    async def main(world: World) -> None:
+        for again in (True, False):
+            shared: Any = await (world.window(8) if kind == "window" else world.board(1))
+            if world.node_rank == 0:
+                closing = asyncio.create_task(shared.close())
+                await asyncio.sleep(0)
+                closing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await closing
+            await world.barrier()
+            if again or world.node_rank:
+                await asyncio.wait_for(shared.close(), 30)
+                assert shared.closed
+
+    run(main)
+
+
+def test_what_is_closed_says_so() -> None:
+    async def main(world: World) -> None:
+        window, board = await world.window(8), await world.board(1)
+        await window.close()
+        await board.close()
+        for use in (lambda: window.array(0, "int64", 1), lambda: window.atomic(0, 0)):
+            with pytest.raises(Mistake, match="this window is closed, and its memory given back: make anoth"):
+                use()
+        with pytest.raises(Mistake, match="this window is closed"):
+            await window.fence()
+        for give in (lambda: board.publish(0, 1), lambda: board.reached(0, 1)):
+            with pytest.raises(Mistake, match="'board' is closed, and its memory given back: make another"):
+                give()
 
     run(main)

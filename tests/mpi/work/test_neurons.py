@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -43,6 +44,41 @@ def test_an_engine_that_was_planned_with_a_mistake_says_so_on_all_ranks_and_is_c
             ):
                 await asyncio.wait_for(engine.replan(), 20)
             await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("close", [False, True], ids=["by nobody", "by one that did not wait for the others"])
+def test_an_engine_that_is_not_closed_ends_with_the_world(close):
+    """Its thread looked for the next request where there was no memory any more."""
+    graph = GRAPHS[next(iter(GRAPHS))]()
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, parameters(graph), capture=False)
+        if world.node_rank == 0:
+            await engine.infer(samples(graph, 1))
+        await world.barrier()
+        if close:
+            closing = asyncio.create_task(engine.close())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([closing])
+
+    run(main)
+    assert "neurons" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("given", [{"ranks": 0}, {"ranks": -1}, {"batch": 0}], ids=str)
+def test_an_engine_of_nobody_or_for_nothing_is_refused(given):
+    graph = GRAPHS[next(iter(GRAPHS))]()
+
+    async def main(world: World) -> None:
+        (what, count), *_ = given.items()
+        with pytest.raises(Mistake, match=f"asked for with {what}={count}; give 1 or more"):
+            await Neurons.open(world, graph, parameters(graph), **given)
 
     run(main)
 

@@ -14,7 +14,9 @@ import pytest
 from tests.mpi.work.sums import over_ranks
 from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run
+from weft.runtime.message.switchboard import MESSAGE
 from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool.parcel import pack
 
 
 @pytest.mark.mpi
@@ -204,6 +206,70 @@ def test_a_large_result_of_a_run_that_was_given_up_comes_home_in_the_next():
             await asyncio.wait_for(pool.run(), 30)
             ran_on = [int(submission.result().arrays[0][-1]) for submission in given]
             assert len(set(ran_on)) == (min(2, world.size) if world.rank == 0 else 0)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_result_that_comes_when_its_pool_is_closed_is_not_that_of_another_of_its_name():
+    """As one that was on its way when its run was given up: closing does not wait for it."""
+
+    async def main(world: World) -> None:
+        told = asyncio.Event()
+        ended = threading.Event()
+
+        def wait(pool: Pool, _: None) -> str:
+            assert ended.wait(30)
+            return "this pool's"
+
+        async with await Pool.open(world, {"wait": wait}) as before:
+            old = before._beyond._channel
+        async with await Pool.open(world, {"wait": wait}) as pool:
+
+            async def ask() -> None:
+                submission = pool.submit("wait", here=True)
+                await world.barrier()
+                late = [1, False, [pack("the other's")]]
+                world._switchboard.post(MESSAGE, old._id, 0, (world.rank + 1) % world.size, late, ())
+                behind = await world.channel("behind")
+                behind.serve(lambda message: told.set())
+                behind.post((world.rank + 1) % world.size)
+                await told.wait()
+                ended.set()
+                assert (await submission).body == "this pool's"
+
+            await asyncio.wait_for(pool.run(ask()), 30)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_pools_of_one_name_run_at_once():
+    """Results that are too large for a slot: they came home by message, to the pool that was opened last."""
+
+    async def main(world: World) -> None:
+        def add(pool: Pool, number: int) -> np.ndarray:
+            return np.full(10_000, number + 1)
+
+        def double(pool: Pool, number: int) -> np.ndarray:
+            return np.full(10_000, 2 * number)
+
+        devices = ("cpu", "last") if world.rank == world.size - 1 else ("cpu",)
+        add_pool, double_pool = [
+            await Pool.open(world, {"work": function}, devices=devices) for function in (add, double)
+        ]
+
+        async def ask(pool: Pool, expected: range) -> None:
+            given = [pool.submit("work", number, device="last") for number in range(20)]
+            assert [int((await each).arrays[0][-1]) for each in given] == [*expected]
+
+        both = (
+            add_pool.run(ask(add_pool, range(1, 21))),
+            double_pool.run(ask(double_pool, range(0, 40, 2))),
+        )
+        await asyncio.wait_for(asyncio.gather(*both), 30)
+        await add_pool.close()
+        await double_pool.close()
 
     run(main)
 

@@ -54,6 +54,26 @@ def test_a_pool_that_is_closed_says_so_keeps_its_results_and_is_closed_again():
 
 
 @pytest.mark.mpi
+def test_a_pool_whose_close_is_cancelled_is_closed_all_the_same():
+    """The others waited for this rank in what it did not close, and it for them in what it did next."""
+
+    async def main(world: World) -> None:
+        for _ in range(2):
+            pool = await Pool.open(world, {"one": lambda pool, body: 1})
+            await pool.run()
+            if world.rank == 0:
+                closing = asyncio.create_task(pool.close())
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.wait([closing])
+            else:
+                await pool.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_arrays_come_home_in_a_tuple_and_a_list_of_them_is_told_so():
     async def main(world: World) -> None:
         def split(pool: Pool, kind: str) -> Any:
@@ -263,10 +283,15 @@ def test_a_need_that_is_no_submission_of_the_pool_is_refused_before_it_is_counte
                     ((None, 0), "'count' is submitted with a need of type tuple"),
                     (foreign, "'count' is submitted with a need of another pool, task 'one': await that"),
                     ((foreign, 0), "with a need of another pool"),
+                    ((one, 1), "'count' is submitted with a need of part 1 of task 'one', which returns one"),
+                    ((one, -1), "of part -1 of task 'one', which returns one part: give what `submit`"),
+                    ((one,), "'count' is submitted with a need of type tuple"),
                 ):
                     with pytest.raises(Mistake, match=message):
                         pool.submit("count", needs=[one, need])
                 assert (await pool.submit("count", needs=[one, (one, 0)])).body == 2
+                with pytest.raises(Mistake, match=r"part 1 of the result of task 'one' is asked for, .* 1$"):
+                    one.result(1)
 
             await pool.run(ask())
             await other.run()
