@@ -1,7 +1,7 @@
-"""relu, gelu, tanh, sigmoid and dropout: element by element, one compiled pass over memory each.
+"""relu, gelu, tanh, sigmoid, softplus and dropout: element by element, one compiled pass over memory each.
 
-Gradients come from the output where it tells enough (relu, tanh, sigmoid), else from the input (gelu), and
-dropout's from a counter alone: its mask is computed again instead of kept.
+Gradients come from the output where it tells enough (relu, tanh, sigmoid), else from the input (gelu,
+softplus), and dropout's from a counter alone: its mask is computed again instead of kept.
 """
 
 from __future__ import annotations
@@ -155,6 +155,44 @@ class Sigmoid(Elementwise):
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
             _sigmoid_gradient(flat(b.output), flat(b.output_gradient), flat(b.input_gradients[0]))
+
+
+def _softplus_arrays(x: Array, y: Array) -> None:
+    array_module(x).logaddexp(x, x.dtype.type(0), out=y)
+
+
+@compiled(oracle=_softplus_arrays)
+def _softplus(x: Array, y: Array) -> None:
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        y[i] = (zero if x[i] < zero else x[i]) + math.log1p(elementary.exp(-abs(x[i])))
+
+
+def _softplus_gradient_arrays(x: Array, dy: Array, dx: Array) -> None:
+    xp = array_module(x)
+    xp.divide(dy, 1 + xp.exp(xp.minimum(-x, 80)), out=dx)  # beyond 88, float32 is infinite
+
+
+@compiled(oracle=_softplus_gradient_arrays)
+def _softplus_gradient(x: Array, dy: Array, dx: Array) -> None:
+    one = x.dtype.type(1)
+    for i in range(x.size):
+        dx[i] = dy[i] / (one + elementary.exp(-x[i]))
+
+
+@dataclass(frozen=True, slots=True)
+class Softplus(Elementwise):
+    """log(1 + exp(x)), a smooth ReLU. Dugas and others, NIPS 2000."""
+
+    name: ClassVar[str] = "softplus"
+    flops: ClassVar[tuple[float, float]] = (40.0, 20.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        _softplus(flat(b.inputs[0]), flat(b.output))
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        if b.input_gradients[0] is not None:
+            _softplus_gradient(flat(b.inputs[0]), flat(b.output_gradient), flat(b.input_gradients[0]))
 
 
 _ROOT_HALF = math.sqrt(0.5)

@@ -1,4 +1,4 @@
-"""sqrt, erf and cast: functions of one element that are no activations, as exported models spell them out."""
+"""sqrt, exp, log, erf and cast: of one element and no activations, as exported models spell them out."""
 
 from __future__ import annotations
 
@@ -38,6 +38,44 @@ class Sqrt(Elementwise):
             xp = array_module(dx)
             xp.divide(b.output_gradient, b.output, out=dx)
             xp.multiply(dx, 0.5, out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class Exp(Elementwise):
+    """e to the power of x."""
+
+    name: ClassVar[str] = "exp"
+    flops: ClassVar[tuple[float, float]] = (16.0, 1.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        array_module(b.output).exp(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            array_module(dx).multiply(b.output_gradient, b.output, out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class Log(Elementwise):
+    """The natural logarithm: -inf of 0, and NaN below."""
+
+    name: ClassVar[str] = "log"
+    flops: ClassVar[tuple[float, float]] = (20.0, 4.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        array_module(b.output).log(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            array_module(dx).divide(b.output_gradient, b.inputs[0], out=dx)
 
 
 def _erf_arrays(x: Array, y: Array) -> None:

@@ -34,10 +34,10 @@ class Window:
         top, left, *ends = _extents(name, "padding", padding, least=0, lengths=(2, 4))
         bottom, right = ends or (top, left)
         return cls(
-            _pair(name, "kernel_size", kernel),
-            _pair(name, "stride", stride),
+            pair(name, "kernel_size", kernel),
+            pair(name, "stride", stride),
             (top, left, bottom, right),
-            _pair(name, "dilation", dilation),
+            pair(name, "dilation", dilation),
         )
 
     @property
@@ -115,6 +115,7 @@ def _extents(
     return extents
 
 
-def _pair(name: str, attribute: str, value: Extents) -> tuple[int, int]:
-    height, width = _extents(name, attribute, value, least=1, lengths=(2,))
+def pair(name: str, attribute: str, value: Extents, least: int = 1) -> tuple[int, int]:
+    """An attribute of kernel `name` as (height, width); ValueError names a wrong one."""
+    height, width = _extents(name, attribute, value, least, lengths=(2,))
     return height, width

@@ -1,6 +1,9 @@
-"""softmax: exponentials along one axis over their sum. The loss has its own, fused with the logarithm.
+"""softmax and log_softmax: exponentials along one axis over their sum, and the logarithm of that.
 
     y = exp(x - m) / Σ exp(x - m)          dx = y · (dy - Σ y dy)
+    y = x - m - log Σ exp(x - m)           dx = dy - exp(y) · Σ dy
+
+A logarithm taken of softmax's output would be -inf where that rounds to 0. The loss has one of its own.
 
 Loops see (outer, extent, inner). Along the last axis (inner = 1), where models have it, rows are contiguous
 and vectorise; elsewhere each sum steps over memory.
@@ -8,6 +11,7 @@ and vectorise; elsewhere each sum steps over memory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -83,7 +87,7 @@ class Softmax(Kernel):
     def _axis(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
         if not 0 < axis < rank:
-            raise ValueError(f"softmax: axis is {self.axis}; an input of {rank} axes has 1 to {rank - 1}")
+            raise ValueError(f"{self.name}: axis is {self.axis}; an input of {rank} axes has 1 to {rank - 1}")
         return axis
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
@@ -122,3 +126,55 @@ class Softmax(Kernel):
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         if b.input_gradients[0] is not None:
             _gradient(*map(self._view, (b.output, b.output_gradient, b.input_gradients[0])))
+
+
+def _log_arrays(x: Array, y: Array) -> None:
+    xp = array_module(x)
+    below = x - x.max(axis=1, keepdims=True)
+    y[...] = below - xp.log(xp.exp(below).sum(axis=1, keepdims=True))
+
+
+@compiled(oracle=_log_arrays)
+def _log(x: Array, y: Array) -> None:
+    outer, extent, inner = x.shape
+    for o in range(outer):
+        for i in range(inner):
+            top = x[o, 0, i]
+            for c in range(1, extent):
+                top = x[o, c, i] if x[o, c, i] > top or x[o, c, i] != x[o, c, i] else top
+            total = x.dtype.type(0)
+            for c in range(extent):
+                total += elementary.exp(x[o, c, i] - top)
+            less = math.log(total)
+            for c in range(extent):
+                y[o, c, i] = (x[o, c, i] - top) - less
+
+
+def _log_gradient_arrays(y: Array, dy: Array, dx: Array) -> None:
+    dx[...] = dy - array_module(y).exp(y) * dy.sum(axis=1, keepdims=True)
+
+
+@compiled(oracle=_log_gradient_arrays)
+def _log_gradient(y: Array, dy: Array, dx: Array) -> None:
+    outer, extent, inner = y.shape
+    for o in range(outer):
+        for i in range(inner):
+            total = y.dtype.type(0)
+            for c in range(extent):
+                total += dy[o, c, i]
+            for c in range(extent):
+                dx[o, c, i] = dy[o, c, i] - elementary.exp(y[o, c, i]) * total
+
+
+@dataclass(frozen=True, slots=True)
+class LogSoftmax(Softmax):
+    """Logarithms of probabilities along `axis`, not the batch axis."""
+
+    name: ClassVar[str] = "log_softmax"
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        _log(self._view(b.inputs[0]), self._view(b.output))
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        if b.input_gradients[0] is not None:
+            _log_gradient(*map(self._view, (b.output, b.output_gradient, b.input_gradients[0])))

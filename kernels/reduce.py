@@ -1,4 +1,4 @@
-"""reduce_mean, reduce_sum and reduce_max: over some axes of every sample."""
+"""reduce_mean, reduce_sum, reduce_max and reduce_l2: over some axes of every sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, need_floats
 
 @dataclass(frozen=True, slots=True)
 class Reduce(Kernel):
-    """What the three share: `axes`, not the batch axis; `keepdims` leaves them as axes of extent 1."""
+    """What they share: `axes`, not the batch axis; `keepdims` leaves them as axes of extent 1."""
 
     axes: tuple[int, ...]
     keepdims: bool = True
@@ -99,3 +99,22 @@ class ReduceMax(Reduce):
             count = largest.sum(axis=self._axes(dx.ndim), keepdims=True)  # 0 where the largest is no number
             share = b.output_gradient.reshape(count.shape) / count.clip(1).astype(dx.dtype)
             array_module(dx).multiply(share, largest, out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceL2(Reduce):
+    """The root of the sum of squares over `axes`; where that is 0, so is the gradient."""
+
+    name: ClassVar[str] = "reduce_l2"
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        x, xp = b.inputs[0], array_module(b.inputs[0])
+        xp.sum(x * x, axis=self._axes(x.ndim), keepdims=self.keepdims, out=b.output)
+        xp.sqrt(b.output, out=b.output)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            xp = array_module(dx)
+            length = xp.where(b.output == 0, 1, b.output)  # x is 0 there
+            xp.multiply(b.inputs[0], self._across(b.output_gradient / length, dx), out=dx)

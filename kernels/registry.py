@@ -8,13 +8,14 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from .activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from .arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from .attention import Attention
 from .batch_norm import BatchNorm, InstanceNorm
 from .conv import Conv2d, Conv2dAdd
+from .conv_transpose import ConvTranspose2d
 from .embedding import Embedding, PositionEmbedding
-from .function import Cast, Erf, Sqrt
+from .function import Cast, Erf, Exp, Log, Sqrt
 from .kernel import Kernel
 from .layer_norm import LayerNorm
 from .linear import Dense
@@ -22,9 +23,9 @@ from .loss import MeanSquaredError, SoftmaxCrossEntropy
 from .matmul import MatMul
 from .piecewise import ELU, Clip, LeakyReLU
 from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
-from .probability import Softmax
+from .probability import LogSoftmax, Softmax
 from .rearrange import Pad, Slice, Take, Transpose
-from .reduce import ReduceMax, ReduceMean, ReduceSum
+from .reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from .response_norm import ResponseNorm
 from .shape import Add, Concat, Flatten, Reshape
 
@@ -34,6 +35,7 @@ KERNELS: dict[str, type[Kernel]] = {
         Dense,
         Conv2d,
         Conv2dAdd,
+        ConvTranspose2d,
         MaxPool2d,
         AveragePool2d,
         GlobalAveragePool2d,
@@ -44,10 +46,14 @@ KERNELS: dict[str, type[Kernel]] = {
         GELU,
         Tanh,
         Sigmoid,
+        Softplus,
         Sqrt,
+        Exp,
+        Log,
         Erf,
         Cast,
         Softmax,
+        LogSoftmax,
         Dropout,
         Add,
         Arithmetic,
@@ -58,6 +64,7 @@ KERNELS: dict[str, type[Kernel]] = {
         ReduceMean,
         ReduceSum,
         ReduceMax,
+        ReduceL2,
         Concat,
         Reshape,
         Flatten,

@@ -17,22 +17,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from ....kernels.activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from ....kernels.attention import Attention
 from ....kernels.batch_norm import BatchNorm, InstanceNorm
 from ....kernels.conv import Conv2d, Conv2dAdd
+from ....kernels.conv_transpose import ConvTranspose2d
 from ....kernels.embedding import Embedding, PositionEmbedding
-from ....kernels.function import Cast, Erf, Sqrt
+from ....kernels.function import Cast, Erf, Exp, Log, Sqrt
 from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
 from ....kernels.matmul import MatMul
 from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool2d
-from ....kernels.probability import Softmax
+from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.rearrange import Pad, Slice, Take, Transpose
-from ....kernels.reduce import Reduce, ReduceMax, ReduceMean, ReduceSum
+from ....kernels.reduce import Reduce, ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ....kernels.response_norm import ResponseNorm
 from ....kernels.shape import Add, Concat, Flatten, Reshape
 from ...errors import GraphError
@@ -198,6 +199,23 @@ def _conv(to: To, kernel: Conv2d) -> None:
         value = to.put(op, value, *others, to="" if last else "sum", name=op.lower())
 
 
+def _conv_transpose(to: To, kernel: ConvTranspose2d) -> None:
+    bias = [to.weight("bias")] if kernel.bias else []
+    window = kernel.window
+    to.put(
+        "ConvTranspose",
+        *to.node.inputs,
+        to.weight(),
+        *bias,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        pads=window.padding,
+        output_padding=kernel.output_padding,
+        dilations=window.dilation,
+        group=kernel.groups,
+    )
+
+
 def _pool(op: str) -> Callable[[To, Any], None]:
     def writing(to: To, kernel: Pool2d) -> None:
         window = kernel.window
@@ -240,8 +258,11 @@ def _cast(to: To, kernel: Cast) -> None:
     to.put("Cast", *to.node.inputs, to_type=kernel.dtype)
 
 
-def _softmax(to: To, kernel: Softmax) -> None:
-    to.put("Softmax", *to.node.inputs, axis=kernel.axis)
+def _along(op: str) -> Callable[[To, Any], None]:
+    def writing(to: To, kernel: Softmax) -> None:
+        to.put(op, *to.node.inputs, axis=kernel.axis)
+
+    return writing
 
 
 def _add(to: To, kernel: Add) -> None:
@@ -395,22 +416,27 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Constant: _constant,
     Conv2d: _conv,
     Conv2dAdd: _conv,
+    ConvTranspose2d: _conv_transpose,
     Dense: _dense,
     Dropout: _as("Identity"),
     ELU: _elu,
     Embedding: _embedding,
     Erf: _as("Erf"),
+    Exp: _as("Exp"),
     Flatten: _flatten,
     GELU: _gelu,
     GlobalAveragePool2d: _global_average_pool,
     InstanceNorm: _instance_norm,
     LayerNorm: _layer_norm,
     LeakyReLU: _leaky_relu,
+    Log: _as("Log"),
+    LogSoftmax: _along("LogSoftmax"),
     MatMul: _matmul,
     MaxPool2d: _pool("MaxPool"),
     Pad: _pad,
     PositionEmbedding: _position_embedding,
     ReLU: _as("Relu"),
+    ReduceL2: _reduce("ReduceL2"),
     ReduceMax: _reduce("ReduceMax"),
     ReduceMean: _reduce("ReduceMean"),
     ReduceSum: _reduce("ReduceSum"),
@@ -418,7 +444,8 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     ResponseNorm: _response_norm,
     Sigmoid: _as("Sigmoid"),
     Slice: _slice,
-    Softmax: _softmax,
+    Softmax: _along("Softmax"),
+    Softplus: _as("Softplus"),
     Sqrt: _as("Sqrt"),
     Take: _take,
     Tanh: _as("Tanh"),

@@ -80,6 +80,19 @@ CASES = {
     "a convolution onto another value with its relu": Case(
         IMAGE, build=lambda b, x: b("conv2d_add", x, x, channels=4, kernel_size=3, padding=1, relu=True)
     ),
+    "a convolution the other way round": one(
+        IMAGE,
+        "conv_transpose2d",
+        channels=4,
+        kernel_size=(3, 2),
+        stride=(2, 3),
+        padding=(1, 0, 2, 1),
+        output_padding=(1, 2),
+        dilation=(1, 2),
+    ),
+    "a convolution the other way round without a bias": one(
+        IMAGE, "conv_transpose2d", channels=3, kernel_size=2, stride=2, bias=False
+    ),
     "the largest of windows": one(IMAGE, "max_pool2d", kernel_size=(3, 2), stride=2, padding=1),
     "means of windows, padding left out": one(
         IMAGE, "average_pool2d", kernel_size=3, stride=2, padding=(0, 1, 1, 0)
@@ -97,6 +110,9 @@ CASES = {
     "leaky relu": one((5,), "leaky_relu", slope=0.2),
     "tanh": one((5,), "tanh"),
     "sigmoid": one((5,), "sigmoid"),
+    "softplus": one((5,), "softplus"),
+    "exponentials": one((5,), "exp"),
+    "logarithms": Case((5,), build=lambda b, x: b("log", squares(b, x))),
     "erf": one((5,), "erf"),
     "square roots": Case((5,), build=lambda b, x: b("sqrt", squares(b, x))),
     "a cast to integers": Case(
@@ -104,6 +120,7 @@ CASES = {
     ),
     "softmax": one((4, 5), "softmax"),
     "softmax of columns": one((4, 5), "softmax", axis=1),
+    "logarithms of a softmax": one((4, 5), "log_softmax", axis=1),
     "dropout, which inference leaves out": one((5,), "dropout", rate=0.5),
     "a sum of one": Case((5,), build=lambda b, x: b("add", x)),
     "a sum of two": Case((5,), build=lambda b, x: b("add", x, b("relu", x))),
@@ -141,6 +158,7 @@ CASES = {
     "means over two axes": one((2, 4, 5), "reduce_mean", axes=(1, 3), keepdims=False),
     "sums that drop their axis": one((4, 5), "reduce_sum", axes=(1,), keepdims=False),
     "the largest over two axes": one((2, 4, 5), "reduce_max", axes=(1, 3)),
+    "lengths that drop their axes": one((2, 4, 5), "reduce_l2", axes=(1, 3), keepdims=False),
     "a concatenation": Case((4, 5), build=lambda b, x: b("concat", x, b("relu", x), x, axis=2)),
     "a reshape": one((4, 6), "reshape", shape=(3, -1)),
     "a flatten": one((4, 6), "flatten"),
@@ -213,6 +231,17 @@ def test_every_kernel_but_losses_is_written_and_tried():
         kind for name, kind in KERNELS.items() if name in ("softmax_cross_entropy", "mean_squared_error")
     }
     assert kinds == set(WRITINGS) == set(KERNELS.values()) - losses
+
+
+def test_groups_of_a_transposed_convolution_are_written():
+    """The evaluator computes groups of one output channel alone."""
+    random = np.random.default_rng(5)
+    graph = one(IMAGE, "conv_transpose2d", channels=6, kernel_size=2, stride=2, groups=2).graph()
+    weights, samples = weights_of(graph, random), random.standard_normal((BATCH, *IMAGE), np.float32)
+    proto = write(graph, weights)
+    onnx.checker.check_model(proto, full_check=True)
+    (again,) = compute(read(proto), {"x": samples}).values()
+    np.testing.assert_array_equal(again, computed(graph, weights, samples))
 
 
 def test_samples_are_taken_raw_and_scaled_in_the_file():

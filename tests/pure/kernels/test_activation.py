@@ -15,11 +15,17 @@ from tests.pure.kernels.checks import (
     oracle_only,
     run,
 )
-from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from weft.kernels.kernel import ArraySpec, Mode
 from weft.kernels.piecewise import ELU, Clip, LeakyReLU
 
-SMOOTH = {"gelu": GELU(), "gelu by tanh": GELU("tanh"), "tanh": Tanh(), "sigmoid": Sigmoid()}
+SMOOTH = {
+    "gelu": GELU(),
+    "gelu by tanh": GELU("tanh"),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+    "softplus": Softplus(),
+}
 CORNERS = {
     "relu": ReLU(),
     "leaky relu": LeakyReLU(0.1),
@@ -53,6 +59,7 @@ def test_equals_pytorch(kernel):
         "gelu": lambda x: functional.gelu(x, approximate=kernel.approximate),
         "tanh": functional.tanh,
         "sigmoid": functional.sigmoid,
+        "softplus": functional.softplus,
     }[kernel.name]
     check_against(kernel, reference, normal(3, 1003) * 3, tolerance=2e-6)
 

@@ -1,4 +1,4 @@
-"""sqrt, erf and cast."""
+"""sqrt, exp, log, erf and cast."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
-from weft.kernels.function import Cast, Erf, Sqrt
+from weft.kernels.function import Cast, Erf, Exp, Log, Sqrt
 
 
-def test_sqrt():
+@pytest.mark.parametrize(("kernel", "wanted"), [(Sqrt(), np.sqrt), (Exp(), np.exp), (Log(), np.log)])
+def test_functions_of_positive_numbers(kernel, wanted):
     x = np.abs(normal(2, 3, 4)) + 0.1
-    check_gradients(Sqrt(), x)
-    np.testing.assert_allclose(run(Sqrt(), allocate(Sqrt(), x)).output, np.sqrt(x))
+    check_gradients(kernel, x)
+    np.testing.assert_allclose(run(kernel, allocate(kernel, x)).output, wanted(x))
 
 
 def test_erf():

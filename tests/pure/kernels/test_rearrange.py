@@ -10,7 +10,7 @@ import pytest
 from tests.pure.kernels.checks import allocate, check_against, check_gradients, normal, run
 from weft.kernels.kernel import ArraySpec
 from weft.kernels.rearrange import Pad, Slice, Take, Transpose
-from weft.kernels.reduce import ReduceMax, ReduceMean, ReduceSum
+from weft.kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 
 CASES = {
     **{
@@ -31,6 +31,8 @@ CASES = {
     "sum that drops its axis": (ReduceSum((-2,), keepdims=False), lambda x: x.sum(axis=2)),
     "largest of pixels": (ReduceMax((2, 3)), lambda x: x.max(axis=(2, 3), keepdims=True)),
     "largest that drops its axis": (ReduceMax((1,), keepdims=False), lambda x: x.max(axis=1)),
+    "length of pixels": (ReduceL2((2, 3)), lambda x: np.sqrt((x * x).sum(axis=(2, 3), keepdims=True))),
+    "length that drops its axis": (ReduceL2((-1,), keepdims=False), lambda x: np.linalg.norm(x, axis=3)),
     "mean of pixels": (ReduceMean((2, 3)), lambda x: x.mean(axis=(2, 3), keepdims=True)),
     "mean that drops its axis": (ReduceMean((-2,), keepdims=False), lambda x: x.mean(axis=2)),
     "mean of everything": (ReduceMean([1, 2, 3], keepdims=False), lambda x: x.mean(axis=(1, 2, 3))),
@@ -45,11 +47,44 @@ def test_values_and_gradients(kernel, wanted):
     check_gradients(kernel, x)
 
 
+TAKEN = {
+    "each twice": np.repeat(np.arange(6), 2),
+    "one many times": np.zeros(9, int),
+    "two many times, by turns": np.tile([4, 1], 8),
+    "a mirror": np.array([2, 1, 0, 1, 2, 3, 4, 5, 4, 3]),
+    "backwards": np.arange(5, -1, -1),
+    "backwards, some left out": np.array([4, 2, 0]),
+    "all twice, the second time backwards": np.array([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0]),
+    "one of them": np.array([3]),
+    **{
+        f"at random, number {seed}": np.random.default_rng(seed).integers(0, 6, 3 + 5 * seed)
+        for seed in range(6)
+    },
+}
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("indices", TAKEN.values(), ids=TAKEN)
+def test_what_was_taken_often_has_the_sum_of_the_gradients(indices, axis):
+    kernel, x = Take(axis, tuple(indices.tolist())), normal(2, 6, 6)
+    b = run(kernel, allocate(kernel, x))
+    wanted = np.zeros_like(x)
+    np.add.at(np.moveaxis(wanted, axis, 0), indices, np.moveaxis(b.output_gradient, axis, 0))
+    np.testing.assert_allclose(b.input_gradients[0], wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_largest_elements_share_the_gradient_as_pytorchs():
     torch = pytest.importorskip("torch")
     x = np.array([[[2.0, 2.0, 1.0], [0.0, 2.0, 2.0]]])
     for axes in ((1, 2), (1,), (2,)):
         check_against(ReduceMax(axes), lambda x, axes=axes: torch.amax(x, axes, keepdim=True), x)
+
+
+def test_a_length_of_0_has_no_slope():
+    """Half of 0 by 0 is what the root of the sum of squares would give: no number."""
+    b = run(ReduceL2((1,)), allocate(ReduceL2((1,)), np.zeros((2, 3), "float32")))
+    np.testing.assert_array_equal(b.output, 0)
+    np.testing.assert_array_equal(b.input_gradients[0], 0)
 
 
 WRONG = {

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pure.kernels.checks import NAN, allocate, close, normal, oracle_only, spec
-from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Tanh
+from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from weft.kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from weft.kernels.attention import Attention
 from weft.kernels.batch_norm import BatchNorm, InstanceNorm
 from weft.kernels.conv import Conv2d, Conv2dAdd
+from weft.kernels.conv_transpose import ConvTranspose2d
 from weft.kernels.embedding import Embedding, PositionEmbedding
-from weft.kernels.function import Cast, Erf, Sqrt
+from weft.kernels.function import Cast, Erf, Exp, Log, Sqrt
 from weft.kernels.kernel import Kernel, Mode, Region
 from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.linear import Dense
@@ -24,9 +25,9 @@ from weft.kernels.loss import MeanSquaredError, SoftmaxCrossEntropy
 from weft.kernels.matmul import MatMul
 from weft.kernels.piecewise import ELU, Clip, LeakyReLU
 from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
-from weft.kernels.probability import Softmax
+from weft.kernels.probability import LogSoftmax, Softmax
 from weft.kernels.rearrange import Pad, Slice, Take, Transpose
-from weft.kernels.reduce import ReduceMax, ReduceMean, ReduceSum
+from weft.kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from weft.kernels.region import reshaped
 from weft.kernels.registry import KERNELS
 from weft.kernels.response_norm import ResponseNorm
@@ -86,6 +87,7 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "conv2d, 1x1 strided": (Conv2d(9, 1, stride=2), (IMAGES,)),
     "conv2d_add": (Conv2dAdd(7, 3, padding=1), (IMAGES, (2, 7, 9, 7))),
     "conv2d_add, 1x1 rectified": (Conv2dAdd(9, 1, relu=True), (IMAGES, (2, 9, 9, 7))),
+    "conv_transpose2d": (ConvTranspose2d(5, 3, stride=2), (IMAGES,)),
     "max_pool2d": (MaxPool2d(3, stride=2, padding=1), (IMAGES,)),
     "max_pool2d, apart": (MaxPool2d(2, stride=3), (IMAGES,)),
     "max_pool2d, rows of several vectors": (MaxPool2d(3, stride=2, padding=1), ((2, 3, 39, 70),)),
@@ -101,12 +103,16 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "gelu": (GELU(), (IMAGES,)),
     "tanh": (Tanh(), (PLACES,)),
     "sigmoid": (Sigmoid(), (IMAGES,)),
+    "softplus": (Softplus(), (IMAGES,)),
     "sqrt": (Sqrt(), (IMAGES,)),
+    "exp": (Exp(), (IMAGES,)),
+    "log": (Log(), (IMAGES,)),
     "erf": (Erf(), (IMAGES,)),
     "cast": (Cast("float32"), (IMAGES,)),
     "dropout": (Dropout(0.5), (IMAGES,)),
     "softmax": (Softmax(2), (IMAGES,)),
     "softmax, all features": (Softmax(), ((3, 12),)),
+    "log_softmax": (LogSoftmax(2), (IMAGES,)),
     "add": (Add(), (IMAGES,) * 3),
     "add, one input": (Add(), (IMAGES,)),
     "arithmetic": (Arithmetic("mul"), (IMAGES, (2, 6, 1, 1))),
@@ -120,6 +126,7 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "reduce_mean": (ReduceMean((2,)), (PLACES,)),
     "reduce_sum": (ReduceSum((1,)), (PLACES,)),
     "reduce_max": (ReduceMax((2, 3), keepdims=False), (IMAGES,)),
+    "reduce_l2": (ReduceL2((1,)), (IMAGES,)),
     "dense": (Dense(100), (PLACES,)),
     "dense, features alone": (Dense(150, bias=False), ((1, 9),)),
     "concat": (Concat(), ((2, 3, 5, 4), (2, 1, 5, 4), (2, 4, 5, 4))),
@@ -145,7 +152,7 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "mean_squared_error": (MeanSquaredError(), ((3, 5), (3, 5))),
 }
 # BLAS takes the sums of a part in another order; softmax of a single column does as that of rows.
-ROUNDED = ("matmul", "dense", "attention", "softmax")
+ROUNDED = ("matmul", "dense", "attention", "softmax", "log_softmax")
 
 
 def inputs(kernel: Kernel, shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
@@ -154,7 +161,7 @@ def inputs(kernel: Kernel, shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarr
         return [np.abs(found[0] * 3).astype("int64")]
     if kernel.name == "softmax_cross_entropy":
         return [found[0], np.abs(found[1]).astype("int64")]
-    return [np.abs(found[0])] if kernel.name == "sqrt" else found
+    return [np.abs(found[0])] if kernel.name in ("sqrt", "log") else found
 
 
 @pytest.mark.parametrize("oracle", [False, True], ids=["compiled", "array module"])
