@@ -1,8 +1,8 @@
 """Models from and to ONNX files: read() gives a graph and weights, write() makes a file's model of them."""
 
 from .model import Model
-from .package import save
+from .package import load, save
 from .reader import read
 from .writer import write
 
-__all__ = ["Model", "read", "save", "write"]
+__all__ = ["Model", "load", "read", "save", "write"]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....kernels.activation import GELU, Dropout
+from ....kernels.activation import GELU, Dropout, ReLU, Softplus, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Operator
+from ....kernels.function import Exp, Log
 from ....kernels.kernel import Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
@@ -18,7 +19,7 @@ from ....kernels.matmul import MatMul
 from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.probability import Softmax
 from ....kernels.rearrange import Transpose
-from ....kernels.reduce import Reduce
+from ....kernels.reduce import Reduce, ReduceMax, ReduceMean, ReduceSum
 from ....kernels.shape import Add
 from .node import At, Dynamic, Operand, Static, show
 
@@ -54,18 +55,22 @@ def _along_last(at: At, default: int) -> bool:
     return rank > 1 and int(at.attributes.get("axis", default)) in (-1, rank - 1)
 
 
-def softmax(at: At) -> Operand:
-    """Softmax; before version 13 over all axes from `axis` on, as one."""
+def softmax(kind: type[Softmax]) -> Reading:
+    """Softmax and LogSoftmax; before version 13 over all axes from `axis` on, as one."""
+    return lambda at: _softmax(at, kind)
+
+
+def _softmax(at: At, kind: type[Softmax]) -> Operand:
     if _along_last(at, -1 if at.version >= 13 else 1):
         x = at.loose(0)
-        return at.along(x, at.add(Softmax(), x))
+        return at.along(x, at.add(kind(), x))
     x = at.value(0)
     if at.version >= 13:
         axis = at.axis(int(at.attributes.get("axis", -1)), len(x.shape))
-        return at.add(Softmax(axis), x)
+        return at.add(kind(axis), x)
     axis = at.axis(int(at.attributes.get("axis", 1)), len(x.shape)) - (0 if at.writing.batched else 1)
     rows = at.reshape(x, (*x.shape[:axis], prod(x.shape[axis:])), part="rows")
-    return at.reshape(at.add(Softmax(), rows), x.shape)
+    return at.reshape(at.add(kind(), rows), x.shape)
 
 
 def gemm(at: At) -> Operand:
@@ -178,6 +183,9 @@ def _binary(at: At, operator: Operator, first: Operand, second: Operand, part: s
         kernel: Kernel = Arithmetic(operator)
         if operator == "add" and first.spec == second.spec:
             kernel = Add()
+            images = [at.image_beneath(each) for each in (first, second)]
+            if images[0] is not None and images[1] is not None:
+                return at.as_line(at.add(kernel, images[0], images[1], part=part))
         return at.along(first, at.add(kernel, first, second, part=part))
     if isinstance(first, Static):
         return _with_static(at, operator, second, first, part, reverse=True)
@@ -236,20 +244,56 @@ def total(at: At) -> Operand:
 
 
 def reduce(kind: type[Reduce]) -> Reading:
-    """ReduceMean, ReduceSum, ReduceMax; over all axes where none is given."""
+    """ReduceMean, ReduceSum, ReduceMax, ReduceL2; over all axes where none is given."""
     return lambda at: _reduce(at, kind)
 
 
 def _reduce(at: At, kind: type[Reduce]) -> Operand:
     x = at.value(0)
+    if (own := _reduced(at, x)) is None:
+        if kind not in (ReduceMean, ReduceSum, ReduceMax):
+            at.refuse("it has no axes and noop_with_empty_axes, which Weft reads of means, sums and maxima")
+        return x
+    return at.add(at.kernel(kind, own, bool(at.attributes.get("keepdims", 1))), x)
+
+
+def _reduced(at: At, x: Dynamic) -> tuple[int, ...] | None:
+    """The axes that go, as Weft counts them; None where there is none and nothing is to be done."""
     rank = len(x.shape)
     axes = at.integers(1, "axes")
     if not axes:
         if at.attributes.get("noop_with_empty_axes", 0):
-            return x
+            return None
         axes = list(range(rank))
-    own = tuple(sorted(at.axis(axis, rank) for axis in axes))
-    return at.add(at.kernel(kind, own, bool(at.attributes.get("keepdims", 1))), x)
+    return tuple(sorted(at.axis(axis, rank) for axis in axes))
+
+
+def reduce_of(kind: type[Reduce], before: Kernel, after: Kernel | None = None) -> Reading:
+    """ReduceMin, ReduceL1, ReduceSumSquare: one of these, of another function of each element."""
+    return lambda at: _reduce_of(at, kind, before, after)
+
+
+def _reduce_of(at: At, kind: type[Reduce], before: Kernel, after: Kernel | None) -> Operand:
+    x = at.value(0)
+    if (own := _reduced(at, x)) is None:
+        at.refuse("it has no axes and noop_with_empty_axes, which Weft reads of means, sums and maxima")
+    kernel = at.kernel(kind, own, bool(at.attributes.get("keepdims", 1)))
+    y = at.add(kernel, at.add(before, x, part="each"), part="" if after is None else "reduced")
+    return y if after is None else at.add(after, y)
+
+
+def reduce_log_sum_exp(at: At) -> Operand:
+    """ReduceLogSumExp: of what is left without the largest, which is added again and cannot overflow."""
+    x = at.value(0)
+    if (own := _reduced(at, x)) is None:
+        at.refuse("it has no axes and noop_with_empty_axes, which Weft reads of means, sums and maxima")
+    largest = at.add(at.kernel(ReduceMax, own), x, part="largest")
+    powers = at.add(Exp(), at.add(Arithmetic("sub"), x, largest, part="less"), part="powers")
+    below = at.add(Log(), at.add(at.kernel(ReduceSum, own), powers, part="sum"), part="log")
+    keep = bool(at.attributes.get("keepdims", 1))
+    y = at.add(Add(), below, largest, part="" if keep else "kept")
+    gone = {axis - (0 if at.writing.batched else 1) for axis in own}
+    return y if keep else at.reshape(y, [n for axis, n in enumerate(x.shape) if axis not in gone], part="")
 
 
 def unary(kernel: Kernel) -> Reading:
@@ -259,6 +303,8 @@ def unary(kernel: Kernel) -> Reading:
 
 def _apply(at: At, kernel: Kernel) -> Operand:
     x = at.loose(0)
+    if (image := at.image_beneath(x)) is not None:  # so that images stay neighbours, which merge.py looks at
+        return at.as_line(at.add(kernel, image))
     return at.along(x, at.add(kernel, x))
 
 
@@ -274,6 +320,37 @@ def clip(at: At) -> Operand:
         value = at.static(place, name).reshape(()) if at.given(place) else at.attributes.get(name, none)
         bounds.append(float(value))
     return _apply(at, at.kernel(Clip, min(bounds), bounds[1]))  # of bounds in the wrong order the upper one
+
+
+def bounded(*, above: bool) -> Reading:
+    """Max (Min, where the bound is `above`) of a value and stored numbers, as exporters write clamp."""
+    return lambda at: _bounded(at, above)
+
+
+def _bounded(at: At, above: bool) -> Operand:
+    values = [place for place, each in enumerate(at.inputs) if isinstance(each, Dynamic)]
+    if len(values) > 1:
+        at.refuse("it compares computed values; Weft's Clip compares one with stored numbers")
+    if len(at.inputs) == 1:
+        return at.operand(0)
+    numbers = [at.static(place, "bound") for place in range(len(at.inputs)) if place not in values]
+    x = at.loose(values[0])
+    if any(each.size != 1 or each.ndim > len(x.shape) for each in numbers):
+        at.refuse("its bound is an array; Weft's Clip has one number for all elements")
+    found = [float(each.reshape(())) for each in numbers]
+    if any(number != number for number in found):
+        at.refuse("its bound is no number")
+    kernel = at.kernel(Clip, maximum=min(found)) if above else at.kernel(Clip, max(found))
+    return at.along(x, at.add(kernel, x))
+
+
+def selu(at: At) -> Operand:
+    """Selu."""
+    x = at.loose(0)
+    alpha = float(at.attributes.get("alpha", 1.67326319217681884765625))
+    gamma = float(at.attributes.get("gamma", 1.05070102214813232421875))
+    curve = at.add(at.kernel(ELU, alpha), x, part="elu")
+    return at.along(x, at.add(ArithmeticNumber("mul", gamma), curve))
 
 
 def hard_sigmoid(at: At) -> Operand:
@@ -295,14 +372,27 @@ def _hard_sigmoid(at: At, x: Dynamic, alpha: float, beta: float, part: str = "")
     return at.add(Clip(0, 1), line, part=part)
 
 
-def negative(at: At) -> Operand:
-    """Neg."""
-    return _apply(at, ArithmeticNumber("mul", -1.0))
+def mish(at: At) -> Operand:
+    """Mish: x times the tanh of its softplus."""
+    x = at.loose(0)
+    gate = at.add(Tanh(), at.add(Softplus(), x, part="softplus"), part="gate")
+    return at.along(x, at.add(Arithmetic("mul"), x, gate))
 
 
 def leaky_relu(at: At) -> Operand:
     """LeakyRelu."""
     return _apply(at, at.kernel(LeakyReLU, float(at.attributes.get("alpha", 0.01))))
+
+
+def prelu(at: At) -> Operand:
+    """PRelu: what is above 0, and a slope that is trained times what is below."""
+    x, slope = at.loose(0), at.operand(1)
+    if at.version < 7 and isinstance(slope, Static) and slope.array.ndim == 1 and slope.array.size > 1:
+        at.check_fixed(slope)  # of old, a slope for each channel
+        slope = Static(slope.array.reshape(-1, *(1,) * (len(x.shape) - 2)), slope.trained)
+    above = at.along(x, at.add(ReLU(), x, part="above"))
+    below = at.along(x, at.add(Clip(maximum=0.0), x, part="below"))
+    return _binary(at, "add", above, _binary(at, "mul", below, slope, part="slope"))
 
 
 def elu(at: At) -> Operand:

@@ -1,15 +1,21 @@
-"""Operators on images: convolution, pools, and the norms across channels."""
+"""Operators on images: convolution, pools, and the norms across channels.
+
+A line, (N, channels, width), is an image of height 1 to them, by views before and behind.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ....kernels.arithmetic import ArithmeticWeight
 from ....kernels.batch_norm import BatchNorm, InstanceNorm
 from ....kernels.conv import Conv2d
+from ....kernels.conv_transpose import ConvTranspose2d
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from ....kernels.response_norm import ResponseNorm
 from .node import At, Dynamic, Operand, Static, show
@@ -18,13 +24,29 @@ Sides = tuple[int, int, int, int]
 
 
 def _image(at: At) -> Dynamic:
-    """The input, which must be images in a batch."""
+    """The input, which must be images or lines in a batch, as images."""
     x = at.value(0)
-    if not at.writing.batched or len(x.shape) != 4:
+    if not at.writing.batched or len(x.shape) not in (3, 4):
         at.refuse(
-            f"its input has shape {show(x.shape)}; Weft's kernel takes images (N, channels, height, width)"
+            f"its input has shape {show(x.shape)}; Weft's kernel takes images (N, channels, height, width), "
+            "or without the height"
         )
-    return x
+    return at.as_image(x) if len(x.shape) == 3 else x
+
+
+def _of_lines(at: At) -> bool:
+    return len(at.value(0).shape) == 3
+
+
+def _shown(at: At, y: Dynamic) -> Dynamic:
+    """What was computed of an image, as the file has it."""
+    return at.as_line(y) if _of_lines(at) else y
+
+
+def _pair(at: At, attribute: str, default: list[int]) -> list[int]:
+    """An attribute along height and width."""
+    given = list(at.attributes.get(attribute, default[_of_lines(at) :]))
+    return [1, *given] if _of_lines(at) else given
 
 
 def _padding(
@@ -33,10 +55,12 @@ def _padding(
     """(top, left, bottom, right), from `pads` or `auto_pad`."""
     mode = at.attributes.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
-        pads = list(at.attributes.get("pads", [0, 0, 0, 0]))
-        if len(pads) != 4:
-            at.refuse(f"pads are {pads}; images have 4: top, left, bottom, right")
-        top, left, bottom, right = pads
+        sides = ("left", "right") if _of_lines(at) else ("top", "left", "bottom", "right")
+        pads = list(at.attributes.get("pads", [0] * len(sides)))
+        if len(pads) != len(sides):
+            kind = "lines" if _of_lines(at) else "images"
+            at.refuse(f"pads are {pads}; {kind} have {len(sides)}: {', '.join(sides)}")
+        top, left, bottom, right = (0, pads[0], 0, pads[1]) if _of_lines(at) else pads
         return int(top), int(left), int(bottom), int(right)
     if mode == "VALID":
         return 0, 0, 0, 0
@@ -51,27 +75,83 @@ def _padding(
     return before[0], before[1], after[0], after[1]
 
 
+def _filters(at: At) -> NDArray[np.float32]:
+    """Stored filters, of lines as those of images."""
+    weight, shape = at.weight(1, "filters"), at.value(0).shape
+    if weight.ndim != len(shape):
+        at.refuse(f"its filters have shape {weight.shape}, and its input {show(shape)}")
+    if _of_lines(at):
+        weight = weight[:, :, None]
+    size = list(weight.shape[2:])
+    if (given := _pair(at, "kernel_shape", size)) != size:
+        at.refuse(f"kernel_shape is {given}, but its filters are {size}")
+    return weight
+
+
 def conv(at: At) -> Operand:
     """Conv with stored filters."""
-    x, weight = _image(at), at.weight(1, "filters")
-    strides = list(at.attributes.get("strides", [1, 1]))
-    dilations = list(at.attributes.get("dilations", [1, 1]))
+    x, weight = _image(at), _filters(at)
+    strides, dilations = _pair(at, "strides", [1, 1]), _pair(at, "dilations", [1, 1])
     size = list(weight.shape[2:])
-    if (given := list(at.attributes.get("kernel_shape", size))) != size:
-        at.refuse(f"kernel_shape is {given}, but its filters are {size}")
     weights = (weight, at.weight(2, "bias")) if at.given(2) else (weight,)
     kernel = at.kernel(
         Conv2d, channels=weight.shape[0], kernel_size=size, stride=strides, dilation=dilations,
         padding=_padding(at, x.shape, size, strides, dilations),
         groups=int(at.attributes.get("group", 1)), bias=at.given(2),
     )  # fmt: skip
-    return at.add(kernel, x, weights=weights)
+    return _shown(at, at.add(kernel, x, weights=weights))
+
+
+def conv_transpose(at: At) -> Operand:
+    """ConvTranspose with stored filters."""
+    x, weight = _image(at), _filters(at)
+    strides, dilations = _pair(at, "strides", [1, 1]), _pair(at, "dilations", [1, 1])
+    more = [0] * _of_lines(at) + list(at.attributes.get("output_padding", [0] * (len(at.value(0).shape) - 2)))
+    size, groups = list(weight.shape[2:]), int(at.attributes.get("group", 1))
+    mode, wanted = at.attributes.get("auto_pad", "NOTSET"), list(at.attributes.get("output_shape", ()))
+    if mode in ("SAME_UPPER", "SAME_LOWER") or wanted:
+        if not wanted:
+            wanted = [extent * stride for extent, stride in zip(x.shape[2:], strides, strict=True)]
+        elif _of_lines(at):
+            wanted = [1, wanted[-1]]
+        sides, more = _cut(x.shape[2:], wanted, size, strides, dilations, more, mode == "SAME_UPPER")
+    else:
+        sides = _padding(at, x.shape, size, strides, dilations)
+    weights = (weight, at.weight(2, "bias")) if at.given(2) else (weight,)
+    kernel = at.kernel(
+        ConvTranspose2d, channels=weight.shape[1] * groups, kernel_size=size, stride=strides, padding=sides,
+        output_padding=more, dilation=dilations, groups=groups, bias=at.given(2),
+    )  # fmt: skip
+    return _shown(at, at.add(kernel, x, weights=weights))
+
+
+def _cut(
+    image: Sequence[int],
+    wanted: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    more: Sequence[int],
+    upper: bool,
+) -> tuple[Sides, list[int]]:
+    """Padding and output_padding with which a ConvTranspose gives images of the wanted extents."""
+    before, after, missing = [], [], []
+    for extent, target, k, stride, dilation, add in zip(
+        image, wanted, size, strides, dilations, more, strict=True
+    ):
+        total = stride * (extent - 1) + add + (k - 1) * dilation + 1 - target
+        less = max(total, 0) // 2
+        rest = max(total, 0) - less
+        before.append(less if upper else rest)
+        after.append(rest if upper else less)
+        missing.append(add + max(-total, 0))
+    return (before[0], before[1], after[0], after[1]), missing
 
 
 def _pool(at: At, kind: type[MaxPool2d | AveragePool2d], **attributes: Any) -> Operand:
     x = _image(at)
-    size = list(at.attributes["kernel_shape"])
-    strides = list(at.attributes.get("strides", [1, 1]))
+    ones = [1] * _of_lines(at)
+    size, strides = [*ones, *at.attributes["kernel_shape"]], _pair(at, "strides", [1, 1])
     if any(each != 1 for each in at.attributes.get("dilations", [1, 1])):
         at.refuse(f"dilations are {at.attributes['dilations']}; Weft's pools have none")
     sides = _padding(at, x.shape, size, strides, [1, 1])
@@ -82,7 +162,8 @@ def _pool(at: At, kind: type[MaxPool2d | AveragePool2d], **attributes: Any) -> O
         if any(more) and attributes.get("count_include_pad"):
             at.refuse("ceil_mode with count_include_pad counts some of the padding and some not")
         sides = (sides[0], sides[1], sides[2] + more[0], sides[3] + more[1])
-    return at.add(at.kernel(kind, kernel_size=size, stride=strides, padding=sides, **attributes), x)
+    kernel = at.kernel(kind, kernel_size=size, stride=strides, padding=sides, **attributes)
+    return _shown(at, at.add(kernel, x))
 
 
 def _last_window(extent: int, size: int, stride: int, before: int, after: int) -> int:
@@ -107,13 +188,14 @@ def average_pool(at: At) -> Operand:
 def global_average_pool(at: At) -> Operand:
     """GlobalAveragePool; the axes that Weft drops come back as a view."""
     x = _image(at)
-    return at.reshape(at.add(GlobalAveragePool2d(), x), (*x.shape[:2], 1, 1))
+    ones = (1,) if _of_lines(at) else (1, 1)
+    return at.reshape(at.add(GlobalAveragePool2d(), x), (*x.shape[:2], *ones))
 
 
 def global_max_pool(at: At) -> Operand:
     """GlobalMaxPool: a window as large as the image."""
     x = _image(at)
-    return at.add(at.kernel(MaxPool2d, x.shape[2:]), x)
+    return _shown(at, at.add(at.kernel(MaxPool2d, x.shape[2:]), x))
 
 
 def batch_normalization(at: At) -> Operand:
@@ -131,7 +213,10 @@ def batch_normalization(at: At) -> Operand:
     )
     words = ("scale", "bias", "mean", "variance")
     weights = tuple(at.weight(index + 1, word) for index, word in enumerate(words))
-    return at.add(kernel, at.value(0), weights=weights)
+    x = at.value(0)
+    if (image := at.image_beneath(x)) is not None:
+        return at.as_line(at.add(kernel, image, weights=weights))
+    return at.add(kernel, x, weights=weights)
 
 
 def instance_normalization(at: At) -> Operand:
@@ -175,4 +260,4 @@ def lrn(at: At) -> Operand:
         ResponseNorm, int(at.attributes["size"]), float(at.attributes.get("alpha", 1e-4)),
         float(at.attributes.get("beta", 0.75)), float(at.attributes.get("bias", 1.0)),
     )  # fmt: skip
-    return at.add(kernel, _image(at))
+    return _shown(at, at.add(kernel, _image(at)))

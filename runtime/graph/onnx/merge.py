@@ -3,7 +3,7 @@
     dense without bias, + (features)            ->  dense
     pad, conv2d or a pool               ->  the same          where it pads with what the other pads with
     batch_norm or conv2d, · or + (C, 1, 1)      ->  the same
-    conv2d, batch_norm                          ->  conv2d            only for inference
+    conv2d or conv_transpose2d, batch_norm      ->  the first's kind  only for inference
     conv2d, add of another value                ->  conv2d_add        only for inference
     conv2d or conv2d_add, relu                  ->  the same          only for inference
 
@@ -25,6 +25,7 @@ from ....kernels.activation import ReLU
 from ....kernels.arithmetic import ArithmeticWeight
 from ....kernels.batch_norm import BatchNorm
 from ....kernels.conv import Conv2d, Conv2dAdd
+from ....kernels.conv_transpose import ConvTranspose2d
 from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.linear import Dense
 from ....kernels.pool import AveragePool2d, MaxPool2d, Pool2d
@@ -50,7 +51,7 @@ def merge(
     rules: tuple[Rule, ...] = (_bias, _channels, _padded)
     if inference:
         rules += _fold, _rectify
-    nodes = list(nodes)
+    nodes = _read(nodes, outputs)
     specs = dict(inputs)
     for node in nodes:
         specs[node.name] = node.kernel.output(*(specs[value] for value in node.inputs))
@@ -59,7 +60,8 @@ def merge(
     own: dict[str, Weights] = {node.name: {} for node in nodes}
     for name, array in weights.items():
         node_name, _, parameter = name.rpartition(".")
-        own[node_name][parameter] = array
+        if node_name in own:
+            own[node_name][parameter] = array
     kept: dict[str, Node] = {}
     for node in nodes:
         if inference and isinstance(node.kernel, Add) and len(node.inputs) == 2:
@@ -76,6 +78,16 @@ def merge(
         kept[node.name] = node
     found = {f"{name}.{parameter}": array for name in kept for parameter, array in own[name].items()}
     return list(kept.values()), found
+
+
+def _read(nodes: Iterable[Node], outputs: set[str]) -> list[Node]:
+    """The nodes that somebody reads: no view of what is read instead, nothing asked for its shape alone."""
+    needed, kept = set(outputs), []
+    for node in reversed(list(nodes)):
+        if node.name in needed:
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _onto(add: Node, kept: dict[str, Node], readers: Mapping[str, int], own: dict[str, Weights]) -> Node:
@@ -155,15 +167,19 @@ def _padded(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> t
 
 
 def _fold(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:
-    if not (_plain(first) and isinstance(first, Conv2d) and isinstance(second, BatchNorm)):
+    if not isinstance(second, BatchNorm):
+        return None
+    if not (isinstance(first, ConvTranspose2d) or (_plain(first) and isinstance(first, Conv2d))):
         return None
     factor = more["weight"] / np.sqrt(more["running_variance"] + np.float32(second.epsilon))
     bias = weights.get("bias", np.zeros_like(factor))
     shifted = (bias - more["running_mean"]) * factor + more["bias"]
-    return replace(first, bias=True), {
-        "weight": weights["weight"] * factor[:, None, None, None],
-        "bias": shifted,
-    }
+    weight = weights["weight"]
+    if isinstance(first, ConvTranspose2d):  # its output's channels are those of each group, along axis 1
+        grouped = weight.reshape(first.groups, -1, *weight.shape[1:])
+        scaled = grouped * factor.reshape(first.groups, 1, -1, 1, 1)
+        return replace(first, bias=True), {"weight": scaled.reshape(weight.shape), "bias": shifted}
+    return replace(first, bias=True), {"weight": weight * factor[:, None, None, None], "bias": shifted}
 
 
 def _rectify(first: Kernel, weights: Weights, second: Kernel, more: Weights) -> tuple[Kernel, Weights] | None:

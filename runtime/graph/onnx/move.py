@@ -110,17 +110,51 @@ def transpose(at: At) -> Operand:
     order = [int(axis) for axis in at.attributes.get("perm", range(rank - 1, -1, -1))]
     if sorted(order) != list(range(rank)):
         at.refuse(f"perm {order} does not name each of the {rank} axes of {show(x.shape)} once")
-    if at.writing.batched:
-        if order[0] != 0:
-            at.refuse(
-                f"perm {order} moves axis 0, the batch; a model without a batch is read with batched=False"
-            )
-        axes = order[1:]
-    else:
-        axes = [axis + 1 for axis in order]
-    if axes == sorted(axes):
+    if at.writing.batched and order[0] != 0:
+        at.refuse(f"perm {order} moves axis 0, the batch; a model without a batch is read with batched=False")
+    return _ordered(at, x, order)
+
+
+def _ordered(at: At, x: Dynamic, order: Sequence[int], part: str = "") -> Dynamic:
+    """The value with its axes in another order, which leaves the batch where it is."""
+    axes = tuple(order[1:]) if at.writing.batched else tuple(axis + 1 for axis in order)
+    if list(axes) == sorted(axes):
         return x
-    return at.add(at.kernel(Transpose, tuple(axes)), x)
+    return at.add(at.kernel(Transpose, axes), x, part=part)
+
+
+def depth_to_space(at: At) -> Operand:
+    """DepthToSpace: blocks of channels become blocks of pixels (PyTorch's PixelShuffle where mode is CRD)."""
+    x, size = at.moved(0), int(at.attributes["blocksize"])
+    if len(x.shape) != 4 or size < 1 or x.shape[1] % size**2:
+        at.refuse(f"blocks of {size} by {size} of {show(x.shape)}; give images, channels a multiple of those")
+    n, channels, height, width = x.shape
+    less = channels // size**2
+    if _blocks_first(at):
+        apart, order = (n, size, size, less, height, width), (0, 3, 4, 1, 5, 2)
+    else:
+        apart, order = (n, less, size, size, height, width), (0, 1, 4, 2, 5, 3)
+    blocks = _ordered(at, at.reshape(x, apart, part="apart"), order, part="order")
+    return at.reshape(blocks, (n, less, height * size, width * size), part="")
+
+
+def _blocks_first(at: At) -> bool:
+    """Whether a pixel's place in its block counts before its channel (DCR)."""
+    if (mode := at.attributes.get("mode", "DCR")) not in ("DCR", "CRD"):
+        at.refuse(f"mode is {mode!r}; ONNX has DCR and CRD")
+    return str(mode) == "DCR"
+
+
+def space_to_depth(at: At) -> Operand:
+    """SpaceToDepth: blocks of pixels become blocks of channels."""
+    x, size = at.moved(0), int(at.attributes["blocksize"])
+    if len(x.shape) != 4 or size < 1 or x.shape[2] % size or x.shape[3] % size:
+        at.refuse(f"blocks of {size} by {size} of {show(x.shape)}; give images whose sides are multiples")
+    n, channels, height, width = x.shape
+    apart = (n, channels, height // size, size, width // size, size)
+    order = (0, 3, 5, 1, 2, 4) if _blocks_first(at) else (0, 1, 3, 5, 2, 4)
+    blocks = _ordered(at, at.reshape(x, apart, part="apart"), order, part="order")
+    return at.reshape(blocks, (n, channels * size**2, height // size, width // size), part="")
 
 
 def _nothing(shape: Sequence[int]) -> Static:

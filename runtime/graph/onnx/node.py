@@ -78,6 +78,7 @@ class Writing:
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    views: dict[str, Dynamic] = field(default_factory=dict)  # by what a reshape is called: of what it is one
 
     def name(self, wanted: str) -> str:
         """A name for a value like the file's, new, of letters, digits, "_" and "-"."""
@@ -283,7 +284,26 @@ class At:
             )
         if prod(wanted) != prod(value.shape) or 0 in wanted:
             self.refuse(f"{show(value.shape)} does not fit into {show(wanted)}")
-        return self.add(self.kernel(Reshape, wanted[lead:]), value, part=part)
+        viewed = self.add(self.kernel(Reshape, wanted[lead:]), value, part=part)
+        self.writing.views[viewed.name] = value
+        return viewed
+
+    def as_image(self, value: Dynamic) -> Dynamic:
+        """A line (N, channels, width) as an image of height 1; where that is what it was made of, that."""
+        beneath = self.image_beneath(value)
+        samples, channels, width = value.shape
+        return beneath or self.reshape(value, (samples, channels, 1, width), part="image")
+
+    def image_beneath(self, value: Dynamic) -> Dynamic | None:
+        """The image of height 1 that a line is a view of, if it is one."""
+        image = self.writing.views.get(value.name)
+        if image is None or len(value.shape) != 3:
+            return None
+        return image if image.shape == (*value.shape[:2], 1, value.shape[2]) else None
+
+    def as_line(self, image: Dynamic) -> Dynamic:
+        """An image of height 1 as (N, channels, width)."""
+        return self.reshape(image, (*image.shape[:2], image.shape[3]), part="line")
 
     def _folds(self, value: Dynamic, wanted: tuple[int, ...]) -> bool:
         """Whether `wanted` is the value's spec with the batch folded into the axes after it."""

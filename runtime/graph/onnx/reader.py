@@ -19,20 +19,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....kernels.activation import ReLU, Sigmoid, Tanh
+from ....kernels.activation import ReLU, Sigmoid, Softplus, Tanh
 from ....kernels.arithmetic import ArithmeticNumber
-from ....kernels.function import Cast, Erf, Sqrt
+from ....kernels.function import Cast, Erf, Exp, Log, Sqrt
 from ....kernels.kernel import ArraySpec
 from ....kernels.piecewise import LeakyReLU
-from ....kernels.reduce import ReduceMax, ReduceMean, ReduceSum
+from ....kernels.probability import LogSoftmax, Softmax
+from ....kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
 from . import algebra, images, move, package
 from .merge import merge
 from .model import Model
 from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
+from .rewrite import constants, rewritten
 
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
+
+NEGATIVE = ArithmeticNumber("mul", -1.0)
 
 OPERATORS: Mapping[str, Reading] = {
     "Abs": algebra.unary(LeakyReLU(-1.0)),
@@ -43,10 +47,13 @@ OPERATORS: Mapping[str, Reading] = {
     "Clip": algebra.clip,
     "Concat": move.concat,
     "Conv": images.conv,
+    "ConvTranspose": images.conv_transpose,
+    "DepthToSpace": move.depth_to_space,
     "Div": algebra.binary("div"),
     "Dropout": algebra.dropout,
     "Elu": algebra.elu,
     "Erf": algebra.unary(Erf()),
+    "Exp": algebra.unary(Exp()),
     "Expand": move.expand,
     "Flatten": move.flatten,
     "Gather": move.gather,
@@ -62,23 +69,37 @@ OPERATORS: Mapping[str, Reading] = {
     "LRN": images.lrn,
     "LayerNormalization": algebra.layer_normalization,
     "LeakyRelu": algebra.leaky_relu,
+    "Log": algebra.unary(Log()),
+    "LogSoftmax": algebra.softmax(LogSoftmax),
     "MatMul": algebra.matmul,
+    "Max": algebra.bounded(above=False),
     "MaxPool": images.max_pool,
+    "Min": algebra.bounded(above=True),
+    "Mish": algebra.mish,
     "Mul": algebra.binary("mul"),
-    "Neg": algebra.negative,
+    "Neg": algebra.unary(NEGATIVE),
+    "PRelu": algebra.prelu,
     "Pad": move.pad,
     "Pow": algebra.binary("pow"),
     "Reciprocal": algebra.unary(ArithmeticNumber("div", 1.0, reverse=True)),
+    "ReduceL1": algebra.reduce_of(ReduceSum, LeakyReLU(-1.0)),
+    "ReduceL2": algebra.reduce(ReduceL2),
+    "ReduceLogSumExp": algebra.reduce_log_sum_exp,
     "ReduceMax": algebra.reduce(ReduceMax),
     "ReduceMean": algebra.reduce(ReduceMean),
+    "ReduceMin": algebra.reduce_of(ReduceMax, NEGATIVE, NEGATIVE),
     "ReduceSum": algebra.reduce(ReduceSum),
+    "ReduceSumSquare": algebra.reduce_of(ReduceSum, ArithmeticNumber("pow", 2.0)),
     "Relu": algebra.unary(ReLU()),
     "Reshape": move.reshape,
     "Resize": move.resize,
+    "Selu": algebra.selu,
     "Shape": move.shape,
     "Sigmoid": algebra.unary(Sigmoid()),
     "Slice": move.cut,
-    "Softmax": algebra.softmax,
+    "Softmax": algebra.softmax(Softmax),
+    "Softplus": algebra.unary(Softplus()),
+    "SpaceToDepth": move.space_to_depth,
     "Split": move.split,
     "Sqrt": algebra.unary(Sqrt()),
     "Squeeze": move.squeeze,
@@ -131,7 +152,10 @@ def read(
         name = file.sparse_initializer[0].values.name
         raise GraphError(f"the weight {name!r} is stored as a sparse tensor; store it with all its elements")
     stored = {each.name: package.tensor(each) for each in file.initializer}
-    operands: dict[str, Operand] = {name: Static(array, _learns(array)) for name, array in stored.items()}
+    fixed = constants(proto.producer_name, file.node, stored)
+    operands: dict[str, Operand] = {
+        name: Static(array, name not in fixed and _learns(array)) for name, array in stored.items()
+    }
     entries = [each for each in file.input if each.name not in stored]
     _require_once(file, entries)
     _require_axes(entries, sizes or {})
@@ -150,7 +174,7 @@ def read(
     if not wanted:
         raise GraphError("the file has no output; name values of it with outputs=[…]")
     _require_values(file.node, wanted, operands)
-    nodes = _needed(file.node, wanted)
+    nodes = _needed(rewritten(file.node, stored), wanted)
     read_later = {*wanted, *(name for _, node in nodes for name in node.input)} - {""}
     for number, node in nodes:
         title = node.name or next((name for name in node.output if name), f"{node.op_type} {number}")

@@ -115,6 +115,39 @@ CASES = {
     "a condition for all": (
         node("Where", "c x z", "y"), {"c": np.array(False)}, np.broadcast_to(Z, X.shape), 18
     ),
+    "a softmax's logarithm of old over all later axes": (
+        node("LogSoftmax", "x", "y"), {}, np.log(softmax(X, (1, 2))), 9
+    ),
+    "a mish": (node("Mish", "x", "y"), {}, X * np.tanh(np.log1p(np.exp(X))), 18),
+    "lengths over all axes but the batch": (
+        node("ReduceL2", "x a", "y", keepdims=0), {"a": np.array([1, 2])}, np.sqrt((X**2).sum((1, 2))), 18
+    ),
+    "the largest of a line": (node("GlobalMaxPool", "x", "y"), {}, X.max(2, keepdims=True), 18),
+    "a slope of each channel": (
+        node("PRelu", "x w", "y"), {"w": V}, np.where(X > 0, X, V * X), 18
+    ),
+    "a slope of old of each channel": (
+        node("PRelu", "x w", "y"), {"w": V[:, 0]}, np.where(X > 0, X, V * X), 6
+    ),
+    "one slope": (node("PRelu", "x w", "y"), {"w": np.float32([0.3])}, np.where(X > 0, X, 0.3 * X), 18),
+    "the least of all axes but the batch": (
+        node("ReduceMin", "x", "y", axes=[1, -1], keepdims=0), {}, X.min((1, 2)), 13
+    ),
+    "sums of absolute values": (
+        node("ReduceL1", "x a", "y"), {"a": np.array([1])}, abs(X).sum(1, keepdims=True), 18
+    ),
+    "logarithms of sums that would overflow": (
+        node("ReduceLogSumExp", "x a", "y", keepdims=0), {"a": np.array([1, 2])},
+        np.log(np.exp(X).sum((1, 2))), 18,
+    ),
+    "the larger of values and a number": (
+        node("Max", "w x", "y"), {"w": np.float32(0.1)}, np.maximum(X, 0.1), 18
+    ),
+    "the smaller of values and two numbers": (
+        node("Min", "w x v", "y"), {"w": np.float32([[0.5]]), "v": np.float32(-0.1)}, np.minimum(X, -0.1), 18
+    ),
+    "a selu": (node("Selu", "x", "y", alpha=1.2, gamma=0.9), {},
+               0.9 * np.where(X > 0, X, 1.2 * np.expm1(X)), 18),
     "absolute values": (node("Abs", "x", "y"), {}, abs(X), 18),
     "the largest of all axes but the batch": (
         node("ReduceMax", "x", "y", axes=[1, -1], keepdims=0), {}, X.max((1, 2)), 13
@@ -143,6 +176,37 @@ def test_an_operator_gives_what_numpy_does(given, weights, wanted, version):
         (y,) = compute(model, {"x": X, "z": Z}).values()
         assert y.shape == wanted.shape
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
+def softplus(*, beta: bool = False, least: float = 20.0, large: str = "x"):
+    """As PyTorch's newer exporter writes it, here with PyTorch's threshold."""
+    weights = {"least": np.float32(least), "beta": np.float32(2)}
+    u = "u" if beta else "x"
+    nodes = [node("Softplus", u, "s"), node("Greater", f"{u} least", "c")]
+    if beta:
+        nodes = [node("Mul", "x beta", "u"), *nodes, node("Div", "s beta", "d")]
+    nodes.append(node("Where", f"c {large} {'d' if beta else 's'}", "y"))
+    return file(nodes, {"x": ("n", 3, 4)}, ["y"], weights)
+
+
+@pytest.mark.parametrize("beta", [False, True])
+def test_what_guards_a_softplus_is_not_needed(beta):
+    x = np.linspace(-40, 90, 24, dtype=np.float32).reshape(2, 3, 4)
+    wanted = np.logaddexp(2 * x, 0) / 2 if beta else np.logaddexp(x, 0)
+    model = read(softplus(beta=beta))
+    (y,) = compute(model, {"x": x}).values()
+    np.testing.assert_allclose(y, wanted, rtol=1e-6)
+    assert "softplus" in [each.kernel.name for each in model.graph.nodes]
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [softplus(least=5), softplus(large="s"), softplus(beta=True, large="u")],
+    ids=["that makes a step", "that chooses another value", "that chooses what is scaled"],
+)
+def test_another_condition_of_a_softplus_is_refused(proto):
+    with pytest.raises(GraphError, match="no kernel for the operator Greater"):
+        read(proto)
 
 
 @pytest.mark.parametrize("hidden_first", [False, True], ids=["kept first", "hidden first"])
@@ -235,6 +299,100 @@ def test_what_looks_like_channels_behind_a_norm_of_volumes_is_not_merged(op):
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
 
 
+TRANSPOSED = {
+    # attributes, and height, width and sides cut off at the top and left of a whole transposed convolution
+    "of the size that comes of itself": ({}, (7, 5, 0, 0)),
+    "padded": ({"pads": [1, 0, 2, 1]}, (4, 4, 1, 0)),
+    "longer by a pixel": ({"output_padding": [1, 0]}, (8, 5, 0, 0)),
+    "times the stride, more cut off at the end": ({"auto_pad": "SAME_UPPER"}, (6, 4, 0, 0)),
+    "times the stride, more cut off at the start": ({"auto_pad": "SAME_LOWER"}, (6, 4, 1, 1)),
+    "of a given size": ({"output_shape": [5, 4]}, (5, 4, 1, 1)),
+    "of a given size that no window reaches": ({"output_shape": [8, 6]}, (8, 6, 0, 0)),
+    "of no padding by name": ({"auto_pad": "VALID"}, (7, 5, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("attributes", "cut"), TRANSPOSED.values(), ids=TRANSPOSED)
+def test_a_transposed_convolution(attributes, cut):
+    x, w, b = normal(2, 3, 3, 2), normal(3, 4, 3, 3), normal(4)
+    whole = np.zeros((2, 4, 9, 7), np.float32)
+    for i in range(3):
+        for j in range(2):
+            whole[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3] += np.einsum("nc,cohw->nohw", x[:, :, i, j], w)
+    height, width, top, left = cut
+    wanted = whole[:, :, top : top + height, left : left + width] + b[:, None, None]
+    given = node("ConvTranspose", "x w b", "y", strides=[2, 2], **attributes)
+    model = read(file([given], {"x": ("n", 3, 3, 2)}, ["y"], {"w": w, "b": b}))
+    (y,) = compute(model, {"x": x}).values()
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_norm_is_folded_into_a_transposed_convolution(groups):
+    weights = {"w": normal(4, 3, 2, 2)} | {
+        name: normal(3 * groups, seed=i) ** 2 + 1 for i, name in enumerate("sbmv")
+    }
+    nodes = [
+        node("ConvTranspose", "x w", "c", strides=[2, 2], group=groups),
+        node("BatchNormalization", "c s b m v", "y"),
+    ]  # fmt: skip
+    proto = file(nodes, {"x": ("n", 4, 3, 2)}, ["y"], weights)
+    model, folded = read(proto), read(proto, inference=True)
+    assert [each.kernel.name for each in folded.graph.nodes] == ["conv_transpose2d"]
+    (wanted,) = compute(model, {"x": normal(2, 4, 3, 2)}).values()
+    (y,) = compute(folded, {"x": normal(2, 4, 3, 2)}).values()
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+
+
+LINES = {
+    "a transposed convolution": node(
+        "ConvTranspose", "x t", "y", strides=[2], pads=[1, 0], output_padding=[1]
+    ),
+    "a convolution": node("Conv", "x w b", "y", strides=[2], pads=[2, 1], dilations=[2]),
+    "a convolution in groups": node("Conv", "x g", "y", group=2),
+    "a convolution that keeps the width": node("Conv", "x w", "y", auto_pad="SAME_UPPER", kernel_shape=[3]),
+    "the largest of windows": node("MaxPool", "x", "y", kernel_shape=[3], strides=[2], pads=[1, 0]),
+    "a last window that ends outside": node("MaxPool", "x", "y", kernel_shape=[2], strides=[2], ceil_mode=1),
+    "means of windows": node("AveragePool", "x", "y", kernel_shape=[3], pads=[1, 1], count_include_pad=1),
+    "means": node("GlobalAveragePool", "x", "y"),
+    "a norm": node("BatchNormalization", "x s s s s", "y"),
+}
+
+
+@pytest.mark.parametrize("given", LINES.values(), ids=LINES)
+def test_a_line_is_an_image_of_height_1(given):
+    weights = {
+        "w": normal(4, 4, 3),
+        "b": normal(4),
+        "g": normal(6, 2, 4),
+        "s": normal(4) ** 2 + 1,
+        "t": normal(4, 3, 3),
+    }
+    proto = file([given], {"x": ("n", 4, 9)}, ["y"], weights)
+    samples = {"x": normal(2, 4, 9)}
+    (wanted,) = expected(proto, samples)
+    (y,) = compute(read(proto), samples).values()
+    assert y.shape == wanted.shape
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_lines_are_merged_as_those_of_images():
+    nodes = [
+        node("Conv", "x w b", "c", pads=[1, 1]), node("BatchNormalization", "c s s s s", "n"),
+        node("Relu", "n", "r"), node("Conv", "r v", "d", pads=[1, 1]), node("Add", "d r", "y"),
+    ]  # fmt: skip
+    weights = {"w": normal(4, 2, 3), "b": normal(4), "v": normal(4, 4, 3), "s": normal(4) ** 2 + 1}
+    proto = file(nodes, {"x": ("n", 2, 9)}, ["y"], weights)
+    samples = {"x": normal(2, 2, 9)}
+    (wanted,) = expected(proto, samples)
+    folded = read(proto, inference=True)
+    names = [each.kernel.name for each in folded.graph.nodes]
+    assert names == ["reshape", "conv2d", "conv2d_add", "reshape"]
+    for model in (read(proto), folded):
+        (y,) = compute(model, samples).values()
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+
+
 def channels(*nodes, outputs=("y",)):
     """Norm and what follows it on images of 3 channels."""
     weights = {
@@ -260,6 +418,19 @@ def test_what_scales_and_shifts_a_norm_is_merged_into_it():
     assert [(each.name, each.kernel.name) for each in model.graph.nodes] == [("y_node", "batch_norm")]
     (y,) = compute(model, {"x": x}).values()
     np.testing.assert_allclose(y, n * weights["f"] + weights["t"], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_asked_for_its_shape_alone_is_not_computed():
+    nodes = [
+        node("Conv", "x w", "c"), node("Shape", "c", "s"), node("Reshape", "x r", "f"),
+        node("Relu", "f", "h"), node("Reshape", "h s", "y"),
+    ]  # fmt: skip
+    weights = {"w": normal(3, 3, 1, 1), "r": np.array([0, -1])}
+    model = read(file(nodes, {"x": ("n", 3, 2, 4)}, ["y"], weights))
+    assert [each.kernel.name for each in model.graph.nodes] == ["reshape", "relu", "reshape"]
+    assert not model.weights
+    (y,) = compute(model, {"x": (x := normal(2, 3, 2, 4))}).values()
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
 
 
 def test_what_others_read_is_not_merged():

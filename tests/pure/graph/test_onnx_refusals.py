@@ -145,10 +145,20 @@ WRONG = {
         {},
         ["node 'y_node' (Squeeze): axis 3 of a value with 2 axes"],
     ),
-    "a convolution along one axis": (
-        one("Conv", "x w", shape=("n", 2, 6), weights={"w": ONES((3, 2, 3), "f4")}),
+    "a convolution along three axes": (
+        one("Conv", "x w", shape=("n", 2, 6, 6, 6), weights={"w": ONES((3, 2, 3, 3, 3), "f4")}),
         {},
-        ["(N, 2, 6)", "takes images (N, channels, height, width)"],
+        ["(N, 2, 6, 6, 6)", "takes images (N, channels, height, width), or without the height"],
+    ),
+    "a convolution of lines with filters of images": (
+        one("Conv", "x w", shape=("n", 2, 6), weights={"w": ONES((3, 2, 3, 3), "f4")}),
+        {},
+        ["(Conv): its filters have shape (3, 2, 3, 3), and its input (N, 2, 6)"],
+    ),
+    "pads of two axes for lines": (
+        one("MaxPool", shape=("n", 2, 6), kernel_shape=[3], pads=[1, 1, 1, 1]),
+        {},
+        ["(MaxPool): pads are [1, 1, 1, 1]; lines have 2: left, right"],
     ),
     "filters of other channels": (
         one("Conv", "x w", shape=IMAGE, weights={"w": ONES((4, 3, 3, 3), "f4")}),
@@ -214,6 +224,28 @@ WRONG = {
     "an axis of extent 0": (one("Relu", shape=("n", 0)), {}, ["axis 1 of the input 'x' is 0; "]),
     "a scale that does not fit": (
         one("LayerNormalization", "x s", weights={"s": ONES(3, "f4")}), {}, ["(LayerNormalization)", "(3,)"]
+    ),
+    "channels that make no blocks": (
+        one("DepthToSpace", shape=IMAGE, blocksize=2),
+        {},
+        ["(DepthToSpace): blocks of 2 by 2 of (N, 2, 6, 6); give images, channels a multiple of those"],
+    ),
+    "pixels that make no blocks": (
+        one("SpaceToDepth", shape=IMAGE, blocksize=4),
+        {},
+        ["(SpaceToDepth): blocks of 4 by 4 of (N, 2, 6, 6)"],
+    ),
+    "the larger of two values": (one("Max", "x x"), {}, ["(Max): it compares computed values; Weft's Clip"]),
+    "the larger of values and an array": (
+        one("Max", "x w", weights={"w": ONES(4, "f4")}), {}, ["(Max): its bound is an array"]
+    ),
+    "the larger of values and no number": (
+        one("Max", "x w", weights={"w": np.float32("nan")}), {}, ["(Max): its bound is no number"]
+    ),
+    "a length over no axes": (
+        one("ReduceL2", "x a", weights={"a": np.zeros(0, int)}, noop_with_empty_axes=1),
+        {},
+        ["(ReduceL2): it has no axes and noop_with_empty_axes"],
     ),
     "a dilated pool": (
         one("MaxPool", shape=IMAGE, kernel_shape=[2, 2], dilations=[2, 2]),

@@ -88,6 +88,42 @@ def style_network():
     return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
 
 
+def decoder():
+    """What enlarges images and ends in probabilities, and lines: slopes, transposed convolutions, blocks."""
+    random = np.random.default_rng(9)
+
+    def weight(*shape):
+        return (random.standard_normal(shape) * 0.4).astype(np.float32)
+
+    weights = {
+        "w1": weight(4, 2, 3, 3), "b1": weight(4), "slope": 0.2 + weight(4, 1, 1), "w2": weight(4, 4, 3, 3),
+        "b2": weight(4), "flat": np.array([0, 4, -1]), "w3": weight(4, 4, 3), "scale": 1 + weight(4),
+        "shift": weight(4), "mean": weight(4), "variance": 1 + weight(4) ** 2, "width": np.array([2]),
+        "w4": weight(4, 2, 4), "w5": weight(3, 2), "b5": weight(3),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", "x w1 b1", "c1", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("PRelu", "c1 slope", "p1"),
+        node("ConvTranspose", "p1 w2 b2", "c2", strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
+        node("Mish", "c2", "m2"),
+        node("DepthToSpace", "m2", "large", blocksize=2, mode="CRD"),
+        node("Tanh", "large", "bent"),
+        node("SpaceToDepth", "bent", "small", blocksize=2),
+        node("Reshape", "small flat", "lines"),
+        node("Conv", "lines w3", "c3", pads=[1, 1]),
+        node("BatchNormalization", "c3 scale shift mean variance", "n3"),
+        node("Softplus", "n3", "s3"),
+        node("AveragePool", "s3", "half", kernel_shape=[2], strides=[2]),
+        node("ConvTranspose", "half w4", "c4", strides=[3], pads=[0, 2]),
+        node("Exp", "c4", "e4"),
+        node("ReduceL2", "e4 width", "length", keepdims=0),
+        node("Log", "length", "f"),
+        node("Gemm", "f w5 b5", "g", transB=1),
+        node("LogSoftmax", "g", "logits"),
+    ]
+    return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", bfloat16])
 def test_a_mask_that_is_stored_as_weights_are_is_not_trained(dtype):
     mask = np.array([0, 0, -np.inf], np.float32)
@@ -99,6 +135,24 @@ def test_a_mask_that_is_stored_as_weights_are_is_not_trained(dtype):
     (masks,) = [name for name, role in roles.items() if role != "weight"]
     np.testing.assert_array_equal(model.weights[masks], mask)
     assert len(roles) == 3
+
+
+NORMS = {  # names of the scale and the bias, the scale, the producer, and whether they are trained
+    "what an exporter stored for a norm without weights": (("val_8", "val_11"), 1, "pytorch", False),
+    "a norm's weights before their first step": (("n.weight", "n.bias"), 1, "pytorch", True),
+    "weights that were trained": (("val_8", "val_11"), 2, "pytorch", True),
+    "weights of another exporter": (("val_8", "val_11"), 1, "mine", True),
+}
+
+
+@pytest.mark.parametrize(("names", "scale", "producer", "trained"), NORMS.values(), ids=NORMS)
+def test_ones_and_zeros_of_a_norm(names, scale, producer, trained):
+    weights = {names[0]: np.full(3, scale, np.float32), names[1]: np.zeros(3, np.float32)}
+    proto = file(
+        [node("InstanceNormalization", f"x {' '.join(names)}", "y")], {"x": ("n", 3, 4)}, ["y"], weights
+    )
+    proto.producer_name = producer
+    assert bool(Layout.of(read(proto).graph).parameters) == trained
 
 
 class Trained:
@@ -133,6 +187,7 @@ class Trained:
 NETWORKS = {
     "of a convolutional network": (network, {"c1", "n1", "c2", "c3", "scaled", "logits"}),
     "of a network of styles": (style_network, {"c1", "n1", "c2", "seen_node_constant", "logits"}),
+    "of a decoder": (decoder, {"c1", "p1_node_slope", "c2", "c3", "n3", "c4", "g"}),
 }
 
 
