@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from weft.runtime.message import Communicator, World
+
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # of /proc/stat: 10 ms, so what lasted a second is known to a percent
 SLOWED = 1.1  # of the time that a core needs at best: what was measured meanwhile is measured again
 SIDE, PRODUCTS = 256, 40  # of matrices that fit a core's own cache: 10 ms
+MOST_CORES = 8192  # that Linux numbers
 SOFTIRQ = 6  # its place in a line of /proc/stat; idle and waiting for a disk are 3 and 4, stolen 7
 
 
@@ -81,12 +85,45 @@ class Cores:
         return max(found)
 
 
-def take_core(number: int) -> int:
-    """Bind this process to the `number`-th of its cores, which may be the only one; returns it."""
-    cores = sorted(os.sched_getaffinity(0))
-    core = cores[number % len(cores)]
-    os.sched_setaffinity(0, {core})
-    return core
+def neighbours(world: World) -> Communicator:
+    """The ranks with which this one has its cores in common: its node's, or those of all emulated hosts."""
+    return world if "WEFT_BENCH_HOSTS" in os.environ else world.node
+
+
+async def take_cores(ranks: Communicator) -> list[int]:
+    """Bind each of `ranks`, which share a machine, to a core; returns these. Collective.
+
+    Before anything starts a thread or a process: those that are there already stay where they are.
+    """
+    cores = dealt(await allowed_cores(ranks))
+    os.sched_setaffinity(0, {cores[ranks.rank]})
+    return cores
+
+
+async def allowed_cores(ranks: Communicator) -> list[set[int]]:
+    """The cores that each of `ranks` may use. Collective.
+
+    Not os.cpu_count(): of that a launcher, a batch system or `taskset` may have left the ranks a part.
+    """
+    mine = np.zeros(MOST_CORES, np.uint8)
+    mine[list(os.sched_getaffinity(0))] = 1
+    everyone = np.zeros((ranks.size, MOST_CORES), np.uint8)
+    await ranks.allgather(mine, everyone)
+    return [set(np.flatnonzero(row).tolist()) for row in everyone]
+
+
+def dealt(allowed: Sequence[Set[int]]) -> list[int]:
+    """A core for every rank, of those that it may use: one of its own where there are as many as ranks.
+
+    Not the rank's number modulo its cores: four ranks that a launcher had bound to two sockets in turn
+    would share a core of each, and leave the others idle. Who has the least choice chooses first.
+    """
+    taken: Counter[int] = Counter()
+    found = [0] * len(allowed)
+    for rank in sorted(range(len(allowed)), key=lambda rank: len(allowed[rank])):
+        found[rank] = min(allowed[rank], key=lambda core: (taken[core], core))
+        taken[found[rank]] += 1
+    return found
 
 
 def use(core: int, pids: tuple[int, ...]) -> Use:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,20 +22,17 @@ from typing import Any
 
 from bench._steps import RATE, Sizes, Turn
 from bench._sums import Sums
+from bench.harness import unlaunched
 
 DEFAULT_MB = 25
 TIMEOUT_S = 300.0  # a step at 100 Mbit/s takes 3 s
-
-# A rank's launcher must not take the process for a rank as well.
-LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "OMPI_COMM_", "HYDRA_", "HYDI_")
 
 
 class Peer:
     """A rank's side: starts the process and asks it for turns. Use as a context manager."""
 
     def __init__(self, sizes: Sizes, rank: int, host: str, port: int, interface: str | None) -> None:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
-        environment = {**kept, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment = {**unlaunched(), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         if interface is not None:
             environment["GLOO_SOCKET_IFNAME"] = interface
         self._process = subprocess.Popen(

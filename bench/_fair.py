@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench._core import SLOWED, Speed, Use, take_core, use
+from bench._core import SLOWED, Speed, Use, neighbours, take_cores, use
 from bench._rig import link_bytes
 from bench._steps import Turn, check_losses
 from bench.harness import check
@@ -41,23 +41,27 @@ class Candidate:
 
 
 class Judge:
-    """Lets candidates take their turns; on one core a rank, which this takes. All ranks call it alike.
+    """Lets candidates take their turns; on one core a rank, which `open` takes. All ranks call it alike.
 
     `patience_s` is what all repetitions together may take.
     """
 
-    def __init__(self, world: World, patience_s: float, pids: Sequence[int] = ()) -> None:
-        self._world = world
-        self._core = take_core(world.node_rank)
+    def __init__(self, world: World, patience_s: float) -> None:
+        self._world, self._patience_s = world, patience_s
+        (self._core,) = os.sched_getaffinity(0)
         self._speed = Speed()
         #: The processes that may use the core.
-        self.pids = [os.getpid(), *pids]
-        # Ranks that share a core disturb each other in any case.
-        neighbours = world.size if "WEFT_BENCH_HOSTS" in os.environ else world.node_size
-        self._patience_s = patience_s if neighbours <= (os.cpu_count() or 1) else 0.0
+        self.pids = [os.getpid()]
         #: What others used of a core, and how much slower the slowest computed than it can, turn by turn.
         self.others: list[float] = []
         self.slowed: list[float] = []
+
+    @classmethod
+    async def open(cls, world: World, patience_s: float) -> Judge:
+        """Take this rank's core: before there are lanes, or peers, which are to have the same."""
+        cores = await take_cores(neighbours(world))
+        # Ranks that share a core disturb each other in any case.
+        return cls(world, patience_s if len(set(cores)) == len(cores) else 0.0)
 
     async def turn(self, name: str, candidate: Candidate) -> tuple[Turn, float]:
         """What a turn gave here, and its `seconds` on the slowest rank."""

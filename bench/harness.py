@@ -34,6 +34,9 @@ T = TypeVar("T")
 CORES = len(os.sched_getaffinity(0))
 """Of this process, as it was started: many a bench binds itself to one."""
 
+LAUNCHED = ("PMI", "OMPI_", "PRTE_", "HYD", "MPI_LOCAL")
+"""How the names begin of what launchers tell ranks."""
+
 
 class WrongResultError(Exception):
     """The result that was timed is wrong, so its time means nothing."""
@@ -164,6 +167,11 @@ def launched_rank() -> int:
         if variable in os.environ:
             return int(os.environ[variable])
     return 0
+
+
+def unlaunched() -> dict[str, str]:
+    """The environment for a process beside the ranks, which is not to take itself for one of them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
 
 
 def installed(bench: str, peers: Mapping[str, str]) -> list[str]:

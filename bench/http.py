@@ -32,14 +32,28 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
-from bench.harness import Figure, amount, check, installed, interleaved, positive, ratio, require
+from bench.harness import (
+    Figure,
+    amount,
+    check,
+    installed,
+    interleaved,
+    positive,
+    ratio,
+    require,
+    unlaunched,
+)
 from bench.live import nothing
+from weft.runtime.errors import Mistake
+from weft.runtime.message import mpi
 
 CONNECTIONS = 8
 NUMBERS = 16
 START_S = 60.0  # importing a peer takes long
+DEADLINE_MS = 60_000
+LAST_WORDS = 2000  # bytes, of a server's that has ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     require("http", {"onnx": "weft[onnx]", "httptools": "weft[serve]", "orjson": "weft[serve]"})
+    _, ranks = mpi.launched_as() or (0, 1)
+    if ranks > 1:
+        raise Mistake(
+            f"{ranks} ranks would each start all servers on the same core: start python -m bench http"
+            " without a launcher"
+        )
     cores = sorted(os.sched_getaffinity(0))
     names = [
         "weft",
@@ -88,6 +108,8 @@ def repository(folder: Path) -> Path:
     model = folder / "noop" / "1" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(nothing())
+    # The server's own 200 ms refused requests where others used its core, and a refusal ends the bench.
+    (model.parents[1] / "weft.toml").write_text(f"deadline_ms = {DEADLINE_MS}\n")
     return folder
 
 
@@ -99,10 +121,12 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self._port: int = free.getsockname()[1]
         command = [sys.executable, "-m", "bench._http_servers", name, str(self._port), str(models)]
+        self._told = TemporaryFile()  # noqa: SIM115, closed by `end`
         self._process = subprocess.Popen(
             command,
+            env=unlaunched(),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._told,
             start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, [core]),
         )
@@ -116,7 +140,8 @@ class Server:
                 load(self._port, 1, 0.0)
                 break
             except (OSError, ValueError):
-                check(self._process.poll() is None, f"the server {self._name} ended before it answered")
+                ended = self._process.poll() is not None
+                check(not ended, f"the server {self._name} ended before it answered: {self._last_words()}")
                 check(time.monotonic() < end, f"the server {self._name} does not answer after {START_S} s")
                 time.sleep(0.1)
         os.killpg(self._process.pid, signal.SIGSTOP)
@@ -131,6 +156,12 @@ class Server:
         with suppress(ProcessLookupError):  # it has ended before: what is raised already says so
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._told.close()
+
+    def _last_words(self) -> str:
+        told = self._told
+        told.seek(max(0, told.seek(0, os.SEEK_END) - LAST_WORDS))
+        return told.read().decode(errors="replace").strip()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ trivial_us, stencil_us   METG: the length of a task's kernel where half of the p
                          over tasks, as Task Bench plots it, is twice that.)
 overhead_us              what a trivial task costs beyond its kernel, at the smallest kernel
 dask_, ray_, charm4py_   the same of a peer, where it is installed: processes as many as ranks (one more for
-                         charm4py's pool, which only schedules), with --peer-steps
+                         charm4py's pool, which only schedules), on the same cores, with --peer-steps
 short_trivial_us, short_stencil_us      the same of Weft with as few steps as peers take
 charm4py_chares_us       the stencil without a pool: chares that are placed by hand, and channels
 ..._over_weft            the peer's METG over that of Weft with as few steps
@@ -37,7 +37,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.harness import Figure, check, installed, launched_rank, positive
+from bench import _core
+from bench.harness import Figure, check, installed, launched_rank, positive, unlaunched
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
 from weft.runtime.work.pool.parcel import Result
@@ -68,10 +69,11 @@ def known(text: str) -> tuple[str, ...]:
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     args.peers = installed("metg", {name: PEERS[name] for name in args.peers})
-    found = run(partial(measure, args)) or {}
+    cores: set[int] = set()
+    found = run(partial(measure, args, cores)) or {}
     if launched_rank() == 0:  # the other ranks have ended: the cores are the peers'
         for peer in args.peers:
-            found |= peer_figures(peer, found, args)
+            found |= peer_figures(peer, found, args, cores)
     return found
 
 
@@ -121,8 +123,9 @@ def plain(turns: int, steps: int) -> float:
     return time.perf_counter() - start
 
 
-async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
-    """One rank's part of the bench."""
+async def measure(args: argparse.Namespace, cores: set[int], world: World) -> dict[str, Figure]:
+    """One rank's part of the bench; `cores` gets those of all ranks of this machine."""
+    cores.update(*await _core.allowed_cores(_core.neighbours(world)))
     turn = np.array([turn_s()])
     await world.allreduce(turn, "min")
     width = world.size
@@ -201,23 +204,20 @@ def metg(rates: Sequence[tuple[float, float]]) -> float:
     return rates[0][1]
 
 
-def peer_figures(peer: str, ours: dict[str, Figure], args: argparse.Namespace) -> dict[str, Figure]:
-    """A peer's figures, from processes of its own. They may use all cores: launchers bind a rank to one."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PMI", "OMPI", "PRTE", "HYD", "MPI"))
-    }
+def peer_figures(
+    peer: str, ours: dict[str, Figure], args: argparse.Namespace, cores: set[int]
+) -> dict[str, Figure]:
+    """A peer's figures, from processes of its own, on `cores`: a launcher may have bound rank 0 to one."""
     width = int(os.environ.get("PMI_SIZE", os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
     numbers = [str(number) for number in (width, args.peer_steps, args.repetitions)]
     with subprocess.Popen(
         [sys.executable, "-m", "bench._metg_peers", peer, *numbers],
-        env=clean,
+        env=unlaunched(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     ) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:

@@ -104,7 +104,7 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     if world.size < 2:
         raise Mistake("models needs two ranks: python -m bench models, or mpirun -n 2 python -m bench models")
     limit_threads(1)
-    judge = Judge(world, args.patience)
+    judge = await Judge.open(world, args.patience)
     fixed = Fixed(args.portion, args.credit, args.rule)
     models = []
     for sizes, name, momentum in zip(networks(args, world.size), NAMES, MOMENTA, strict=True):

@@ -14,9 +14,9 @@ ahead               of the blocks, those that began before an earlier layer had 
 
 The models are those of the onnx package, with random weights, for images of 224 x 224. One rank computes
 every layer whole while the others sleep. Every output of every run is compared with the serial program's, and
-so are onnxruntime's. Of two runs in a row, of different images, the second counts. Rank i runs on core i. A
-round counts if all cores were as fast as they can be before and behind it, as long as there is patience;
-slowed tells how far off those were that count.
+so are onnxruntime's. Of two runs in a row, of different images, the second counts. Every rank has a core of
+its own, and onnxruntime's threads the same cores. A round counts if all cores were as fast as they can be
+before and behind it, as long as there is patience; slowed tells how far off those were that count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench._core import SLOWED, Cores, take_core
+from bench._core import SLOWED, Cores, take_cores
 from bench.harness import Figure, amount_or_none, check, installed, positive, ratio, require
 from weft.kernels.device import Device
 from weft.runtime.errors import Mistake
@@ -82,8 +82,9 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
 
     if args.model not in names():
         raise Mistake(f"no model is called {args.model!r}; there are {', '.join(names())}")
-    everywhere = os.sched_getaffinity(0)
-    take_core(world.node_rank)
+    # onnxruntime's threads have the cores of all ranks: of those that a launcher had left rank 0 there was
+    # one where it binds ranks, as Open MPI and Slurm do, and two threads shared it.
+    cores = set(await take_cores(world.node))
     proto = load(args.model, args.pixels)
     model = read(proto, inference=True)
     graph, parameters = model.graph, model.parameters(Layout.of(model.graph))
@@ -119,7 +120,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
         peers["serial"] = serial = Serial(graph, parameters)
         expected = [dict(zip(graph.outputs, serial(image), strict=True)) for image in images]
         for threads in sorted({1, world.node_size}) if installed("neurons", PEERS) else ():
-            peers[f"onnxruntime_{threads}"] = session(proto.SerializeToString(), threads, everywhere)
+            peers[f"onnxruntime_{threads}"] = session(proto.SerializeToString(), threads, cores)
         times |= {name: [] for name in peers}
         entries = [{name: image[own] for name, own in model.inputs.items()} for image in images]
         wanted = [[each[model.outputs[entry.name]] for entry in proto.graph.output] for each in expected]
@@ -132,7 +133,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 took, right = time.perf_counter() - start, list(expected[number].values())
             else:
                 alone = name in ("serial", "onnxruntime_1")
-                with on_cores(os.sched_getaffinity(0) if alone else everywhere):
+                with on_cores(os.sched_getaffinity(0) if alone else cores):
                     outputs = peers[name](image if name == "serial" else entry)
                 took = time.perf_counter() - start
                 right = list(expected[number].values()) if name == "serial" else wanted[number]
@@ -141,10 +142,10 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 check(error < TOLERANCE, f"{name}: an output differs by {error:.1e} of the largest")
             return took
 
-        cores = Cores(sorted(everywhere)[: world.node_size])
+        speeds = Cores(sorted(cores))
         end_s = time.monotonic() + args.patience
         while len(slowed) < args.repetitions:
-            before, found = cores.slowdown(), {}
+            before, found = speeds.slowdown(), {}
             if before > SLOWED and time.monotonic() < end_s:
                 await asyncio.sleep(SETTLE_S)
                 continue
@@ -152,7 +153,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
                 await asyncio.sleep(SETTLE_S)  # the others' helpers sleep then
                 await run(name, 0)  # brings weights and threads back
                 found[name] = await run(name, 1)
-            worst = max(before, cores.slowdown())
+            worst = max(before, speeds.slowdown())
             if worst <= SLOWED or time.monotonic() >= end_s:
                 slowed.append(worst)
                 for name, took in found.items():

@@ -123,15 +123,17 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
         )
     limit_threads(1)
     sizes = Sizes(widths(args.layers, args.width, args.skew), args.batch, world.size)
+    # First: PyTorch's process and the lane that was tuned had all cores of a launcher that binds no rank.
+    judge = await Judge.open(world, args.patience)
     async with AsyncExitStack() as stack:
         peer = None
         if not args.no_ddp and installed("overlap", {"PyTorch": "torch"}):
             peer = stack.enter_context(await start_peer(world, sizes))
+            judge.pids.append(peer.pid)
         fixed = Fixed(args.portion, args.credit, args.rule)
         model = Model(world, sizes, fixed)
         await model.open()
         weft = await stack.enter_async_context(await Training.open(model, fixed))
-        judge = Judge(world, args.patience, () if peer is None else (peer.pid,))
         bench = Bench(world, judge, model, weft, peer, args)
         await bench.prepare()
         others = {

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,7 +103,7 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
     if world.size < 2:
         raise Mistake("straggler needs two ranks or more: run it under mpirun -n 2")
     limit_threads(1)
-    judge = Judge(world, args.patience)
+    judge = await Judge.open(world, args.patience)
     bench = Bench(world, args, judge)
     await bench.open()
     return await bench.run(args.repetitions)
@@ -202,11 +203,16 @@ class Bench:
         if self._world.rank < self._world.size - 1 or name not in programs:
             yield
             return
-        # On this rank's core, as it is.
-        with subprocess.Popen([sys.executable, "-c", *programs[name]], stdin=subprocess.PIPE) as process:
-            self._judge.pids.append(process.pid)
-            yield
-            self._judge.pids.remove(process.pid)
+        # A rank takes a SIGCONT for that with which Open MPI's launcher begins a stop: the job ended here.
+        continued = signal.signal(signal.SIGCONT, signal.SIG_DFL)
+        try:
+            # On this rank's core, as it is.
+            with subprocess.Popen([sys.executable, "-c", *programs[name]], stdin=subprocess.PIPE) as process:
+                self._judge.pids.append(process.pid)
+                yield
+                self._judge.pids.remove(process.pid)
+        finally:
+            signal.signal(signal.SIGCONT, continued)
 
     async def _turn(self, way: Way) -> Trained:
         """Train from the first weights; the speed is taken from one step's losses to another's."""

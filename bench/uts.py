@@ -17,7 +17,6 @@ we know. Specification: Olivier et al., "UTS: An Unbalanced Tree Search Benchmar
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
+from bench._core import allowed_cores, dealt, neighbours
 from bench.harness import Figure, check, interleaved, positive, ratio
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
@@ -184,12 +184,12 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     search = Search(tree, args.grain)
     counts, expected, done, busiest = (0, 0, 0), (0, 0, 0), (0, 0, 0), 0
     functions = {"visit": search.visit}
+    alone = await has_core(world)
     async with await Pool.open(world, functions, task_s=args.grain * NODE_S) as pool:
         for name, _ in interleaved(list(rates), args.repetitions, warmup=0):
             await world.barrier()
             start = time.perf_counter()
             if name == "ceiling":
-                alone = world.rank < cores(world)
                 plain = walk(tree, [(tree.root, 0)], ENDLESS) if alone else (0, 0, 0)
                 await world.barrier()
                 rates[name].append(await over(world, plain[0]) / (time.perf_counter() - start))
@@ -230,6 +230,8 @@ async def over(world: World, value: int, op: str = "sum") -> int:
     return int(total[0])
 
 
-def cores(world: World) -> int:
-    """How many ranks can compute at once."""
-    return min(world.size, os.cpu_count() or 1)
+async def has_core(world: World) -> bool:
+    """Whether this is the first of the ranks that have its core, so that all of these can compute at once."""
+    ranks = neighbours(world)
+    cores = dealt(await allowed_cores(ranks))
+    return cores[ranks.rank] not in cores[: ranks.rank]

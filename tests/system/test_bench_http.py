@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench.harness import WrongResultError
-from bench.http import load
-from tests.launch import ROOT, descendants, environment, installed_vendor, python, run
+from bench.http import load, repository, server
+from tests.launch import ROOT, descendants, environment, installed_vendor, mpiexec, python, run
+from weft.runtime.serve.settings import ModelSettings, read_settings
 
 # The bench, that says when its servers wait for their turns.
 TELLS = """
@@ -49,6 +50,33 @@ def test_the_bench_measures_what_it_names(tmp_path: Path):
         "over_bare",
     } <= figures.keys()
     assert all(figure["value"] > 0 for figure in figures.values())
+
+
+def test_the_servers_of_a_rank_that_was_launched_are_no_ranks(tmp_path: Path):
+    written = tmp_path / "out.json"
+    options = ["http", "--repetitions", "1", "--seconds", "0.1", "--json", written]
+    result = mpiexec(1, ["-m", "bench", *options], cwd=ROOT)
+    assert result.returncode == 0, result
+    assert written.exists()
+
+
+def test_several_ranks_are_refused():
+    result = mpiexec(2, ["-m", "bench", "http"], cwd=ROOT)
+    assert result.returncode != 0
+    assert "http: 2 ranks would each start all servers" in result.stderr
+
+
+def test_a_server_that_ends_is_quoted(tmp_path: Path):
+    core = min(os.sched_getaffinity(0))
+    with pytest.raises(WrongResultError) as caught, server("nobody", core, tmp_path):
+        pass
+    assert "the server nobody ended before it answered: Traceback" in str(caught.value)
+    assert "KeyError: 'nobody'" in str(caught.value)
+
+
+def test_no_request_is_refused_for_its_deadline_on_a_busy_machine(tmp_path: Path):
+    settings = read_settings(ModelSettings, repository(tmp_path) / "noop" / "weft.toml")
+    assert settings.deadline_ms == 60_000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda n: n.name)

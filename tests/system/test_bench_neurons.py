@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from importlib.util import find_spec
 
-from tests.launch import ROOT, mpiexec
+from tests.launch import ROOT, mpiexec, requires
 
 SMALL = ["neurons", "--model", "squeezenet", "--pixels", "64", "--repetitions", "1", "--tuned", "1"]
 
@@ -24,6 +26,43 @@ def test_s1_8_one_image_on_one_rank_with_barriers_and_without(tmp_path):
     } <= found.keys()
     assert found["blocks"] >= found["layers"] > 20
     assert 0 <= found["ahead"] < 1
+
+
+# The real bench on ranks that a launcher has bound to a core each; tells where onnxruntime's threads may run.
+BOUND = """
+import os, sys
+from unittest.mock import patch
+import bench.neurons
+from bench.__main__ import main
+from bench.harness import launched_rank
+
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[launched_rank() % len(cores)]})
+session = bench.neurons.session
+
+def told(model, threads, cores):
+    made, seen = session(model, threads, cores), set()
+
+    def call(inputs):
+        if os.sched_getaffinity(0) != seen:
+            seen.update(os.sched_getaffinity(0))
+            print(f"{threads} of {sorted(cores)} on {sorted(seen)}", file=sys.stderr)
+        return made(inputs)
+
+    return call
+
+with patch.object(bench.neurons, "session", told):
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_onnxruntimes_threads_have_the_cores_of_all_ranks():
+    requires(find_spec("onnxruntime") is not None, "onnxruntime")
+    result = mpiexec(2, ["-c", BOUND, *SMALL, "--patience", "0"], cwd=ROOT)
+    assert result.returncode == 0, result
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    assert f"1 of {cores} on {cores[:1]}" in result.stderr
+    assert f"2 of {cores} on {cores}" in result.stderr
 
 
 # The real bench with ranks that run every block once, and leave what they have then.

@@ -75,6 +75,37 @@ with patch.object(_weft, "wire", careless):
 """
 
 
+# The real bench that looks, at its end, on which cores lanes have computed and processes may run.
+PLACED = """
+import os, sys
+from pathlib import Path
+from unittest.mock import patch
+from bench import overlap
+from bench._training import Training
+from bench.__main__ import main
+from bench.harness import check
+
+on_span, figures = Training._on_span, overlap.Bench._figures
+lanes = set()
+
+def seen(self, *span):
+    lanes.add(frozenset(os.sched_getaffinity(0)))  # of the lane's thread, whose call this is
+    on_span(self, *span)
+
+def told(self):
+    own = os.sched_getaffinity(0)
+    check(lanes == {frozenset(own)}, f"lanes computed on {lanes}, the loop on {own}")
+    for pid in self._judge.pids[1:]:
+        for thread in Path("/proc", str(pid), "task").iterdir():
+            theirs = os.sched_getaffinity(int(thread.name))
+            check(theirs == own, f"PyTorch's process has {theirs}, its rank {own}")
+    return figures(self)
+
+with patch.object(Training, "_on_span", seen), patch.object(overlap.Bench, "_figures", told):
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
 def figures(path) -> dict[str, float]:
     return {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
 
@@ -118,6 +149,15 @@ def test_on_ranks_that_a_launcher_has_started_no_hosts_are_made(tmp_path):
     assert result.returncode == 0, result
     assert figures(path)["step_ms"] > 0
     assert "n1 sent" not in result.stderr
+
+
+@pytest.mark.parametrize("ddp", [False, True], ids=["alone", "beside DDP"])
+def test_without_hosts_a_rank_and_its_peer_have_one_core_too(ddp):
+    requires(not ddp or find_spec("torch") is not None, "PyTorch")
+    options = ["--buckets", "1"] if ddp else ["--no-ddp"]
+    result = mpiexec(2, ["-c", PLACED, "overlap", *SMALL, *options], cwd=ROOT)
+    assert result.returncode == 0, result
+    assert "step_over_limit" in result.stdout
 
 
 @pytest.mark.parametrize(

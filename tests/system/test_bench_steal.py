@@ -68,7 +68,7 @@ def test_metg_is_measured_and_a_wrong_output_gives_no_figures(tmp_path):
     assert not path.exists()
 
 
-# A Dask that computes nothing, and tells how many have been started.
+# A Dask that computes nothing, and tells how many have been started, and where.
 NO_DASK = """
 import os
 from contextlib import AbstractContextManager
@@ -76,7 +76,7 @@ from contextlib import AbstractContextManager
 class LocalCluster(AbstractContextManager):
     def __init__(self, **how):
         with open(os.environ["STARTED"], "a") as log:
-            print(how["n_workers"], file=log)
+            print(how["n_workers"], *sorted(os.sched_getaffinity(0)), file=log)
     __exit__ = lambda *_: None
 
 class Client(AbstractContextManager):
@@ -90,15 +90,32 @@ class Client(AbstractContextManager):
 """
 
 
-def test_a_peer_runs_once_beside_no_ranks_and_is_compared_at_as_many_steps(tmp_path):
+# The bench on ranks that a launcher has bound.
+BOUND = """
+import os, sys
+from bench.__main__ import main
+from bench.harness import launched_rank
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cores[%s]})
+raise SystemExit(main(sys.argv[1:]))
+"""
+CORES = sorted(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("core", "shared"),
+    [("launched_rank() % len(cores)", CORES[:2]), ("0", CORES[:1])],
+    ids=["bound to a core each", "all on one core"],
+)
+def test_a_peer_runs_once_on_the_ranks_cores_and_is_compared_at_as_many_steps(core, shared, tmp_path):
     (tmp_path / "distributed.py").write_text(NO_DASK)
     path, log = tmp_path / "metg.json", tmp_path / "started"
     options = ["--steps", "30", "--peer-steps", "20", "--repetitions", "1", "--peers", "dask"]
     folders = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {"PYTHONPATH": os.pathsep.join(folders), "STARTED": str(log)}
-    result = mpiexec(2, ["-m", "bench", "metg", *options, "--json", path], cwd=ROOT, env=env)
+    result = mpiexec(2, ["-c", BOUND % core, "metg", *options, "--json", path], cwd=ROOT, env=env)
     assert result.returncode == 0, result.stderr
-    assert log.read_text() == "2\n"
+    assert log.read_text().split() == ["2", *map(str, shared)]
     found = figures(path)
     for graph in ("trivial", "stencil"):
         over = found[f"dask_{graph}_us"] / found[f"short_{graph}_us"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 
 import pytest
 
@@ -73,6 +74,38 @@ def test_r3_ranks_of_two_nodes_count_the_same(tmp_path):
     assert result.returncode == 0, result
     found = {name: figure["value"] for name, figure in json.loads(path.read_text())["figures"].items()}
     assert found["nodes"] > found["leaves"] > 1000
+
+
+# The real bench as on two nodes of one core each; tells which ranks walk the tree alone.
+ONE_CORE = """
+import os, sys
+import bench.uts as uts
+from bench.__main__ import main
+from bench.harness import launched_rank
+
+os.cpu_count = lambda: 1
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+walk = uts.walk
+
+def told(tree, stack, most):
+    if most == uts.ENDLESS:
+        print(f"rank {launched_rank()} walks alone", file=sys.stderr)
+    return walk(tree, stack, most)
+
+uts.walk = told
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_ceiling_is_that_of_all_nodes_cores():
+    options = ["uts", *TREES["geometric"], "--grain", "50", "--repetitions", "1"]
+    env = {"MPIR_CVAR_NUM_CLIQUES": "2", "MPIR_CVAR_CLIQUES_BY_BLOCK": "1"}
+    result = mpiexec(4, ["-c", ONE_CORE, *options], vendor="mpich", cwd=ROOT, env=env)
+    assert result.returncode == 0, result
+    assert sorted(re.findall(r"rank \d walks alone", result.stderr)) == [
+        "rank 0 walks alone",
+        "rank 2 walks alone",
+    ]
 
 
 def test_a_wrong_count_gives_no_figures(tmp_path):
