@@ -120,6 +120,7 @@ class Served:
         return ModelInfo(
             version.model, tuple(versions), version.title, str(version.platform), self.inputs,
             self.outputs, self.largest, ready=not self.leaving, config=self._config(),
+            labels=self.labels,
         )  # fmt: skip
 
     def _config(self) -> dict[str, Any]:

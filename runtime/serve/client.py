@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -87,8 +88,9 @@ class Client:
         match reply.body:
             case {"error": kind, "reason": reason, "message": text}:
                 raise _error(kind, reason, text)
-            case [names, str(model), str(version), *told]:
-                return InferResult(model, version, dict(zip(names, reply.arrays, strict=True)), *told)
+            case [names, labels, str(model), str(version), *told]:
+                found = dict(zip(names, reply.arrays, strict=True))
+                return replace(InferResult(model, version, found, *told), labels=tuple(labels))
         raise WeftError(f"rank 0 answered {reply.body!r:.80}: is it of another version of Weft?")
 
 
@@ -147,5 +149,6 @@ class ClientPort:
         told = [
             result.model, result.version, result.resource, result.queue_s, result.compute_s, result.batch,
         ]  # fmt: skip
-        await message.reply([list(result.outputs), *told], *result.outputs.values())
+        names, labels = list(result.outputs), list(result.labels)
+        await message.reply([names, labels, *told], *result.outputs.values())
         return None

@@ -226,6 +226,7 @@ class Dispatcher:
                     queue_s=max(0.0, started_s - job.arrival_s),
                     compute_s=done.compute_s,
                     batch=batch.samples,
+                    labels=served.labels,
                 )
             )
 

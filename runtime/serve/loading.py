@@ -20,7 +20,7 @@ from .catalog import Catalog, Served
 from .dispatcher import Dispatcher
 from .link import Link
 from .profile import MOST_BATCH
-from .profiling import Profiler
+from .profiling import ALONE_S, BESIDE_S, Profiler
 from .repository import Entry, Repository, Version
 from .request import ModelInfo, UnknownModel, printable
 from .settings import ModelSettings
@@ -52,6 +52,7 @@ class Loading:
         self._problems: dict[tuple[str, int], str] = {}
         self._followed: set[str] = set()  # models that come from elsewhere than the repository
         self._told = ""  # of what is wrong with the repository
+        self._serving = False  # the models that are loaded may be asked
         self._generations = itertools.count(1)
         self._lock = asyncio.Lock()
 
@@ -60,6 +61,7 @@ class Loading:
         if self._repository is not None:
             for entry in (await asyncio.to_thread(self._repository.scan)).values():
                 await self.put(entry)
+        self._serving = True
 
     async def put(self, entry: Entry) -> list[str]:
         """Serve these versions of a model and no others; returns what went wrong."""
@@ -221,7 +223,8 @@ class Loading:
                 f"{version.path}: the ranks have read different models there: is it one file system?"
             )
         served = Served.of(version, settings, key, told, settings.max_batch)
-        await self._profiler.first_look(served)
+        beside = self._serving and self._catalog.loaded
+        await self._profiler.first_look(served, BESIDE_S if beside else ALONE_S)
         return served
 
     async def _remove(self, name: str) -> None:

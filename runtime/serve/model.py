@@ -9,7 +9,7 @@ together is the one copy into the program's input, and it is the lane that makes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,9 @@ class Model:
             )
         return self._programs[count]
 
-    def warm_up(self, count: int) -> None:
-        """Compile every kernel that a batch of `count` needs."""
-        for step in self.program(count).forward:
-            step.run()
+    def warm_ups(self, count: int) -> list[Callable[[], object]]:
+        """Calls that compile the kernels which a batch of `count` needs, one each, in their order."""
+        return [step.run for step in self.program(count).forward]
 
     def run(self, pieces: Sequence[Sequence[Array]], count: int) -> list[Array]:
         """The outputs, new arrays in the order of the source's names, for `count` samples.

@@ -80,8 +80,7 @@ async def predict(world: World, options: Options) -> None:
         info = server.service.model(NAME)
         entry, output = require_fitting(info, samples, options)
         path, shape, dtype = options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]
-        of_run = version.platform is Platform.CHECKPOINT
-        table = table_for(options.model, of_run, output) if path.suffix.lower() == SUFFIX else None
+        table = table_for(options.model, info, output) if path.suffix.lower() == SUFFIX else None
         began_s = time.monotonic()
         with (room if table else written)(path, shape, dtype) as into:
             await ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)

@@ -1,7 +1,7 @@
 """Profiles: measured before a model takes requests.
 
 A model of which nothing is known gets a short look, so that its first requests are neither refused for a
-guess nor accepted on one: a few single samples on every worker, and a full batch where that is soon done.
+guess nor accepted on one: a few single samples on every worker, and a batch that is as large as is soon done.
 `weft serve --profile` measures all sizes that are powers of two.
 """
 
@@ -21,7 +21,10 @@ from .profile import Profiles
 from .worker import Batch, Done
 
 FIRST_LOOKS, FULL_LOOKS = 3, 2
-FULL_S = 0.5  # a full batch that takes longer is left to be predicted
+ALONE_S, BESIDE_S = 0.5, 0.05
+"""A batch of a look takes no longer, and where others are served meanwhile nobody waits longer for it: two of
+0.3 s each made half of the requests with a deadline of 50 ms late, and so many of the next impossible."""
+
 REPETITIONS = 20  # of --profile, for each size
 LONGEST_S = 3.0  # of --profile, for one size on one worker
 
@@ -34,18 +37,18 @@ class Profiler:
         self._profiles = profiles
         self._numbers = itertools.count(-1, -1)  # never a number of the dispatcher's batches
 
-    async def first_look(self, served: Served) -> None:
+    async def first_look(self, served: Served, within_s: float = ALONE_S) -> None:
         """A short look at a model on every worker that has no profile of it; WeftError if it fails."""
 
         async def look(link: Link) -> None:
             profile = self._profiles.of(link.resource, served.name, served.largest)
             if profile.results:
                 return
-            for _ in range(FIRST_LOOKS):
-                took_s = await self._measure(link, served, 1)
-            if served.largest > 1 and took_s * served.largest < FULL_S:
+            took_s = min([await self._measure(link, served, 1) for _ in range(FIRST_LOOKS)])
+            size = min(served.largest, int(within_s / took_s))
+            if size > 1:
                 for _ in range(FULL_LOOKS):
-                    await self._measure(link, served, served.largest)
+                    await self._measure(link, served, size)
 
         await self._on_all(look)
 

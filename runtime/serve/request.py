@@ -88,6 +88,7 @@ class InferResult:
     queue_s: float
     compute_s: float
     batch: int  # samples that were computed together
+    labels: tuple[str, ...] = ()  # names of the classes, in the order of its output; none where it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class ModelInfo:
     ready: bool
     reason: str = ""  # why it is not ready
     config: Mapping[str, Any] = field(default_factory=dict)  # Triton's model configuration, as JSON has it
+    labels: tuple[str, ...] = ()  # names of the classes that its output tells apart
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,12 +102,34 @@ def read(path: Path, platform: Platform, sizes: Mapping[str, int]) -> tuple[Sour
 
 
 def _onnx(path: Path, sizes: Mapping[str, int]) -> Source:
-    from ..graph.onnx import read as read_onnx  # needs the onnx package
+    from ..graph.onnx import load  # needs the onnx package
+    from ..graph.onnx import read as read_onnx
 
-    model = read_onnx(path, sizes=sizes, inference=True)
+    proto = load(path)
+    model = read_onnx(proto, sizes=sizes, inference=True)
     if not model.outputs:
         raise GraphError("no output of the file depends on an input: there is nothing to serve")
-    return Source(model.graph, model.weights, model.inputs, model.outputs, constants=model.constants)
+    source = Source(model.graph, model.weights, model.inputs, model.outputs, constants=model.constants)
+    properties = {each.key: each.value for each in proto.metadata_props}
+    told = properties.get("labels", "") if proto.producer_name == "weft" else ""
+    return replace(source, labels=_labels(told, source))
+
+
+def _labels(told: str, source: Source) -> tuple[str, ...]:
+    """The names of classes that `weft export` has written; none that do not fit what the file answers now.
+
+    Of its own files alone: their one output is a classifier's logits. What another program calls labels may
+    name anything, and what its file gives may be shares already, of which a softmax would be other ones.
+    """
+    try:
+        labels = json.loads(told) if told else []
+    except ValueError:
+        return ()
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return ()
+    shapes = [source.graph.specs(1)[own].shape for own in source.outputs.values()]
+    fits = not source.constants and len(shapes) == 1 and len(shapes[0]) == 2 and len(labels) <= shapes[0][1]
+    return tuple(labels) if fits else ()
 
 
 def _checkpoint(path: Path) -> Source:

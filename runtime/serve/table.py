@@ -1,6 +1,6 @@
 """What `weft predict` writes where it is to write CSV: a header, and a line for each sample, in their order.
 
-sample,class,probability        of a run that was trained to tell classes apart
+sample,class,probability        of a run that was trained to tell classes apart, or its ONNX file with names
 0,birke,0.998123
 
 sample,dense_2_0,dense_2_1      of any other model: the numbers of its output, which read back as they were
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake
 from ..observe import RunFolder
-from ..train.inference import trained
 from ..train.job import load_job
-from .request import TensorInfo
+from .repository import Platform
+from .request import ModelInfo, TensorInfo
 
 SUFFIX = ".csv"
 ROWS = 4096
@@ -87,10 +87,13 @@ class Table:
             file.seek(file.truncate(0))
 
 
-def table_for(model: Path, of_run: bool, output: TensorInfo) -> Table:
-    """The table of an output; of a run's its classes. Mistake for an output with more than one axis."""
-    if not of_run:
-        return Table(output)
+def table_for(model: Path, info: ModelInfo, output: TensorInfo) -> Table:
+    """The table of an output; of a classifier's its classes. Mistake for an output with more than one axis.
+
+    A run says by its loss that it is one; a file of `weft export`, by the names of its classes.
+    """
+    if info.platform != Platform.CHECKPOINT:
+        return Table(output, info.labels or None)
     folder = model.parent.parent if model.suffix == ".safetensors" else model
     classifies = load_job(str(RunFolder.open(folder).job)).model.loss == "softmax_cross_entropy"
-    return Table(output, trained(model).labels if classifies else None)
+    return Table(output, info.labels if classifies else None)

@@ -168,13 +168,11 @@ class Worker:
     async def _made(self, source: Source, parameters: Any, largest: int) -> Model:
         """The model, compiled."""
         model = Model(source, self._device, parameters, largest)
-        await self._run_all(self._warm_ups(model, largest))
-        return model
-
-    def _warm_ups(self, model: Model, largest: int) -> list[Callable[[], object]]:
         # A program for every size; kernels are compiled for one sample and for many alike.
-        made = [partial(model.program, count) for count in range(1, largest + 1)]
-        return [*made, *(partial(model.warm_up, count) for count in {1, largest})]
+        await self._run_all([partial(model.program, count) for count in range(1, largest + 1)])
+        # Kernel by kernel: in one task, the largest batch of a deep network held up others for seconds.
+        await self._run_all([run for count in sorted({1, largest}) for run in model.warm_ups(count)])
+        return model
 
     async def _run_all(self, calls: Sequence[Callable[[], object]]) -> None:
         """Run them on the lane, behind what is urgent, until one fails; raises what that one raised."""

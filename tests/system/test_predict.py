@@ -89,6 +89,16 @@ def test_a_table_of_classes_by_their_names(tmp_path):
     np.testing.assert_allclose([float(row[2]) for row in found], shares.max(axis=1), rtol=1e-4)
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["new.csv"]
 
+    assert weft("export", run).returncode == 0  # the file has the names, too, and its samples are float32
+    done = weft("predict", run / "model.onnx", "new.npy", "again.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("again.csv: class and probability of 60 samples, ")
+    with (tmp_path / "again.csv").open(encoding="utf-8", newline="") as file:
+        header, *again = csv.reader(file)
+    assert header == ["sample", "class", "probability"]
+    assert [row[:2] for row in again] == [row[:2] for row in found]
+    np.testing.assert_allclose([float(row[2]) for row in again], shares.max(axis=1), rtol=1e-4)
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def write_answer(
     for name in call.request.outputs or result.outputs:
         array, form = result.outputs[name], call.form(name)
         if form.classes:
-            array = classified(array, form.classes)
+            array = classified(array, form.classes, result.labels)
         datatype = datatype_of(array)
         if declared.get(name) == BF16 and datatype != BYTES:
             datatype = BF16
@@ -51,15 +51,21 @@ def write_answer(
     return [header, *binary], len(header) if binary else None
 
 
-def classified(array: Array, classes: int) -> Array:
-    """Triton's classification: of each sample the greatest elements as "VALUE:INDEX", the greatest first."""
+def classified(array: Array, classes: int, labels: Sequence[str] = ()) -> Array:
+    """Triton's classification: of each sample the greatest elements as "VALUE:INDEX", the greatest first.
+
+    As "VALUE:INDEX:LABEL" where the class has a name.
+    """
     if array.dtype.kind == "O" or array.ndim == 0:
         raise WrongInput("classification is of numbers, several a sample")
     flat = array.reshape(len(array), -1 if array.size else 0)
     order = np.argsort(-flat.astype(np.float64), axis=1, kind="stable")[:, :classes]
     words: Array = np.empty(order.shape, object)
     for sample, row in enumerate(order):
-        words[sample] = [f"{_value(flat[sample, index])}:{index}".encode() for index in row]
+        words[sample] = [
+            ":".join((_value(flat[sample, index]), str(index), *labels[index : index + 1])).encode()
+            for index in row
+        ]
     return words
 
 

@@ -23,6 +23,8 @@ from .queued import Queued
 from .resource import Resource
 
 EPOCH_S, FIRST_EPOCH_S = 1.0, 0.1
+"""Between plans; the first one after a rest is made as soon as there are rates to plan with, and each of the
+next ones after three times as long."""
 
 Key = tuple[str, str]
 
@@ -34,12 +36,12 @@ class Nexus(Queued):
 
     def __init__(self, settings: Settings, profiles: Profiles) -> None:
         super().__init__(settings, profiles)
-        self._arrived: Counter[Key] = Counter()  # in this epoch
+        self._arrived: Counter[Key] = Counter()  # samples, in this epoch
         self._rates: dict[Key, float] = {}
         self._deadlines: dict[Key, float] = {}
         self._rounds: dict[str, list[tuple[Key, int]]] = {}
         self._turn: Counter[str] = Counter()
-        self._since_s, self._epoch_s = 0.0, FIRST_EPOCH_S
+        self._since_s, self._epoch_s = -inf, -inf  # when this epoch began and ends
 
     def key(self, job: Job) -> Key:
         """By session."""
@@ -48,23 +50,33 @@ class Nexus(Queued):
     def requeue(self, job: Job, now_s: float) -> None:
         """As it arrives."""
         key = self.key(job)
-        self._arrived[key] += 1
+        if now_s > self._epoch_s + EPOCH_S:
+            # A rest, and the time before the first request, count for no rate: reckoned from the clock's zero
+            # the first plan was for almost no load, and met 63% of what it meets all of.
+            self._since_s, self._rounds = now_s, {}
+            self._epoch_s = now_s + FIRST_EPOCH_S
+            self._arrived.clear()
+            self._rates.clear()
+        self._arrived[key] += job.samples
         self._deadlines.setdefault(key, job.deadline_s - job.arrival_s)
         super().requeue(job, now_s)
 
     def changed(self, now_s: float) -> None:
         """Plan anew, soon."""
         self._rounds = {}
-        self._epoch_s = now_s + FIRST_EPOCH_S
+        self._epoch_s = min(self._epoch_s, now_s + FIRST_EPOCH_S)
 
     def choose(self, resource: Resource, start_s: float, now_s: float) -> Batch | float:
         """The next session of the round that has something."""
         if now_s >= self._epoch_s:
             self._plan(now_s)
-        own = self._rounds.get(resource.name) or [
+        planned_for = self._rounds.get(resource.name, [])
+        # A session that is new since the plan is in nobody's round: its first second of jobs expired in wait.
+        own = planned_for + [
             (key, self.models[key[0]].max_batch)
             for key in self._deadlines
             if key[0] in resource.models and key[0] in self.models
+            if not planned_for or key not in self._rates
         ]
         turn = self._turn[resource.name]
         for step in range(len(own)):
@@ -98,7 +110,8 @@ class Nexus(Queued):
             rate = self._arrived[key] / (now_s - self._since_s)
             self._rates[key] = (self._rates.get(key, rate) + rate) / 2
         self._arrived.clear()
-        self._since_s, self._epoch_s = now_s, now_s + (EPOCH_S if now_s > EPOCH_S else 3 * FIRST_EPOCH_S)
+        self._epoch_s = now_s + min(EPOCH_S, 3 * (now_s - self._since_s))
+        self._since_s = now_s
         sessions = [
             Session(key[0], self.models[key[0]].max_batch, self._deadlines[key], rate, key[1])
             for key, rate in self._rates.items()

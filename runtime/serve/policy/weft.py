@@ -21,7 +21,7 @@ from math import inf
 from ..profile import Profiles
 from ..request import Reason, Refused
 from .admission import finish_s
-from .explore import Explorer
+from .explore import HOPE, Explorer
 from .group import Group, Way, limit_batches
 from .guarantee import Buckets
 from .job import Batch, Job, Settings
@@ -154,7 +154,8 @@ class Weft(Policy):
         """Whether `job`, that nobody can meet, it is thought, is taken to see whether that is still so."""
         for own in group.ways.values():
             for way in own:
-                if self._explorer.due_s(way, job.samples) <= now_s:
+                hopeless = way.profile.expected_s(job.samples) > HOPE * (job.deadline_s - now_s)
+                if not hopeless and self._explorer.due_s(way, job.samples) <= now_s:
                     self._explorer.sent(way, job, now_s)
                     return True
         return False

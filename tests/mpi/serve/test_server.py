@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from mpi4py import MPI
 
@@ -62,6 +63,27 @@ def test_r4_any_rank_asks_rank_0_for_any_model_and_gets_its_own_answer(tmp_path:
                 assert sorted(found) == [("a", "1"), ("a", "2")]
                 count = sum(each.success.count for each in found.values())
                 assert count == 151 * world.size
+
+    run(main)
+
+
+def test_any_rank_is_told_the_names_of_the_classes_that_weft_export_wrote(tmp_path: Path):
+    def fill(path: Path) -> None:
+        named = dense(1)
+        named.producer_name = "weft"
+        onnx.helper.set_model_props(named, {"labels": json.dumps(["birch", "fir, tall", "größer"])})
+        put(path, "named", 1, named)
+        put(path, "plain", 1, dense(1))
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", fill)
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            named = await client.infer("named", samples(2), best_effort=True)
+            plain = await client.infer("plain", samples(2), best_effort=True)
+            assert (named.labels, plain.labels) == (("birch", "fir, tall", "größer"), ())
+            close_to(1, samples(2), named.outputs["scores"])
+            await world.barrier()
 
     run(main)
 

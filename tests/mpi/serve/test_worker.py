@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -101,6 +101,52 @@ def test_a_rank_that_alone_cannot_make_a_model_leaves_nobody_waiting(
                 assert "MemoryError: an arena of 3 GB" in str(last)
                 assert all(isinstance(other, dict) for other in others)
                 await asyncio.gather(*(link.unload("m") for link in found))
+
+    run(main)
+
+
+def test_batches_go_before_the_next_kernel_of_a_model_that_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fill(path: Path) -> None:
+        put(path, "m", 1, dense(1))
+        put(path, "m", 2, dense(2))
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", fill)
+        async with workers(world) as found:
+            if world.rank:
+                return
+            await load(found, root / "m" / "1")
+            loop, order, submitted = asyncio.get_running_loop(), [], threading.Event()
+            warm_ups, answered = Model.warm_ups, loop.create_future()
+
+            def submit() -> None:
+                found[0].run(Batch(1, "m", 2, [[samples(2)]]), answered.set_result)
+                submitted.set()
+
+            def first_of_all() -> None:  # on the lane: a request comes while a kernel is computed
+                if not order:
+                    loop.call_soon_threadsafe(submit)
+                    assert submitted.wait(30)
+
+            def noted(self: Model, count: int) -> list[Callable[[], object]]:
+                calls = [first_of_all]
+                for call in warm_ups(self, count):
+                    calls += [call, lambda: order.append("kernel")]
+                return calls
+
+            def computed(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
+                order.append("batch")
+                return [expected(samples(2), 1)]
+
+            monkeypatch.setattr(Model, "warm_ups", noted)
+            monkeypatch.setattr(Model, "run", computed)
+            await load(found, root / "m" / "2", "new")
+            assert not (await asyncio.wait_for(answered, 30)).error
+            assert order.count("kernel") >= 4  # two kernels, for one sample and for many
+            assert order[0] == "batch"
+            monkeypatch.undo()
 
     run(main)
 

@@ -14,10 +14,12 @@ from unittest.mock import Mock
 import pytest
 
 from weft.runtime.errors import Mistake, WeftError
+from weft.runtime.serve.catalog import Catalog, Served
 from weft.runtime.serve.http import documents
 from weft.runtime.serve.http.messages import HttpResponse, encode
 from weft.runtime.serve.http.problem import problem_of
 from weft.runtime.serve.loading import Loading, merged
+from weft.runtime.serve.profiling import ALONE_S, BESIDE_S
 from weft.runtime.serve.repository import Entry, Platform, Repository, Version
 from weft.runtime.serve.settings import ServerSettings
 from weft.runtime.serve.worker import ELSEWHERE
@@ -89,6 +91,29 @@ def test_a_mistake_of_ours_over_one_model_is_its_reason_and_ends_nothing(capsys:
     assert problems == ["models/m/1: KeyError: 'bfloat16'"]
     assert worker.unloaded == ["m/1@1"]
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_new_model_is_looked_at_shortly_where_others_are_served_already():
+    class Reads(Puzzled):
+        async def load(self, *arguments: Any) -> dict[str, Any]:
+            return {"inputs": [["x", "FP32", [-1, 1]]], "outputs": [["y", "FP32", [-1, 1]]], "labels": []}
+
+    looks: list[tuple[str, float]] = []
+
+    class Looks:
+        async def first_look(self, served: Served, within_s: float) -> None:
+            looks.append((served.version.model, within_s))
+
+    async def main() -> None:
+        links, looking, nothing = [Reads()], Looks(), Mock()
+        made: Any = Loading(links, None, Catalog(ServerSettings()), nothing, looking)  # type: ignore[arg-type]
+        for name in "ab":
+            assert not await made.put(Entry(name, versions=(Version(name, 1, Path(), Platform.ONNX),)))
+        await made.load_all()
+        assert not await made.put(Entry("c", versions=(Version("c", 1, Path(), Platform.ONNX),)))
+        assert looks == [("a", ALONE_S), ("b", ALONE_S), ("c", BESIDE_S)]
+
+    asyncio.run(main())
 
 
 def test_what_a_load_raises_is_not_lost_on_a_caller_who_has_left(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from tests.pure.serve.emulated import FAST, SLOW, job, profiles, started
 from tests.pure.serve.emulated import settings as make_settings
 from weft.runtime.serve.policy import POLICIES, Batch, Model, Triton
+from weft.runtime.serve.profile import Profiles
 from weft.runtime.serve.request import Reason
-from weft.runtime.serve.virtual import Cost, Simulation
+from weft.runtime.serve.virtual import Cost, Device, Simulation
 
 ARRIVALS = st.lists(
     st.tuples(
@@ -145,6 +147,21 @@ def test_s5_3_the_result_updates_the_profile_of_that_resource_and_model_alone(na
     assert changed == {(batch.resource, batch.model)}
 
 
+@pytest.mark.parametrize("name", ["weft", "clockwork"])
+@pytest.mark.parametrize("seed", range(3))
+def test_hiccups_while_little_is_known_leave_deadlines_of_a_few_milliseconds_possible(name, seed):
+    random = Random(seed)
+    device = Device("new", {"a": Cost(0.3e-3, 0.01e-3)}, hiccup_every=20, hiccup=50.0)
+    known = Profiles().of("new", "a", 32)
+    for size in (1, 1, 1, 32, 32, 32):  # as a first look leaves it
+        known.measured(size, 0.5e-3 + 0.01e-3 * size, 0.0)
+    known = Profiles.from_list([{"resource": "new", "model": "a", **known.to_dict()}])
+    policy = POLICIES[name](make_settings(a=(Model("a", 32),)), known)
+    jobs = [job(n, n * 0.01, 0.005, samples=random.randint(1, 32)) for n in range(400)]
+    outcomes = Simulation(policy, (device,), seed=seed).run(jobs)
+    assert sum(outcome.on_time for outcome in outcomes) > 0.8 * len(jobs)
+
+
 def test_s5_6_triton_waits_for_its_delay_and_no_longer():
     policy = Triton(make_settings(), profiles(FAST), delay_s=0.005)
     policy.up("fast", "cpu", FAST.costs, 0.0)
@@ -200,6 +217,29 @@ def test_s5_6_nexus_plans_for_two_classes_whose_deadline_and_rate_are_the_same()
     policy.next(0.2)
     planned = {key for own in policy._rounds.values() for key, _ in own}
     assert planned == {("a", "interactive"), ("a", "batch")}
+
+
+@pytest.mark.parametrize("rest_s", [0.0, 3600.0], ids=["from the first request on", "after an hour's rest"])
+@pytest.mark.parametrize("samples", [1, 8])
+def test_s5_6_nexus_plans_for_the_rate_since_requests_came_whatever_the_clock_says(rest_s, samples):
+    policy, first_s = started(POLICIES["nexus"], FAST), 1e6
+    simulation = Simulation(policy, (FAST,), seed=1)
+    simulation.run([job(0, first_s)])
+    first_s += rest_s
+    step_s = 1e-3 * samples  # 1000 samples a second, of the 1684 that it is able to
+    jobs = [job(1 + n, first_s + n * step_s, samples=samples) for n in range(int(0.5 / step_s))]
+    outcomes = simulation.run(jobs)[1:]
+    assert all(outcome.on_time for outcome in outcomes)
+    assert sum(rate for rate in policy._rates.values()) == pytest.approx(1000, rel=0.05)
+
+
+def test_s5_6_nexus_answers_a_session_that_is_new_since_its_plan():
+    policy = started(POLICIES["nexus"], FAST)
+    simulation = Simulation(policy, (FAST,), seed=1)
+    often = [job(n, n * 0.02, 2.0, "batch") for n in range(150)]
+    new = [job(1000 + n, 2.05 + n * 0.001) for n in range(10)]
+    outcomes = simulation.run(sorted([*often, *new], key=lambda each: each.arrival_s))
+    assert all(outcome.on_time for outcome in outcomes)
 
 
 @pytest.mark.parametrize("name", ["triton", "weft"])

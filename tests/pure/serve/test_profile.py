@@ -136,6 +136,41 @@ def test_s5_4_a_hiccup_is_not_a_change():
     assert profile.expected_s(8) == pytest.approx(latency_s(8), rel=0.06)
 
 
+HICCUPS = {
+    "the first result of a size": [1, 1, 1, 32, 32, 32, -16],
+    "the first of the size after a quick one": [1, 1, 1, 32, 32, 32, 16, -16],
+    "the first two of a size": [1, 1, 1, 32, 32, 32, -16, -16],
+    "two of the first three of a size": [1, 1, 1, 32, 32, 32, -16, 16, -16, 16],
+    "one of each size that was looked at": [-1, 1, 1, 32, -32, 32],
+    "the first of several sizes": [1, 1, 1, 32, 32, 32, -2, -4, 3, -16, 8, -24, 8, -20, 16],
+}
+
+
+@pytest.mark.parametrize("results", HICCUPS.values(), ids=HICCUPS)
+def test_no_hiccup_among_few_results_makes_batches_impossible(results):
+    profile = Profile(32)
+    for number, size in enumerate(results):
+        profile.measured(abs(size), latency_s(size) if size > 0 else 0.5, float(number))
+    assert all(profile.safe_s(size) < 4 * latency_s(size) for size in range(1, 33))  # not 25 to 140
+
+
+@pytest.mark.parametrize("factor", [2.0, 8.0])
+def test_a_resource_that_is_slower_than_at_first_is_known_to_be_after_one_result_of_each_of_few_sizes(factor):
+    profile = trained([1, 1, 1, 32, 32, 32])
+    for number, size in enumerate([3, 27, 11, 8, 20, 30]):
+        profile.measured(size, factor * latency_s(size), 10.0 + number)
+    for size in (1, 5, 11, 32):
+        assert profile.expected_s(size) == pytest.approx(factor * latency_s(size), rel=0.25)
+
+
+def test_changes_that_are_seen_in_sizes_of_few_results_leave_the_distribution_as_it_is():
+    profile = trained([8] * 30, scatter=0.0)
+    before = list(profile._ratios)
+    for number, size in enumerate(range(9, 29)):
+        profile.measured(size, 3.0 ** (1 + number // 5) * latency_s(size), 30.0 + number)
+    assert list(profile._ratios) == before
+
+
 def test_s5_1_failures_lower_availability_and_answers_raise_it():
     profile = trained([1] * 10)
     for _ in range(10):

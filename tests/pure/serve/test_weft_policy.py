@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf
+from random import Random
 
 import pytest
 
@@ -16,9 +17,9 @@ from weft.runtime.serve.policy.queue import Queue
 from weft.runtime.serve.policy.rate import MEMORY_S
 from weft.runtime.serve.policy.resource import Resource
 from weft.runtime.serve.policy.size import size
-from weft.runtime.serve.profile import Profiles
+from weft.runtime.serve.profile import Profile, Profiles
 from weft.runtime.serve.request import Reason
-from weft.runtime.serve.virtual import Cost, Simulation
+from weft.runtime.serve.virtual import Cost, Device, Simulation
 
 MS = 1e-3
 
@@ -358,16 +359,49 @@ def test_s5_4_a_resource_whose_first_result_was_a_hiccup_is_found():
     assert answered > 10
 
 
-def test_s5_4_trials_become_rare_and_no_rarer_than_every_16_seconds():
+def test_s5_4_nobody_is_tried_for_a_deadline_that_is_out_of_all_reach():
+    policy = started(Weft, FAST)  # a sample takes 3.7 ms
+    refused = policy.arrive(job(0, 100.0, 0.001 * MS), 100.0)
+    assert refused is not None
+    assert refused.reason is Reason.IMPOSSIBLE
+    assert policy.arrive(job(1, 100.0, 0.1 * MS), 100.0) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_s5_4_what_takes_the_resource_for_a_moment_costs_no_second_of_short_deadlines(seed):
+    device = Device(
+        "taken", {"a": Cost(0.3e-3, 0.01e-3)}, slower=lambda now_s: 30.0 if now_s % 1.0 > 0.94 else 1.0
+    )
+    policy, random = started(Weft, device, with_settings=settings(a=(Model("a", 32),))), Random(seed)
+    jobs = [job(n, n * 0.005, 5 * MS, samples=random.randint(1, 8)) for n in range(1000)]
+    outcomes = Simulation(policy, (device,), seed=seed).run(jobs)
+    assert sum(outcome.on_time for outcome in outcomes) > 0.85 * len(jobs)
+
+
+@pytest.mark.parametrize(
+    ("expected_s", "first_s"),
+    [
+        pytest.param(0.002, 1 / 16, id="soon at first"),
+        pytest.param(0.1, 0.4, id="four times what it takes"),
+        pytest.param(3.0, 1.0, id="after a second at the latest"),
+    ],
+)
+def test_s5_4_trials_become_rare_and_no_rarer_than_every_16_seconds(expected_s, first_s):
     way = fast_way()
-    way.profile.measured(1, 0.2, 0.0)
+    way.profile = Profile(32)
+    way.profile.measured(1, expected_s, 0.0)
     explorer, now_s, waits = Explorer(), 0.0, []
-    for number in range(8):
+    for number in range(8 if first_s < 0.1 else 5):
         waits.append(explorer.due_s(way, 1) - now_s)
         now_s += waits[-1]
         explorer.sent(way, job(number), now_s)
         explorer.probed(Batch(number, "fast", "a", [job(number)], 1, now_s, 0.2), faster=False)
-    assert waits == [1, 2, 4, 8, 16, 16, 16, 16]
+    assert waits == pytest.approx([first_s * 2**number for number in range(len(waits))])
+    for number in range(8, 12):
+        explorer.probed(Batch(number, "fast", "a", [job(number)], 1, now_s, 0.2), faster=False)
+    assert explorer.due_s(way, 1) == pytest.approx(now_s + 16)
+    explorer.probed(Batch(12, "fast", "a", [job(12)], 1, now_s, 0.2), faster=True)
+    assert explorer.due_s(way, 1) == now_s
 
 
 def fast_way() -> Way:

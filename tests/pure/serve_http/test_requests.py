@@ -219,6 +219,13 @@ def test_an_answer_has_its_bytes_behind_the_json():
     }
 
 
+def test_classes_have_the_names_of_the_model_that_answered():
+    call = read(outputs=[{"name": "a", "parameters": {"classification": 1}}])
+    result = InferResult("m", "1", {"a": np.float32([[1.5, 2.5]])}, "", 0, 0, 1, labels=("fir", "birch"))
+    parts, _ = write_answer(call, result, {"a": "FP32"})
+    assert json.loads(b"".join(parts))["outputs"][0]["data"] == ["2.500000:1:birch"]
+
+
 def test_without_binary_outputs_an_answer_is_json_alone():
     call = Call(InferRequest("m", {}))
     parts, length = write_answer(call, InferResult("m", "1", {"a": np.int8([1])}, "", 0, 0, 1), {})
@@ -230,5 +237,7 @@ def test_classification_names_the_greatest_first():
     words = classified(np.float32([[1.1, 3.3, 0.5, 2.4]]), 2)
     assert words.tolist() == [[b"3.300000:1", b"2.400000:3"]]
     assert classified(np.uint8([[1, 5, 10, 4]]), 9).tolist() == [[b"10:2", b"5:1", b"4:3", b"1:0"]]
+    named = classified(np.float32([[1.1, 3.3, 0.5]]), 3, ["fir: tall", "größer"])
+    assert [each.decode() for each in named[0]] == ["3.300000:1:größer", "1.100000:0:fir: tall", "0.500000:2"]
     with pytest.raises(WrongInput, match="of numbers"):
         classified(np.array([[b"a"]], object), 1)
