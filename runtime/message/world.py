@@ -35,6 +35,7 @@ from .wire import ESCAPE
 
 PINGS = 20  # the fastest of 20 round trips is within a few microseconds of undisturbed
 HOST_BYTES = 64
+MOST_CORES = 8192  # that Linux numbers; a machine's may have gaps
 SHOWN_BYTES = 96  # of a value on which the ranks do not agree
 
 
@@ -55,7 +56,9 @@ class World(Communicator):
         self.node = Communicator(ranks_of_node(), loop.mpi, "node")
         #: This rank's number on its node, and how many ranks the node has.
         self.node_rank, self.node_size = self.node.rank, self.node.size
-        loop.mpi.policy = replace(loop.mpi.policy, crowded=self.node_size > (os.cpu_count() or 1))
+        #: How many cores the ranks of this node may use together.
+        self.node_cores = self._count_cores()
+        loop.mpi.policy = replace(loop.mpi.policy, crowded=self.node_size > self.node_cores)
         #: Process ids of the ranks of this node.
         self.node_pids = self._find_pids()
         #: The ranks of every node; nodes are ordered by their first rank.
@@ -197,6 +200,15 @@ class World(Communicator):
         texts = np.empty((self.size, nbytes), np.uint8)
         self.mpi.Allgather(mine, texts)
         return tuple(shown_text(row.tobytes()) for row in texts)
+
+    def _count_cores(self) -> int:
+        # The union: a launcher may have bound every rank to a core of its own. Not the machine's: of a part
+        # of a node (Slurm's, a container's) ranks that shared cores took them from each other while they
+        # waited.
+        allowed = np.zeros(MOST_CORES, np.uint8)
+        allowed[list(os.sched_getaffinity(0))] = 1
+        self.node.mpi.Allreduce(MPI.IN_PLACE, allowed, MPI.MAX)
+        return int(allowed.sum())
 
     def _find_pids(self) -> list[int]:
         pids = np.empty(self.node_size, np.int64)

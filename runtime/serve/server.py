@@ -72,7 +72,7 @@ class Server:
             chosen = choose_device(device, world.node_rank)
         except DeviceUnavailable as error:
             raise MachineError(str(error)) from error
-        await share_cores(world)
+        share_cores(world)
         async with AsyncExitStack() as stack:
             if world.rank == 0:  # first of all: on another rank a client may ask as soon as its part is done
                 port = await ClientPort.of(world)

@@ -220,7 +220,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
     """
     await world.agree("version of weft", version("weft"))
     await world.agree("job" if len(jobs) == 1 else "jobs", " ".join(job.digest() for job in jobs))
-    await share_cores(world)
+    share_cores(world)
     found, mistakes = [], []
     for job, run in zip(jobs, resume, strict=True):
         try:

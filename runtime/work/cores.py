@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
 from ...kernels import blas
 from ..message import World
 
-MOST_CORES = 8192  # that Linux numbers; those of a machine may have gaps
 
-
-async def share_cores(world: World) -> None:
+def share_cores(world: World) -> None:
     """Give BLAS this rank's part of the node's cores: all of them for one rank, one each for many.
 
-    Collective over the node. A launcher that binds ranks to cores leaves each rank a set of its own, so what
-    counts is the union over the node. Libraries that are loaded later keep what threads they choose.
+    Libraries that are loaded later keep what threads they choose.
     """
-    allowed, own = np.zeros(MOST_CORES, np.uint8), list(os.sched_getaffinity(0))
-    allowed[own] = 1
-    await world.node.allreduce(allowed, "max", what="cores of the node")
-    blas.limit_threads(max(1, min(len(own), int(allowed.sum()) // world.node_size)))
+    own = len(os.sched_getaffinity(0))  # a launcher may have bound each rank to some
+    blas.limit_threads(max(1, min(own, world.node_cores // world.node_size)))

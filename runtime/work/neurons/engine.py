@@ -90,7 +90,7 @@ class Neurons:
                 raise Mistake(f"an engine was asked for with {what}={count}; give 1 or more")
         self = cls(world, graph, batch, min(ranks or world.node_size, world.node_size), barrier)
         self._spans = spans
-        await share_cores(world)
+        share_cores(world)
         await self._allocate(parameters)
         if capture and world.node_rank == 0:
             await asyncio.to_thread(self._capture)

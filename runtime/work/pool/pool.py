@@ -132,7 +132,7 @@ class Pool:
                     f"the function {each!r} of the pool {name!r} is `async def`, or has a `yield`; tasks run"
                     " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
                 )
-        await share_cores(world)
+        share_cores(world)
         lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
         memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
         near = measure.near(memory.shelf, world.node_rank)

@@ -74,7 +74,7 @@ class Worker:
         self._others = [rank for rank in range(world.node_size) if rank != self._rank]
         #: For each rank of the node, as the world counts, its number in the node.
         self._mates = {rank: index for index, rank in enumerate(world.node.ranks)}
-        self._spin_s = 0.0 if world.node_size > (os.cpu_count() or 1) else SPIN_S
+        self._spin_s = 0.0 if world.loop.mpi.policy.crowded else SPIN_S
         self._functions = [functions[name] for name in sorted(functions)]
         self._names = sorted(functions)
         #: By function: what a task of it takes, measured here, or the pool's first guess.

@@ -1,4 +1,4 @@
-"""The ranks of a node divide its cores: BLAS of one does not take those of another."""
+"""The ranks of a node divide its cores, of which they know how many there are."""
 
 from __future__ import annotations
 
@@ -42,3 +42,19 @@ def test_whoever_computes_on_all_ranks_divides_the_cores_among_them(part: str) -
                 assert {blas_threads()[library] for library in before} == {part_of_all}
 
     run(main)
+
+
+@pytest.mark.mpi
+def test_ranks_that_were_left_one_core_between_them_know_that_they_share_it() -> None:
+    """As in a part of a node, a Slurm job's or a container's, whose other cores are somebody else's."""
+    allowed = os.sched_getaffinity(0)
+
+    async def main(world: World) -> None:
+        assert world.node_cores == 1
+        assert world.loop.mpi.policy.crowded is (world.node_size > 1)
+
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        run(main)
+    finally:
+        os.sched_setaffinity(0, allowed)
