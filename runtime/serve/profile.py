@@ -90,6 +90,7 @@ class Profile:
         self._recent: dict[int, deque[float]] = {}  # the last ones
         # Of the last results, with the size of those that are not in `_ratios`, too: it had few results then.
         self._off: deque[tuple[float, int | None]] = deque(maxlen=RUNNING)
+        self._sure: deque[bool] = deque(maxlen=RUNNING)  # of the same: they tell of a change by themselves
         self._lately: list[tuple[int, float]] = []  # up to `LOOK` results: samples, seconds
         self._ratios = deque(PRIOR)
         self._sorted = sorted(PRIOR)
@@ -159,6 +160,7 @@ class Profile:
         # Of a size that is not known yet too much may have been expected; too little tells of a change, too.
         if known or (self._means and ratio > 1 / SHIFT):
             self._off.append((ratio, None if known else samples))
+            self._sure.append(known or seconds > SHIFT * self._at_most(samples))
             if self._shifted():
                 factor = median(ratio for ratio, _ in self._off)
                 self._scale(factor)
@@ -168,6 +170,7 @@ class Profile:
                 self._correct(samples, seconds)
         elif self._off and self._off[-1][0] > 1.0:
             self._off.clear()  # a quick one: those before it were hiccups, and not running
+            self._sure.clear()
         self._learn(samples, seconds, ratio)
         self._lately.append((samples, seconds))
         if len(self._lately) == LOOK:
@@ -180,7 +183,16 @@ class Profile:
 
     def _shifted(self) -> bool:
         off = [ratio for ratio, _ in self._off]
-        return len(off) == RUNNING and (min(off) > SHIFT or max(off) < 1 / SHIFT)
+        # Sizes that are all new may be off because latencies lie on no line: where 8 samples took as long as
+        # 32 and no other had been looked at, others' results were a change of all sizes, which were then
+        # thought to take 2.2 times as long as they did.
+        sure = sum(self._sure) > 1
+        return len(off) == RUNNING and sure and (min(off) > SHIFT or max(off) < 1 / SHIFT)
+
+    def _at_most(self, samples: int) -> float:
+        """What a batch takes at most that is as fast as ever, on whatever curve: a larger one's mean."""
+        larger = (size for size in self._means if size > samples and self._counts[size] > 1)
+        return min((self._means[size] for size in larger), default=inf)
 
     def _scale(self, factor: float) -> None:
         *before, _ = self._off
@@ -194,6 +206,7 @@ class Profile:
             if size is None:  # it told of the change, not of the scatter
                 self._forget(self._ratios.pop())
         self._off.clear()
+        self._sure.clear()
         self._recent.clear()
 
     def _correct(self, samples: int, seconds: float) -> None:

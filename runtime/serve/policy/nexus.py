@@ -72,11 +72,12 @@ class Nexus(Queued):
             self._plan(now_s)
         planned_for = self._rounds.get(resource.name, [])
         # A session that is new since the plan is in nobody's round: its first second of jobs expired in wait.
+        # So did that of one that had rested beside others until its rate, halved by each plan, was 0.
         own = planned_for + [
             (key, self.models[key[0]].max_batch)
             for key in self._deadlines
             if key[0] in resource.models and key[0] in self.models
-            if not planned_for or key not in self._rates
+            if not planned_for or not self._rates.get(key)
         ]
         turn = self._turn[resource.name]
         for step in range(len(own)):

@@ -242,6 +242,16 @@ def test_s5_6_nexus_answers_a_session_that_is_new_since_its_plan():
     assert all(outcome.on_time for outcome in outcomes)
 
 
+def test_s5_6_nexus_answers_a_session_that_has_rested_for_twenty_minutes_beside_another():
+    policy, again_s = started(POLICIES["nexus"], FAST), 1200.05
+    often = [job(n, n * 1.0, 2.0, "batch") for n in range(1200)]
+    rested = [job(10_000 + n, at_s + n * 0.001) for at_s in (0.1, again_s) for n in range(10)]
+    outcomes = Simulation(policy, (FAST,), seed=1).run(
+        sorted([*often, *rested], key=lambda each: each.arrival_s)
+    )
+    assert all(outcome.on_time for outcome in outcomes)
+
+
 @pytest.mark.parametrize("name", ["triton", "weft"])
 def test_s5_6_requests_may_name_any_priority_and_few_queues_are_made(name):
     policy = started(POLICIES[name], FAST)

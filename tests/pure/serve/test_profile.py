@@ -163,6 +163,29 @@ def test_a_resource_that_is_slower_than_at_first_is_known_to_be_after_one_result
         assert profile.expected_s(size) == pytest.approx(factor * latency_s(size), rel=0.25)
 
 
+CURVES = {
+    "8 samples take as long as 32": (lambda size: 1e-3 * min(1 + size, 9), [2, 5, 3, 6, 4, 8, 7, 2, 3, 5]),
+    "the same, seen from above": (lambda size: 1e-3 * min(1 + size, 9), list(range(31, 1, -1))),
+    "the next power of two": (
+        lambda size: 1e-3 * (4 + (1 << (size - 1).bit_length())),
+        list(range(31, 1, -1)),
+    ),
+    "twice as much a sample beyond a cache": (
+        lambda size: size * (0.25e-3 if size < 16 else 0.6e-3),
+        [20, 17, 27],
+    ),
+}
+
+
+@pytest.mark.parametrize(("curve", "sizes"), CURVES.values(), ids=CURVES)
+def test_first_results_that_lie_on_no_line_are_no_change(curve, sizes):
+    profile = Profile(32)
+    for size in (1, 1, 1, 32, 32, *sizes):  # a first look, and what is asked for then
+        profile.measured(size, curve(size), 0.0)
+    assert profile.slowdown == 1.0
+    assert profile.expected_s(32) < 1.3 * curve(32)
+
+
 def test_changes_that_are_seen_in_sizes_of_few_results_leave_the_distribution_as_it_is():
     profile = trained([8] * 30, scatter=0.0)
     before = list(profile._ratios)
