@@ -37,6 +37,12 @@ from ..errors import CheckpointError, MachineError
 FORMAT = "weft-checkpoint"
 FORMAT_VERSION = 1
 
+DIGEST = "the data's digest"
+"""In a lineage: what stands for the samples themselves."""
+
+CHOICE = ("data.files", "data.exclude")
+"""What begins the names of keys in a lineage that choose files of a folder."""
+
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 _TEMPORARY = re.compile(r"\.step-\d+\.safetensors\.part")
 _DTYPES = {
@@ -168,12 +174,17 @@ def _shown(spec: ArraySpec) -> str:
 
 
 def require_lineage(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where the checkpoint's `Job.lineage` differs from the job that resumes it."""
+    """Raise CheckpointError where the checkpoint's `Job.lineage` differs from the job that resumes it.
+
+    Other files may be chosen of a folder, if what is in them is the same: a part of it that could not be
+    read, and was passed over, has to be left out by name now.
+    """
     was, now = _leaves(found), _leaves(expected)
+    same = DIGEST in now and was.get(DIGEST) == now[DIGEST]
     differences = [
         f"{name} was {json.dumps(was.get(name))}, is {json.dumps(now.get(name))}"
         for name in {**was, **now}
-        if was.get(name) != now.get(name)
+        if was.get(name) != now.get(name) and not (same and name.startswith(CHOICE))
     ]
     _refuse(path, "is of a job with other", differences)
 

@@ -166,8 +166,9 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     await _agree_on_model(world, job.name, found.graph)
     if found.resumed is not None:
         path, snapshot = found.resumed
-        known = f"best {snapshot.progress['best']['step']}" if "best" in snapshot.progress else ""
-        await world.agree(f"checkpoint of {job.name}", f"{path.name} {snapshot.step} {known}".rstrip())
+        # What tells whether a run has ended: a rank that took it otherwise would step without the others.
+        known = [f"{name} {told}" for name in ("best", "validation") if (told := snapshot.progress.get(name))]
+        await world.agree(f"checkpoint of {job.name}", ", ".join((f"{path.name} {snapshot.step}", *known)))
     await world.agree(f"weights that {job.name} starts with", found.start.digest())
     with _fitting(job, found.graph):
         memory = await share_memory(world, job, found.graph, device)
@@ -309,7 +310,7 @@ def lineage(job: Job, data: Data, graph: Graph) -> dict[str, Any]:
 
     The graph of a function or a file is compared node by node: it may have changed, or be that of another.
     """
-    found = {**job.lineage(), "the data's digest": data.digest()}
+    found = {**job.lineage(), checkpoint.DIGEST: data.digest()}
     elsewhere = job.model.python is not None or job.model.onnx is not None
     return {**found, "node": outline(graph)} if elsewhere else found
 

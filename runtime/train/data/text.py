@@ -9,6 +9,7 @@ A shuffled split would be no test: neighbouring windows of a text resemble each 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
@@ -49,14 +50,13 @@ def _folder(folder: Path, data: TextData) -> AnyArray:
     """All files one after the other; read, for a mapping cannot join them."""
     try:
         names = sorted(
-            found.relative_to(folder).as_posix() for found in folder.glob(data.files) if found.is_file()
+            found.relative_to(folder).as_posix() for found in folder.glob(data.files) if _is_file(found)
         )
     except (ValueError, IndexError, NotImplementedError) as error:
         raise DataError(
             f"{folder}: [data] files = {data.files!r} is no pattern of files in it; give one like '**/*.txt'"
         ) from error
-    if "**" in data.files:
-        _require_readable(folder, data)
+    _require_readable(folder, data)
     kept = [name for name in names if not any(_matches(name, pattern) for pattern in data.exclude)]
     if not kept:
         raise DataError(
@@ -70,27 +70,45 @@ def _folder(folder: Path, data: TextData) -> AnyArray:
     return np.frombuffer(b"".join(parts), np.uint8)
 
 
+def _is_file(path: Path) -> bool:
+    """Whether it is one; True where nobody may ask, too: who then reads it says so, unless it is left out."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
+
+
 def _require_readable(folder: Path, data: TextData) -> None:
     """DataError where a folder below may not be looked into: to a pattern it is as if it were empty.
 
     Of a folder one part of which was somebody else's the rest was trained on, and nobody was told.
     """
+    parts = Path(data.files).parts
+    above = [*takewhile(lambda part: not set("*?[").intersection(part), parts)]
+    # From where the pattern's wildcards begin: what lies beside that is none of its business.
+    top, wild = folder.joinpath(*above), parts[len(above) :]
 
     def refuse(error: OSError) -> None:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
             return  # to the pattern, too, it is nothing
-        remedy = "" if Path(error.filename) == folder else "; leave it out with [data] exclude"
+        remedy = "" if Path(error.filename) == top else "; leave it out with [data] exclude"
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}{remedy}") from error
 
-    # From where the pattern's wildcards begin: what lies beside that is none of its business.
-    above = takewhile(lambda part: not set("*?[").intersection(part), Path(data.files).parts)
-    for path, names, _ in os.walk(folder.joinpath(*above), onerror=refuse):
-        inside = os.path.relpath(path, folder)
+    for path, names, _ in os.walk(top, onerror=refuse) if wild else ():
+        inside, depth = os.path.relpath(path, folder), len(Path(path).relative_to(top).parts)
         names[:] = [
             name
             for name in names
-            if not any(_matches(os.path.normpath(f"{inside}/{name}") + "/", e) for e in data.exclude)
+            if _leads_on(wild, depth, name)
+            and not any(_matches(os.path.normpath(f"{inside}/{name}") + "/", e) for e in data.exclude)
         ]
+
+
+def _leads_on(wild: Sequence[str], depth: int, name: str) -> bool:
+    """Whether a pattern of such parts looks into this folder, so many below where it begins."""
+    if "**" in wild[: depth + 1]:
+        return True
+    return depth + 1 < len(wild) and fnmatchcase(name, wild[depth])
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as arrays
 from weft.kernels.kernel import ArraySpec
 from weft.runtime.errors import CheckpointError, MachineError
 from weft.runtime.train.checkpoint import (
+    DIGEST,
     Snapshot,
     checkpoints,
     chosen,
@@ -310,6 +311,17 @@ def test_a_job_with_another_lineage_is_refused() -> None:
     require_lineage(Path("c"), lineage, dict(lineage))
     with pytest.raises(CheckpointError, match=r"c: is of a job with other:\n    train.batch was 64, is 32$"):
         require_lineage(Path("c"), lineage, {"seed": 1, "train.batch": 32})
+
+
+def test_files_of_a_folder_may_be_chosen_otherwise_if_what_is_in_them_is_the_same() -> None:
+    before = {"data": {"files": "**/*", "exclude": [], "context": 16}, DIGEST: "5ab"}
+    chosen = {"data": {"files": "a/*", "exclude": ["closed/**"], "context": 16}, DIGEST: "5ab"}
+    require_lineage(Path("c"), before, chosen)
+    for now in ({**chosen, DIGEST: "6cd"}, {"data": chosen["data"]}):  # another text, or one nobody knows
+        with pytest.raises(CheckpointError, match=r'data.exclude.0 was null, is "closed/\*\*"'):
+            require_lineage(Path("c"), before, now)
+    with pytest.raises(CheckpointError, match=r"other:\n    data.context was 16, is 17$"):
+        require_lineage(Path("c"), before, {"data": {**chosen["data"], "context": 17}, DIGEST: "5ab"})
 
 
 def test_another_lineage_is_told_key_by_key() -> None:

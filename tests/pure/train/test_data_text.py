@@ -67,10 +67,41 @@ def test_a_folder_of_somebody_elses_is_not_left_out_without_a_word(monkeypatch: 
     monkeypatch.setattr(os, "scandir", guarded)
     keys = {"path": "f", "context": 9, "validation": 0.0, "test": 0.0}
     refused = r"f/closed: cannot be read: Permission denied; leave it out with \[data\] exclude"
-    with pytest.raises(DataError, match=refused):
-        load("text", **keys)
-    for left_out in ({"files": "open/*"}, {"files": "open/**/*.txt"}, {"exclude": ["closed/**"]}):
+    for files in ("**/*", "*/*.txt", "[co]*/*", "?l*/**/*.txt"):
+        with pytest.raises(DataError, match=refused):
+            load("text", **keys, files=files)
+    with pytest.raises(DataError, match=r"f/closed: cannot be read: Permission denied$"):
+        load("text", **keys, files="closed/*.txt")
+    for left_out in (
+        {"files": "open/*"},
+        {"files": "open/**/*.txt"},
+        {"files": "[no]*/*.txt"},
+        {"exclude": ["closed/**"]},
+    ):
         assert len(load("text", **keys, **left_out).train) == 5
+
+
+def test_a_file_that_nobody_may_ask_after_is_named_unless_it_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("open/a.txt", "listed/b.txt"):  # of "listed" the names may be read, and nothing else
+        Path("f", name).parent.mkdir(parents=True)
+        Path("f", name).write_text("A" * 50)
+
+    def guard(function: Any) -> Any:
+        def guarded(path: Any, *args: Any, **options: Any) -> Any:
+            if str(path).endswith("b.txt"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *args, **options)
+
+        return guarded
+
+    monkeypatch.setattr(Path, "is_file", guard(Path.is_file))
+    monkeypatch.setattr("builtins.open", guard(open))
+    keys = {"path": "f", "context": 9, "validation": 0.0, "test": 0.0}
+    with pytest.raises(DataError, match=r"^f/listed/b.txt: cannot be read: Permission denied"):
+        load("text", **keys)
+    assert len(load("text", **keys, exclude=["listed/*"]).train) == 5
 
 
 def test_the_standard_library_is_there() -> None:
