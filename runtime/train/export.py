@@ -33,12 +33,16 @@ def export(run: Path, file: Path | None) -> str:
 
 
 def _coarse(affine: Affine) -> str:
-    """A line where the file's samples tell less than the run's did."""
+    """A line where the file's samples tell less than the run's did.
+
+    Of a feature that was constant in training, a date say, its answers are right as long as that stays so.
+    """
     if affine.takes == "float32":
         return ""
     return (
-        f"\nits samples are {affine.coarse()}: what the file answers is wrong; train on that feature less a "
-        "number near its mean. weft serve and weft predict take the run's float64"
+        f"\nits samples are {affine.coarse()}: what the file answers to samples that differ there is "
+        "wrong; train on that feature less a number near its mean. "
+        "weft serve and weft predict take the run's float64"
     )
 
 

@@ -139,6 +139,7 @@ def test_where_float32_tells_too_little_of_a_feature_samples_are_float64_and_an_
     done = weft("export", run)
     assert done.returncode == 0, done.stderr
     assert "float32, which near 1.7e+09 have steps of 128, and a feature there deviates by " in done.stdout
+    assert "what the file answers to samples that differ there is wrong" in done.stdout
     done = weft("predict", run, "x.npy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = trained(run)
