@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import inf
 
 from weft.runtime.serve.policy import Guarantee, Job, Model, Policy, ServiceClass, Settings
+from weft.runtime.serve.policy.group import Way
+from weft.runtime.serve.policy.resource import Resource
 from weft.runtime.serve.profile import Profiles
 from weft.runtime.serve.virtual import Cost, Device
 
@@ -46,3 +48,8 @@ def job(
     family = str(more.pop("family", "a"))
     due_s = at_s + deadline_s if deadline_s < inf else inf
     return Job(number, family, at_s, due_s, each, **more)  # type: ignore[arg-type]
+
+
+def fast_way() -> Way:
+    """The faster device's, to the model `a`."""
+    return Way(Resource("fast", "cpu", ["a"]), Model("a", 32), profiles(FAST).of("fast", "a"))
