@@ -182,6 +182,8 @@ class Rank(Generic[T]):
 
     async def _tidied(self) -> bool:
         """End what main left, free all communicators; False if some rank fails meanwhile."""
+        if self.world.closings:
+            await asyncio.wait(self.world.closings, timeout=DRAIN_S)
         left = await self._cancel_tasks() + await self._drain()
         if left and self.stop.signal is not None:
             # Some ranks had posted a collective when the stop cancelled main, others had not.

@@ -76,6 +76,8 @@ class World(Communicator):
         self._channels: dict[str, Channel] = {}
         self._shared: list[Window | Board] = []
         self._background: set[asyncio.Task[Any]] = set()
+        #: Background tasks that are not cancelled when main is over, but awaited.
+        self.closings: set[asyncio.Task[Any]] = set()
         self._position = ("the start of main", time.monotonic())
 
     @property
@@ -159,6 +161,17 @@ class World(Communicator):
         task = self.loop.create_task(coroutine, name=name)
         self._background.add(task)
         task.add_done_callback(self._background_ended)
+        return task
+
+    def closing(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """The same for what ranks close together, which has some seconds more when main is over (DRAIN_S).
+
+        Cancelled halfway, a rank had met the others for one window, and they it for another: each freed its
+        own, and they waited for each other in MPI for ever.
+        """
+        task = self.background(coroutine, name)
+        self.closings.add(task)
+        task.add_done_callback(self.closings.discard)
         return task
 
     def _background_ended(self, task: asyncio.Task[Any]) -> None:

@@ -232,7 +232,7 @@ class Neurons:
         Cancelling ends the waiting only.
         """
         if self._closing is None:
-            self._closing = self._world.background(self._close(), "an engine closes")
+            self._closing = self._world.closing(self._close(), "an engine closes")
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:

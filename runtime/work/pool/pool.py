@@ -151,7 +151,7 @@ class Pool:
         Cancelling ends the waiting only.
         """
         if self._closing is None:
-            self._closing = self._world.background(self._close(), "a pool closes")
+            self._closing = self._world.closing(self._close(), "a pool closes")
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:

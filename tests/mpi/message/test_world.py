@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from weft.runtime.errors import Mistake
-from weft.runtime.message import Message, World, run
+from weft.runtime.message import Message, World, launch, run
 
 
 def test_run_returns_what_main_returned_on_this_rank() -> None:
@@ -206,3 +206,34 @@ def test_timers_and_threads_run_while_a_collective_is_awaited() -> None:
         assert len(ticks) == 5
 
     run(main)
+
+
+@pytest.mark.mpi
+def test_what_ranks_close_together_goes_on_to_its_end_when_main_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cancelled halfway, a rank met the others for one window, they it for another: for ever, in MPI."""
+    over, closed = asyncio.Event(), []
+    wait = launch.Rank._all_over
+
+    async def all_over(rank: launch.Rank[None]) -> bool:
+        found = await wait(rank)
+        over.set()
+        return found
+
+    monkeypatch.setattr(launch.Rank, "_all_over", all_over)
+
+    async def main(world: World) -> None:
+        first, second = await world.window(8), await world.window(8)
+
+        async def close() -> None:
+            if world.node_rank:
+                await over.wait()
+            await second.close()
+            await first.close()
+            closed.append(second.closed and first.closed)
+
+        world.closing(close(), "two windows close")
+
+    run(main)
+    assert closed == [True]
