@@ -31,8 +31,9 @@ from .wire import EAGER_BYTES, MOST_ARRAYS, PREFIX, Bytes, as_bytes, decode, enc
 
 MESSAGE, REQUEST, REPLY, ERROR, CANCEL = range(5)
 ENVELOPE_TAG = 0
-#: So many frames of a message are under way at a time, for every test looks at all of them: at once, 4,000
-#: small arrays took 3.5 s, and not 0.4, and four times as many sixteen times as long.
+#: So many frames are under way at a time, for every test looks at all of them: at once, 4,000 small arrays
+#: took 3.5 s, and not 0.4, and four times as many sixteen times as long. Messages share them, each has one
+#: at least (others may have to be received before it): with so many each, 20 messages of 300 took 5.1 s.
 ABREAST = 64
 #: The largest tag of all MPIs, if one names none itself.
 LEAST_TAG_UB = 32767
@@ -70,8 +71,13 @@ class Incoming:
         self.body, self.arrays = decode(header, self.count)
 
 
+def share(messages: int) -> int:
+    """How many frames of a message may be under way where so many messages are."""
+    return max(1, ABREAST // max(1, messages))
+
+
 class Sending(Operation):
-    """A message on its way out: `requests` are under way, and when one ends the next of `more` is posted."""
+    """A message on its way out: `requests` are under way, and when one ends the next of `more` are posted."""
 
     def __init__(
         self,
@@ -87,9 +93,10 @@ class Sending(Operation):
 
     def complete(self, status: MPI.Status) -> None:
         """Called by the selector for each request, also where nobody waits any more."""
-        if (request := next(self._more, None)) is not None:
+        room = share(len(self._board.sending)) - (self._left - 1)
+        for request in itertools.islice(self._more, max(0, room)):
+            self._left += 1
             self._selector.add(request, self)
-            return
         super().complete(status)
         if self._left == 0:
             self._board.sending.discard(self)
@@ -103,34 +110,36 @@ class Sending(Operation):
 class Pull:
     """Frames of one message on their way into memory; `done` is called when all are here."""
 
-    __slots__ = ("_done", "_left", "_more", "_selector", "needs", "started", "what")
+    __slots__ = ("_board", "_done", "_left", "_more", "needs", "started", "what")
     standing = False
 
     def __init__(
         self, board: Switchboard, incoming: Incoming, frames: Sequence[Bytes], done: Callable[[], None]
     ) -> None:
         irecv, source, tag = board.comm.mpi.Irecv, incoming.source, incoming.tag
-        self._selector = board.selector
+        self._board = board
         self._more = (irecv(raw(frame), source, tag) for frame in frames if frame.size)
         self._done = done
         self.what = f"the rest of a message from rank {source} ({incoming.nbytes} bytes)"
         self.needs = board.comm.peer(source)
         self.started = time.monotonic()
-        requests = [*itertools.islice(self._more, ABREAST)]
-        self._left = len(requests)
-        for request in requests:
-            self._selector.add(request, self)
-        if not requests:
+        self._left = 0
+        self._post()
+        if self._left == 0:
             done()
 
     def complete(self, status: MPI.Status) -> None:
         """Called by the selector for each frame."""
-        if (request := next(self._more, None)) is not None:
-            self._selector.add(request, self)
-            return
         self._left -= 1
+        self._post()
         if self._left == 0:
             self._done()
+
+    def _post(self) -> None:
+        room = share(self._board.pulling) - self._left
+        for request in itertools.islice(self._more, max(0, room)):
+            self._left += 1
+            self._board.selector.add(request, self)
 
     def fail(self, error: MPI.Exception) -> None:
         """Called by the selector; no coroutine could be told, so the loop's exception handler is."""
@@ -159,7 +168,8 @@ class Switchboard:
         self.waits: dict[asyncio.Future[Any], Waiting] = {}
         self._ports: dict[int, Port] = {}
         self._unclaimed: dict[int, list[Incoming]] = {}
-        self._pulling = 0
+        #: How many messages are on their way into memory.
+        self.pulling = 0
         #: Messages that MPI has not taken all of, also those whose senders were cancelled.
         self.sending: set[Sending] = set()
         self._numbers = itertools.count(1)
@@ -212,7 +222,7 @@ class Switchboard:
             frames.insert(0, np.frombuffer(header, np.uint8))
         requests = [isend([envelope, MPI.BYTE], dest, ENVELOPE_TAG)]
         more = (isend(raw(frame), dest, tag) for frame in frames if frame.size)
-        requests += itertools.islice(more, ABREAST)
+        requests += itertools.islice(more, share(len(self.sending) + 1))
         if self._bells is not None:
             self._bells.ring(dest)
         return self._sent(requests, more, dest, size, (envelope, frames))
@@ -258,7 +268,7 @@ class Switchboard:
 
     def pull(self, incoming: Incoming, done: Callable[[Incoming], None]) -> None:
         """Receive the frames of a message; `done` is called when all of it is here."""
-        self._pulling += 1
+        self.pulling += 1
 
         def headed() -> None:
             header = incoming.header
@@ -268,7 +278,7 @@ class Switchboard:
             Pull(self, incoming, [as_bytes(array) for array in incoming.arrays], pulled)
 
         def pulled() -> None:
-            self._pulling -= 1
+            self.pulling -= 1
             incoming.here = True
             done(incoming)
 
@@ -339,7 +349,7 @@ class Switchboard:
         while self.sending:
             await asyncio.sleep(0)
         await self.comm.barrier(what="every rank to close its channels")
-        while self._pulling:
+        while self.pulling:
             await asyncio.sleep(0)
         self.selector.discard(self)
         self._receive.Cancel()
