@@ -113,7 +113,10 @@ async def allowed_cores(ranks: Communicator) -> list[set[int]]:
 
 
 def dealt(allowed: Sequence[Set[int]]) -> list[int]:
-    """A core for every rank, of those that it may use: one of its own where there are as many as ranks.
+    """A core for every rank, of those that it may use.
+
+    One of its own where there are as many as ranks, and the sets are disjoint, equal or one in the other, as
+    launchers make them.
 
     Not the rank's number modulo its cores: four ranks that a launcher had bound to two sockets in turn
     would share a core of each, and leave the others idle. Who has the least choice chooses first.
