@@ -102,3 +102,7 @@ def one(op: str, inputs: str = "x", *, shape=("n", 4), weights=None, version=18,
     """A file of one node."""
     return file([node(op, inputs, "y", **attributes)], {"x": shape}, ["y"], weights or {},
                 version=version, integers=integers)  # fmt: skip
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
