@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.util import find_spec
 
-from tests.launch import ROOT, mpiexec, requires
+from tests.launch import ROOT, mpiexec
 
 SMALL = ["neurons", "--model", "squeezenet", "--pixels", "64", "--repetitions", "1", "--tuned", "1"]
 
@@ -28,36 +27,44 @@ def test_s1_8_one_image_on_one_rank_with_barriers_and_without(tmp_path):
     assert 0 <= found["ahead"] < 1
 
 
-# The real bench on ranks that a launcher has bound to a core each; tells where onnxruntime's threads may run.
+# The real bench on ranks that a launcher has bound to a core each. In onnxruntime's place the serial program
+# answers, and tells where onnxruntime's threads may run.
 BOUND = """
 import os, sys
 from unittest.mock import patch
-import bench.neurons
+import bench.neurons, onnx
 from bench.__main__ import main
 from bench.harness import launched_rank
+from weft.runtime.graph import Layout
+from weft.runtime.graph.onnx import read
 
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {cores[launched_rank() % len(cores)]})
-session = bench.neurons.session
 
-def told(model, threads, cores):
-    made, seen = session(model, threads, cores), set()
+def told(file, threads, cores):
+    proto, seen = onnx.load_from_string(file), set()
+    model = read(proto, inference=True)
+    serial = bench.neurons.Serial(model.graph, model.parameters(Layout.of(model.graph)))
 
     def call(inputs):
         if os.sched_getaffinity(0) != seen:
             seen.update(os.sched_getaffinity(0))
             print(f"{threads} of {sorted(cores)} on {sorted(seen)}", file=sys.stderr)
-        return made(inputs)
+        arrays = serial({own: inputs[name] for name, own in model.inputs.items()})
+        found = dict(zip(model.graph.outputs, arrays, strict=True))
+        return [found[model.outputs[each.name]] for each in proto.graph.output]
 
     return call
 
-with patch.object(bench.neurons, "session", told):
+with (
+    patch.object(bench.neurons, "installed", lambda *_: ["onnxruntime"]),
+    patch.object(bench.neurons, "session", told),
+):
     raise SystemExit(main(sys.argv[1:]))
 """
 
 
 def test_onnxruntimes_threads_have_the_cores_of_all_ranks():
-    requires(find_spec("onnxruntime") is not None, "onnxruntime")
     result = mpiexec(2, ["-c", BOUND, *SMALL, "--patience", "0"], cwd=ROOT)
     assert result.returncode == 0, result
     cores = sorted(os.sched_getaffinity(0))[:2]
