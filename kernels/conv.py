@@ -59,10 +59,7 @@ class Conv2d(ByRows):
     window: Window = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        window = Window.of(self.name, self.kernel_size, self.stride, self.padding, self.dilation)
-        for name in ("kernel_size", "stride", "padding", "dilation"):
-            object.__setattr__(self, name, getattr(window, name.removesuffix("_size")))
-        object.__setattr__(self, "window", window)
+        Window.of(self.name, self.kernel_size, self.stride, self.padding, self.dilation).keep(self)
         if self.channels < 1 or self.groups < 1 or self.channels % self.groups:
             raise ValueError(
                 f"conv2d: channels is {self.channels}, groups is {self.groups}; groups must divide channels"

@@ -43,9 +43,7 @@ class ConvTranspose2d(Kernel):
 
     def __post_init__(self) -> None:
         window = Window.of(self.name, self.kernel_size, self.stride, self.padding, self.dilation)
-        for name in ("kernel_size", "stride", "padding", "dilation"):
-            object.__setattr__(self, name, getattr(window, name.removesuffix("_size")))
-        object.__setattr__(self, "window", window)
+        window.keep(self)
         more = pair(self.name, "output_padding", self.output_padding, least=0)
         object.__setattr__(self, "output_padding", more)
         if any(each >= stride for each, stride in zip(more, window.stride, strict=True)):

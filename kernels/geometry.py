@@ -40,6 +40,13 @@ class Window:
             pair(name, "dilation", dilation),
         )
 
+    def keep(self, kernel: object) -> None:
+        """Become the `window` of a kernel, a frozen one, and write out in full the extents that it has."""
+        for name in ("kernel_size", "stride", "padding", "dilation"):
+            if hasattr(kernel, name):
+                object.__setattr__(kernel, name, getattr(self, name.removesuffix("_size")))
+        object.__setattr__(kernel, "window", self)
+
     @property
     def size(self) -> int:
         """Number of elements under the window."""

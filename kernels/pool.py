@@ -31,9 +31,7 @@ class Pool2d(Kernel):
     def __post_init__(self) -> None:
         stride = self.kernel_size if self.stride is None else self.stride
         window = Window.of(self.name, self.kernel_size, stride, self.padding)
-        for name in ("kernel_size", "stride", "padding"):
-            object.__setattr__(self, name, getattr(window, name.removesuffix("_size")))
-        object.__setattr__(self, "window", window)
+        window.keep(self)
         if any(pad >= extent for pad, extent in zip(window.padding, 2 * window.kernel, strict=True)):
             raise ValueError(
                 f"{self.name}: padding is {window.padding}; make it smaller than the window {window.kernel}"
