@@ -13,15 +13,53 @@ import os
 import pkgutil
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
+from typing import Any, NoReturn
 
 import bench
-from bench.harness import WrongResultError, launched_rank, report, writable
+from bench.harness import SIZES, WrongResultError, launched_rank, report, writable
 from weft.runtime.errors import Mistake
 
 NOT_BENCHES = {"harness", "hosts", "__main__"}
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # what launchers tell ranks
+
+HEAD_START_S = 0.5
+"""How long other ranks wait before they end with a status: launchers kill rank 0 then, which says why."""
+
+
+class Options(argparse.ArgumentParser):
+    """Options of which each one's help ends with its default, and that rank 0 alone tells of."""
+
+    def add_argument(self, *names: Any, **keys: Any) -> argparse.Action:
+        """As argparse's; a help that ends with brackets tells the default itself."""
+        text = keys.get("help") or ""
+        if (default := _written(keys.get("default"))) and not text.endswith(")"):
+            keys["help"] = f"{text} ({default})".strip()
+        return super().add_argument(*names, **keys)
+
+    def print_help(self, file: Any = None) -> None:
+        if not launched_rank():
+            super().print_help(file)
+
+    def print_usage(self, file: Any = None) -> None:
+        if not launched_rank():
+            super().print_usage(file)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if launched_rank():
+            message = None
+            if status:
+                time.sleep(HEAD_START_S)
+        super().exit(status, message)
+
+
+def _written(default: Any) -> str:
+    """A default as it is given on the command line; empty where nothing is."""
+    if default is None or default is False or default == argparse.SUPPRESS:
+        return ""
+    values = default if isinstance(default, list | tuple) else [default]
+    return " ".join(str(each).removesuffix(".0") for each in values)
 
 
 def benches() -> dict[str, str]:
@@ -40,7 +78,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; the chosen bench's module adds its own options."""
     known = benches()
     listing = "\n".join(f"  {name:<12} {line}" for name, line in sorted(known.items()))
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="python -m bench",
         description="Microbenchmarks of Weft; each checks the result it times.",
         epilog=f"benches:\n{listing}\n\n`python -m bench NAME --help` tells a bench's options.",
@@ -50,7 +88,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument("name", choices=sorted(known), metavar="NAME", help="one of the benches below")
         return parser.parse_args(arguments or ["--help"])  # prints the help or what is wrong, and ends
     module = importlib.import_module(f"bench.{arguments[0]}")
-    chosen = argparse.ArgumentParser(
+    chosen = Options(
         prog=f"python -m bench {arguments[0]}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

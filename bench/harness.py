@@ -37,6 +37,12 @@ CORES = len(os.sched_getaffinity(0))
 LAUNCHED = ("PMI", "OMPI_", "PRTE_", "HYD", "MPI_LOCAL")
 """How the names begin of what launchers tell ranks."""
 
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""In which of these they tell how many ranks there are.
+
+Not SLURM_NTASKS, which a batch script has without srun: one process was told of as "mpirun -n 8".
+"""
+
 
 class WrongResultError(Exception):
     """The result that was timed is wrong, so its time means nothing."""
@@ -198,8 +204,7 @@ def machine() -> dict[str, Any]:
         description["mpi"] = _one_line(mpi.Get_library_version())
         if mpi.Is_initialized() and not mpi.Is_finalized():
             description["ranks"] = mpi.COMM_WORLD.size
-    # Not SLURM_NTASKS, which a batch script has without srun: one process was told of as "mpirun -n 8".
-    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+    for variable in SIZES:
         if variable in os.environ:
             description["ranks"] = int(os.environ[variable])
             break

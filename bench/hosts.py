@@ -140,7 +140,7 @@ class Hosts(Network):
     def _environment(self, base: Mapping[str, str], counts: Sequence[int]) -> dict[str, str]:
         enter = str(self.folder / "enter")
         ppn = ",".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
-        options = f"--hosts {len(self.names)} --rate {self.rate or 'unlimited'} --ppn {ppn}"
+        options = f"--hosts {len(self.names)} --rate {self.rate or 'unlimited'} --ranks-per-host {ppn}"
         if self.latency != LATENCY:
             options += f" --latency {self.latency}"
         return {
@@ -181,7 +181,8 @@ def main(arguments: list[str]) -> int:
     add("--hosts", type=positive, default=2, metavar="N", help="how many (2)")
     add("--rate", default="1gbit", help="of every link, each way: 100mbit, 2.5gbit, unlimited (1gbit)")
     add(
-        "--ppn",
+        "--ranks-per-host",
+        "--ppn",  # as launchers say
         type=several(positive),
         default="1",
         metavar="N[,N...]",
@@ -202,8 +203,9 @@ def main(arguments: list[str]) -> int:
     rate = None if options.rate == "unlimited" else options.rate
     try:
         with Hosts(options.hosts, rate, options.latency) as hosts:
-            everywhere = options.ppn[0] if len(options.ppn) == 1 else options.ppn
-            job = hosts.run(command, ppn=everywhere, expect_bytes=int(options.expect_bytes))
+            each = options.ranks_per_host
+            ppn = each[0] if len(each) == 1 else each
+            job = hosts.run(command, ppn=ppn, expect_bytes=int(options.expect_bytes))
     except ValueError as mistake:
         parser.error(str(mistake))
     except (HostsError, WrongResultError) as error:

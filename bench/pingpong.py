@@ -6,7 +6,7 @@ rtt_us              awaited request of 8 bytes on a channel, received and replie
 raw_rtt_us          the same with mpi4py's blocking Send and Recv
 handler_rtt_us      the same request, answered by a plain function given to channel.serve
 rested_rtt_us       the same after both ranks had nothing to do for 50 ms (they nap then)
-bandwidth_over_raw  64 MB, awaited send and recv into given arrays, over blocking Send and Recv
+bandwidth_over_raw  64 MB, awaited send and recv into given arrays, over blocking Send and Recv (raw_gb_per_s)
 idle_core_share     share of a core that a waiting rank uses; the busier rank's
 """
 

@@ -150,6 +150,40 @@ def test_the_list_names_each_bench_with_its_first_line(a_bench, capsys):
     assert "sample       Times nothing." in capsys.readouterr().out
 
 
+OPTIONS = {
+    "a number without a word": ({"type": int, "default": 7}, "(7)"),
+    "nothing, as a number": ({"type": int, "default": 0, "help": "seed"}, "seed (0)"),
+    "a number of seconds": ({"type": float, "default": 2.0, "help": "how long"}, "how long (2)"),
+    "several": ({"nargs": "+", "default": [1, 32], "help": "samples"}, "samples (1 32)"),
+    "names, of which none": ({"default": (), "help": "peers"}, "peers"),
+    "a help that tells it itself": ({"default": None, "help": "of ranks (all)"}, "of ranks (all)"),
+    "a switch": ({"action": "store_true", "help": "draw it"}, "draw it"),
+    "an option without a default": ({"default": None, "help": "a file"}, "a file"),
+}
+
+
+@pytest.mark.parametrize(("option", "told"), OPTIONS.values(), ids=OPTIONS)
+def test_the_help_tells_the_default_of(option, told, a_bench, capsys):
+    a_bench.add_arguments = lambda parser: parser.add_argument("--this", **option)
+    with pytest.raises(SystemExit):
+        command.main(["sample", "--help"])
+    out = capsys.readouterr().out
+    assert out.rstrip().endswith(f"  {told}")
+    assert "show this help message and exit\n" in out
+
+
+@pytest.mark.parametrize("arguments", [["sample", "--help"], ["sample", "--that"], ["smaple"], []])
+def test_help_and_what_is_wrong_with_options_are_told_by_rank_0_alone(
+    arguments, a_bench, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "HEAD_START_S", 0.0)
+    monkeypatch.setenv("PMI_RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == (0 if arguments in (["sample", "--help"], []) else 2)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_unknown_bench_is_refused_with_the_known_ones(a_bench, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["smaple"])

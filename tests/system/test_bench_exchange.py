@@ -128,7 +128,9 @@ def test_portions_are_compared_on_hosts_of_their_own(tmp_path):
     assert result.returncode == 0, result
     document = json.loads(path.read_text())
     assert document["machine"]["ranks"] == 2
-    assert document["command"].startswith("python -m bench.hosts --hosts 2 --rate 1gbit --ppn 1 -- ")
+    assert document["command"].startswith(
+        "python -m bench.hosts --hosts 2 --rate 1gbit --ranks-per-host 1 -- "
+    )
     assert "portions: n1 sent " in result.stderr
 
 

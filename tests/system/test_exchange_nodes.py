@@ -11,7 +11,7 @@ from tests import launch
 
 TESTS = ["tests/mpi/exchange/test_nodes.py", "tests/mpi/train/test_same_answer.py"]
 WHICH = "rows or nodes or clipping or owner"
-RIG = "bench.hosts --hosts 2 --rate 1gbit --ppn 3,1 --expect-bytes 1e6 --"
+RIG = "bench.hosts --hosts 2 --rate 1gbit --ranks-per-host 3,1 --expect-bytes 1e6 --"
 
 
 @pytest.mark.parametrize("vendor", launch.VENDORS)

@@ -118,7 +118,7 @@ def alive(pids: list[int]) -> list[int]:
     [
         (["--hosts", "2"], ["n1 among 1", "n2 among 1"]),
         (["--hosts", "3"], ["n1 among 1", "n2 among 1", "n3 among 1"]),
-        (["--hosts", "2", "--ppn", "2,1"], ["n1 among 2", "n1 among 2", "n2 among 1"]),
+        (["--hosts", "2", "--ranks-per-host", "2,1"], ["n1 among 2", "n1 among 2", "n2 among 1"]),
     ],
     ids=["two hosts", "three hosts on a switch", "two ranks on one host and one on the other"],
 )
@@ -138,7 +138,7 @@ def test_a_job_is_told_the_command_that_makes_its_hosts():
     program = "import os; os.write(1, os.environ['WEFT_BENCH_HOSTS'].encode() + b'\\n')"
     with Hosts(2, rate="100mbit", latency="20ms") as made:
         job = made.run(["python", "-c", program], env=environment("mpich"), capture=True, timeout=60)
-    assert job.stdout.splitlines() == ["--hosts 2 --rate 100mbit --ppn 1 --latency 20ms"] * 2
+    assert job.stdout.splitlines() == ["--hosts 2 --rate 100mbit --ranks-per-host 1 --latency 20ms"] * 2
 
 
 def test_an_all_reduce_of_4_mb_moves_4_mb_each_way(hosts):
@@ -232,9 +232,9 @@ def test_a_container_without_the_capability_is_told_so():
     [
         (["--hosts", "1"], "a link has two ends"),
         (["--rate", "fast"], "rate 'fast': write it as"),
-        (["--ppn", "1,2,3"], "one number, or one for each of the 2 hosts"),
-        (["--ppn", "0"], "argument --ppn: '0' is no whole number of 1 or more"),
-        (["--ppn", "1,x"], "argument --ppn: 'x' is no whole number"),
+        (["--ranks-per-host", "1,2,3"], "one number, or one for each of the 2 hosts"),
+        (["--ranks-per-host", "0"], "argument --ranks-per-host: '0' is no whole number of 1 or more"),
+        (["--ranks-per-host", "1,x"], "argument --ranks-per-host: 'x' is no whole number"),
         (["--expect-bytes", "inf"], "argument --expect-bytes: 'inf' is no number"),
     ],
     ids=" ".join,
