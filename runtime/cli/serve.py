@@ -47,7 +47,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Decide so what is computed when: weft (which is taken), clockwork, first_come, nexus or "
+            help="Who decides what is computed when: weft (the default), clockwork, first_come, nexus or "
             "triton.",
             show_default=False,
         ),
@@ -110,8 +110,9 @@ def train_and_serve(
 ) -> None:
     """Train a model and answer requests meanwhile, on the same ranks.
 
-    Inference goes before training on every rank's lane. Served are the model's newest checkpoint, under the
-    job's name with the step as its version, and the models of \\[serve] repository.
+    Inference goes before training on every rank's lane. Served are the model's newest checkpoint (the best
+    where \\[train] best keeps it), under the job's name with the step as its version, and the models of
+    \\[serve] repository.
     """
     from ..train.job import Job, load_job
 

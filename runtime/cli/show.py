@@ -46,7 +46,7 @@ def info(
         bool, typer.Option("--whole", help="The file has no batch: its inputs are one sample.")
     ] = False,
 ) -> None:
-    """Show what Weft finds: MPI, ranks, cores, BLAS, GPUs, shared memory.
+    """Show what Weft finds (MPI, ranks, cores, BLAS, GPUs, shared memory), or what a model consists of.
 
     Works without MPI too, and says how to get one.
 
@@ -141,8 +141,8 @@ def export(
 ) -> None:
     """Write a trained model as an ONNX file.
 
-    It holds the weights of the newest checkpoint, and takes samples as the run's data had them: what the
-    run did to them first (a scale, a mean) is in the file.
+    It holds the weights of the newest checkpoint (the best where \\[train] best keeps it), and takes samples
+    as the run's data had them: what the run did to them first (a scale, a mean) is in the file.
     """
     if launcher_rank():
         return  # one rank is enough to write
