@@ -26,10 +26,10 @@ WAYS = ("uncombined", "combined", "loop")
 Words = NDArray[np.uint64]
 
 
-def chains(tasks: int, prefix: str = "") -> dict[str, list[str]]:
+def chains(tasks: int) -> dict[str, list[str]]:
     """What each task reads."""
     return {
-        f"{prefix}chain{c}.{i}": [f"{prefix}chain{c}.{i - 1}"] if i else []
+        f"chain{c}.{i}": [f"chain{c}.{i - 1}"] if i else []
         for c in range(max(1, tasks // CHAIN))
         for i in range(CHAIN)
     }
@@ -44,8 +44,8 @@ def fans(tasks: int, leaves: int = FAN, prefix: str = "") -> dict[str, list[str]
     return found
 
 
-def hub(tasks: int, prefix: str = "hub.") -> dict[str, list[str]]:
-    return fans(tasks, leaves=max(1, tasks - 2), prefix=prefix)
+def hub(tasks: int) -> dict[str, list[str]]:
+    return fans(tasks, leaves=max(1, tasks - 2), prefix="hub.")
 
 
 def mixture(tasks: int) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ from . import elementary
 from .compiled import fast_path, flat, jit
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
-from .softmax import largest
+from .largest import largest
 
 
 @jit

@@ -8,8 +8,8 @@ arrays they are given. Compiled functions take flat or fully shaped C-contiguous
 would be compiled apart.
 
 numba's cache looks only at the file of the function that is called, not at files that are inlined into it:
-after an edit in elementary.py, vectors.py, pool_vectors.py, blocks.py, rows.py, direct.py or optimizer.py,
-remove kernels/__pycache__.
+after an edit in elementary.py, vectors.py, pool_vectors.py, conv_blocks.py, rows.py, largest.py, direct.py or
+optimizer.py, remove kernels/__pycache__.
 """
 
 from __future__ import annotations

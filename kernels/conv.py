@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from . import direct, pointwise
-from .blocks import CHANNELS
 from .compiled import fast_path
+from .conv_blocks import CHANNELS
 from .conv_layout import layout, strips
 from .device import array_module
 from .geometry import Extents, Window

@@ -23,7 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .blocks import CHANNELS, OFFSETS, ROWS
+from .conv_blocks import CHANNELS, OFFSETS, ROWS
 from .geometry import Window
 from .vectors import VECTOR_BYTES
 

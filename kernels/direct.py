@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import (
+from .compiled import flat, jit, unsigned
+from .conv_blocks import (
     CHANNELS,
     OFFSETS,
     ROWS,
@@ -21,7 +22,6 @@ from .blocks import (
     forward_single,
     weight_block,
 )
-from .compiled import flat, jit, unsigned
 from .conv_layout import Layout, Sum
 from .kernel import Array
 from .rows import put_row, put_sum

@@ -126,7 +126,6 @@ class Lane:
         self,
         device: Recorder | None = None,
         *,
-        name: str = "lane",
         spans: Spans | None = None,
         failed: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -139,7 +138,7 @@ class Lane:
         self._closing = False
         self._in_flight: deque[tuple[Event, Task]] = deque()
         self.running: Task | None = None
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._work, name="lane", daemon=True)
         self._thread.start()
 
     @property

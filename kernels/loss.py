@@ -17,7 +17,7 @@ from . import elementary
 from .compiled import ORDERED, compiled, fast_path, flat, jit
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split, need_floats
-from .softmax import largest
+from .largest import largest
 
 
 def _cross_entropy_arrays(x: Array, targets: Array, losses: Array, tops: Array, log_sums: Array) -> int:

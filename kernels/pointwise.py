@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .blocks import CHANNELS, VECTORS, forward_block, forward_pair, forward_single
 from .compiled import flat, jit, unsigned
+from .conv_blocks import CHANNELS, VECTORS, forward_block, forward_pair, forward_single
 from .kernel import Array
 from .rows import put_row, put_sum
 from .vectors import VECTOR_BYTES

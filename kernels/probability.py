@@ -20,8 +20,8 @@ from . import elementary
 from .compiled import compiled, flat
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
+from .largest import largest
 from .region import keep_whole, on_copies
-from .softmax import largest
 
 
 def _rows_arrays(x: Array, y: Array) -> None:

@@ -94,7 +94,3 @@ class Step(Schedule):
     def after_warmup(self, elapsed: int) -> float:
         """The peak after elapsed // every drops."""
         return self.peak * self.factor ** (elapsed // self.every)
-
-
-SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "cosine": Cosine, "step": Step}
-"""The schedules by the names that job files use."""

@@ -1,7 +1,7 @@
 """The tags as the scheduler reads them: a structured array in memory that all ranks see.
 
     kernel     a node of the graph                 cost_s as determined, given or measured
-    layer      nodes that share a name             the sum of its kernels', or given
+    layer      nodes with one tag "layer"          the sum of its kernels', or given
     neurons    a block that one rank computes      its share of them, or given; measured_s by whoever ran it
 
 A cost that the user gave, for a kernel, a layer or a block, stands against any other. The others are

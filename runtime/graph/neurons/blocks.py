@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ....kernels.kernel import Array, ArraySpec, Region
+from ....kernels.kernel import Array, Region
 from ...errors import GraphError
 from ..graph import Graph, Node
 from ..parameters import Layout
@@ -247,8 +247,3 @@ def _unflattened(mask: Mask, below: Mask) -> Mask:
         found: Mask = mask.reshape(len(below), -1).any(axis=1) & below
         return found
     return below
-
-
-def spec_of(blocks: Blocks, block: Block) -> ArraySpec:
-    """The spec of the array of which a block is a region."""
-    return blocks.graph.specs(blocks.batch)[blocks.stages[block.stage].head]

@@ -15,6 +15,9 @@ from heapq import heapify, heappop, heappush
 
 from .blocks import Block
 
+MOVE = 0.3
+"""What a block costs more, as a share of its cost, where other ranks computed all that it needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -33,12 +36,8 @@ def urgency(blocks: Sequence[Block], task_s: float = 0.0) -> list[float]:
     return total
 
 
-def place(blocks: Sequence[Block], ranks: int, *, task_s: float = 0.0, move: float = 0.3) -> Placement:
-    """Homes of blocks that stand behind what they need.
-
-    A block costs `task_s` more than its arithmetic, and the share `move` of its cost more where other ranks
-    computed all that it needs.
-    """
+def place(blocks: Sequence[Block], ranks: int, *, task_s: float = 0.0) -> Placement:
+    """Homes of blocks that stand behind what they need; each costs `task_s` more than its arithmetic."""
     urgent = tuple(_by_urgency(blocks, urgency(blocks, task_s)))
     free_s = [0.0] * ranks
     ends_s, homes = [0.0] * len(blocks), [0] * len(blocks)
@@ -49,7 +48,7 @@ def place(blocks: Sequence[Block], ranks: int, *, task_s: float = 0.0, move: flo
         for rank in range(ranks):
             away = sum(homes[need] != rank for need in block.needs) / max(1, len(block.needs))
             start_s = max(free_s[rank], exists_s)
-            end_s = start_s + task_s + block.cost_s * (1 + move * away)
+            end_s = start_s + task_s + block.cost_s * (1 + MOVE * away)
             # Of ranks that would end alike, the one that has been free for the shortest time: the others
             # may yet take what does not exist now.
             if best is None or (end_s, -free_s[rank]) < best[:2]:

@@ -1,4 +1,4 @@
-"""What cross-entropy and attention share inside compiled code: the largest number of a row, at full speed.
+"""The largest number of a row, at full speed: what softmax, cross-entropy and attention share, compiled.
 
 softmax(x)ⱼ = exp(xⱼ - m) / Σ exp(xₖ - m)      with m the largest, the exponentials can't overflow
 """
