@@ -10,7 +10,12 @@ import pytest
 
 from tests.launch import ROOT, VENDORS, environment, mpiexec, python, run
 
-PROGRAMS = {"README.md": "primes.py", "docs/tasks.md": "areas.py", "docs/messages.md": "ring.py"}
+PROGRAMS = {
+    "README.md": "primes.py",
+    "docs/tasks.md": "areas.py",
+    "docs/messages.md": "ring.py",
+    "docs/neurons.md": "rows.py",
+}
 
 
 def program(page: str, name: str) -> str:
