@@ -45,6 +45,9 @@ class Link(Protocol):
     async def hello(self) -> None:
         """Return when the worker's loop has answered."""
 
+    async def left(self) -> None:
+        """Return when the worker's rank asks nothing more."""
+
     async def close(self) -> None:
         """Forget all models."""
 
@@ -63,6 +66,9 @@ class Here:
 
     async def hello(self) -> None:
         """It is this loop."""
+
+    async def left(self) -> None:
+        """Rank 0 says so itself."""
 
 
 class There:
@@ -99,6 +105,10 @@ class There:
     async def hello(self) -> None:
         """Over there."""
         await self._ask("hello")
+
+    async def left(self) -> None:
+        """Over there."""
+        await self._ask("left")
 
     async def close(self) -> None:
         """Over there."""
@@ -157,7 +167,7 @@ class Post:
         self._batches.post(0, [done.number, done.compute_s, done.error], *done.outputs)
 
     async def model(self, message: Message) -> list[Any]:
-        """Load, unload, close, or only answer: [what was asked for, problem]."""
+        """Load, unload, close, wait, or only answer: [what was asked for, problem]."""
         what, *arguments = message.body
         worker = self._worker
         try:
@@ -166,6 +176,8 @@ class Post:
                     return [await worker.load(*arguments), ""]
                 case "unload":
                     await worker.unload(*arguments)
+                case "left":
+                    await worker.left.wait()
                 case "close":
                     await worker.close()
             return [None, ""]

@@ -4,8 +4,9 @@
         client = await Client.open(world)                             # on any
         result = await client.infer("digits", images, deadline_ms=50)
 
-Leaving drains: what has been accepted is answered, then all ranks go on. A rank other than 0 that leaves
-waits for rank 0 and goes on computing meanwhile. One server at a time in a world.
+Leaving drains: what has been accepted is answered, then all ranks go on. Who leaves waits for all others and
+goes on answering meanwhile, rank 0 too: it asks without a message and so has its answers first, and the other
+ranks' requests were refused then. One server at a time in a world.
 """
 
 from __future__ import annotations
@@ -141,8 +142,14 @@ class Server:
         self._dispatcher.draining = True
 
     async def close(self) -> None:
-        """Answer what has been accepted, at most for `DRAIN_S`, and forget the models; collective."""
+        """Answer what has been accepted, at most for `DRAIN_S`, and forget the models; collective.
+
+        Until every rank is here, it goes on answering whatever comes; unless `drain` was called.
+        """
+        self._worker.left.set()
         if self.service is not None:
+            if not self._dispatcher.draining:
+                await asyncio.gather(*(link.left() for link in self._links))
             try:
                 async with asyncio.timeout(DRAIN_S):
                     await self._dispatcher.drain()

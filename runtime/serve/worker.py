@@ -99,6 +99,8 @@ class Worker:
         self._device = device
         self._loop = asyncio.get_running_loop()
         self._loaded: dict[str, Loaded] = {}
+        #: Set when this rank asks nothing more.
+        self.left = asyncio.Event()
         #: Set when rank 0 has closed this worker.
         self.closed = asyncio.Event()
 
