@@ -63,6 +63,7 @@ class Sent:
     served: Served
     link: Link
     sent_s: float
+    awake_s: float  # likewise, by `Watch.awake_s`
 
 
 class Dispatcher:
@@ -81,6 +82,7 @@ class Dispatcher:
         self._sent: dict[int, Sent] = {}  # by the batch's number
         self._lost: dict[int, Sent] = {}  # likewise, whose jobs have been given to others
         self._last_end_s = dict.fromkeys(self._links, 0.0)
+        self._last_awake_s = dict.fromkeys(self._links, 0.0)
         self._busy = {resource: Rate(BUSY_S) for resource in self._links}
         self._started_s = time.monotonic()
         self._pump_due = False
@@ -183,14 +185,14 @@ class Dispatcher:
         arrays = [self._waiting[job.number].arrays for job in batch.jobs]
         pieces = [list(each) for each in zip(*arrays, strict=True)]
         served.open += 1
-        self._sent[batch.number] = sent = Sent(batch, served, link, now_s)
+        self._sent[batch.number] = sent = Sent(batch, served, link, now_s, self.watch.awake_s())
         link.run(Samples(batch.number, served.key, batch.samples, pieces), partial(self._done, sent))
 
     def _done(self, sent: Sent, done: Done) -> None:
         now_s = time.monotonic()
         batch, resource = sent.batch, sent.link.resource
         started_s = max(sent.sent_s, self._last_end_s[resource])
-        self._last_end_s[resource] = now_s
+        self._last_end_s[resource], self._last_awake_s[resource] = now_s, self.watch.awake_s()
         self._busy[resource].add(now_s - started_s, now_s)
         sent.served.open -= 1
         # Before anybody is answered: who asks again at once is to find the worker free. It costs 40 us.
@@ -277,8 +279,8 @@ class Dispatcher:
         sent = next((sent for sent in batches if sent.link is link), None)
         if sent is None:
             return False
-        started_s = max(sent.sent_s, self._last_end_s[link.resource])
-        return time.monotonic() - started_s > max(STUCK_S, STUCK_TIMES * sent.batch.expected_s)
+        started_s = max(sent.awake_s, self._last_awake_s[link.resource])
+        return self.watch.awake_s() - started_s > max(STUCK_S, STUCK_TIMES * sent.batch.expected_s)
 
     async def rest(self) -> None:
         """Return when nothing is asked and nothing computed."""

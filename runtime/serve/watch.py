@@ -7,7 +7,9 @@ ready, and what the last ones have is left with them: nobody else could take it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from math import inf
 from typing import Any
 
 from .link import Link
@@ -37,17 +39,21 @@ class Watch:
         self._overdue, self._up, self._down = overdue, up, down
         self._silent: set[str] = set()
         self._given_up: set[str] = set()
+        self._still_s = 0.0  # that this rank's loop has stood still, in sum
+        self._due_s = inf  # when it shows next that it does not
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, background: Background) -> None:
         """Begin to ask, in tasks whose errors end the job."""
         self._tasks = [background(self._ask(link), f"watch {link.resource}") for link in self._links]
+        self._tasks.append(background(self._measure(), "watch this rank"))
 
     async def stop(self) -> None:
         """Ask no more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._due_s = inf
 
     @property
     def ready(self) -> bool:
@@ -67,6 +73,21 @@ class Watch:
         if link.resource in self._silent:
             return "silent"
         return "stuck" if self._overdue(link) else "ready"
+
+    def awake_s(self) -> float:
+        """The time, without what this rank's loop has stood still: no answer could be taken in then.
+
+        A process that was stopped for a second refused who had asked meanwhile: its own lane, stopped with
+        it, seemed to hang.
+        """
+        now_s = time.monotonic()
+        return now_s - self._still_s - max(0.0, now_s - self._due_s)
+
+    async def _measure(self) -> None:
+        while True:
+            self._due_s = time.monotonic() + ASK_S
+            await asyncio.sleep(ASK_S)
+            self._still_s += max(0.0, time.monotonic() - self._due_s)
 
     async def _ask(self, link: Link) -> None:
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.pure.serve.test_dispatcher import Fake, dispatcher, request
 from weft.runtime.serve.catalog import Served
-from weft.runtime.serve.dispatcher import Dispatcher
+from weft.runtime.serve.dispatcher import STUCK_S, Dispatcher
 from weft.runtime.serve.repository import Platform, Version
 from weft.runtime.serve.request import Reason, Refused
 from weft.runtime.serve.settings import ModelSettings
@@ -57,6 +58,25 @@ def test_s5_4_a_worker_that_hangs_gets_no_work_until_it_has_come_to_itself():
         # What was computed twice is counted once.
         statistics = made.tally.model("double/1")
         assert statistics.success.count == statistics.compute.count == statistics.execution_count == 12
+        await made.watch.stop()
+
+    asyncio.run(main())
+
+
+def test_a_worker_does_not_hang_while_its_own_process_is_stopped():
+    async def main() -> None:
+        worker = hanging(0)
+        made = dispatcher(worker)
+        made.watch.start(lambda work, name: asyncio.get_running_loop().create_task(work))
+        asked = [asyncio.create_task(made.infer(request(1.0, best_effort=True)))]
+        await until(lambda: bool(worker.kept))
+        time.sleep(2 * STUCK_S)  # a laptop that is closed, a machine that gives the process no core
+        assert made.watch.ready
+        asked.append(asyncio.create_task(made.infer(request(2.0, best_effort=True))))
+        await asyncio.sleep(0.01)
+        assert state(made, 0) == "ready"
+        worker.come_to_itself()
+        assert [answer.outputs["y"].item() for answer in await asyncio.gather(*asked)] == [2.0, 4.0]
         await made.watch.stop()
 
     asyncio.run(main())
