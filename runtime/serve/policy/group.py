@@ -9,7 +9,7 @@ from math import ceil, inf
 from ..profile import Profile
 from .job import Model, ServiceClass
 from .queue import Queue
-from .rate import Rate
+from .rate import Forecast, Rate
 from .resource import Resource
 
 KNEE = 0.8
@@ -59,6 +59,7 @@ class Group(Queue):
         "best_s",
         "deadline_s",
         "each",
+        "forecast",
         "models",
         "pool",
         "pool_per_s",
@@ -76,6 +77,7 @@ class Group(Queue):
         self.pool: dict[str, float] = {}  # speed of the resources that suit, or of all that are able
         self.pool_per_s = 0.0
         self.rate = Rate()  # of what is accepted, in seconds of the pool
+        self.forecast = Forecast()  # likewise, for longer
         self.asked = Rate()  # likewise, with what is refused
 
     def look(self) -> None:

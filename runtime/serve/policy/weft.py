@@ -118,7 +118,8 @@ class Weft(Policy):
                     return Refused(Reason.IMPOSSIBLE, missed(job, now_s + least_s - due_s))
                 due_s = now_s + least_s + group.each.patience_s
         self._put(group, job, due_s)
-        group.rate.add(job.samples / group.pool_per_s, now_s)
+        for rate in (group.rate, group.forecast):
+            rate.add(job.samples / group.pool_per_s, now_s)
         if guaranteed:
             self._buckets.use(job)
         return None

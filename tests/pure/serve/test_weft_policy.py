@@ -12,7 +12,7 @@ from weft.runtime.serve.policy import Batch, Guarantee, Model, Policy, Weft
 from weft.runtime.serve.policy.group import Group, limit_batches
 from weft.runtime.serve.policy.guarantee import Buckets
 from weft.runtime.serve.policy.queue import Queue
-from weft.runtime.serve.policy.rate import MEMORY_S
+from weft.runtime.serve.policy.rate import MEMORY_S, Forecast
 from weft.runtime.serve.policy.size import size
 from weft.runtime.serve.request import Reason
 from weft.runtime.serve.virtual import Cost, Simulation
@@ -52,10 +52,42 @@ def test_s5_5_a_class_that_is_left_nothing_is_refused_while_higher_ones_take_all
     policy.arrive(first, 0.0)
     assert isinstance(policy.next(0.0), Batch)
     policy.arrive(second, 0.001)
-    second.place[0].rate.add(1.0, 0.001)  # four times what there is, lately
+    second.place[0].forecast.add(1.0, 0.001)  # four times what there is, lately
     refused = policy.arrive(job(2, 0.001, 2.0, "batch"), 0.001)
     assert refused is not None
     assert refused.reason is Reason.OVERLOAD
+
+
+def test_s5_2_a_burst_of_a_higher_class_is_not_thought_to_go_on():
+    classes = (CLASSES[0], replace(CLASSES[1], share=0.0))
+    policy = started(Weft, FAST, with_settings=replace(settings(), classes=classes))
+    first, second = job(0), job(1)
+    policy.arrive(first, 0.0)
+    assert isinstance(policy.next(0.0), Batch)
+    policy.arrive(second, 0.0)
+    for n in range(2000):  # a third of what there is, then for a tenth of a second eight times that
+        for rate in (second.place[0].rate, second.place[0].forecast):
+            rate.add((MS if n < 1900 else 8 * MS) / 3, n * MS)
+    assert policy.arrive(job(2, 2.0, 0.2, "batch"), 2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("amounts", "expected"),
+    [
+        pytest.param({}, 0.0, id="nothing yet"),
+        pytest.param({n * MS: MS for n in range(5000)}, 1.0, id="steady, for long"),
+        pytest.param({n * MS: MS for n in range(4500, 5000)}, 1.0, id="steady, since half a second ago"),
+        pytest.param(
+            {n * MS: (1 if n < 4900 else 3) * MS for n in range(5000)}, 1.2, id="steady, then a short burst"
+        ),
+        pytest.param({n * MS: MS for n in range(4000)}, 0.37, id="steady, until a second ago"),
+    ],
+)
+def test_s5_2_what_will_come_is_what_came_in_the_last_second(amounts, expected):
+    rate = Forecast()
+    for now_s, amount in amounts.items():
+        rate.add(amount, now_s)
+    assert rate.per_s(5.0) == pytest.approx(expected, rel=0.02)
 
 
 def test_s5_2_a_batch_takes_a_large_job_behind_a_small_one_that_is_past():
