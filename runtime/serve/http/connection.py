@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._received = 0  # bytes, as the caller sent them, behind that packet
         self._target = b""
         self._headers: dict[str, str] = {}
+        self._head_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
             self._refuse(wrong(f"this is not HTTP/1.1: {error}"))
         head, body = self._settings.max_head_bytes, self._settings.max_body_bytes
         if self._in_head and self._received > head:
-            self._refuse(Problem(431, f"request line and headers exceed the limit of {head} bytes"))
+            self._refuse_head()
         elif self._received > head + 2 * body:  # in tiny chunks, or with trailers without end
             self._refuse(Problem(413, "the request takes far more bytes than its body has"))
 
@@ -178,7 +179,7 @@ class Connection(asyncio.Protocol):
         method, version = self._parser.get_method().decode("latin-1"), self._parser.get_http_version()
         lines = [f"{method} {self._target.decode('latin-1')} HTTP/{version}"]
         lines += [f"{name}: {value}" for name, value in self._headers.items() if name != "upgrade"]
-        self._target, self._headers, self._in_head = b"", {}, True
+        self._target, self._headers, self._in_head, self._head_bytes = b"", {}, True, 0
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
@@ -202,10 +203,12 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
         self._target += url
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, whole; what a trailer says comes too late."""
         if self._in_head:
+            self._head_bytes += len(name) + len(value) + 4
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -214,7 +217,9 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         limit, announced = self._settings.max_body_bytes, int(self._headers.get("content-length", "0"))
-        if announced > limit:
+        if self._head_bytes > self._settings.max_head_bytes:  # came in one packet: else it is refused before
+            self._refuse_head()
+        elif announced > limit:
             self._refuse(Problem(413, f"a body of {announced} bytes: the limit is {limit}"))
         elif announced or "transfer-encoding" in self._headers:
             try:
@@ -261,6 +266,10 @@ class Connection(asyncio.Protocol):
         if self._reads:
             self._reads = False
             self._hand_over(problem)
+
+    def _refuse_head(self) -> None:
+        limit = self._settings.max_head_bytes
+        self._refuse(Problem(431, f"request line and headers exceed the limit of {limit} bytes"))
 
     def _hand_over(self, what: HttpRequest | Problem) -> None:
         if self.task is None:

@@ -130,10 +130,15 @@ class Front:
             result = await self._service.infer(call.request)
         finally:
             self._infers -= 1
-        parts, header_bytes = write_answer(call, result, datatypes)
-        if header_bytes is None:
+        pieces, binary = write_answer(call, result, datatypes)
+        parts = [next(pieces)]
+        for piece in pieces:
+            parts.append(piece)
+            await asyncio.sleep(0)
+        if not binary:
             return HttpResponse(200, parts)
-        return HttpResponse(200, parts, BINARY, {HEADER_LENGTH: str(header_bytes)})
+        length = sum(map(len, parts))
+        return HttpResponse(200, [*parts, *binary], BINARY, {HEADER_LENGTH: str(length)})
 
     async def _body(self, request: HttpRequest) -> bytes:
         """The request's body, decompressed."""

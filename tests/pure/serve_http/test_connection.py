@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,3 +83,19 @@ def test_any_bytes_are_answered_with_http_or_nothing(
 def test_undamaged_requests_are_all_answered():
     written = asyncio.run(exchange([request for request in REQUESTS if b"1.0" not in request]))
     assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [200, 200, 200, 200, 400]
+
+
+@pytest.mark.parametrize("length", [10_000, 100, 1], ids=["in one packet", "in several", "byte by byte"])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(b"GET /v2 HTTP/1.1\r\nA: %s\r\n\r\n" % (b"a" * 200), 200, id="a head within the limit"),
+        pytest.param(b"GET /v2 HTTP/1.1\r\nA: %s\r\n\r\n" % (b"a" * 400), 431, id="a long header"),
+        pytest.param(b"GET /v2 HTTP/1.1\r\n%s\r\n" % (b"A: a\r\n" * 80), 431, id="many headers of one name"),
+        pytest.param(b"GET /v2?%s HTTP/1.1\r\n\r\n" % (b"a" * 400), 431, id="a long target"),
+    ],
+)
+def test_a_head_is_too_long_however_it_comes(head: bytes, status: int, length: int):
+    pieces = [head[start : start + length] for start in range(0, len(head), length)]
+    written = asyncio.run(exchange(pieces))
+    assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [status]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.runtime.serve.http.answers import classified, write_answer
+from weft.runtime.serve.http.answers import PIECE, classified, write_answer
 from weft.runtime.serve.http.problem import Problem, problem_of
 from weft.runtime.serve.http.requests import Call, Form, read_call
 from weft.runtime.serve.request import InferRequest, InferResult, Qos, WrongInput
@@ -204,8 +204,7 @@ def test_an_answer_has_its_bytes_behind_the_json():
         "m", "3", {"a": np.float32([[1.5]]), "b": np.float32([[2.5]])}, "rank 0 cpu", 1e-3, 2e-3, 4
     )
     call = read(id="7", outputs=[{"name": "b", "parameters": {"binary_data": True}}, {"name": "a"}])
-    (header, raw), length = write_answer(call, result, {"a": "FP32", "b": "BF16"})
-    assert length == len(header)
+    (header,), (raw,) = write_answer(call, result, {"a": "FP32", "b": "BF16"})
     assert raw == b"\x20\x40"
     assert json.loads(header) == {
         "model_name": "m",
@@ -228,9 +227,31 @@ def test_classes_have_the_names_of_the_model_that_answered():
 
 def test_without_binary_outputs_an_answer_is_json_alone():
     call = Call(InferRequest("m", {}))
-    parts, length = write_answer(call, InferResult("m", "1", {"a": np.int8([1])}, "", 0, 0, 1), {})
-    assert length is None
+    parts, binary = write_answer(call, InferResult("m", "1", {"a": np.int8([1])}, "", 0, 0, 1), {})
+    assert binary == []
     assert json.loads(b"".join(parts))["outputs"][0]["data"] == [1]
+
+
+@pytest.mark.parametrize("order", [["long", "short", "raw", "text"], ["text", "raw", "short", "long"]])
+@pytest.mark.parametrize("count", [PIECE, PIECE + 1, 3 * PIECE])
+def test_many_numbers_are_written_in_pieces(order, count):
+    outputs = {
+        "long": np.arange(count, dtype=np.float32).reshape(1, -1) / 3,
+        "short": np.int8([[1, 2]]),
+        "raw": np.arange(count, dtype=np.float32).reshape(1, -1),
+        "text": np.array([[f"größer {n}".encode() for n in range(count)]], object),
+    }
+    wanted = [{"name": n, "parameters": {"binary_data": True}} if n == "raw" else {"name": n} for n in order]
+    pieces, (raw,) = write_answer(read(outputs=wanted), InferResult("m", "1", outputs, "", 0, 0, 1), {})
+    parts = list(pieces)
+    told = json.loads(b"".join(parts))["outputs"]
+    assert [each["name"] for each in told] == order
+    found = {each["name"]: each for each in told}
+    np.testing.assert_array_equal(np.float32(found["long"]["data"]), outputs["long"][0])
+    assert found["short"]["data"] == [1, 2]
+    assert found["raw"]["parameters"] == {"binary_data_size": len(raw)}
+    assert "".join(found["text"]["data"]).encode() == b"".join(outputs["text"][0])
+    assert len(parts) == 1 if count == PIECE else max(part.count(b",") for part in parts) <= PIECE + 9
 
 
 def test_classification_names_the_greatest_first():
