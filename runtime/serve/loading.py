@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import reprlib
 import traceback
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -294,5 +295,6 @@ def _overridden(entry: Entry, config: Mapping[str, Any]) -> Any:
         )
     largest = config.get("max_batch_size", entry.settings.max_batch)
     if type(largest) is not int or not 1 <= largest <= MOST_BATCH:  # (for Python, true is a number)
-        raise Mistake(f"max_batch_size is {largest!r:.40}; it must be a whole number from 1 to {MOST_BATCH}")
+        shown = reprlib.repr(largest)  # JSON may be 1,000 lists deep, for which repr raises
+        raise Mistake(f"max_batch_size is {shown:.40}; it must be a whole number from 1 to {MOST_BATCH}")
     return entry.settings.model_copy(update={"max_batch": largest})

@@ -174,7 +174,15 @@ def test_what_a_load_request_cannot_set_is_refused(key: str, tmp_path: Path):
         asyncio.run(made.load("m", {"name": "m", key: {}}))
 
 
-@pytest.mark.parametrize("largest", [0, -1, 2.5, True, "32", None, 10**9])
+def nested(depth: int) -> list[Any]:
+    """As deep as JSON may be, and deeper than Python prints."""
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize("largest", [0, -1, 2.5, True, "32", None, 10**9, nested(1000)])
 def test_a_batch_that_is_no_number_or_vast_is_refused(largest: Any, tmp_path: Path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "1" / "model.onnx").touch()
