@@ -1,5 +1,9 @@
 """What of the ready tasks runs now, when together they demand more than there is.
 
+    schedule = Schedule(tasks, [Capacity(lanes=4, memory_bytes=64 << 30)])
+    for task, device in schedule.start(): ...       # these begin
+    schedule.ended(task, device)                    # and when one has ended, `start` again
+
 What fits is started, what does not is deferred, and later tasks that fit are pulled forward past it: tasks
 that are ready do not depend on each other.
 
@@ -13,13 +17,14 @@ starts needs no estimate.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import merge
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from ..errors import GraphError
-from .tasks import Capacity, TaskSpec
+from .tasks import Capacity, TaskGraph, TaskSpec
 
 PATIENCE = 16
 """Starts by which a deferred task may be overtaken. A device that is kept runs empty meanwhile; where it has
@@ -108,6 +113,52 @@ def choose(
             fresh.append(Deferred(task, started))
     still += (each for each in early if id(each) not in begun)
     return Choice(tuple(start), (*still, *fresh), taken)
+
+
+class Schedule:
+    """A graph on devices: what starts now, and what is ready once something has ended.
+
+    Whoever runs the tasks follows it, on ranks (runtime/work/pool/graphs.py) or in virtual time (virtual.py).
+    Ready tasks queue by priority, then in the order in which they became ready. Raises GraphError for a task
+    that fits no device.
+    """
+
+    def __init__(self, tasks: TaskGraph, whole: Sequence[Capacity], *, patience: int = PATIENCE) -> None:
+        refuse_impossible(tasks.tasks, whole)
+        self._tasks, self._whole, self._patience = tasks, tuple(whole), patience
+        self._free = list(whole)
+        self._waits = {task.name: len(task.needs) for task in tasks.tasks}
+        self._ready = sorted((task for task in tasks.tasks if not task.needs), key=PRIORITY)
+        self._deferred: tuple[Deferred, ...] = ()
+        self._started = 0
+
+    def start(self) -> tuple[tuple[TaskSpec, int], ...]:
+        """What begins now, each on the device of that number; what it demands is taken."""
+        choice = choose(
+            self._ready,
+            self._deferred,
+            self._free,
+            self._whole,
+            started=self._started,
+            patience=self._patience,
+        )
+        self._deferred = choice.deferred
+        del self._ready[: choice.taken]
+        self._started += len(choice.start)
+        for task, device in choice.start:
+            self._free[device] = without(self._free[device], task)
+        return choice.start
+
+    def ended(self, task: TaskSpec, device: int) -> None:
+        """A task that was started has run: what it held is free, and who waited for it alone is ready."""
+        self._free[device] = regained(self._free[device], task)
+        for reader in self._tasks.readers[task.name]:
+            self._waits[reader] -= 1
+            if self._waits[reader] == 0:
+                insort(self._ready, self._tasks.by_name[reader], key=PRIORITY)
+
+
+PRIORITY = attrgetter("priority")
 
 
 def without(capacity: Capacity, task: TaskSpec) -> Capacity:

@@ -4,21 +4,27 @@
     calls = {"a": Call("load", 3), "b": Call("scale"), ...}
     results = await run_graph(pool, graph, calls)                   # on one rank, in the main of `pool.run`
     results = await run_graph(pool, combine(graph, ...), calls)     # the same results with fewer tasks
+    results = await run_graph(pool, graph, calls, within=[Capacity(lanes=8, memory_bytes=64 << 30)])
 
 A task's function is called with the results of its needs in the order in which its `TaskSpec` names them, and
 without `needs` where that names none. A combined task is one submission; each reader gets those parts of its
 result that it needs.
+
+Without `within` all tasks are submitted at once, and every rank runs one at a time: as many as there are
+ranks hold their memory together. `within` tells what there is for all of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import GraphError
 from ...graph.combine import Combined
-from ...graph.tasks import TaskGraph, TaskSpec
+from ...graph.ready import Schedule
+from ...graph.tasks import Capacity, TaskGraph, TaskSpec
 from .group import GROUP
 from .home import Need, Submission
 from .parcel import Array, Result, pack, result_of, unpack
@@ -34,30 +40,76 @@ class Call:
     arrays: tuple[Array, ...] = ()
 
 
-async def run_graph(pool: Pool, graph: TaskGraph | Combined, calls: Mapping[str, Call]) -> dict[str, Result]:
+async def run_graph(
+    pool: Pool,
+    graph: TaskGraph | Combined,
+    calls: Mapping[str, Call],
+    *,
+    within: Sequence[Capacity] | None = None,
+) -> dict[str, Result]:
     """Run all tasks; the results of those that nobody reads, and of those marked `result`, by name.
 
-    From the rank that is to have the results. GraphError if a task has no call; TaskError if one failed.
+    `within`: what all ranks together have for this graph, lanes and bytes, by kind of device. What the pool
+    has been given and has not ended never demands more: the rest is deferred, and what fits is pulled forward
+    past it (graph/ready.py). Which rank runs what is the pool's choice all the same.
+
+    From the rank that is to have the results. GraphError if a task has no call or can never fit; TaskError if
+    one failed.
     """
     combined = graph if isinstance(graph, Combined) else _as_it_is(graph)
     original = combined.original
     if missing := [name for name in original.by_name if name not in calls]:
         raise GraphError(f"no call is given for task {missing[0]!r} (of {len(missing)} without one)")
     found: dict[str, Need] = {}
-    for target in combined.tasks.tasks:
-        members = combined.members[target.name]
-        if len(members) == 1:
+
+    def submit(target: TaskSpec) -> Submission:
+        if len(combined.members[target.name]) == 1:
             needs = [found[need] for need in original.by_name[target.name].needs]
-            found[target.name] = _submit(pool, target, calls[target.name], needs), 0
+            submission = _submit(pool, target, calls[target.name], needs)
+            found[target.name] = submission, 0
         else:
-            leaves = combined.leaves(target.name)
             needs = [found[need] for need in combined.reads(target.name)]
             submission = _submit(pool, target, _group(combined, target.name, calls), needs)
-            found |= {leaf: (submission, part) for part, leaf in enumerate(leaves)}
+            leaves = combined.leaves(target.name)
+            found.update({leaf: (submission, part) for part, leaf in enumerate(leaves)})
+        return submission
+
+    if within is None:
+        for target in combined.tasks.tasks:
+            submit(target)
+    else:
+        await _submit_within(Schedule(combined.tasks, within), submit)
     wanted = [task.name for task in original.tasks if task.result or not original.readers[task.name]]
     for name in wanted:
         await found[name][0]
     return {name: found[name][0].result(found[name][1]) for name in wanted}
+
+
+async def _submit_within(schedule: Schedule, submit: Callable[[TaskSpec], Submission]) -> None:
+    """Submit each task when `schedule` starts it, until the last has ended; TaskError for one that fails."""
+    running: dict[asyncio.Task[None], tuple[TaskSpec, int]] = {}
+    over: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+    try:
+        while True:
+            for task, device in schedule.start():
+                end = asyncio.create_task(_end(submit(task)))
+                running[end] = task, device
+                end.add_done_callback(over.put_nowait)
+            if not running:
+                return
+            end = await over.get()
+            task, device = running.pop(end)
+            end.result()
+            schedule.ended(task, device)
+    finally:
+        for end in running:
+            end.cancel()
+
+
+async def _end(submission: Submission) -> None:
+    await submission.ended()
+    if submission.error is not None:
+        submission.result()  # which raises it, to one who was told then
 
 
 def _submit(pool: Pool, task: TaskSpec, call: Call, needs: Sequence[Need]) -> Submission:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -58,9 +59,14 @@ class Submission:
         return unpack(self.parts[part])[0]
 
     def __await__(self) -> Generator[Any, None, Result]:
+        yield from self.ended()
+        return self.result()
+
+    @types.coroutine
+    def ended(self) -> Generator[Any, None, None]:
+        """Wait until it is done, and leave what it returned unopened."""
         if not self.done:
             yield from self._home.arrival(self)
-        return self.result()
 
     def __repr__(self) -> str:
         state = "failed" if self.error else "done" if self.done else f"waits for {self.waits}"

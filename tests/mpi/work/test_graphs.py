@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 from typing import Any
 
@@ -188,5 +189,108 @@ def test_a_graph_that_cannot_run_says_why():
                     await run_graph(pool, combined, {"a": Call("fail", "first"), "b": Call("fail", "second")})
 
             await pool.run(ask())
+
+    run(main)
+
+
+def recording(pool: Pool, graph: TaskGraph) -> tuple[list[str], list[int]]:
+    """What is given to the pool from now on, and after each of it the bytes of what has not ended."""
+    demands = {task.name: task.memory_bytes for task in graph.tasks}
+    submit, given, names, held = pool.submit, [], [], []
+
+    def submitted(function: str, name: str, *arrays: np.ndarray, **tags: Any) -> Any:
+        submission = submit(function, name, *arrays, **tags)
+        given.append((submission, demands[name]))
+        names.append(name)
+        held.append(sum(nbytes for each, nbytes in given if not each.done))
+        return submission
+
+    pool.submit = submitted  # type: ignore[method-assign]
+    return names, held
+
+
+def pause(pool: Any, name: str, needs: list[Result] = ()) -> list[str]:
+    time.sleep(1e-3)
+    return [name, *(need.body[0] for need in needs)]
+
+
+@pytest.mark.mpi
+def test_s4_5_what_runs_at_once_never_demands_more_than_there_is():
+    random = Random(5)
+    graph = TaskGraph(
+        tuple(
+            TaskSpec(
+                f"t{n}",
+                needs=dict.fromkeys((f"t{m}" for m in range(max(0, n - 6), n) if random.random() < 0.2), 8),
+                output_bytes=8,
+                scratch_bytes=random.randrange(0, 500),
+            )
+            for n in range(40)
+        )
+    )
+    calls = {task.name: Call("pause", task.name) for task in graph.tasks}
+    expected = plain(run_serially(graph, calls, {"pause": pause}))
+    within = [Capacity(lanes=8, memory_bytes=700)]
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"pause": pause}) as pool:
+            names, held = recording(pool, graph)
+
+            async def ask() -> None:
+                assert plain(await run_graph(pool, graph, calls, within=within)) == expected
+                assert sorted(names) == sorted(calls)
+                assert max(held) <= 700
+                assert max(held) > 350  # it waits for no more than it must
+                held.clear()
+                await run_graph(pool, graph, calls)
+                assert max(held) > 700  # all are given at once then
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_s4_5_what_fits_is_pulled_forward_past_what_is_deferred():
+    sizes = {"a": 6, "b": 6, "c": 1, "d": 1}
+    graph = TaskGraph(tuple(TaskSpec(name, scratch_bytes=size) for name, size in sizes.items()))
+    calls = {name: Call("pause", name) for name in sizes}
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"pause": pause}) as pool:
+            names, held = recording(pool, graph)
+
+            async def ask() -> None:
+                found = await run_graph(pool, graph, calls, within=[Capacity(lanes=2, memory_bytes=10)])
+                assert {name: each.body for name, each in found.items()} == {name: [name] for name in sizes}
+                assert names[:2] == ["a", "c"]
+                assert max(held) <= 10
+
+            await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_s4_5_of_a_graph_that_can_never_fit_nothing_runs_and_behind_a_failure_nothing_more():
+    def fail(pool: Any, name: str) -> None:
+        raise ValueError(name)
+
+    graph = TaskGraph((TaskSpec("large", scratch_bytes=11), TaskSpec("small", scratch_bytes=1)))
+    calls = {"large": Call("fail", "large"), "small": Call("pause", "small")}
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"pause": pause, "fail": fail}) as pool:
+            names, _ = recording(pool, graph)
+
+            async def ask() -> None:
+                with pytest.raises(GraphError, match="task 'large' demands 1 lanes and 11 bytes"):
+                    await run_graph(pool, graph, calls, within=[Capacity(1, 10)])
+                assert names == []
+                with pytest.raises(TaskError, match="ValueError: large"):
+                    await run_graph(pool, graph, calls, within=[Capacity(1, 11)])
+                assert names == ["large"]
+
+            await pool.run(ask() if world.rank == 0 else None)
 
     run(main)
