@@ -30,6 +30,8 @@ resume=()
 for run in "$runs"/*/; do
     checkpoints=("$run"checkpoints/step-*.safetensors)
     if [ ${#checkpoints[@]} = 0 ]; then
+        # A model that failed alone before its first checkpoint would most likely fail again: the others go on.
+        if grep -qs '"reason": "failed' "${run}metrics.jsonl"; then continue; fi
         # A node failed before every model had a checkpoint. To resume the others alone would end the job
         # without this one's training: all begin anew, and what there is stays in a folder of its own.
         resume=()
@@ -49,7 +51,7 @@ fi
 
 status=0
 srun --mpi=pmi2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" weft train "${what[@]}" || status=$?
-if [ "$status" = 143 ]; then  # 128 + SIGTERM: stopped, with checkpoints
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+case $status in
+    143 | 138) scontrol requeue "$SLURM_JOB_ID" ;;  # 128 + SIGTERM, or SIGUSR1: stopped, with checkpoints
+esac
 exit "$status"

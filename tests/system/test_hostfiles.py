@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from tests.launch import ROOT, environment, python, run
+from weft.runtime.observe import Metrics
 
 # One write a line: the launcher mixes what ranks write at once.
 WORLD = """
@@ -27,15 +30,40 @@ def test_r5_a_job_starts_from_the_hostfile_of(vendor: str, option: str):
     assert sorted(result.stdout.split("\n")) == ["", "rank 0 of 2", "rank 1 of 2"]
 
 
-# In place of Slurm's: srun says what it was to start, and ends as a training that was stopped by SIGTERM.
+# In place of Slurm's: srun says what it was to start, and ends as a training that a signal has stopped.
 SRUN = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 printf '<%s>' "$@"
-exit 143
+exit $STATUS
 """
 SCONTROL = """#!/bin/sh
 echo " then $*"
 """
+
+FAILED = -1  # in place of a number of checkpoints: there is none, and the metrics tell of a failure
+
+
+def turn(folder: Path, *arguments: str, status: int = 128 + signal.SIGTERM) -> CompletedProcess[str]:
+    """Run the script with `folder` as the working folder; training ends with this status."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    shell = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    shell |= {"SLURM_JOB_ID": "7", "STATUS": str(status)}
+    return run(["bash", ROOT / "hostfiles" / "slurm-requeue.sh", *arguments], env=shell, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("status", "requeued"),
+    [(0, False), (1, False), (128 + signal.SIGKILL, False), (128 + signal.SIGUSR1, True)],
+    ids=["it is done", "it failed", "it was killed", "the warning was SIGUSR1, which leaves more time"],
+)
+def test_when_the_batch_job_goes_back_to_the_queue(tmp_path: Path, status, requeued):
+    result = turn(tmp_path, "a.toml", status=status)
+    assert result.returncode == status
+    assert result.stdout.endswith("then requeue 7\n") == requeued
 
 
 @pytest.mark.parametrize(
@@ -49,6 +77,7 @@ echo " then $*"
             "<--resume><runs/7/a-1><--resume><runs/7/b-1>",
         ),
         ({"a-1": 1, "b-1": 0}, ["a.toml", "b.toml"], "<a.toml><b.toml><--folder><runs/7>"),
+        ({"a-1": 1, "b-1": FAILED}, ["a.toml", "b.toml"], "<--resume><runs/7/a-1>"),
         ({}, ["--resume", "runs/old"], "<--resume><runs/old>"),
         ({}, ["--resume=runs/old"], "<--resume=runs/old>"),
     ],
@@ -57,23 +86,22 @@ echo " then $*"
         "the next resumes it",
         "of several runs all are resumed",
         "all begin anew where one has no checkpoint",
+        "but not where it failed before its first one: what the others have trained is not thrown away",
         "a run that was begun elsewhere is resumed where it is",
         "and so it is however the option was written",
     ],
 )
 def test_what_a_turn_of_the_requeued_batch_job_trains(tmp_path: Path, held, arguments, trained):
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(text)
-        program.chmod(0o755)
     for name, count in held.items():
         folder = tmp_path / "runs" / "7" / name / "checkpoints"
         folder.mkdir(parents=True)
         for step in range(count):
             (folder / f"step-{step:08d}.safetensors").touch()
-    shell = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    result = run(["bash", ROOT / "hostfiles" / "slurm-requeue.sh", *arguments], env=shell, cwd=tmp_path)
+        with Metrics(folder.parent / "metrics.jsonl") as metrics:
+            metrics.write(kind="start", step=0, ranks=2)
+            if count == FAILED:
+                metrics.write(kind="end", step=3, reason="failed: its loss became nan in step 2")
+    result = turn(tmp_path, *arguments)
     assert result.stdout == f"<weft><train>{trained} then requeue 7\n", result
     assert result.returncode == 143
     kept = sorted(path.parent.parent.name for path in tmp_path.glob("runs/*/*/checkpoints/step-*"))
