@@ -150,14 +150,25 @@ def _affine(pair: Pair, rows: order.Indices, normalise: Normalise | Affine) -> A
     step = max(1, CHUNK_BYTES // (8 * prod(inputs.shape[1:])))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
     count = len(rows) * prod(inputs.shape[1:]) // inputs.shape[feature_axis]
-    mean = sum(inputs[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / count
-    squares = sum(np.square(inputs[chunk] - mean).sum(axes, keepdims=True) for chunk in chunks) / count
+    with np.errstate(over="ignore", invalid="ignore"):  # every rank printed NumPy's warning above our error
+        mean = sum(inputs[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / count
+        squares = sum(np.square(inputs[chunk] - mean).sum(axes, keepdims=True) for chunk in chunks) / count
     if not np.isfinite(squares).all():
-        raise DataError(
-            f"{pair.inputs_name}: holds NaN or infinity, so that nothing can be normalised; clean it"
-        )
+        raise _abnormal(pair, chunks)
     # A column of equal numbers stays as large as it is; rounding makes its deviation a little more than zero.
     one = inputs[rows[:1]][tuple(slice(None if axis == feature_axis else 1) for axis in range(inputs.ndim))]
     varies = np.logical_or.reduce([(inputs[chunk] != one).any(axes, keepdims=True) for chunk in chunks])[0]
     deviation = np.sqrt(squares[0])
     return Affine(mean[0], 1.0 / np.where(varies & (deviation > 0.0), deviation, 1.0), wide(dtype))
+
+
+def _abnormal(pair: Pair, chunks: Sequence[order.Indices]) -> DataError:
+    """Why samples have no mean and deviation: the first number of theirs that is none, or is too large."""
+    for chunk in chunks:
+        if len(odd := np.argwhere(~np.isfinite(pair.inputs[chunk]))):
+            sample, *place = odd[0].tolist()
+            found = f"sample {chunk[sample]} holds {pair.inputs[(chunk[sample], *place)]}"
+            break
+    else:
+        found = "it holds numbers too large to be squared"
+    return DataError(f"{pair.inputs_name}: {found}, so that nothing can be normalised; clean it")

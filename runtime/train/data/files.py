@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import sysconfig
 import zlib
 from pathlib import Path
@@ -26,7 +27,7 @@ def locate(name: str) -> Path:
     filled = os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))
     path = Path(os.path.expanduser(filled))  # where Path's own raises: ~ of nobody who is known stays
     try:
-        os.stat(path)
+        mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
         raise MissingData(
@@ -35,6 +36,13 @@ def locate(name: str) -> Path:
         ) from error
     except OSError as error:  # it lies in a folder of somebody else's
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        # A file is opened several times, and on every rank: of what came by a pipe the first rows were gone
+        # when the second began; one that nobody wrote to was waited for, deaf to Ctrl-C.
+        raise DataError(
+            f"{path}: is a device or a pipe, which cannot be read more than once; store what it gives as a "
+            "file"
+        )
     return path
 
 

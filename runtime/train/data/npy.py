@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import IO, Any
 
 import numpy as np
@@ -27,18 +28,28 @@ def _map(name: str) -> AnyArray:
     path = locate(name)
     try:
         with reading(path) as file:
-            header(file, str(path))
+            header(file, str(path), path.stat().st_size)
         array: AnyArray = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: is not a whole .npy file: {error}") from error
     return array
 
 
-def header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and dtype that .npy data begins with; DataError for Python objects."""
+def header(file: IO[bytes], name: str, nbytes: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and dtype that .npy data of so many bytes begins with; DataError for Python objects.
+
+    ValueError where they do not hold that: of a damaged header NumPy took any extent for one, and ended with
+    an overflow, or for want of memory.
+    """
+    begin = file.tell()
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise DataError(f"{name}: holds Python objects; save it as numbers")
+    expected = file.tell() - begin + prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or expected > nbytes:
+        raise ValueError(
+            f"it has {nbytes:,} bytes, but its header, {dtype} of shape {shape}, makes it {expected:,}"
+        )
     return shape, fortran, dtype

@@ -57,7 +57,7 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
         _require_sound(archive, member)
         return _mapped(path, member)
     with archive.open(member) as file:
-        header(file, f"{path}: {member.filename}")
+        header(file, f"{path}: {member.filename}", member.file_size)
         file.seek(0)
         array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
     return array
@@ -84,7 +84,7 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
             int.from_bytes(local[28:30], "little"),
         )
         file.seek(name_bytes + extra_bytes, 1)
-        shape, fortran, dtype = header(file, f"{path}: {member.filename}")
+        shape, fortran, dtype = header(file, f"{path}: {member.filename}", member.file_size)
         if 0 in shape:
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")

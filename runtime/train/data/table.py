@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import isfinite
@@ -42,7 +42,7 @@ class _Table:
         self.data = data
         with self.opened() as file:
             reader = csv.reader(file, delimiter=data.delimiter)
-            rows = (row for row in reader if row)
+            rows = self._rows(reader)
             head = next(rows, [])
             self.header_lines = reader.line_num if data.header else 0
             first = next(rows, []) if data.header else head
@@ -71,6 +71,16 @@ class _Table:
             raise DataError(
                 f"{self.path}: cannot be read: {error}; is a quotation mark missing in its first rows?"
             ) from error
+
+    def _rows(self, reader: Iterable[list[str]]) -> Iterator[list[str]]:
+        """The rows, less blank lines: of spaces, too, which no numbers are read from.
+
+        Above a header such a line was taken for it, and before a damaged row it was blamed in its place.
+        """
+        for row in reader:
+            line = self.data.delimiter.join(row)
+            if line and not line.isspace():
+                yield row
 
     def _target(self) -> int:
         target = self.data.target
@@ -207,7 +217,7 @@ class _Table:
         """The first line of another length, or field that is no finite number, or no name."""
         with self.opened() as file:
             reader = csv.reader(file, delimiter=self.data.delimiter)
-            rows = (row for row in reader if row)
+            rows = self._rows(reader)
             if self.data.header:
                 next(rows)
             for number, row in enumerate(rows):

@@ -27,14 +27,13 @@ def load(data: TextData) -> Data:
     path = locate(data.path)
     text = _folder(path, data) if path.is_dir() else _file(path)
     counts = split_counts(len(text), data.validation, data.test, str(path))
-    train, validation, test = (Windows(part, data.context) for part in np.split(text, np.cumsum(counts)[:-1]))
-    parts = {"train": train, "validation": validation, "test": test}
-    for (name, part), size in zip(parts.items(), counts, strict=True):
-        if size and not len(part):
+    for name, size in zip(("train", "validation", "test"), counts, strict=True):
+        if 0 < size <= data.context:  # before windows are made: NumPy has none of 2^63 bytes
             raise DataError(
                 f"{path}: its {name} part has {size} of {len(text)} bytes, too few for one window of "
                 f"[data] context = {data.context} and the byte behind; give more text or a smaller context"
             )
+    train, validation, test = (Windows(part, data.context) for part in np.split(text, np.cumsum(counts)[:-1]))
     return Data(train, validation, test)
 
 

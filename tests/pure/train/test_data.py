@@ -247,6 +247,14 @@ def rewrite(name: str, change: Any) -> None:
     Path(name).write_bytes(change(Path(name).read_bytes()))
 
 
+def rezip(name: str, member: str, change: Any) -> None:
+    with zipfile.ZipFile(name) as archive:
+        held = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, content in held.items():
+            archive.writestr(entry, change(content) if entry == member else content)
+
+
 def with_a_password(archive: bytes) -> bytes:
     """The archive, its first member marked as encrypted in the directory at the end."""
     flags = archive.index(b"PK\1\2") + 8
@@ -303,6 +311,18 @@ DAMAGE = {
         "a pair of npy files",
         lambda: rewrite("x.npy", lambda b: b[:-1]),
         r"x.npy: is not a whole .npy file",
+    ),
+    "a negative extent in the header of an npy file": (
+        "a pair of npy files",
+        lambda: rewrite("x.npy", lambda b: b.replace(b"(40, 3", b"(-4, 3")),
+        r"x.npy: is not a whole .npy file: it has 728 bytes, but .* \(-4, 3, 5\), makes it 68$",
+    ),
+    "an extent beyond all memory in that of a compressed npz file": (
+        "a compressed npz file",
+        lambda: rezip(
+            "small.npz", "x.npy", lambda b: b.replace(b", 3, 5), }         ", b", 1099511627776), }")
+        ),
+        r"small.npz: is not a whole .npz file: it has 728 bytes, .* \(40, 1099511627776\), makes it 43,980,",
     ),
     "something else than npy": (
         "a pair of npy files",
@@ -369,6 +389,16 @@ DAMAGE = {
         lambda: (Path("x.npy").unlink(), Path("x.npy").mkdir()),
         r"x.npy: cannot be read: Is a directory",
     ),
+    "a pipe, of whose first bytes a second look knows nothing": (
+        "CSV",
+        lambda: (Path("t.csv").unlink(), os.mkfifo("t.csv")),
+        r"^t.csv: is a device or a pipe, which cannot be read more than once; store what it gives as a file$",
+    ),
+    "a device without an end": (
+        "a plain npz file",
+        lambda: (Path("plain.npz").unlink(), Path("plain.npz").symlink_to("/dev/zero")),
+        r"^plain.npz: is a device or a pipe",
+    ),
 }
 
 
@@ -411,7 +441,19 @@ def test_a_shape_that_does_not_fit(here: Path) -> None:
         load(**SOURCES["a plain npz file"], shape=[4, 4])
 
 
-def test_nan_cannot_be_normalised(here: Path) -> None:
-    np.save("x.npy", np.full((N, 2), np.nan, "f4"))
-    with pytest.raises(DataError, match=r"x.npy: holds NaN or infinity"):
-        load("npy", inputs="x.npy", targets="y.npy", normalise="standard")
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        pytest.param(np.nan, "sample 7 holds nan", id="a NaN is named"),
+        pytest.param(-np.inf, "sample 7 holds -inf", id="so is an infinity, without a warning of NumPy's"),
+        pytest.param(
+            1e200, "it holds numbers too large to be squared", id="what is finite is not called NaN"
+        ),
+    ],
+)
+def test_what_cannot_be_normalised(value: float, told: str, here: Path) -> None:
+    inputs = np.zeros((N, 2))
+    inputs[7, 1] = value
+    np.save("x.npy", inputs)
+    with pytest.raises(DataError, match=rf"^x.npy: {told}, so that nothing can be normalised; clean it$"):
+        load("npy", inputs="x.npy", targets="y.npy", normalise="standard", validation=0.0, test=0.0)

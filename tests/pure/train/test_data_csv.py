@@ -88,6 +88,7 @@ def test_a_quotation_mark_within_a_name_is_one() -> None:
         ("1,2,0\n3,nan,1\n", {}, r"t.csv:2: column 1 holds 'nan', not a finite number$"),
         ("1,2,0\n3,1_000,1\n", {}, r"t.csv:2: column 1 holds '1_000', not a finite number$"),
         ("1,2,0\n\n3,,1\n", {}, r"t.csv:3: column 1 holds '', not a finite number$"),
+        ("  \na,b,y\n\n1,2,0\n  \n3,x,1\n", {"header": True}, r"t.csv:6: column 1 \(b\) holds 'x'"),
         ("a,b,y\n1,2,0\n3,x,1\n", {"header": True}, r"t.csv:3: column 1 \(b\) holds 'x'"),
         ("1,2,0\n1,2\n", {}, r"t.csv:2: has 2 columns where the first row has 3"),
         ("a,b,0\n1,2,0\n", {}, r"t.csv:1: column 0 holds 'a'.*if it is a header, say header = true"),

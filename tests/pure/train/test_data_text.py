@@ -120,6 +120,11 @@ def test_the_standard_library_is_there() -> None:
             {"context": 8, "test": 0.0, "validation": 0.0},
             "its train part has 8 of 8 bytes, too few",
         ),
+        (
+            b"x" * 100,
+            {"context": 1 << 63},
+            r"its train part has 70 of 100 bytes, too few .* = 9223372036854775808",
+        ),
         (b"x" * 100, {"context": 15}, "its validation part has 10 of 100 bytes, too few for one window"),
         (gzip.compress(b"x" * 100, mtime=0), {}, "is gzipped, and so its bytes are no text"),
     ],
