@@ -28,6 +28,21 @@ def uneven(job: Job, samples: int, ranks: int) -> str:
     return f"{text}; take a larger batch, or fewer ranks"
 
 
+def unwarmed(job: Job, samples: int) -> str:
+    """What to say of a warm-up that is not over when the run is: a run made shorter learns at a low rate.
+
+    A cosine, which would have nothing left to descend in, is refused (optimizers.py).
+    """
+    steps, train = job.train.total_steps(samples), job.train
+    if steps > (warmup := train.schedule.warmup):
+        return ""
+    last = train.schedule.build(train.optimizer.rate, steps).rate(steps)
+    return (
+        f"{job.name}: [train] schedule.warmup = {warmup:,} takes all {steps:,} steps of the run: the rate "
+        f"ends at {last:.3g}, and never comes to {train.optimizer.rate:.3g}"
+    )
+
+
 def coarse(job: Job, data: Data) -> str:
     """What to say of data of which float32 samples, as an exported file takes them, tell too little."""
     if data.affine.takes == "float32":

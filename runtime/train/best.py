@@ -53,8 +53,8 @@ class Best:
 
     @property
     def progress(self) -> Mapping[str, Any]:
-        """For a checkpoint; empty before the first evaluation."""
-        if not self.step:
+        """For a checkpoint; empty before the first evaluation. Patience runs out where all were NaN, too."""
+        if not (self.step or self.behind):
             return {}
         told = {"metric": self.asked.metric, "step": self.step, "value": self.value, "behind": self.behind}
         return {"best": told}

@@ -127,7 +127,8 @@ def _name(step: int) -> str:
 
 def best_of(folder: Path, progress: Mapping[str, Any]) -> Path | None:
     """The checkpoint of the best evaluation, where the progress of the newest tells of one (best.py)."""
-    return folder / _name(progress["best"]["step"]) if "best" in progress else None
+    step = progress.get("best", {}).get("step", 0)  # 0: there was none to be the best
+    return folder / _name(step) if step else None
 
 
 def load(path: Path) -> Snapshot:

@@ -115,12 +115,20 @@ def _read(name: str) -> tuple[str, str, FilePath | None]:
             f"no packaged job is called {name!r}{nearest(name, packaged)}\nThere are\n{choices}\n"
             "A job file of your own is given as a path that ends in .toml."
         )
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        # Of `weft train <(…)` the first look left nothing for the second: all its tables were missing.
+        raise JobError(
+            f"{name}: is a device or a pipe, which cannot be read more than once, nor by every rank; store "
+            "the job as a file"
+        )
     try:
         return path.read_text("utf-8-sig"), name, path.parent.absolute()
     except UnicodeDecodeError as error:
         raise JobError(f"{name}: not TOML: byte {error.start} is not UTF-8") from None
     except OSError as error:
         hint = f"packaged jobs: {', '.join(packaged)}"
+        if isinstance(error, IsADirectoryError):
+            hint = f"to go on with a run in it, give --resume {name}"
         raise JobError(f"{name}: cannot be read: {error.strerror}; {hint}") from None
 
 

@@ -29,7 +29,7 @@ from ..observe import RunFolder
 from ..work.cores import share_cores
 from ..work.offers import worth_offering
 from . import checkpoint
-from .advice import coarse, uneven
+from .advice import coarse, uneven, unwarmed
 from .best import Best
 from .course import schedule
 from .data import Data, MissingData, load_data
@@ -139,7 +139,9 @@ def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
 def _note(found: Examined, ranks: int) -> str:
     """All that there is to say before the first step, a line each."""
     job, data = found.job, found.data
-    notes = (stretched(found), found.start.note, uneven(job, len(data.train), ranks), coarse(job, data))
+    samples = len(data.train)
+    of_job = (unwarmed(job, samples), uneven(job, samples, ranks), coarse(job, data))
+    notes = (stretched(found), found.start.note, *of_job)
     return "\n".join(filter(None, notes))
 
 

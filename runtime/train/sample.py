@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import category
+
 import numpy as np
 
 from ..graph import Memory, Program
@@ -33,3 +35,15 @@ def write_text(replica: Replica, sample: Sample, seed: int) -> str:
         weights = np.exp((logits - logits.max()) / sample.temperature)
         text.append(int(random.choice(len(weights), p=weights / weights.sum())))
     return text.decode("utf-8", errors="replace")
+
+
+def shown(text: str) -> str:
+    """The text as a terminal is given it: control characters but ends of lines and tabs are question marks.
+
+    A model that has learned little writes any byte. One of 256 bytes that are equally likely mostly has an
+    escape or a shift among them, which hid what the run said behind it, or left the terminal in line drawing.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if category(letter) == "Cc" and letter not in "\n\t" else letter
+        for letter in text
+    )

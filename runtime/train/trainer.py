@@ -12,6 +12,8 @@ same step, and its last good checkpoint stays the newest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -41,7 +43,7 @@ from .log import Log
 from .loop import TrainingLoop, diverged, odd_weights
 from .order import steps_per_epoch
 from .prepare import Prepared, lineage
-from .sample import write_text
+from .sample import shown, write_text
 from .schema import Job
 from .tally import Tally
 from .turns import Turn
@@ -96,6 +98,7 @@ class Trainer:
     ) -> None:
         self._world = world
         self._comm = comm
+        self._asked = ready.asked
         self._job = job = ready.job
         self._data = ready.data
         self._replica, self._memory = ready.replica, ready.memory
@@ -250,7 +253,7 @@ class Trainer:
         sample, texts = self._job.sample, list[str]()
         write = Task("sample", lambda: texts.append(write_text(self._replica, sample, self._job.seed)))
         await self._compute.run([write])
-        self._log.note(f"a sample:\n{texts[0]}\n")
+        self._log.note(f"a sample:\n{shown(texts[0])}\n")
         with self._log.dispensable():
             write_whole(self._folder.path / "sample.txt", lambda file: file.write(texts[0]))
 
@@ -350,6 +353,7 @@ class Trainer:
         if self._world.rank != 0:
             return
         await self._saved()
+        self._keep_place()
         nodes = [len(ranks) for ranks in self._world.nodes]
         progress = {
             "lineage": lineage(self._job, self._data, self._replica.graph),
@@ -364,6 +368,23 @@ class Trainer:
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
         )
+
+    def _keep_place(self) -> None:
+        """Where the run's folder was moved or removed meanwhile, make another in its place, with the job.
+
+        Checkpoints went on under the old name, and nobody was told; the command that the run named to go on
+        with failed, for want of a job.toml.
+        """
+        folder = self._folder
+        if os.path.isfile(folder.job):
+            return
+        self._log.error(
+            f"weft: {folder.path} was moved or removed while it trains: what is written from here on lies in "
+            "a new folder of that name; metrics.jsonl and the checkpoints of before stay with the old one"
+        )
+        with self._log.dispensable(), contextlib.suppress(OSError):  # whoever writes there next tells of it
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            folder.keep(self._asked.dump())
 
     async def _take_best(self, done: int) -> int:
         """Have the weights of the best evaluation, where they are kept, for the test; returns their step.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,17 @@ def test_an_unknown_name_lists_the_packaged_jobs() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(JobError, match=r"none/such.toml: cannot be read: No such file"):
         load_job("none/such.toml")
+
+
+def test_a_pipe_is_no_job_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "job.toml")
+    with pytest.raises(JobError, match=r"job.toml: is a device or a pipe, .*; store the job as a file$"):
+        load_jobs([str(tmp_path / "job.toml")])
+
+
+def test_a_run_given_as_a_job_is_told_how_it_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"cannot be read: Is a directory; to go on .* give --resume /"):
+        load_job(str(tmp_path))
 
 
 def test_data_paths_start_at_the_job_files_folder(tmp_path: Path) -> None:

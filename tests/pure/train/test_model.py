@@ -13,6 +13,7 @@ from weft.runtime.train.data import load_data
 from weft.runtime.train.job import load_job
 from weft.runtime.train.model import build, outline
 from weft.runtime.train.replica import Replica
+from weft.runtime.train.sample import shown
 from weft.runtime.train.schema import Layer
 
 MODELS = """
@@ -94,3 +95,8 @@ def test_the_oracle_trains_where_gradients_travel_through_other_memory():
         )
         losses.append(oracle.train(job, data, replica, 4, lambda array: None))
     np.testing.assert_array_equal(losses[0], losses[1])
+
+
+def test_what_a_model_writes_cannot_command_the_terminal():
+    written, seen = "a\tb\n\x1b]0;\x0ec\r\x9b é\u00a0", "a\tb\n\ufffd]0;\ufffdc\ufffd\ufffd é\u00a0"
+    assert shown(written) == seen

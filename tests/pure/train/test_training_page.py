@@ -79,6 +79,14 @@ def test_every_source_of_data_is_there_with_its_keys():
         assert common[key] == default_of(section.NpzData, key)
 
 
+def test_a_table_is_promised_no_key_that_it_lacks():
+    """Of `shape` it was, as of everything "for arrays and tables": a file of pixels was refused by it."""
+    table = TABLES["data"].partition("for arrays and tables:")[2]
+    lines = [line for line in table.splitlines() if line.startswith("| `")]
+    assert [line.split("`")[1] for line in lines if "(`csv`: " not in line] == ["normalise"]
+    assert "normalise" in section.CsvData.model_fields
+
+
 def section_sources() -> list[type[BaseModel]]:
     union, _ = get_args(section.DataSection)
     return list(get_args(union))

@@ -1,10 +1,10 @@
-"""What a run says where its steps have no work for some of the ranks."""
+"""What a run says where its steps have no work for some of the ranks, or its warm-up never ends."""
 
 from __future__ import annotations
 
 import pytest
 
-from weft.runtime.train.advice import uneven
+from weft.runtime.train.advice import uneven, unwarmed
 from weft.runtime.train.job import load_job
 
 
@@ -59,3 +59,26 @@ from weft.runtime.train.job import load_job
 def test_ranks_without_micro_batches_are_told_of(batch: int, size: int, ranks: int, says: str) -> None:
     job = load_job("digits", [f"train.batch={batch}", f"train.micro_batch={size}"])
     assert uneven(job, 1258, ranks) == says
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        pytest.param('{ name = "constant", warmup = 19 }', "", id="over before the last step"),
+        pytest.param(
+            '{ name = "constant", warmup = 39 }',
+            "digits: [train] schedule.warmup = 39 takes all 20 steps of the run: the rate ends at 0.01, and "
+            "never comes to 0.02",
+            id="twice as long",
+        ),
+        pytest.param(
+            '{ name = "step", every = 5, warmup = 1_000_000 }',
+            "digits: [train] schedule.warmup = 1,000,000 takes all 20 steps of the run: the rate ends at "
+            "4e-07, and never comes to 0.02",
+            id="and with drops that never come",
+        ),
+    ],
+)
+def test_a_warm_up_that_outlasts_the_run_is_told_of(schedule: str, says: str) -> None:
+    overrides = ["train.epochs=1", "train.optimizer.rate=0.02", f"train.schedule={schedule}"]
+    assert unwarmed(load_job("digits", overrides), 1258) == says
