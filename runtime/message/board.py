@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Mistake
-from .communicator import Communicator
+from .communicator import Communicator, Operation
 from .selector import Needs, Waiting
 from .window import LINE_BYTES, WORD_BYTES, Window, rounded_up
 
@@ -142,10 +142,14 @@ class Board:
 
     def numbers(self, rank: int) -> NDArray[np.float64]:
         """The numbers of the node's rank `rank`: written by that rank before a publish, read after it."""
+        self._check_rank(rank)
         return self._numbers[rank]
 
     def value(self, index: int, rank: int) -> int:
         """Counter `index` of the node's rank `rank`, as far as this rank can see by now."""
+        self._check_open()
+        self._check_rank(rank)
+        self._check_counters([index])
         return int(self._table[rank, index])
 
     def publish(self, index: int | Sequence[int], value: int, *, among: range | None = None) -> None:
@@ -155,7 +159,8 @@ class Board:
         these ranks: for what is awaited of all of them, the last to come wakes who waits.
         """
         self._check_open()
-        some = [index] if isinstance(index, int) else index
+        some = [int(index)] if isinstance(index, (int, np.integer)) else index
+        self._check_counters(some)
         mine = self._table[self.rank]
         if (mine[some] >= value).any():
             at = next(i for i in some if mine[i] >= value)
@@ -258,6 +263,16 @@ class Board:
         """Whether it has been given back."""
         return self._window.closed
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """As of its window."""
+        return self._window.key
+
+    @property
+    def meeting(self) -> Operation | None:
+        """As of its window."""
+        return self._window.meeting
+
     async def close(self) -> None:
         """Give the memory back, when every rank of the node has called it; waits that are left never end.
 
@@ -275,6 +290,18 @@ class Board:
         """Mistake on a board that is closed: what was published wrote into memory given back."""
         if not self._told.size:
             raise Mistake(f"{self.name!r} is closed, and its memory given back: make another")
+
+    def _check_counters(self, some: Sequence[int]) -> None:
+        """Mistake if there is no such counter: to publish -1 was to publish the last."""
+        for index in (min(some), max(some)) if len(some) else ():
+            if not 0 <= index < self._told.size:
+                raise Mistake(
+                    f"there is no counter {index} in {self.name!r}: it has 0 to {self._told.size - 1}"
+                )
+
+    def _check_rank(self, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise Mistake(f"there is no rank {rank!r} in {self.name!r}: it has 0 to {self.size - 1}")
 
     # -- called by the selector -----------------------------------------------------------------------
 

@@ -22,24 +22,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import operator
 import time
 import zlib
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
 from mpi4py import MPI
 from numpy.typing import NDArray
 
 from ..errors import Mistake
-from .buffers import contiguous, countable, raw, reduction_named
+from .buffers import contiguous, countable, elements, raw, reduction_named, writable
 from .selector import LONGEST_TEXT, NOBODY, Call, MpiSelector, Needs
 from .wire import ESCAPE, as_bytes
 
 T = TypeVar("T")
 
 ANY = -1
+OPEN_MPI = MPI.Get_library_version().startswith("Open MPI")
 #: How many collectives back ranks can tell that they called different ones (stall.py, order.py).
 CALLS = 1024
 
@@ -104,6 +106,7 @@ class Receive(Operation):
 
     def __init__(self, comm: Communicator, what: str, array: NDArray[Any], source: int, tag: int) -> None:
         self._comm = comm
+        writable(array)
         self._array = array
         self._cancelled_with: tuple[Any] | None = None
         self._offered: HandedOn | None = None
@@ -137,7 +140,20 @@ class Receive(Operation):
     def fail(self, error: MPI.Exception) -> None:
         """Called by the selector, most often because the message was longer than the array."""
         self._comm.receives.remove(self)
-        super().fail(error)
+        if error.Get_error_class() != MPI.ERR_TRUNCATE:
+            super().fail(error)
+            return
+        self._keep = None
+        if not self.done():
+            # Open MPI 5.0.11 had by then written all of it, from 4 KiB on, and the process crashed later on.
+            behind = " Open MPI has written past its end, too: end the program" if OPEN_MPI else ""
+            self.set_exception(
+                Mistake(
+                    f"a message was longer than the array for it, of {self._array.nbytes} bytes: "
+                    f"{self.what}. Receive into as many as are sent, or send by a channel, whose messages "
+                    f"tell their size.{behind}"
+                )
+            )
 
     def __await__(self) -> Any:
         if not self.done():
@@ -297,14 +313,17 @@ class Communicator:
     def broadcast(self, array: NDArray[Any], root: int = 0, **telling: Unpack[Telling]) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
         self._check_rank(root)
+        if self.rank != root:
+            writable(array)
         request = self.mpi.Ibcast(raw(array), root)
-        return self._collective(f"broadcast from rank {root}", [request], array, array.nbytes, **telling)
+        return self._collective(f"broadcast from rank {root}", [request], array, array, **telling)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
         reduction = reduction_named(op, array)
+        writable(array)
         requests = [self.mpi.Iallreduce(MPI.IN_PLACE, piece, reduction) for piece in countable(array)]
-        return self._collective(f"allreduce ({op})", requests, array, array.nbytes, **telling)
+        return self._collective(f"allreduce ({op})", requests, array, array, **telling)
 
     def reduce_scatter(
         self, array: NDArray[Any], share: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]
@@ -312,14 +331,16 @@ class Communicator:
         """Combine everyone's `array` (size × share.size elements); rank i gets the i-th `share`."""
         reduction = reduction_named(op, array)
         self._check_shares("reduce-scatter", array, share)
+        writable(share)
         request = self.mpi.Ireduce_scatter_block(array, share, reduction)
-        return self._collective(f"reduce-scatter ({op})", [request], (array, share), share.nbytes, **telling)
+        return self._collective(f"reduce-scatter ({op})", [request], (array, share), share, **telling)
 
     def allgather(self, share: NDArray[Any], array: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
         self._check_shares("allgather", array, share)
+        writable(array)
         request = self.mpi.Iallgather(raw(share), raw(array, self.size))
-        return self._collective("allgather", [request], (share, array), share.nbytes, **telling)
+        return self._collective("allgather", [request], (share, array), share, **telling)
 
     def gather(
         self, share: NDArray[Any], array: NDArray[Any] | None, root: int = 0, **telling: Unpack[Telling]
@@ -332,9 +353,10 @@ class Communicator:
             raise Mistake(f"gather on {self.name!r}: rank {root} gathers, so its array must not be None")
         else:
             self._check_shares("gather", array, share)
+            writable(array)
         into = None if array is None else raw(array, self.size)
         request = self.mpi.Igather(raw(share), into, root)
-        return self._collective(f"gather to rank {root}", [request], (share, array), share.nbytes, **telling)
+        return self._collective(f"gather to rank {root}", [request], (share, array), share, **telling)
 
     def alltoall(self, array: NDArray[Any], into: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Send the i-th of `size` equal blocks of `array` to rank i; `into` gets rank i's as the i-th."""
@@ -343,8 +365,9 @@ class Communicator:
                 f"all-to-all on {self.name!r}: arrays of {array.nbytes} and {into.nbytes} bytes; they must "
                 f"be equal, and a multiple of {self.size}, the number of ranks"
             )
+        writable(into)
         request = self.mpi.Ialltoall(raw(array, self.size), raw(into, self.size))
-        return self._collective("all-to-all", [request], (array, into), array.nbytes, **telling)
+        return self._collective("all-to-all", [request], (array, into), array, **telling)
 
     # -- communicators --------------------------------------------------------------------------
 
@@ -363,6 +386,11 @@ class Communicator:
         Call no other collective on this communicator until it is done. Cancelling ends the waiting only: then
         until the others have come.
         """
+        # Open MPI refuses such a one on its rank alone, and the others waited for it in MPI.
+        if color is not None and not (isinstance(color, SupportsIndex) and operator.index(color) >= 0):
+            raise Mistake(
+                f"split into {name!r}: a color of {color!r}; give 0 or more, or None for no part in it"
+            )
         return await to_the_end(self._split(color, key, name))
 
     async def _split(self, color: int | None, key: int, name: str) -> Communicator | None:
@@ -434,14 +462,16 @@ class Communicator:
         operation: str,
         requests: Sequence[MPI.Request],
         keep: Any,
-        nbytes: int = 0,
+        given: NDArray[Any] | None = None,
         **telling: Unpack[Telling],
     ) -> Operation:
         self.called += 1
         what = (telling.get("what") or f"{operation} on {self.name!r}")[:LONGEST_TEXT]
         kind = (telling.get("kind") or what)[:LONGEST_TEXT]
-        self._checksum = zlib.crc32(f"{operation} {kind} {nbytes}".encode(errors=ESCAPE), self._checksum)
-        call = Call(operation, what, kind, self._checksum, nbytes)
+        nbytes, of = (0, "") if given is None else (given.nbytes, elements(given))
+        text = f"{operation} {kind} {nbytes} {of}"
+        self._checksum = zlib.crc32(text.encode(errors=ESCAPE), self._checksum)
+        call = Call(operation, what, kind, self._checksum, nbytes, of)
         self._calls.append(call)
         needs = Needs(self._others, self.group, self.called, call, telling.get("patience_s"))
         return self.watch(requests, what, keep, needs)

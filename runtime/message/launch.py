@@ -219,7 +219,8 @@ class Rank(Generic[T]):
         for pending in selector.outstanding():
             if isinstance(pending, Receive):
                 pending.cancel()
-        while (left := selector.outstanding()) and time.monotonic() < end_s:
+        meetings = self.world.meetings()
+        while (left := [p for p in selector.outstanding() if p not in meetings]) and time.monotonic() < end_s:
             await asyncio.sleep(0.001)
         return [pending.what for pending in left]
 

@@ -5,10 +5,11 @@
 
 MPI matches collectives by nothing but their order. Of two ranks that swapped two all-reduces, MPICH 5.0.2
 adds the one to the other without a word, even where their sizes differ (one pair of sizes in four hung), and
-Open MPI 5.0.11 crashes where they do: only what hangs would be told by stall.py. So every rank keeps a
-checksum of the operations, kinds and sizes that it has called on a communicator (0.5 us a call), and once a
-second, and when its main is over, sends the new ones to the communicator's first rank, which compares them
-with its own.
+Open MPI 5.0.11 crashes where they do: only what hangs would be told by stall.py. An array of integers added
+to one of floats, or one in Fortran order to one that is not, gave another sum on every rank. So every rank
+keeps a checksum of the operations, kinds, sizes and types that it has called on a communicator (0.5 us a
+call), and once a second, and when its main is over, sends the new ones to the communicator's first rank,
+which compares them with its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..errors import Mistake
 from .communicator import CALLS, Communicator
 from .control import Control
 from .failure import Failures
-from .selector import ONE_SIZE
+from .selector import ONE_SIZE, ONE_TYPE
 from .world import World
 
 CHECK_S = 1.0
@@ -103,7 +104,7 @@ class Orders:
             if called > comm.called:
                 self._ahead[source, group] = called, checksums[comm.called - called :][-CALLS:]
         elif (call := comm.call(number)) is not None:
-            self._control.send(source, "differs", group, number, call.what, call.nbytes)
+            self._control.send(source, "differs", group, number, call.what, call.nbytes, call.elements)
 
     def _heard_all(self, source: int) -> None:
         """What differs has been told before this."""
@@ -112,7 +113,7 @@ class Orders:
     def _compared(self, source: int) -> None:
         self._asked[source].set()
 
-    def _differs(self, source: int, group: str, number: int, what: str, nbytes: int) -> None:
+    def _differs(self, source: int, group: str, number: int, what: str, nbytes: int, elements: str) -> None:
         comm = self._find(group)
         if comm is None or (call := comm.call(number)) is None or self._failures.any:
             return
@@ -123,6 +124,9 @@ class Orders:
         elif call.nbytes != nbytes:
             seen = f'called "{what}" with {call.nbytes:,} bytes, and {theirs} with {nbytes:,}'
             rule = ONE_SIZE
+        elif call.elements != elements:
+            seen = f'called "{call.what}" with {call.elements}, and {theirs} with {elements}'
+            rule = ONE_TYPE
         else:  # the first one that is still known is the same again
             seen = f"called other collectives than {theirs} on {group!r}, before number {number}"
         error = Mistake(

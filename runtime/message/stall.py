@@ -26,7 +26,7 @@ from typing import Any
 
 from .control import Control
 from .failure import say
-from .selector import LONGEST_TEXT, ONE_SIZE, Call, Waiting
+from .selector import LONGEST_TEXT, ONE_SIZE, ONE_TYPE, Call, Waiting
 from .world import World
 
 STALL_S = 10.0
@@ -61,11 +61,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Question:
-    """What this rank asks about one of its waits, and the answers so far, by rank."""
+    """What this rank asks about one of its waits, and the answers so far, by rank.
+
+    It stands for so many `more` for the same ranks.
+    """
 
     wait: Waiting
     since_s: float
     answers: dict[int, Answer] = field(default_factory=dict)
+    more: int = 0
 
     @property
     def asked(self) -> set[int]:
@@ -85,6 +89,8 @@ def describe(question: Question, rank: int, hosts: Sequence[str]) -> str:
     wait = question.wait
     lines = [f"  rank {peer} ({hosts[peer]}), which {says}" for peer, says in excuses(question).items()]
     head = f'weft: rank {rank} ({hosts[rank]}) has waited {question.since_s:.0f} s in "{wait.what}"'
+    if question.more:
+        head += f" and in {question.more:,} more"
     if not lines:
         return f"{head}; every rank has called it, so it is MPI or the network that does not move"
     if len(lines) > SHOWN_RANKS:
@@ -117,6 +123,8 @@ def excuse(wait: Waiting, answer: Answer | None) -> str | None:
         )
     if mine and there and mine.nbytes != there.nbytes:
         return f"gave it {there.nbytes:,} bytes, where this rank gave {mine.nbytes:,}: {ONE_SIZE}"
+    if mine and there and mine.elements != there.elements:
+        return f"gave it {there.elements}, where this rank gave {mine.elements}: {ONE_TYPE}"
     return None
 
 
@@ -168,10 +176,12 @@ class Stalls:
         waits = self._waits()
         told = {key(wait): wait.since + self._patience_s(wait) for wait in waits} | self._told
         self._told = {key(w): due(told[key(w)], self._patience_s(w), now, away_s) for w in waits}
-        for wait in waits:
-            if now >= self._told[key(wait)]:
+        for alike in alikes(wait for wait in waits if now >= self._told[key(wait)]):
+            for wait in alike:
                 self._postpone(wait, now)
-                self._ask(wait, now)
+            shown = alike[:SHOWN_WAITS]
+            for wait in shown:
+                self._ask(wait, now, len(alike) - len(shown) if wait is shown[-1] else 0)
         self._look_later(min([LOOK_S, *(self._patience_s(wait) / 10 for wait in waits)]))
 
     def _postpone(self, wait: Waiting, now: float) -> None:
@@ -179,9 +189,9 @@ class Stalls:
         period_s = AGAIN * max(self._stall_s, self._patience_s(wait))
         self._told[key(wait)] = wait.since + period_s * ((now - wait.since) // period_s + 1)
 
-    def _ask(self, wait: Waiting, now: float) -> None:
+    def _ask(self, wait: Waiting, now: float, more: int) -> None:
         self._asked += 1
-        self._questions[self._asked] = Question(wait, now - wait.since)
+        self._questions[self._asked] = Question(wait, now - wait.since, more=more)
         needs = wait.needs
         for peer in self._questions[self._asked].asked:
             what = wait.what[:LONGEST_TEXT]
@@ -245,6 +255,18 @@ class Stalls:
                 if not wait.needs.group or another or now - told > QUIET * self._patience_s(wait):
                     self._late[late] = now, key(wait)
                     say(describe(question, self._world.rank, self._world.hosts))
+
+
+def alikes(waits: Iterable[Waiting]) -> Iterable[list[Waiting]]:
+    """Waits that are for the same ranks, together, in their order.
+
+    Of each the first few are asked about, and stand for all: a thousand receives that waited for one rank
+    were told in two thousand lines, and rank and peer did nothing else meanwhile, so that neither answered.
+    """
+    found: dict[tuple[str, tuple[int, ...]], list[Waiting]] = {}
+    for wait in waits:
+        found.setdefault((wait.needs.group, wait.needs.peers), []).append(wait)
+    return found.values()
 
 
 def key(wait: Waiting) -> tuple[str, float]:

@@ -39,7 +39,7 @@ SHARED_MEMORY = "/dev/shm"  # where MPICH and Open MPI put it on Linux
 class Window:
     """A shared window; made by `Window.allocate`, used with `async with` or closed by `close`."""
 
-    def __init__(self, node: Communicator, nbytes: int) -> None:
+    def __init__(self, node: Communicator, nbytes: int, number: int) -> None:
         # Apart, each segment starts on a page of its own: near the rank that touches it first.
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         size = rounded_up(max(nbytes, 1) + LINE_BYTES)
@@ -47,7 +47,10 @@ class Window:
         info.Free()
         self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
         self._node = node
-        self._met: Operation | None = None  # the ranks, to close it
+        #: What tells it from all others, alike on all its ranks: it was made by which collective of whom.
+        self.key = (node.group, number)
+        #: The ranks' meeting to close it, once that has begun here.
+        self.meeting: Operation | None = None
         self._sizes = np.zeros(node.size, np.int64)
         self._sizes[node.rank] = nbytes
         self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
@@ -65,9 +68,11 @@ class Window:
             raise Mistake(f"a window of {nbytes} bytes was asked for; it must be 0 or more")
         # The pages come with the first touch: too few of them would be a SIGBUS, not an error.
         need = np.array([nbytes], np.int64)
-        await node.allreduce(need, what="allocation of a shared window")
+        adding = node.allreduce(need, what="allocation of a shared window")
+        number = node.called
+        await adding
         check_room(int(need[0]), node.size)
-        return cls(node, nbytes)
+        return cls(node, nbytes, number)
 
     def _segment(self, rank: int) -> NDArray[np.uint8]:
         buffer, _ = self._win.Shared_query(rank)
@@ -124,10 +129,10 @@ class Window:
 
         Cancelling ends the waiting only: the others count on this rank, and block in MPI until it is there.
         """
-        if self._met is None:
-            self._met = self._node.barrier(what="close of a shared window")
-            self._met.add_done_callback(self._free)  # before those of who waits
-        await asyncio.shield(self._met)
+        if self.meeting is None:
+            self.meeting = self._node.barrier(what="close of a shared window")
+            self.meeting.add_done_callback(self._free)  # before those of who waits
+        await asyncio.shield(self.meeting)
 
     def _free(self, met: asyncio.Future[Any]) -> None:
         if not met.cancelled() and met.exception() is None:

@@ -122,7 +122,7 @@ def _pack(content: Any) -> bytes:
         except UnicodeEncodeError:
             packer.reset()
             packed = msgpack.packb(content, default=_plain, unicode_errors=ESCAPE)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, BufferError) as error:  # (a memoryview's gaps: the last)
         packer.reset()
         raise Mistake(
             f"a message's body can't be sent: {error}; it may hold None, bool, int (64 bits), float, str, "

@@ -11,11 +11,13 @@ async def main(world: World) -> None:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import inspect
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +27,9 @@ from mpi4py import MPI
 from ..errors import Mistake
 from .board import Board
 from .channel import Channel
-from .communicator import Communicator, to_the_end
+from .communicator import Communicator, Operation, to_the_end
 from .failure import Failures, ranks_text
+from .quota import quota_cores
 from .selector import MpiLoop
 from .signals import Stop
 from .switchboard import Switchboard
@@ -78,6 +81,11 @@ class World(Communicator):
         self._background: set[asyncio.Task[Any]] = set()
         #: Background tasks that are not cancelled when main is over, but awaited.
         self.closings: set[asyncio.Task[Any]] = set()
+        #: Called behind the last task and thread, for what nobody has closed before.
+        self.ends: list[Callable[[], None]] = []
+        self._turn = asyncio.Lock()  # rank 0's
+        #: For who meets a node's ranks several times, alike on all of them: as it was called, one by one.
+        self.one_by_one = asyncio.Lock()
         self._position = ("the start of main", time.monotonic())
 
     @property
@@ -120,13 +128,35 @@ class World(Communicator):
 
         return await to_the_end(made())
 
+    async def apart(self, name: str) -> Communicator:
+        """A communicator of all ranks for a part of Weft, made apart from what the user calls on the world.
+
+        While a duplicate was made there under Open MPI 5.0.11 (by several rounds of its own), a barrier of a
+        rank that no longer waited for it failed as truncated.
+        """
+        return await self._switchboard.comm.duplicate(name)
+
+    @contextlib.asynccontextmanager
+    async def in_turn(self, comm: Communicator) -> AsyncIterator[None]:
+        """One after the other on all ranks: who makes, or closes, several windows. Collective over `comm`.
+
+        `comm` is the caller's own, of all ranks. Of pools that were opened at once, by asyncio.gather, each
+        rank met the others for whichever came first: a rank had the one pool's memory for the other's.
+        """
+        await comm.barrier(what=f"every rank to share memory for {comm.name!r}")
+        async with self._turn if self.rank == 0 else contextlib.nullcontext():
+            await comm.barrier(what=f"the turn of {comm.name!r} to share memory")  # rank 0 has it
+            yield
+            await comm.barrier(what=f"every rank to have shared memory for {comm.name!r}")
+
     def _share(self, new: Window | Board) -> None:
         self._shared = [*(one for one in self._shared if not one.closed), new]
 
-    async def agree(self, name: str, value: str | bytes) -> None:
+    async def agree(self, name: str, value: str | bytes, *, among: Communicator | None = None) -> None:
         """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.
 
-        Collective. For what must be equal from the start: versions, job files.
+        Collective. For what must be equal from the start: versions, job files. `among` is a duplicate of the
+        world, for who asks while others use that.
         """
         data = value.encode(errors=ESCAPE) if isinstance(value, str) else value
         record = np.zeros(32 + SHOWN_BYTES, np.uint8)
@@ -134,7 +164,7 @@ class World(Communicator):
         shown = data[:SHOWN_BYTES]
         record[32 : 32 + len(shown)] = np.frombuffer(shown, np.uint8)
         records = np.empty((self.size, record.size), np.uint8)
-        await self.allgather(record, records, what=f"agreement on {name}")
+        await (among or self).allgather(record, records, what=f"agreement on {name}")
         groups: dict[bytes, list[int]] = {}
         for rank in range(self.size):
             groups.setdefault(records[rank].tobytes(), []).append(rank)
@@ -190,19 +220,54 @@ class World(Communicator):
     def on_stop(self, callback: Callable[[], object]) -> None:
         """Call `callback()` in the loop when a stop is asked for; main is to return soon after.
 
-        Without any callback a stop cancels main. Signals.py tells how much time launchers leave.
+        Without any callback a stop cancels main. Signals.py tells how much time launchers leave. Mistake for
+        an `async def`, which nobody would await: a stop did nothing then.
         """
+        if inspect.iscoroutinefunction(callback):
+            raise Mistake(
+                f"on_stop was given {callback!r:.80}, an `async def`; give a plain function, as an "
+                "asyncio.Event's `set`, or one that calls asyncio.create_task"
+            )
         self._stop.callbacks.append(callback)
         if self.stopping:
             callback()
 
+    def meetings(self) -> list[Operation]:
+        """To close what other ranks have not begun to close yet: they do in `close`, if not before."""
+        return [shared.meeting for shared in self._shared if shared.meeting and not shared.meeting.done()]
+
     async def close(self) -> None:
         """End what is still open; collective, by `run`, when nothing is under way any more."""
-        for shared in self._shared:
+        for end in list(self.ends):
+            end()
+        for shared in await self._in_order():
             await shared.close()
         await self._switchboard.close()
         for comm in list(self.selector.communicators):
             comm.free()
+
+    async def _in_order(self) -> list[Window | Board]:
+        """What is still open here, first what some rank of the node has begun to close (and was cancelled).
+
+        Its barrier is posted there, and met the one for whatever else this rank closed first: each freed
+        another window, and they waited for each other in MPI for ever.
+        """
+        left = sorted((shared for shared in self._shared if not shared.closed), key=lambda one: one.key)
+        of = {fingerprint(shared.key): shared for shared in left}
+        begun = sorted(
+            (shared.meeting.needs.number, mark) for mark, shared in of.items() if shared.meeting is not None
+        )
+        comm = self._switchboard.comm  # on the world's own others may have left a collective, after a stop
+        most = np.array([len(begun)], np.int64)
+        await comm.allreduce(most, "max", what="every rank to close what it shares")
+        if not most[0]:
+            return left
+        mine = np.zeros(int(most[0]), np.int64)
+        mine[: len(begun)] = [mark for _, mark in begun]
+        everyone = np.empty((self.size, mine.size), np.int64)
+        await comm.allgather(mine, everyone, what="what every rank has begun to close")
+        first = [of[mark] for mark in everyone[list(self.node.ranks)].ravel().tolist() if mark in of]
+        return list(dict.fromkeys([*first, *left]))
 
     # -- the start --------------------------------------------------------------------------------------
 
@@ -221,7 +286,9 @@ class World(Communicator):
         allowed = np.zeros(MOST_CORES, np.uint8)
         allowed[list(os.sched_getaffinity(0))] = 1
         self.node.mpi.Allreduce(MPI.IN_PLACE, allowed, MPI.MAX)
-        return int(allowed.sum())
+        quota = np.array([min(quota_cores(), MOST_CORES)])
+        self.node.mpi.Allreduce(MPI.IN_PLACE, quota, MPI.MAX)
+        return max(1, min(int(allowed.sum()), int(quota[0])))
 
     def _find_pids(self) -> list[int]:
         pids = np.empty(self.node_size, np.int64)
@@ -284,6 +351,12 @@ def disagreement(name: str, groups: dict[bytes, list[int]], hosts: tuple[str, ..
         digest = f" (sha256 {record[:32].hex()[:12]}...)" if same else ""
         lines.append(f"  {ranks_text(ranks)} (host {where}): {value!r}{digest}")
     return "\n".join(lines)
+
+
+def fingerprint(key: tuple[str, int]) -> int:
+    """A number in place of a key, as an array holds it; never 0 but by chance."""
+    digest = hashlib.blake2b(repr(key).encode(errors=ESCAPE), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def shown_text(data: bytes) -> str:

@@ -354,6 +354,18 @@ async def the_sizes_differ(world: World) -> None:
     await world.allreduce(np.zeros(9 + last(world)), what=PORTION)
 
 
+@case
+async def the_types_differ(world: World) -> None:
+    event("fails", world.rank)
+    await world.allreduce(np.zeros(9, np.int64 if last(world) else np.float64), what=PORTION)
+
+
+@case
+async def the_orders_of_arrays_differ(world: World) -> None:
+    event("fails", world.rank)
+    await world.allreduce(np.zeros((3, 2), order="F" if last(world) else "C"), what=PORTION)
+
+
 async def main(world: World) -> None:
     def tell(text: str) -> None:
         failure.say(text)

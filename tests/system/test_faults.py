@@ -346,6 +346,26 @@ def test_a_collective_of_unequal_sizes_ends_the_job_even_if_main_is_over(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("case", "last", "others"),
+    [
+        pytest.param("the_types_differ", "<i8", "<f8", id="integers and floats"),
+        pytest.param("the_orders_of_arrays_differ", "<f8 in Fortran order", "<f8", id="another order"),
+    ],
+)
+def test_a_collective_of_unequal_types_ends_the_job(
+    case: str, last: str, others: str, tmp_path: Path
+) -> None:
+    """Of as many bytes, MPI adds them up, and every rank has another sum."""
+    with job("mpich", RANKS, case, tmp_path) as mixed:
+        mixed.wait_for("fails", RANKS)
+        assert mixed.end() == 2, mixed.err
+    assert (
+        f'weft: rank {RANKS - 1} ({HOST}) called "{PORTION}" with {last}, and rank 0 ({HOST}) with {others}: '
+        "all ranks must give a collective arrays of one type and order"
+    ) in mixed.err
+
+
+@pytest.mark.parametrize(
     ("setting", "nodes"),
     [
         pytest.param({}, ((0, 1, 2, 3),), id="one node"),

@@ -6,6 +6,7 @@ import asyncio
 import random
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -145,6 +146,29 @@ def test_counters_only_grow() -> None:
         with pytest.raises(Mistake, match="0 counters was asked for"):
             await world.board(0)
         await world.barrier()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("use", "none"),
+    [
+        pytest.param(lambda board, size: board.publish(-1, 1), "counter -1", id="-1 is not the last counter"),
+        pytest.param(lambda board, size: board.publish([0, 2], 1), "counter 2", id="one counter too many"),
+        pytest.param(lambda board, size: board.value(-1, 0), "counter -1", id="nor is it to be read"),
+        pytest.param(lambda board, size: board.value(0, -1), "rank -1", id="-1 is not the last rank"),
+        pytest.param(lambda board, size: board.numbers(-1), "rank -1", id="nor are its numbers"),
+        pytest.param(lambda board, size: board.numbers(size), "rank [1-9]", id="one rank too many"),
+    ],
+)
+def test_what_a_board_has_not_is_refused(use: Callable[[Board, int], object], none: str) -> None:
+    async def main(world: World) -> None:
+        board = await world.board(2, 1, name="hand-offs")
+        with pytest.raises(Mistake, match=f"there is no {none} in 'hand-offs': "):
+            use(board, world.node_size)
+        assert [board.value(index, world.node_rank) for index in (0, 1)] == [0, 0]
+        board.publish(np.int64(1), 1)  # a number that NumPy gave is one
+        assert board.value(1, world.node_rank) == 1
 
     run(main)
 

@@ -126,6 +126,27 @@ def test_what_mpi_cannot_reduce_is_refused(dtype: str, op: str) -> None:
     talk(main)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "g"])
+@pytest.mark.parametrize("op", ["max", "min"])
+def test_what_is_not_a_number_is_the_greatest_and_the_least_on_all_ranks(op: str, dtype: str) -> None:
+    """By MPI's own operations one rank got it, and another the number beside it."""
+
+    async def main(ranks: Talk) -> None:
+        for size in (1, 5000):
+            everyone = np.arange(ranks.size * size, dtype=dtype).reshape(ranks.size, size) % 7
+            for rank in range(ranks.size):
+                everyone[rank, rank :: ranks.size + 1] = np.nan
+            array = everyone[ranks.rank].copy()
+            await ranks.comm.allreduce(array, op)
+            expected = getattr(np, op)(everyone, axis=0)
+            np.testing.assert_array_equal(array, expected)
+            share = np.zeros(1, dtype)
+            await ranks.comm.reduce_scatter(np.full(ranks.size, everyone[ranks.rank, 0]), share, op)
+            assert np.isnan(share[0])
+
+    talk(main)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -169,6 +190,68 @@ def test_arrays_that_are_not_a_share_of_each_rank_are_refused(dtype: str, rows: 
                 call()
         with pytest.raises(Mistake, match="must not be None"):
             comm.gather(share, None, ranks.rank)
+
+    talk(main)
+
+
+@pytest.mark.parametrize(
+    ("array", "why"),
+    [
+        pytest.param(np.ma.array([1.0, 2.0], mask=[0, 1]), "with a mask", id="one with a mask"),
+        pytest.param(np.array([None, "a"]), "elements are Python objects", id="one of Python objects"),
+        pytest.param([1.0, 2.0], r"was given \[1.0, 2.0\]", id="a list"),
+        pytest.param(np.zeros(4)[::2], "not one piece of memory", id="one with gaps"),
+    ],
+)
+def test_what_is_no_plain_array_is_refused(array: Any, why: str) -> None:
+    """A masked value was added up; the address of an object travelled, and crashed who looked there."""
+
+    async def main(ranks: Talk) -> None:
+        comm, plain = ranks.comm, np.zeros(2)
+        for call in (
+            lambda: comm.send(array, 0),
+            lambda: comm.recv(array, 0),
+            lambda: comm.allreduce(array),
+            lambda: comm.broadcast(array),
+            lambda: comm.allgather(array, plain),
+        ):
+            with pytest.raises(Mistake, match=why):
+                call()
+
+    talk(main)
+
+
+def test_an_array_that_is_read_only_is_sent_and_not_received_into() -> None:
+    async def main(ranks: Talk) -> None:
+        comm, rank = ranks.comm, ranks.rank
+        share, array = np.full(1, float(rank)), np.zeros(ranks.size)
+        fixed, all_fixed = share.copy(), array.copy()
+        fixed.flags.writeable = all_fixed.flags.writeable = False
+        for call in (
+            lambda: comm.recv(fixed, rank),
+            lambda: comm.allreduce(fixed),
+            lambda: comm.broadcast(fixed, (rank + 1) % ranks.size) if ranks.size > 1 else comm.recv(fixed),
+            lambda: comm.allgather(share, all_fixed),
+            lambda: comm.gather(share, all_fixed, rank),
+            lambda: comm.reduce_scatter(array, fixed),
+            lambda: comm.alltoall(array, all_fixed),
+        ):
+            with pytest.raises(Mistake, match=r"read-only: give array\.copy\(\)"):
+                call()
+        arriving = comm.recv(share, rank)
+        await asyncio.gather(comm.send(fixed, rank), arriving)
+        await comm.broadcast(fixed if rank == 0 else share, 0)
+        await comm.allgather(fixed, array)
+        assert array.tolist() == list(range(ranks.size))
+
+    talk(main)
+
+
+@pytest.mark.parametrize("color", [-1, 1.5, "a"])
+def test_a_color_that_is_none_is_refused_before_anybody_waits_for_its_rank(color: Any) -> None:
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match=f"a color of {color!r}; give 0 or more, or None"):
+            await ranks.comm.split(color, name="parts")
 
     talk(main)
 
@@ -389,9 +472,9 @@ def test_a_message_longer_than_its_array_fails_its_own_receive_only() -> None:
             second = ranks.comm.recv(enough, 1)
             # All that rank 1 sends is there when it is looked at: it ends in one test.
             MPI.COMM_WORLD.Barrier()
-            with pytest.raises(MPI.Exception) as caught:
+            # (MPICH's own text names both sizes the wrong way round, Open MPI's none.)
+            with pytest.raises(Mistake, match="longer than the array for it, of 16 bytes: the short one"):
                 await first
-            assert caught.value.__notes__ == ["while waiting for: the short one"]
             await second
             assert (enough == 2).all()
             for i in range(3):

@@ -58,6 +58,27 @@ def test_a_late_rank_is_named_with_its_position_by_one_of_those_that_wait(said: 
 
 
 @pytest.mark.mpi(min_size=2)
+def test_many_waits_for_one_rank_are_told_in_a_few_reports(said: list[str]) -> None:
+    """A thousand receives were two thousand lines, and neither rank did anything else for half a minute."""
+    many = 200
+
+    async def main(world: World) -> None:
+        channel, numbers = await world.channel("told"), np.zeros(many)
+        if world.rank == 1:
+            await channel.receive()
+            await asyncio.gather(*[world.send(numbers[n : n + 1], 0, n) for n in range(many)])
+        elif world.rank == 0:
+            arriving = [world.recv(numbers[n : n + 1], 1, n) for n in range(many)]
+            while not any(re.search(r'" and in \d+ more for\n  rank 1 \(', text) for text in said):
+                await asyncio.sleep(0.01)
+            await channel.send(1)
+            await asyncio.gather(*arriving)
+
+    run(main, stall_s=STALL_S)
+    assert len(said) < 10
+
+
+@pytest.mark.mpi(min_size=2)
 def test_a_rank_that_came_and_is_late_again_at_once_is_told_again(said: list[str]) -> None:
     names = ("portion 1", "portion 2")
 

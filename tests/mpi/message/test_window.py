@@ -166,6 +166,25 @@ def test_a_close_that_is_cancelled_ends_the_waiting_only(kind: str) -> None:
     run(main)
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("kind", ["window", "board"])
+def test_what_one_rank_has_begun_to_close_the_others_may_leave_to_the_world(kind: str) -> None:
+    """They closed the first window with its barrier for the second: each freed another, for ever."""
+
+    async def main(world: World) -> None:
+        shared: list[Any] = [
+            await (world.window(8) if kind == "window" else world.board(1)) for _ in range(3)
+        ]
+        if world.node_rank == 0:
+            for each in (shared[2], shared[1]):
+                closing = asyncio.create_task(each.close())
+                await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.wait([closing])
+
+    run(main)
+
+
 def test_what_is_closed_says_so() -> None:
     async def main(world: World) -> None:
         window, board = await world.window(8), await world.board(1)

@@ -186,6 +186,20 @@ def test_a_connection_that_breaks_ends_no_job() -> None:
     run(main)
 
 
+def test_what_nobody_would_await_is_no_callback_of_a_stop() -> None:
+    """It was called, and a stop did nothing."""
+
+    async def main(world: World) -> None:
+        async def stop() -> None: ...
+
+        with pytest.raises(
+            Mistake, match=r"on_stop was given .*stop.*, an `async def`; give a plain function"
+        ):
+            world.on_stop(stop)
+
+    run(main)
+
+
 def test_timers_and_threads_run_while_a_collective_is_awaited() -> None:
     async def main(world: World) -> None:
         release = asyncio.Event()

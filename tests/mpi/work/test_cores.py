@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from weft.runtime.graph import Builder, Layout
 from weft.runtime.message import World, run
+from weft.runtime.message import world as message_world
 from weft.runtime.work.neurons import Neurons
 from weft.runtime.work.pool import Pool
 
@@ -58,3 +59,17 @@ def test_ranks_that_were_left_one_core_between_them_know_that_they_share_it() ->
         run(main)
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.mpi
+def test_ranks_of_a_container_with_the_time_of_one_core_know_that_they_share_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its cores are all of the machine's, of which it may use one's time."""
+    monkeypatch.setattr(message_world, "quota_cores", lambda: 1.5)
+
+    async def main(world: World) -> None:
+        assert world.node_cores == 1
+        assert world.loop.mpi.policy.crowded is (world.node_size > 1)
+
+    run(main)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from weft.runtime.message.selector import Call, Needs, Waiting
-from weft.runtime.message.stall import Answer, Question, describe, due
+from weft.runtime.message.stall import Answer, Question, alikes, describe, due
 
 HOSTS = ("n1", "n1", "n2", "n2")
-PORTION = Call("allreduce (sum)", "all-reduce of portion 3", "all-reduce of portion 3")
+PORTION = Call("allreduce (sum)", "all-reduce of portion 3", "all-reduce of portion 3", elements="<f8")
 REDUCE = Waiting("all-reduce of portion 3", 0.0, Needs((1, 2, 3), "gradients", 7, PORTION))
 RECEIVE = Waiting("receive from rank 2", 0.0, Needs((2,)))
 COUNTER = Waiting("m: step 3, gradients of portion 2", 0.0, Needs((1,), "m", witnesses=(1, 2, 3)))
@@ -17,6 +19,7 @@ ONE_BEHIND = Answer("step 41: evaluating", 12.0, (), 6)
 FAR_BEHIND = Answer("step 40", 30.0, (), 2)
 ELSEWHERE = Answer("step 41", 1.0, (), 7, Call("broadcast from rank 0", "the plan", "the plan"))
 OTHER_PORTION = Answer("step 41", 1.0, (), 7, PORTION._replace(what="portion 4", kind="portion 4"))
+INTEGERS = Answer("step 41", 1.0, (), 7, PORTION._replace(elements="<i8"))
 SAME_KIND = Answer("step 41", 1.0, (), 7, PORTION._replace(what="portion 3, rank 1's"))
 WAITS_TOO = Answer("step 41", 12.0, (("receive from rank 3", 11.0),), 6)
 
@@ -62,6 +65,13 @@ HEAD = 'weft: rank 0 (n1) has waited 10 s in "all-reduce of portion 3"'
             id="one rank reduces another portion",
         ),
         pytest.param(
+            REDUCE,
+            {1: INTEGERS, 2: THERE, 3: THERE},
+            f"{HEAD} for\n  rank 1 (n1), which gave it <i8, where this rank gave <f8: all ranks must give a "
+            "collective arrays of one type and order",
+            id="one rank gives an array of another type",
+        ),
+        pytest.param(
             COUNTER,
             {1: ONE_BEHIND, 2: WAITS_TOO},
             'weft: rank 0 (n1) has waited 10 s in "m: step 3, gradients of portion 2" for\n'
@@ -97,6 +107,15 @@ def test_a_stall_names_whom_it_waits_for(wait: Waiting, answers: dict[int, Answe
 )
 def test_who_stood_still_itself_blames_nobody_at_once(away_s: float, told: float) -> None:
     assert due(10.0, patience_s=10.0, now=20.0, away_s=away_s) == told
+
+
+def test_waits_for_the_same_ranks_are_told_together() -> None:
+    again = replace(RECEIVE, what="receive from rank 2 (tag 1)")
+    assert list(alikes([RECEIVE, REDUCE, again])) == [[RECEIVE, again], [REDUCE]]
+    text = describe(Question(again, 10.4, {2: Answer("reading data", 12.0)}, more=9997), 0, HOSTS)
+    assert text.startswith(
+        'weft: rank 0 (n1) has waited 10 s in "receive from rank 2 (tag 1)" and in 9,997 more for'
+    )
 
 
 def test_many_late_ranks_are_counted_not_listed() -> None:

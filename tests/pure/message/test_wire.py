@@ -166,6 +166,9 @@ def test_numbers_taken_out_of_an_array_become_plain() -> None:
         pytest.param(
             {"at": np.datetime64(0, "ns")}, [], "type datetime64", id="a time, which became a bare number"
         ),
+        pytest.param(
+            {"in": memoryview(b"abcdef")[::2]}, [], "can't be sent: .*contiguous", id="memory with gaps in it"
+        ),
         pytest.param(None, [np.array([object()])], "Python objects", id="an array of objects"),
         pytest.param(
             None,
