@@ -159,3 +159,17 @@ def watch(words: Words, at: int, value: int, looks: int) -> int:
         if seen != value:
             return seen
     return value
+
+
+def warm_up() -> None:
+    """Compile all this, or load it: of one block, all that a rank calls.
+
+    Where the ranks' threads did that at their first block, numba took seconds to start on a busy machine, and
+    a world that was over meanwhile waited for them in vain.
+    """
+    shared, own = np.zeros(words(1, 1), np.int64), book([[]], [0], [])
+    put(shared, REQUEST, watch(shared, REQUEST, 1, 1))
+    begin(own)
+    advance(shared, own, take(shared, own, 1, 1, 0), 1, 1, 0)
+    fail(shared, 1)
+    settle(shared, own, 1)

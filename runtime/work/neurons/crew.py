@@ -93,6 +93,7 @@ class Crew:
         nbytes = 8 * claims.words(len(job.needs), world.node_size) + (8 + TEXT_BYTES) * world.node_size
         self = cls(world, job, spans, await world.window(nbytes if world.node_rank == 0 else 0))
         await self._window.fence()
+        await asyncio.to_thread(claims.warm_up)
         # The loop's thread naps longer while a kernel of ours computes on its core.
         world.loop.mpi.beside.add(self.busy)
         if self._rank < job.ranks:

@@ -34,6 +34,7 @@ from ...graph.neurons.storage import Storage
 from ...graph.table import ROW, Table, Tags, check, costs_s, rows, write_graph
 from ...graph.tasks import Rates
 from ...message import World
+from ...message.communicator import to_the_end
 from ...message.window import Window, rounded_up
 from ..cores import share_cores
 from . import rates
@@ -84,18 +85,34 @@ class Neurons:
         kernel twice for its cost; otherwise costs are determined from operations and bytes. `tags` override
         both. Neurons in `dropped` (by node) are zero, and nobody waits for them. With `barrier` every layer
         waits for the one before: for comparison. From then on BLAS uses this rank's part of the node's cores.
+
+        Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
         for what, count in (("batch", batch), ("ranks", 1 if ranks is None else ranks)):
             if count < 1:
                 raise Mistake(f"an engine was asked for with {what}={count}; give 1 or more")
         self = cls(world, graph, batch, min(ranks or world.node_size, world.node_size), barrier)
         self._spans = spans
+        shape = (self._layout.size,)
+        if world.node_rank == 0 and np.shape(parameters) != shape:  # one number was taken for every weight
+            raise Mistake(
+                f"an engine was given parameters of shape {np.shape(parameters)}; this graph has "
+                f"{self._layout.size}, in one flat array of shape {shape}"
+            )
         share_cores(world)
-        await self._allocate(parameters)
-        if capture and world.node_rank == 0:
-            await asyncio.to_thread(self._capture)
-        await self._plan(tags, dropped)
+        await to_the_end(self._open(parameters, tags, dropped, capture))
         return self
+
+    async def _open(
+        self, parameters: Array, tags: Tags, dropped: Mapping[str, Collection[int]], capture: bool
+    ) -> None:
+        # Of engines that were opened at once, by asyncio.gather, one met the others for the next: it read how
+        # large a window was where they had written something else.
+        async with self._world.one_by_one:
+            await self._allocate(parameters)
+            if capture and self._world.node_rank == 0:
+                await asyncio.to_thread(self._capture)
+            await self._plan(tags, dropped)
 
     async def _allocate(self, parameters: Array) -> None:
         first = self._world.node_rank == 0
@@ -134,20 +151,28 @@ class Neurons:
     ) -> None:
         """Cut and place the blocks anew: by what the last runs took, by other tags, without other neurons.
 
-        Collective over the node, all alike, while no request is under way. None leaves tags, or what is
-        dropped, as they were. Also for when weights have become zero; and it must be called before the next
-        request when some that were zero are so no more, for they would still be taken for zero. Tags that are
-        a mistake end the engine: `close` it, and open another.
+        Collective over the node, all alike, between requests: those that were asked for before are answered
+        first, later ones behind it. None leaves tags, or what is dropped, as they were. Also for when weights
+        have become zero; and it must be called before the next request when some that were zero are so no
+        more, for they would still be taken for zero. Tags that are a mistake end the engine: `close` it, and
+        open another. Cancelling ends the waiting only.
         """
         if self._crew is None:  # on all ranks: else one looked for a table, and the others waited for it
             raise Mistake("this engine is closed, or was planned with a mistake before: open another")
-        await self._memory.fence()
-        if self._world.node_rank == 0:
-            costs = costs_s(self._rows, self.graph)
-            found = costs | measured_s(self.table, self.blocks, costs)
-            write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, found)
-        await self._close_plan()
-        await self._plan(self._tags if tags is None else tags, self._dropped if dropped is None else dropped)
+        await to_the_end(
+            self._replan(self._tags if tags is None else tags, self._dropped if dropped is None else dropped)
+        )
+
+    async def _replan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
+        # A request that began between hid from the helpers that they were to end.
+        async with self._world.one_by_one, self._turn:
+            await self._memory.fence()
+            if self._world.node_rank == 0:
+                costs = costs_s(self._rows, self.graph)
+                found = costs | measured_s(self.table, self.blocks, costs)
+                write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, found)
+            await self._close_plan()
+            await self._plan(tags, dropped)
 
     async def _plan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
         self._tags, self._dropped = tags, dropped
@@ -212,6 +237,8 @@ class Neurons:
             )
         for name in self.graph.inputs:
             spec, got = self._specs[name], inputs.get(name)
+            if isinstance(got, np.ma.MaskedArray):
+                raise Mistake(f"input {name!r} has a mask, which an engine knows nothing of: fill it")
             got = None if got is None else np.asarray(got)
             if got is None or got.shape != spec.shape or got.dtype != spec.dtype:
                 seen = "nothing" if got is None else f"{got.shape} {got.dtype}"
@@ -236,7 +263,7 @@ class Neurons:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        async with self._turn:
+        async with self._world.one_by_one, self._turn:
             await self._close_plan()
             del self._bound, self._rows, self._arena, self.parameters
             await self._memory.close()

@@ -76,7 +76,9 @@ class Beyond:
         worker: Worker,
         home: Home,
     ) -> None:
-        self._world, self._channel, self._comm = world, channel, comm
+        self._world, self._channel = world, channel
+        #: The pool's own, of all ranks.
+        self.comm = comm
         self._lanes, self._queues, self._worker, self._home = lanes, queues, worker, home
         #: What it costs to take something by message.
         self.far = Way(0.0, 0.0)
@@ -110,7 +112,7 @@ class Beyond:
 
     async def start(self) -> None:
         """All ranks are here."""
-        await self._comm.barrier(what="the start of a pool's run")
+        await self.comm.barrier(what="the start of a pool's run")
 
     def begin(self) -> None:
         """A run has begun."""
@@ -162,12 +164,11 @@ class Beyond:
         for task in self._running:
             await task  # the last answer must have come: it could bring tasks, if this were not the end
         # Nobody spawns for the next while one still looks.
-        await self._comm.barrier(what="the end of a pool's run")
+        await self.comm.barrier(what="the end of a pool's run")
 
     async def close(self) -> None:
         """Nobody is answered any more, and what comes late is dropped; collective."""
-        await self._comm.barrier(what="the close of a pool")
-        self._comm.free()
+        await self.comm.barrier(what="the close of a pool")
         self._channel.close()
 
     def look(self) -> bool:
@@ -293,7 +294,7 @@ class Beyond:
             # one round ahead in the next run. All leave after the same one.
             counts = np.array([*self._counts.mine(), self._over], np.int64)
             # Others may be at work for hours before they join: nothing to report.
-            await self._comm.allreduce(counts, what="a pool's agreement on its end", patience_s=inf)
+            await self.comm.allreduce(counts, what="a pool's agreement on its end", patience_s=inf)
             ended, spawned, gave_up = map(int, counts)
             over = rounds.over(ended, spawned) or gave_up == self._world.size
             if not over:

@@ -73,15 +73,27 @@ class Lanes:
             for priority in range(classes)
             for ranks, demands in self._demanded.items()
         ]
-        self._found: dict[tuple[int, str | None, int], int] = {}
 
     def of(self, priority: int, device: str | None = None, memory_bytes: int = 0) -> int:
         """The lane of a task; Mistake where no rank can run it."""
-        demand = (priority, device, memory_bytes)
-        lane = self._found.get(demand)
-        if lane is None:
-            lane = self._found[demand] = self._look_up(*demand)
-        return lane
+        if not isinstance(priority, SupportsIndex) or not 0 <= operator.index(priority) < self.classes:
+            raise Mistake(
+                f"a task of priority class {priority!r}; this pool has classes 0 (first) to"
+                f" {self.classes - 1}: give one of these, or open it with more `classes`"
+            )
+        ranks = self._able(device, memory_bytes)
+        if not ranks:
+            most = max((o.memory_bytes for o in self.offers if device in (None, *o.devices)), default=None)
+            have = (
+                f"the most that one offers there is {most} bytes"
+                if most is not None
+                else f"the ranks offer {', '.join(sorted({d for o in self.offers for d in o.devices}))}"
+            )
+            raise Mistake(
+                f"no rank can run a task that wants {memory_bytes} bytes on {device or 'any device'}: {have}."
+                " Divide the task, or open the pool with other `devices` and `memory_bytes`"
+            )
+        return operator.index(priority) * len(self._sets) + self._sets[ranks]
 
     def open_to(self, rank: int) -> list[list[int]]:
         """For each class the lanes that a rank may take from, those that the fewest can run first."""
@@ -122,23 +134,3 @@ class Lanes:
         return frozenset(
             rank for rank, offer in enumerate(self.offers) if offer.refusal(device, memory_bytes) is None
         )
-
-    def _look_up(self, priority: int, device: str | None, memory_bytes: int) -> int:
-        if not isinstance(priority, SupportsIndex) or not 0 <= operator.index(priority) < self.classes:
-            raise Mistake(
-                f"a task of priority class {priority!r}; this pool has classes 0 (first) to"
-                f" {self.classes - 1}: give one of these, or open it with more `classes`"
-            )
-        ranks = self._able(device, memory_bytes)
-        if not ranks:
-            most = max((o.memory_bytes for o in self.offers if device in (None, *o.devices)), default=None)
-            have = (
-                f"the most that one offers there is {most} bytes"
-                if most is not None
-                else f"the ranks offer {', '.join(sorted({d for o in self.offers for d in o.devices}))}"
-            )
-            raise Mistake(
-                f"no rank can run a task that wants {memory_bytes} bytes on {device or 'any device'}: {have}."
-                " Divide the task, or open the pool with other `devices` and `memory_bytes`"
-            )
-        return operator.index(priority) * len(self._sets) + self._sets[ranks]

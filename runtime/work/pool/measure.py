@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from ...message import Channel, World
+from ...message import Channel, Communicator, World
 from .shelf import Shelf
 from .victims import Way
 
@@ -36,7 +36,7 @@ def _take(shelf: Shelf, rank: int, tasks: list[bytes]) -> float:
     return seconds
 
 
-async def far(world: World, channel: Channel) -> Way:
+async def far(world: World, comm: Communicator, channel: Channel) -> Way:
     """Asking another node and getting an answer; collective, the slowest of all pairs of neighbours counts.
 
     Every node's first rank asks the next node's; who is asked must answer bytes with nothing.
@@ -49,7 +49,7 @@ async def far(world: World, channel: Channel) -> Way:
             min([await _ask(channel, peer, bytes(size)) for _ in range(TRIES)]) for size in (0, FAR_BYTES)
         ]
         found[:] = small_s, max(0.0, large_s - small_s) / FAR_BYTES
-    await world.allreduce(found, "max")
+    await comm.allreduce(found, "max", what="what it costs to take tasks from another node")
     return Way(*map(float, found))
 
 

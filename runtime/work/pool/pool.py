@@ -39,7 +39,8 @@ import msgpack
 import numpy as np
 
 from ...errors import Mistake
-from ...message import World
+from ...message import Communicator, World
+from ...message.communicator import to_the_end
 from ..cores import share_cores
 from . import measure
 from .beyond import Beyond
@@ -57,6 +58,9 @@ Function = Callable[..., object]
 """Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
 
 OFFER_BYTES = 256
+
+MOST_DEMANDS = 1024
+"""Of which a pool keeps the places: it kept those of every number of bytes that a task had ever named."""
 
 NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 """Whether a function, called, begins nothing."""
@@ -114,10 +118,46 @@ class Pool:
         `places` tasks (65,535 at most) of up to `place_bytes` each can be out on a rank's shelf at a time; a
         larger task, or result, goes by message. `name` is what reports call it.
         From then on BLAS uses this rank's part of the node's cores: tasks run on all ranks at once.
+
+        Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
+
+        async def opened() -> Self:
+            return await cls._open(
+                world,
+                functions,
+                classes=classes,
+                devices=devices,
+                memory_bytes=memory_bytes,
+                task_s=task_s,
+                places=places,
+                place_bytes=place_bytes,
+                trace=trace,
+                name=name,
+            )
+
+        return await to_the_end(opened())
+
+    @classmethod
+    async def _open(
+        cls,
+        world: World,
+        functions: Mapping[str, Function],
+        *,
+        classes: int,
+        devices: Sequence[str],
+        memory_bytes: int,
+        task_s: float,
+        places: int,
+        place_bytes: int,
+        trace: Recorder | None,
+        name: str,
+    ) -> Self:
+        # Its own: one that was cancelled while it waited for others may use the world's before they are here.
+        comm = await world.apart(f"weft {name}")
         functions = {GROUP: run_group, **functions}
         settings = [sorted(functions), classes, places, place_bytes]
-        await world.agree(f"functions and settings of the pool {name!r}", str(settings))
+        await world.agree(f"functions and settings of the pool {name!r}", str(settings), among=comm)
         if not 0 < places <= MOST_PLACES:
             raise Mistake(f"the pool {name!r} is to have {places} places a lane; it has 1 to {MOST_PLACES}")
         if place_bytes < 1:
@@ -133,16 +173,18 @@ class Pool:
                     " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
                 )
         share_cores(world)
-        lanes = Lanes(await offers(world, Offer(tuple(devices), memory_bytes)), classes)
-        memory = await Memory.allocate(world, lanes=len(lanes.all), places=places, place_bytes=place_bytes)
+        lanes = Lanes(await offers(comm, Offer(tuple(devices), memory_bytes)), classes)
+        async with world.in_turn(comm):
+            memory = await Memory.allocate(
+                world, lanes=len(lanes.all), places=places, place_bytes=place_bytes
+            )
         near = measure.near(memory.shelf, world.node_rank)
         pool = cls(world, functions, lanes, memory, near=near, task_s=task_s, trace=trace)
-        comm = await world.duplicate(f"weft {name}")
         # Its own, not the name's: what was still on its way to a pool of that name when it was closed (one
         # that was given up does not wait for it) was taken for this one's, whose tasks have the same numbers.
         channel = await world.channel(comm.group)
         pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
-        pool.far = pool._beyond.far = await measure.far(world, channel)
+        pool.far = pool._beyond.far = await measure.far(world, comm, channel)
         return pool
 
     async def close(self) -> None:
@@ -159,7 +201,10 @@ class Pool:
         self._closed = True
         self._places.clear()  # whoever gives a task asks there first
         await self._beyond.close()
-        await self._memory.close()
+        comm = self._beyond.comm
+        async with self._world.in_turn(comm):
+            await self._memory.close()
+        comm.free()
 
     async def __aenter__(self) -> Self:
         return self
@@ -408,6 +453,8 @@ class Pool:
         demand = (name, priority, device, memory_bytes, here)
         found = self._places.get(demand)
         if found is None:
+            if len(self._places) == MOST_DEMANDS:  # a program may name other bytes of memory for every task
+                self._places.clear()
             found = self._places[demand] = self._place(*demand)
         return found
 
@@ -443,15 +490,15 @@ def _seconds(name: str, given: float) -> float:
     return seconds
 
 
-async def offers(world: World, mine: Offer) -> list[Offer]:
+async def offers(comm: Communicator, mine: Offer) -> list[Offer]:
     """What every rank offers; collective."""
     packed: bytes = msgpack.packb([mine.devices, mine.memory_bytes])
     if len(packed) > OFFER_BYTES:
         raise Mistake(f"the names of the devices {mine.devices} are too long: {OFFER_BYTES} bytes at most")
     record = np.zeros(OFFER_BYTES, np.uint8)
     record[: len(packed)] = np.frombuffer(packed, np.uint8)
-    records = np.empty((world.size, OFFER_BYTES), np.uint8)
-    await world.allgather(record, records, what="what the ranks of a pool offer")
+    records = np.empty((comm.size, OFFER_BYTES), np.uint8)
+    await comm.allgather(record, records, what="what the ranks of a pool offer")
     found = []
     for row in records:
         unpacker = msgpack.Unpacker()

@@ -24,9 +24,14 @@ UNRUNG_S = 2e-3
 
 
 class Rest:
-    """Sleeping and waking among a node's ranks. Making one is collective over the node."""
+    """Sleeping and waking among a node's ranks. Making one is collective over the node.
+
+    Closed by `close`, or with the world.
+    """
 
     def __init__(self, world: World) -> None:
+        self._ends = world.ends
+        self._ends.append(self.close)
         self._bells = Doorbells(world.node.mpi) if sys.platform == "linux" else None
         self._rank = world.node_rank
         self._event = threading.Event()
@@ -62,6 +67,8 @@ class Rest:
 
     def close(self) -> None:
         """Nobody can ring any more."""
+        if self.close in self._ends:
+            self._ends.remove(self.close)
         if self._bells is not None:
             with contextlib.suppress(OSError):
                 self._poll.unregister(self._bells.fd)

@@ -19,7 +19,7 @@ from weft.runtime.graph import Builder, Graph, Layout
 from weft.runtime.graph.graph import Node
 from weft.runtime.graph.table import of_kind
 from weft.runtime.message import World, run
-from weft.runtime.work.neurons import Neurons
+from weft.runtime.work.neurons import Neurons, claims
 from weft.runtime.work.neurons.crew import BlockError
 
 Span = tuple[str, int, int, int]
@@ -49,6 +49,29 @@ def test_an_engine_that_was_planned_with_a_mistake_says_so_on_all_ranks_and_is_c
 
 
 @pytest.mark.mpi
+def test_an_engines_threads_begin_when_all_that_they_call_is_compiled(monkeypatch):
+    """numba takes seconds to start on a busy machine: a world that was over before waited for it in vain."""
+    graph, warm_up, seen = GRAPHS[next(iter(GRAPHS))](), claims.warm_up, []
+    compiled = [claims.begin, claims.take, claims.advance, claims.put, claims.watch]
+
+    def warmed_up() -> None:
+        seen.append("neurons" in {thread.name for thread in threading.enumerate()})
+        warm_up()
+
+    monkeypatch.setattr(claims, "warm_up", warmed_up)
+
+    async def main(world: World) -> None:
+        async with await Neurons.open(world, graph, parameters(graph), capture=False) as engine:
+            assert seen == [False]
+            known = [len(each.signatures) for each in compiled]
+            if world.node_rank == 0:
+                await engine.infer(samples(graph, 1))
+        assert known == [len(each.signatures) for each in compiled]
+
+    run(main)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("close", [False, True], ids=["by nobody", "by one that did not wait for the others"])
 def test_an_engine_that_is_not_closed_ends_with_the_world(close):
     """Its thread looked for the next request where there was no memory any more."""
@@ -70,6 +93,36 @@ def test_an_engine_that_is_not_closed_ends_with_the_world(close):
     assert "neurons" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("again", [False, True], ids=["to open", "to plan anew"])
+def test_a_rank_that_no_longer_waits_for_an_engine_keeps_nobody_from_it(again):
+    graph = GRAPHS[next(iter(GRAPHS))]()
+
+    async def main(world: World) -> None:
+        def opening():
+            return Neurons.open(world, graph, parameters(graph), capture=False)
+
+        engine = await opening() if again else None
+        channel = await world.channel("cancelled")
+        coroutine = engine.replan() if engine else opening()
+        if world.rank == 0:
+            waiting = asyncio.create_task(coroutine)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            for rank in range(1, world.size):
+                await channel.send(rank)
+        else:
+            await channel.receive(0)
+            await coroutine
+        await world.barrier()
+        if engine is not None:
+            await engine.close()
+
+    run(main)
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("given", [{"ranks": 0}, {"ranks": -1}, {"batch": 0}], ids=str)
 def test_an_engine_of_nobody_or_for_nothing_is_refused(given):
@@ -79,6 +132,23 @@ def test_an_engine_of_nobody_or_for_nothing_is_refused(given):
         (what, count), *_ = given.items()
         with pytest.raises(Mistake, match=f"asked for with {what}={count}; give 1 or more"):
             await Neurons.open(world, graph, parameters(graph), **given)
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (1, -1)], ids=["a number", "one", "too few", "two axes"])
+def test_parameters_of_another_shape_are_refused_also_a_single_one(shape):
+    graph = GRAPHS[next(iter(GRAPHS))]()
+    all_of_them = parameters(graph)
+
+    async def main(world: World) -> None:
+        if world.node_rank == 0:  # which alone reads them
+            given = all_of_them.reshape(shape) if -1 in shape else np.zeros(shape, np.float32)
+            with pytest.raises(
+                Mistake, match=rf"of shape .*; this graph has {all_of_them.size}, in one flat"
+            ):
+                await Neurons.open(world, graph, given, capture=False)
 
     run(main)
 
@@ -405,6 +475,56 @@ def test_requests_follow_one_another_whoever_asks_at_once():
 
 
 @pytest.mark.mpi
+def test_an_engine_is_planned_anew_between_requests_that_are_under_way():
+    """One that began just then put its number where the helpers were to read that they end: all hung."""
+    graph = GRAPHS["chain"]()
+    flat = parameters(graph)
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, flat, tags=tags(graph), capture=False)
+        inputs = [samples(graph, 1, seed) for seed in range(3)]
+        for turn in range(8):
+            asked = []
+            if world.node_rank == 0:
+                asked = [asyncio.create_task(engine.infer(each)) for each in inputs]
+                for _ in range(turn % 4):
+                    await asyncio.sleep(0)
+            await engine.replan()
+            for each, answer in zip(inputs, await asyncio.gather(*asked), strict=False):
+                (got,), (expected,) = answer.values(), serial(graph, 1, flat, each).values()
+                np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_engines_that_are_opened_planned_and_closed_at_once_keep_apart():
+    graph = GRAPHS["chain"]()
+    flats = [parameters(graph) * (1 + number) for number in range(3)]
+
+    async def main(world: World) -> None:
+        for turn in range(3):
+            if world.rank == turn % world.size:  # comes when the others have met already
+                await asyncio.sleep(1e-3)
+            engines = await asyncio.gather(
+                *(Neurons.open(world, graph, flat, capture=False) for flat in flats)
+            )
+            await asyncio.gather(*(engine.replan() for engine in engines))
+            for engine, flat in zip(engines, flats, strict=True):
+                if world.node_rank == 0:
+                    inputs = samples(graph, 1)
+                    (got,), (expected,) = (
+                        (await engine.infer(inputs)).values(),
+                        serial(graph, 1, flat, inputs).values(),
+                    )
+                    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+            await asyncio.gather(*(engine.close() for engine in engines))
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_what_cannot_be_answered_is_refused():
     graph = GRAPHS["chain"]()
     flat = parameters(graph)
@@ -417,6 +537,9 @@ def test_what_cannot_be_answered_is_refused():
             for wrong in ({}, samples(graph, 2), {"x": np.zeros((1, 6, 21, 17))}):
                 with pytest.raises(Mistake, match=r"input 'x' is \(1, 6, 21, 17\) float32 in this engine"):
                     await engine.infer(wrong)
+            (name, given), *_ = samples(graph, 1).items()
+            with pytest.raises(Mistake, match="input 'x' has a mask"):
+                await engine.infer({name: np.ma.masked_less(given, 0)})
         else:
             with pytest.raises(Mistake, match="ask rank 0"):
                 await engine.infer(samples(graph, 1))

@@ -382,6 +382,28 @@ def test_r3_what_its_rank_cannot_run_is_taken_even_where_that_does_not_pay(size)
 
 
 @pytest.mark.mpi
+def test_pools_that_are_opened_run_and_closed_at_once_keep_apart():
+    """A rank had the memory of the one where the others had the other's, or all hung."""
+
+    async def main(world: World) -> None:
+        for turn in range(6):
+            if world.rank == turn % world.size:  # comes when the others have met already
+                await asyncio.sleep(1e-3)
+            pools = await asyncio.gather(
+                *(Pool.open(world, {"f": lambda pool, body: body}, name=f"pool {k}") for k in range(3))
+            )
+
+            async def ask(k: int, pool: Pool) -> None:
+                for n in range(20):
+                    assert (await pool.submit("f", [k, n])).body == [k, n]
+
+            await asyncio.gather(*(pool.run(ask(k, pool)) for k, pool in enumerate(pools)))
+            await asyncio.gather(*(pool.close() for pool in pools))
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_r3_the_first_class_comes_first():
     async def main(world: World) -> None:
         order = []

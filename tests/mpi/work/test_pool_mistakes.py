@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import math
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
 from weft.runtime.work.pool.parcel import Result
+from weft.runtime.work.pool.pool import MOST_DEMANDS
 
 
 @pytest.mark.mpi
@@ -71,6 +74,37 @@ def test_a_pool_whose_close_is_cancelled_is_closed_all_the_same():
                 await pool.close()
 
     run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_no_longer_waits_for_a_pool_to_open_keeps_nobody_from_it():
+    """Its next collective met theirs for the pool: what they were told by it was read as devices."""
+
+    async def main(world: World) -> None:
+        if world.rank == 0:
+            opening = asyncio.create_task(Pool.open(world, {"one": lambda pool, body: 1}))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait([opening])
+            await world.barrier()
+        else:
+            await Pool.open(world, {"one": lambda pool, body: 1})
+            await world.barrier()
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_pool_that_is_left_open_leaves_no_socket_behind():
+    async def main(world: World) -> None:
+        await (await Pool.open(world, {"one": lambda pool, body: 1})).run()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(main)
+        gc.collect()
+    assert not [str(each.message) for each in told if each.category is ResourceWarning]
 
 
 @pytest.mark.mpi
@@ -242,6 +276,20 @@ def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
                 assert (await pool.submit("count", needs=[one] * 65534)).body == 65534
 
             await pool.run(ask() if world.rank == 0 else None)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_pool_keeps_no_more_of_its_tasks_demands_than_so_many():
+    """By a number of bytes of its own for every task it grew for ever."""
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"nothing": lambda pool, body: None}) as pool:
+            for nbytes in range(3 * MOST_DEMANDS if world.rank == 0 else 0):
+                pool.spawn("nothing", memory_bytes=nbytes)
+                assert len(pool._places) <= MOST_DEMANDS
+            await pool.run()
 
     run(main)
 
