@@ -11,10 +11,11 @@ import pytest
 from tests.launch import ROOT, VENDORS, environment, mpiexec, python, run
 
 PROGRAMS = {
-    "README.md": "primes.py",
-    "docs/tasks.md": "areas.py",
-    "docs/messages.md": "ring.py",
-    "docs/neurons.md": "rows.py",
+    "primes.py": "README.md",
+    "areas.py": "docs/tasks.md",
+    "within.py": "docs/tasks.md",
+    "ring.py": "docs/messages.md",
+    "rows.py": "docs/neurons.md",
 }
 
 
@@ -26,7 +27,7 @@ def program(page: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-@pytest.mark.parametrize(("page", "name"), PROGRAMS.items(), ids=PROGRAMS)
+@pytest.mark.parametrize(("name", "page"), PROGRAMS.items(), ids=PROGRAMS)
 def test_a_pages_program_prints_what_the_page_says(page, name, vendor, tmp_path):
     console = re.search(rf"\$ mpirun -n 3 python {name}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert console is not None
