@@ -1,4 +1,4 @@
-"""arithmetic, arithmetic_weight and arithmetic_number: +, -, *, / and ** of each element with another.
+"""arithmetic, arithmetic_weight and arithmetic_number: +, -, *, /, **, max, min of an element with another.
 
 The second operand is a value, a parameter or a number. Shapes are broadcast sample by sample, from the right;
 the batch axis stands apart:
@@ -31,9 +31,17 @@ from .kernel import (
 )
 from .region import broadcast_part, on_views
 
-Operator = Literal["add", "sub", "mul", "div", "pow"]
+Operator = Literal["add", "sub", "mul", "div", "pow", "max", "min"]
 
-_FUNCTIONS = {"add": "add", "sub": "subtract", "mul": "multiply", "div": "divide", "pow": "power"}
+_FUNCTIONS = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "div": "divide",
+    "pow": "power",
+    "max": "maximum",
+    "min": "minimum",
+}
 
 
 def broadcast(name: str, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,6 +84,10 @@ def _first_gradient(operator: Operator, a: Array, b: Array, dy: Array) -> Array:
         case "pow":
             xp = array_module(dy)
             return dy * b * a ** xp.where(b == 0, 1, b - 1)  # x ** 0 has no slope, also in 0
+        case "max":
+            return _taken(a > b, a == b, dy)
+        case "min":
+            return _taken(a < b, a == b, dy)
 
 
 def _second_gradient(operator: Operator, a: Array, b: Array, dy: Array) -> Array:
@@ -92,6 +104,16 @@ def _second_gradient(operator: Operator, a: Array, b: Array, dy: Array) -> Array
         case "pow":  # 0 ** b stays 0 for every b above 0; a negative base has no slope
             safe = xp.where(a > 0, a, 1)
             return dy * a**b * xp.log(safe)
+        case "max":
+            return _taken(b > a, a == b, dy)
+        case "min":
+            return _taken(b < a, a == b, dy)
+
+
+def _taken(own: Array, both: Array, dy: Array) -> Array:
+    """The gradient of the operand that was taken; where both are the same, each has half of it."""
+    xp, number = array_module(dy), dy.dtype.type
+    return dy * xp.where(both, number(0.5), xp.where(own, number(1), number(0)))
 
 
 def _check_operator(name: str, operator: str) -> None:

@@ -1,4 +1,4 @@
-"""sqrt, exp, log, erf and cast: of one element and no activations, as exported models spell them out."""
+"""sqrt, exp, log, sin, cos, erf and cast: of one element and no activations, as exports spell them out."""
 
 from __future__ import annotations
 
@@ -76,6 +76,46 @@ class Log(Elementwise):
         dx = b.input_gradients[0]
         if dx is not None:
             array_module(dx).divide(b.output_gradient, b.inputs[0], out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class Sin(Elementwise):
+    """The sine of x."""
+
+    name: ClassVar[str] = "sin"
+    flops: ClassVar[tuple[float, float]] = (20.0, 21.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        array_module(b.output).sin(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            xp = array_module(dx)
+            xp.multiply(b.output_gradient, xp.cos(b.inputs[0]), out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class Cos(Elementwise):
+    """The cosine of x."""
+
+    name: ClassVar[str] = "cos"
+    flops: ClassVar[tuple[float, float]] = (20.0, 22.0)
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        array_module(b.output).cos(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            xp = array_module(dx)
+            xp.multiply(b.output_gradient, -xp.sin(b.inputs[0]), out=dx)
 
 
 def _erf_arrays(x: Array, y: Array) -> None:

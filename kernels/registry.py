@@ -12,10 +12,11 @@ from .activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from .arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from .attention import Attention
 from .batch_norm import BatchNorm, InstanceNorm
+from .choice import Compare, CompareNumber, Where
 from .conv import Conv2d, Conv2dAdd
 from .conv_transpose import ConvTranspose2d
 from .embedding import Embedding, PositionEmbedding
-from .function import Cast, Erf, Exp, Log, Sqrt
+from .function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
 from .kernel import Kernel
 from .layer_norm import LayerNorm
 from .linear import Dense
@@ -26,6 +27,7 @@ from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from .probability import LogSoftmax, Softmax
 from .rearrange import Pad, Slice, Take, Transpose
 from .reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
+from .resample import Resample
 from .response_norm import ResponseNorm
 from .shape import Add, Concat, Flatten, Reshape
 
@@ -50,6 +52,8 @@ KERNELS: dict[str, type[Kernel]] = {
         Sqrt,
         Exp,
         Log,
+        Sin,
+        Cos,
         Erf,
         Cast,
         Softmax,
@@ -60,6 +64,9 @@ KERNELS: dict[str, type[Kernel]] = {
         ArithmeticWeight,
         ArithmeticNumber,
         Constant,
+        Compare,
+        CompareNumber,
+        Where,
         MatMul,
         ReduceMean,
         ReduceSum,
@@ -72,6 +79,7 @@ KERNELS: dict[str, type[Kernel]] = {
         Slice,
         Take,
         Pad,
+        Resample,
         BatchNorm,
         InstanceNorm,
         LayerNorm,

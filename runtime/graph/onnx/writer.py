@@ -21,10 +21,11 @@ from ....kernels.activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from ....kernels.attention import Attention
 from ....kernels.batch_norm import BatchNorm, InstanceNorm
+from ....kernels.choice import Compare, CompareNumber, Where
 from ....kernels.conv import Conv2d, Conv2dAdd
 from ....kernels.conv_transpose import ConvTranspose2d
 from ....kernels.embedding import Embedding, PositionEmbedding
-from ....kernels.function import Cast, Erf, Exp, Log, Sqrt
+from ....kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
 from ....kernels.kernel import ArraySpec, Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
@@ -34,6 +35,7 @@ from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool
 from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.rearrange import Pad, Slice, Take, Transpose
 from ....kernels.reduce import Reduce, ReduceL2, ReduceMax, ReduceMean, ReduceSum
+from ....kernels.resample import Resample
 from ....kernels.response_norm import ResponseNorm
 from ....kernels.shape import Add, Concat, Flatten, Reshape
 from ...errors import GraphError
@@ -43,7 +45,24 @@ from . import package
 
 OPERATOR_SET = 20
 BATCH = "batch"  # what the open axis of inputs and outputs is called
-OPERATORS = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow"}
+OPERATORS = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "pow": "Pow",
+    "max": "Max",
+    "min": "Min",
+}
+OF_TRUTHS = {"add": "Or", "mul": "And"}
+COMPARISONS = {
+    "equal": "Equal",
+    "not_equal": "Equal",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+}
 
 
 @dataclass(slots=True)
@@ -272,7 +291,8 @@ def _add(to: To, kernel: Add) -> None:
 
 def _arithmetic(to: To, kernel: Arithmetic) -> None:
     axes = len(to.output.shape) - 1
-    to.put(OPERATORS[kernel.operator], to.aligned(0, axes), to.aligned(1, axes))
+    named = OPERATORS | (OF_TRUTHS if to.output.dtype == "bool" else {})
+    to.put(named[kernel.operator], to.aligned(0, axes), to.aligned(1, axes))
 
 
 def _arithmetic_weight(to: To, kernel: ArithmeticWeight) -> None:
@@ -284,6 +304,32 @@ def _arithmetic_number(to: To, kernel: ArithmeticNumber) -> None:
     value = to.sheet.store(to.part("value"), np.array(kernel.value, to.specs[0].dtype))
     operands = to.node.inputs[0], value
     to.put(OPERATORS[kernel.operator], *(operands[::-1] if kernel.reverse else operands))
+
+
+def _compare(to: To, kernel: Compare) -> None:
+    axes = len(to.output.shape) - 1
+    _compared(to, kernel.operator, to.aligned(0, axes), to.aligned(1, axes))
+
+
+def _compare_number(to: To, kernel: CompareNumber) -> None:
+    (x,), dtype = to.node.inputs, to.specs[0].dtype
+    if dtype == "bool":  # the operators of order take numbers alone
+        x, dtype = to.put("Cast", x, to="number", to_type="float32"), "float32"
+    elif not float(kernel.value).is_integer() and not dtype.startswith("float"):
+        x, dtype = to.put("Cast", x, to="number", to_type="float64"), "float64"
+    _compared(to, kernel.operator, x, to.sheet.store(to.part("value"), np.array(kernel.value, dtype)))
+
+
+def _compared(to: To, operator: str, first: str, second: str) -> None:
+    if operator == "not_equal":
+        to.put("Not", to.put("Equal", first, second, to="equal"))
+    else:
+        to.put(COMPARISONS[operator], first, second)
+
+
+def _where(to: To, kernel: Where) -> None:
+    axes = len(to.output.shape) - 1
+    to.put("Where", *(to.aligned(index, axes) for index in range(3)))
 
 
 def _constant(to: To, kernel: Constant) -> None:
@@ -329,6 +375,19 @@ def _slice(to: To, kernel: Slice) -> None:
 
 def _take(to: To, kernel: Take) -> None:
     to.put("Gather", *to.node.inputs, to.integers("indices", kernel.indices), axis=kernel.axis)
+
+
+def _resample(to: To, kernel: Resample) -> None:
+    rank = len(to.output.shape)
+    axis = kernel.axis % rank
+    by: dict[str, Any] = {
+        "mode": kernel.mode, "coordinate_transformation_mode": kernel.coordinates, "axes": [axis]
+    }  # fmt: skip
+    if kernel.scale:
+        scale = to.sheet.store(to.part("scale"), np.array([kernel.scale], np.float32))
+        to.put("Resize", *to.node.inputs, "", scale, **by)
+    else:
+        to.put("Resize", *to.node.inputs, "", "", to.integers("extent", [kernel.extent]), **by)
 
 
 def _pad(to: To, kernel: Pad) -> None:
@@ -412,11 +471,14 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     BatchNorm: _batch_norm,
     Cast: _cast,
     Clip: _clip,
+    Compare: _compare,
+    CompareNumber: _compare_number,
     Concat: _concat,
     Constant: _constant,
     Conv2d: _conv,
     Conv2dAdd: _conv,
     ConvTranspose2d: _conv_transpose,
+    Cos: _as("Cos"),
     Dense: _dense,
     Dropout: _as("Identity"),
     ELU: _elu,
@@ -440,9 +502,11 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     ReduceMax: _reduce("ReduceMax"),
     ReduceMean: _reduce("ReduceMean"),
     ReduceSum: _reduce("ReduceSum"),
+    Resample: _resample,
     Reshape: _reshape,
     ResponseNorm: _response_norm,
     Sigmoid: _as("Sigmoid"),
+    Sin: _as("Sin"),
     Slice: _slice,
     Softmax: _along("Softmax"),
     Softplus: _as("Softplus"),
@@ -450,5 +514,6 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Take: _take,
     Tanh: _as("Tanh"),
     Transpose: _transpose,
+    Where: _where,
 }
 """How each kernel is written; losses are left out, for they are no part of a prediction."""

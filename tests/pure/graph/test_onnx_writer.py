@@ -53,6 +53,25 @@ def one(sample: tuple[int, ...], kernel: str, **attributes) -> Case:
 IMAGE = (4, 7, 6)
 
 
+def number(b, truth):
+    return b("cast", truth, dtype="float32")
+
+
+def truths(b, x):
+    """(x > tanh x or not x >= 0.5) and x != 0."""
+    one = b("compare", x, b("tanh", x), operator="greater")
+    other = b(
+        "compare_number",
+        b("compare_number", x, operator="greater_equal", value=0.5),
+        operator="equal",
+        value=0,
+    )
+    either = b("arithmetic", one, other, operator="add")
+    return number(
+        b, b("arithmetic", either, b("compare_number", x, operator="not_equal", value=0), operator="mul")
+    )
+
+
 def squares(b, x):
     return b("arithmetic_number", x, operator="pow", value=2.0)
 
@@ -132,6 +151,33 @@ CASES = {
         (4, BATCH, 5),
         build=lambda b, x: b("arithmetic", b("reduce_mean", x, axes=(1,), keepdims=False), x, operator="mul"),
     ),
+    "the larger of two values": Case(
+        (5,), build=lambda b, x: b("arithmetic", x, b("tanh", x), operator="max")
+    ),
+    "sines": one((5,), "sin"),
+    "cosines": one((5,), "cos"),
+    "truths of two values and of a number": Case((4, 5), build=truths),
+    "no number is equal to itself": Case(
+        (5,), build=lambda b, x: number(b, b("compare", x, x, operator="not_equal"))
+    ),
+    "a choice of two": Case(
+        (4, 5),
+        build=lambda b, x: b(
+            "where",
+            b("compare_number", b("reduce_max", x, axes=(2,)), operator="greater", value=0.5),
+            x,
+            b("constant", x, shape=(), trained=False),
+        ),
+    ),
+    "a choice of fewer axes, whose batch stays in front": Case(
+        (4, BATCH, 5),
+        build=lambda b, x: b(
+            "where",
+            b("compare", b("reduce_mean", x, axes=(1,), keepdims=False), x, operator="less_equal"),
+            x,
+            b("reduce_mean", x, axes=(1,), keepdims=False),
+        ),
+    ),
     "a weight added to values": one((4, 5), "arithmetic_weight", operator="add", shape=(5,)),
     "values that divide a weight of more axes": Case(
         (5,),
@@ -166,6 +212,10 @@ CASES = {
     "a slice": one((4, 9), "slice", axis=2, start=1, stop=8, step=3),
     "a selection": one((4, 5), "take", axis=1, indices=(3, 0, 3)),
     "a pad": one(IMAGE, "pad", before=(0, 1, 2), after=(1, 0, 0), value=-0.5),
+    "rows between rows": one(IMAGE, "resample", axis=2, extent=11),
+    "columns by a scale, with four neighbours": one(
+        IMAGE, "resample", axis=-1, extent=9, mode="cubic", coordinates="asymmetric", scale=1.6
+    ),
     "an instance norm": one(IMAGE, "instance_norm", epsilon=1e-3),
     "an instance norm without weights": one(IMAGE, "instance_norm", affine=False),
     "a batch norm": one(IMAGE, "batch_norm", epsilon=1e-3),

@@ -9,7 +9,15 @@ from tests.pure.kernels.checks import allocate, check_gradients, normal, run
 from weft.kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from weft.kernels.kernel import ArraySpec, Mode
 
-FUNCTIONS = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power}
+FUNCTIONS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "pow": np.power,
+    "max": np.maximum,
+    "min": np.minimum,
+}
 operators = pytest.mark.parametrize("operator", FUNCTIONS)
 
 
@@ -59,7 +67,7 @@ def test_a_value_and_a_weight(operator, reverse, shape):
     np.testing.assert_allclose(b.output, wanted)
 
 
-@pytest.mark.parametrize("operator", ["add", "sub", "mul"])
+@pytest.mark.parametrize("operator", ["add", "sub", "mul", "max", "min"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["x first", "the weight first"])
 @pytest.mark.parametrize("shape", [(3, 1, 1), (5,), (2, 3, 4, 5)], ids=str)
 def test_gradients_of_a_weight_are_summed_over_the_samples(operator, reverse, shape):
@@ -103,6 +111,22 @@ def test_a_power_of_zero_has_a_slope():
     np.testing.assert_array_equal(b.input_gradients[0][0, [0, 2]], 0)
 
 
+@pytest.mark.parametrize("operator", ["max", "min"])
+def test_two_that_are_the_same_share_the_gradient(operator):
+    """As PyTorch's maximum has it: counted for both, it was twice what it is."""
+    x = np.array([[1.0, 2.0]])
+    b = run(Arithmetic(operator), allocate(Arithmetic(operator), x, x.copy()))
+    for gradient in b.input_gradients:
+        np.testing.assert_array_equal(gradient, b.output_gradient / 2)
+
+
+def test_no_number_is_the_larger_and_the_smaller():
+    x = np.array([[np.nan, 1.0]])
+    for operator in ("max", "min"):
+        b = run(Arithmetic(operator), allocate(Arithmetic(operator), x, np.array([[0.0, np.nan]])))
+        assert np.isnan(b.output).all()
+
+
 def test_what_is_not_trained_never_moves():
     for kernel in (ArithmeticWeight("add", (3,), trained=False), Constant((3,), trained=False)):
         (spec,) = kernel.parameters(ArraySpec((2, 3)))
@@ -132,5 +156,5 @@ def test_shapes_that_do_not_fit_are_named(kernel, shapes, message):
 
 
 def test_an_unknown_operator_is_refused():
-    with pytest.raises(ValueError, match="operator is 'mod'; give add, sub, mul, div, pow"):
+    with pytest.raises(ValueError, match="operator is 'mod'; give add, sub, mul, div, pow, max, min"):
         Arithmetic("mod")

@@ -1,4 +1,4 @@
-"""sqrt, exp, log, erf and cast."""
+"""sqrt, exp, log, sin, cos, erf and cast."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
-from weft.kernels.function import Cast, Erf, Exp, Log, Sqrt
+from weft.kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
 
 
-@pytest.mark.parametrize(("kernel", "wanted"), [(Sqrt(), np.sqrt), (Exp(), np.exp), (Log(), np.log)])
+@pytest.mark.parametrize(
+    ("kernel", "wanted"),
+    [(Sqrt(), np.sqrt), (Exp(), np.exp), (Log(), np.log), (Sin(), np.sin), (Cos(), np.cos)],
+)
 def test_functions_of_positive_numbers(kernel, wanted):
     x = np.abs(normal(2, 3, 4)) + 0.1
     check_gradients(kernel, x)

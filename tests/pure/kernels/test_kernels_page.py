@@ -41,7 +41,7 @@ def test_every_kernel_is_there():
 def test_a_kernel_has_these_attributes_and_defaults(name):
     cell = ROWS["conv2d"] if ROWS[name] == "as `conv2d`" else ROWS[name]
     told = dict(re.findall(r"`(\w+)`(?: \(`([^`]*)`)?", cell))
-    if name.startswith("arithmetic"):
+    if name.startswith(("arithmetic", "compare")):
         told["operator"] = ""  # its choices are listed there
     assert {key: value for key, value in told.items() if key in defaults(name)} == defaults(name)
     assert told.keys() - defaults(name).keys() <= {"kernel_size"}, "no such attribute"

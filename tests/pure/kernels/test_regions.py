@@ -14,10 +14,11 @@ from weft.kernels.activation import GELU, Dropout, ReLU, Sigmoid, Softplus, Tanh
 from weft.kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Constant
 from weft.kernels.attention import Attention
 from weft.kernels.batch_norm import BatchNorm, InstanceNorm
+from weft.kernels.choice import Compare, CompareNumber, Where
 from weft.kernels.conv import Conv2d, Conv2dAdd
 from weft.kernels.conv_transpose import ConvTranspose2d
 from weft.kernels.embedding import Embedding, PositionEmbedding
-from weft.kernels.function import Cast, Erf, Exp, Log, Sqrt
+from weft.kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
 from weft.kernels.kernel import Kernel, Mode, Region
 from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.linear import Dense
@@ -30,6 +31,7 @@ from weft.kernels.rearrange import Pad, Slice, Take, Transpose
 from weft.kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from weft.kernels.region import reshaped
 from weft.kernels.registry import KERNELS
+from weft.kernels.resample import Resample
 from weft.kernels.response_norm import ResponseNorm
 from weft.kernels.shape import Add, Concat, Flatten, Reshape
 
@@ -58,7 +60,7 @@ def check_regions(kernel: Kernel, parts: int, *inputs: np.ndarray, tolerance: fl
         needs = kernel.needs(region, *specs)
         seen = []
         for x, need in zip(inputs, needs, strict=True):
-            only = np.full_like(x, NAN if x.dtype.kind == "f" else 77)
+            only = np.full_like(x, {"f": NAN, "b": True}.get(x.dtype.kind, 77))
             only[:, *need] = x[:, *need]
             seen.append(only)
         b = allocate(kernel, *seen)
@@ -107,6 +109,8 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "sqrt": (Sqrt(), (IMAGES,)),
     "exp": (Exp(), (IMAGES,)),
     "log": (Log(), (IMAGES,)),
+    "sin": (Sin(), (IMAGES,)),
+    "cos": (Cos(), (IMAGES,)),
     "erf": (Erf(), (IMAGES,)),
     "cast": (Cast("float32"), (IMAGES,)),
     "dropout": (Dropout(0.5), (IMAGES,)),
@@ -120,6 +124,10 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "arithmetic_weight": (ArithmeticWeight("add", (6, 1, 1)), (IMAGES,)),
     "arithmetic_weight, fewer axes": (ArithmeticWeight("mul", (1, 7), reverse=True), (IMAGES,)),
     "arithmetic_number": (ArithmeticNumber("pow", 2.0), (IMAGES,)),
+    "arithmetic, the larger": (Arithmetic("max"), (IMAGES, (2, 6, 1, 1))),
+    "compare": (Compare("less"), (IMAGES, (2, 9, 1))),
+    "compare_number": (CompareNumber("greater", 0.5), (IMAGES,)),
+    "where": (Where(), (IMAGES, (2, 6, 1, 1), (2, 9, 7))),
     "constant": (Constant((3, 4)), (PLACES,)),
     "matmul": (MatMul(), ((2, 3, 4, 5), (2, 3, 5, 6))),
     "matmul, broadcast": (MatMul(), ((2, 4, 5), (2, 3, 1, 5, 6))),
@@ -138,6 +146,8 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "take": (Take(-1, (4, 0, 4, 2)), (IMAGES,)),
     "pad": (Pad((2, 1, 0), (0, 3, 1), 0.5), (IMAGES,)),
     "pad, regions of padding alone": (Pad((9, 0, 7), (7, 0, 9)), ((2, 1, 3, 1),)),
+    "resample": (Resample(2, 14), (IMAGES,)),
+    "resample, the last axis": (Resample(-1, 3, "cubic"), (IMAGES,)),
     "batch_norm": (BatchNorm(), (IMAGES,)),
     "batch_norm of features": (BatchNorm(), ((4, 9),)),
     "instance_norm": (InstanceNorm(), (IMAGES,)),
@@ -152,7 +162,7 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "mean_squared_error": (MeanSquaredError(), ((3, 5), (3, 5))),
 }
 # BLAS takes the sums of a part in another order; softmax of a single column does as that of rows.
-ROUNDED = ("matmul", "dense", "attention", "softmax", "log_softmax")
+ROUNDED = ("matmul", "dense", "attention", "softmax", "log_softmax", "resample")
 
 
 def inputs(kernel: Kernel, shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
@@ -161,6 +171,8 @@ def inputs(kernel: Kernel, shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarr
         return [np.abs(found[0] * 3).astype("int64")]
     if kernel.name == "softmax_cross_entropy":
         return [found[0], np.abs(found[1]).astype("int64")]
+    if kernel.name == "where":
+        return [found[0] > 0, *found[1:]]
     return [np.abs(found[0])] if kernel.name in ("sqrt", "log") else found
 
 
@@ -267,6 +279,7 @@ UNCUT = {
     "probabilities of one sum": (Softmax(), (PLACES,), [(0, 6), (0, 3)]),
     "places of a dense layer": (Dense(4), (PLACES,), [(0, 3), (0, 4)]),
     "half a head": (Attention(2), (PLACES,), [(0, 6), (0, 1)]),
+    "an axis that is resampled": (Resample(2, 14), (IMAGES,), [(0, 6), (0, 4), (0, 7)]),
     "a mean": (ReduceMean((2,)), (PLACES,), [(0, 3), (0, 1)]),
 }  # fmt: skip
 
