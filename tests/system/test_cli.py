@@ -326,9 +326,9 @@ def test_info_refuses_what_is_no_model(arguments: list[str], message: str, tmp_p
 
 WRONG_MODELS = {
     "an operator that Weft lacks": (
-        ["Relu", "Celu"],
+        ["Relu", "Det"],
         ["pixels=8"],
-        "weft: node 'my_Celu': Weft has no kernel for",
+        "weft: node 'my_Det': Weft has no kernel for",
     ),
     "an axis that is open": (["Relu"], [], "weft: axis 2 ('pixels') of the input 'image' is open"),
     "a size of an axis that is not there": (["Relu"], ["foo=3"], "weft: no input has an axis 'foo' to give"),

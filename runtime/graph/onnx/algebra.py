@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ....kernels.activation import GELU, Dropout, ReLU, Softplus, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Operator
+from ....kernels.batch_norm import InstanceNorm
 from ....kernels.function import Exp, Log
 from ....kernels.kernel import Kernel
 from ....kernels.layer_norm import LayerNorm
@@ -20,7 +21,7 @@ from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.probability import Softmax
 from ....kernels.rearrange import Transpose
 from ....kernels.reduce import Reduce, ReduceMax, ReduceMean, ReduceSum
-from ....kernels.shape import Add
+from ....kernels.shape import Add, Reshape
 from .node import At, Dynamic, Operand, Static, show
 
 Reading = Callable[[At], Operand]
@@ -28,24 +29,36 @@ Reading = Callable[[At], Operand]
 
 def layer_normalization(at: At) -> Operand:
     """LayerNormalization over the last axes, as one."""
-    if _along_last(at, -1):
-        x = at.loose(0)
-        scale = np.broadcast_to(at.weight(1, "scale"), x.shape[-1:])
-        shift = np.broadcast_to(at.weight(2, "bias") if at.given(2) else np.float32(0), x.shape[-1:])
-        return at.along(x, at.add(_layer_norm(at), x, weights=(scale, shift)))
-    x = at.value(0)
-    own = at.axis(int(at.attributes.get("axis", -1)), len(x.shape)) - (0 if at.writing.batched else 1)
-    shape = (*x.shape[:own], prod(x.shape[own:]))
-    scale = np.broadcast_to(at.weight(1, "scale"), x.shape[own:]).reshape(-1)
-    shift = np.zeros_like(scale)
-    if at.given(2):
-        shift = np.broadcast_to(at.weight(2, "bias"), x.shape[own:]).reshape(-1)
-    y = at.add(_layer_norm(at), at.reshape(x, shape, part="rows"), weights=(scale, shift))
+    last = _along_last(at, -1)
+    x = at.loose(0) if last else at.value(0)
+    rank = len(x.shape)
+    own = rank - 1 if last else at.axis(int(at.attributes.get("axis", -1)), rank)
+    own -= 0 if last or at.writing.batched else 1
+    over = x.shape[own:]
+    scale = np.broadcast_to(at.weight(1, "scale"), over)
+    shift = np.broadcast_to(at.weight(2, "bias") if at.given(2) else np.float32(0), over)
+    epsilon = float(at.attributes.get("epsilon", 1e-5))
+    if not any(isinstance(each, Static) and each.trained for each in at.inputs):
+        return _fixed_norm(at, x, scale, shift, epsilon)
+    kernel, weights = at.kernel(LayerNorm, epsilon), (scale.reshape(-1), shift.reshape(-1))
+    if last:
+        return at.along(x, at.add(kernel, x, weights=weights))
+    y = at.add(kernel, at.reshape(x, (*x.shape[:own], prod(over)), part="rows"), weights=weights)
     return at.reshape(y, x.shape)
 
 
-def _layer_norm(at: At) -> Kernel:
-    return at.kernel(LayerNorm, epsilon=float(at.attributes.get("epsilon", 1e-5)))
+def _fixed_norm(at: At, x: Dynamic, scale: NDArray[Any], shift: NDArray[Any], epsilon: float) -> Operand:
+    """One whose scale and bias are no weights, as PyTorch's without them is exported: of rows as channels."""
+    own, behind = x.spec.shape, prod(scale.shape)
+    rows = (prod(own[1:]) // behind, behind)
+    y = at.add(at.kernel(Reshape, rows), Dynamic(x.name, x.spec, x.spec.shape), part="rows")
+    y = at.add(at.kernel(InstanceNorm, epsilon, affine=False), y, part="norm")
+    y = at.along(x, at.add(at.kernel(Reshape, own[1:]), y, part="normed"))
+    for operator, array, neutral, part in (("mul", scale, 1, "scaled"), ("add", shift, 0, "")):
+        if not (array == neutral).all():
+            weight = at.kernel(ArithmeticWeight, operator, array.shape, trained=False)
+            y = at.along(x, at.add(weight, y, weights=(np.ascontiguousarray(array),), part=part))
+    return y
 
 
 def _along_last(at: At, default: int) -> bool:
@@ -106,8 +119,8 @@ def _plus(at: At, y: Dynamic, beta: float) -> Dynamic:
     c = at.operand(2)
     if isinstance(c, Static):
         at.check_fixed(c)
-        return _binary(at, "add", y, Static(c.array * np.float32(beta), c.trained))
-    return _binary(at, "add", y, c if beta == 1 else at.add(ArithmeticNumber("mul", beta), c, part="beta"))
+        return both(at, "add", y, Static(c.array * np.float32(beta), c.trained))
+    return both(at, "add", y, c if beta == 1 else at.add(ArithmeticNumber("mul", beta), c, part="beta"))
 
 
 def _dense(at: At, x: Dynamic, weight: NDArray[Any], bias: NDArray[Any] | None, part: str = "") -> Dynamic:
@@ -135,6 +148,10 @@ def matmul(at: At) -> Operand:
             return _dense(at, x, weight.T, None)
         y = at.plain(_dense(at, x, weight[None], None, part="product"))
         return at.reshape(y, y.shape[:-1])
+    if isinstance(first, Dynamic) and isinstance(second, Dynamic) and (first.folded or second.folded):
+        first, second = at.settled(first), at.settled(second)
+        if first.folded and second.folded:
+            return _of_folded(at, first, second)
     ranks = [len(each.array.shape if isinstance(each, Static) else each.shape) for each in (first, second)]
     a, b = (_factor(at, each, max(ranks)) for each in (first, second))
     if at.writing.batched and (len(a.shape) != len(b.shape) or len(a.shape) < 3):
@@ -157,6 +174,15 @@ def matmul(at: At) -> Operand:
     return at.reshape(y, shape)
 
 
+def _of_folded(at: At, a: Dynamic, b: Dynamic) -> Dynamic:
+    """A product of matrices whose batch is folded with the heads of attention, in both alike."""
+    ahead = [(x.shape[:-2], x.spec.shape[:-2], x.layout[:-2]) for x in (a, b)]
+    if len(a.shape) < 3 or a.layout or ahead[0] != ahead[1]:
+        at.plain(a)
+    y = at.add(MatMul(), a, b)
+    return Dynamic(y.name, y.spec, (*a.shape[:-1], b.shape[-1]))
+
+
 def _factor(at: At, operand: Operand, rank: int) -> Dynamic:
     value = at.constant(operand, rank) if isinstance(operand, Static) else at.plain(operand)
     if value.spec.dtype != "float32":
@@ -164,16 +190,23 @@ def _factor(at: At, operand: Operand, rank: int) -> Dynamic:
     return value
 
 
-def _binary(at: At, operator: Operator, first: Operand, second: Operand, part: str = "") -> Dynamic:
+WHOLE = ("add", "sub", "mul", "max", "min")
+"""What is computed of whole numbers, too: places that follow from a mask, as RoBERTa counts them."""
+
+
+def both(at: At, operator: Operator, first: Operand, second: Operand, part: str = "") -> Dynamic:
     """Two operands, at least one of them dynamic, element by element."""
-    for each in (first, second):
-        kind = each.spec.dtype if isinstance(each, Dynamic) else each.array.dtype.name
+    first, second = (at.settled(each) if isinstance(each, Dynamic) else each for each in (first, second))
+    kinds = [_kind(first), _kind(second)]
+    if operator in WHOLE and kinds[0] == kinds[1] and np.dtype(kinds[0]).kind in "iu":
+        return _of_whole(at, operator, first, second, part)
+    for kind, each in zip(kinds, (first, second), strict=True):
         exponent = operator == "pow" and each is second and isinstance(each, Static)
         if kind != "float32" and not exponent:
             at.refuse(f"an operand is {kind}; Weft computes in float32")
     if isinstance(first, Dynamic) and isinstance(second, Dynamic):
         if first.folded or second.folded:
-            if first.shape != second.shape or first.spec != second.spec:
+            if (first.shape, first.spec, first.layout) != (second.shape, second.spec, second.layout):
                 at.plain(first if first.folded else second)
         elif at.writing.batched and len(first.shape) != len(second.shape):
             at.refuse(
@@ -192,12 +225,66 @@ def _binary(at: At, operator: Operator, first: Operand, second: Operand, part: s
     return _with_static(at, operator, first, second, part, reverse=False)
 
 
+def _kind(operand: Operand) -> str:
+    """The dtype of an operand."""
+    return operand.spec.dtype if isinstance(operand, Dynamic) else str(operand.array.dtype.name)
+
+
+def _of_whole(at: At, operator: Operator, first: Operand, second: Operand, part: str) -> Dynamic:
+    """The same of whole numbers, whose constants are no parameters."""
+    for x, other, reverse in ((first, second, False), (second, first, True)):
+        if isinstance(x, Dynamic) and isinstance(other, Static):
+            array = at.per_sample(behind(at, x, other), len(x.shape))
+            if array.size == 1 and array.ndim < len(x.spec.shape) and abs(int(array.reshape(()))) < 2**53:
+                number = at.kernel(ArithmeticNumber, operator, float(array.reshape(())), reverse)
+                return at.along(x, at.add(number, x, part=part))
+    values, like = together(at, first, second)
+    return at.along(like, at.add(Arithmetic(operator), *values, part=part))
+
+
+def together(at: At, *operands: Operand) -> tuple[list[Dynamic], Dynamic]:
+    """Operands of any type as values that are broadcast sample by sample, and one folded as they are."""
+    operands = tuple(at.settled(each) if isinstance(each, Dynamic) else each for each in operands)
+    values = [each for each in operands if isinstance(each, Dynamic)]
+    like = next((each for each in values if each.folded), values[0])
+    for each in values:
+        same = (each.shape, each.spec.shape, each.layout) == (like.shape, like.spec.shape, like.layout)
+        if like.folded and not same:
+            at.plain(like)
+        if at.writing.batched and len(each.shape) != len(like.shape):
+            at.refuse(
+                f"{show(each.shape)} and {show(like.shape)} are of unequal rank, so the batch of one meets"
+                " another axis of the other"
+            )
+    rank = len(like.shape)
+    values = [
+        at.constant(behind(at, like, each), rank) if isinstance(each, Static) else each for each in operands
+    ]
+    return values, like
+
+
+def behind(at: At, x: Dynamic, static: Static) -> Static:
+    """The static operand without axes of 1 that meet the batch of x, where that is folded or elsewhere.
+
+    One with other axes there would meet what Weft's value has in its place, and is refused.
+    """
+    if not x.folded:
+        return static
+    axes = len(x.shape) - next((axis for axis, group in enumerate(x.layout) if 0 in group), 0) - 1
+    while static.array.ndim > axes and static.array.shape[0] == 1 and static.other is None:
+        static = Static(static.array[0], static.trained)
+    if static.array.ndim > axes:
+        at.plain(x)
+    return static
+
+
 def _with_static(
     at: At, operator: Operator, x: Operand, static: Operand, part: str, *, reverse: bool
 ) -> Dynamic:
     """x ∘ static, or static ∘ x: a number where it is one, else a parameter."""
     assert isinstance(x, Dynamic)
     assert isinstance(static, Static)
+    static = behind(at, x, static)
     array = at.per_sample(static, len(x.shape))
     if array.size == 1 and array.ndim < len(x.spec.shape) and not (static.trained and array.ndim):
         number = ArithmeticNumber(operator, float(array.reshape(())), reverse)
@@ -210,10 +297,10 @@ def _with_static(
 
 def binary(operator: Operator) -> Reading:
     """Add, Sub, Mul, Div and Pow; the exponent of a power may be of another type."""
-    return lambda at: _binary(at, operator, at.operand(0), _aligned(at))
+    return lambda at: both(at, operator, at.operand(0), aligned(at))
 
 
-def _aligned(at: At) -> Operand:
+def aligned(at: At) -> Operand:
     """The second operand; before version 7 its first axis meets the first operand's axis `axis`."""
     first, second = at.operand(0), at.operand(1)
     if at.version >= 7 or "axis" not in at.attributes:
@@ -239,7 +326,7 @@ def total(at: At) -> Operand:
     rest: list[Operand] = [*values[1:], *(each for each in operands if isinstance(each, Static))]
     result = values[0]
     for other in rest:
-        result = _binary(at, "add", result, other)
+        result = both(at, "add", result, other)
     return result
 
 
@@ -322,28 +409,6 @@ def clip(at: At) -> Operand:
     return _apply(at, at.kernel(Clip, min(bounds), bounds[1]))  # of bounds in the wrong order the upper one
 
 
-def bounded(*, above: bool) -> Reading:
-    """Max (Min, where the bound is `above`) of a value and stored numbers, as exporters write clamp."""
-    return lambda at: _bounded(at, above)
-
-
-def _bounded(at: At, above: bool) -> Operand:
-    values = [place for place, each in enumerate(at.inputs) if isinstance(each, Dynamic)]
-    if len(values) > 1:
-        at.refuse("it compares computed values; Weft's Clip compares one with stored numbers")
-    if len(at.inputs) == 1:
-        return at.operand(0)
-    numbers = [at.static(place, "bound") for place in range(len(at.inputs)) if place not in values]
-    x = at.loose(values[0])
-    if any(each.size != 1 or each.ndim > len(x.shape) for each in numbers):
-        at.refuse("its bound is an array; Weft's Clip has one number for all elements")
-    found = [float(each.reshape(())) for each in numbers]
-    if any(number != number for number in found):
-        at.refuse("its bound is no number")
-    kernel = at.kernel(Clip, maximum=min(found)) if above else at.kernel(Clip, max(found))
-    return at.along(x, at.add(kernel, x))
-
-
 def selu(at: At) -> Operand:
     """Selu."""
     x = at.loose(0)
@@ -351,6 +416,21 @@ def selu(at: At) -> Operand:
     gamma = float(at.attributes.get("gamma", 1.05070102214813232421875))
     curve = at.add(at.kernel(ELU, alpha), x, part="elu")
     return at.along(x, at.add(ArithmeticNumber("mul", gamma), curve))
+
+
+def celu(at: At) -> Operand:
+    """Celu: an Elu of x / alpha, times alpha."""
+    x, alpha = at.loose(0), float(at.attributes.get("alpha", 1.0))
+    scaled = at.add(at.kernel(ArithmeticNumber, "div", alpha), x, part="scaled")
+    curve = at.add(ELU(), scaled, part="elu")
+    return at.along(x, at.add(ArithmeticNumber("mul", alpha), curve))
+
+
+def softsign(at: At) -> Operand:
+    """Softsign: x / (1 + |x|)."""
+    x = at.loose(0)
+    far = at.add(ArithmeticNumber("add", 1.0), at.add(LeakyReLU(-1.0), x, part="far"), part="length")
+    return at.along(x, at.add(Arithmetic("div"), x, far))
 
 
 def hard_sigmoid(at: At) -> Operand:
@@ -392,57 +472,12 @@ def prelu(at: At) -> Operand:
         slope = Static(slope.array.reshape(-1, *(1,) * (len(x.shape) - 2)), slope.trained)
     above = at.along(x, at.add(ReLU(), x, part="above"))
     below = at.along(x, at.add(Clip(maximum=0.0), x, part="below"))
-    return _binary(at, "add", above, _binary(at, "mul", below, slope, part="slope"))
+    return both(at, "add", above, both(at, "mul", below, slope, part="slope"))
 
 
 def elu(at: At) -> Operand:
     """Elu."""
     return _apply(at, at.kernel(ELU, float(at.attributes.get("alpha", 1.0))))
-
-
-def where(at: At) -> Operand:
-    """Where with a stored condition: each side times a mask, and the sum of the two.
-
-    What hides scores is added to them instead. Where an earlier mask had hidden some already, as a window of
-    places does behind a causal mask, a product of their infinity and 0 was no number, nor was a softmax then.
-    """
-    condition = at.operand(0)
-    if isinstance(condition, Dynamic):
-        at.refuse(f"its condition {condition.name!r} is computed; Weft needs it stored in the file")
-    sides = at.operand(1), at.operand(2)
-    for (value, side), chosen in ((sides, False), (sides[::-1], True)):
-        if isinstance(side, Static) and (side.array == -inf).all():
-            return _binary(at, "add", value, _chosen(condition, side, chosen))
-    rank = max(len(each.shape) for each in sides if isinstance(each, Dynamic))
-    terms: list[Operand] = []
-    for part, side, chosen in zip(("first", "second"), sides, (True, False), strict=True):
-        if isinstance(side, Static) and not (side.trained and side.array.ndim):
-            terms.append(_chosen(condition, side, chosen))
-            continue
-        value = side if isinstance(side, Dynamic) else _whole(at, side, rank)
-        mask = _by_batch(lambda c, chosen=chosen: (c == chosen).astype(np.float32), condition)
-        terms.append(_binary(at, "mul", value, mask, part))
-    first, second = terms
-    return _binary(at, "add", first, second)
-
-
-def _chosen(condition: Static, side: Static, chosen: bool) -> Static:
-    """A side where the condition is `chosen`, and 0 elsewhere: by no product, for it may be infinite."""
-    return _by_batch(lambda c, a: np.where(c == chosen, a, a.dtype.type(0)), condition, side)
-
-
-def _whole(at: At, static: Static, rank: int) -> Dynamic:
-    """A stored array that is trained as a value with `rank` axes in the file."""
-    axes = (1,) * (rank - static.array.ndim)
-    return at.constant(Static(static.array.reshape(*axes, *static.array.shape), static.trained), rank)
-
-
-def _by_batch(function: Callable[..., NDArray[Any]], *given: Static) -> Static:
-    """A static operand that follows from others, for both batches."""
-    other = None
-    if any(each.other is not None for each in given):
-        other = function(*(each.array if each.other is None else each.other for each in given))
-    return Static(function(*(each.array for each in given)), other=other)
 
 
 def dropout(at: At) -> Operand:

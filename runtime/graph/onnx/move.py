@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ....kernels.embedding import Embedding
 from ....kernels.function import Cast
 from ....kernels.rearrange import Pad, Slice, Take, Transpose
+from ....kernels.resample import SHARPNESS, WAYS, Resample
+from ....kernels.resample import places as counted_places
 from ....kernels.shape import Concat
 from .node import OTHER_BATCH, UNKNOWN_BATCH, At, Dynamic, Operand, Static, show
 from .package import dtype
@@ -22,7 +26,7 @@ def identity(at: At) -> Operand:
 
 def shape(at: At) -> Operand:
     """Shape, known when the file is read."""
-    x = at.moved(0)
+    x = at.anyhow(0)
     start, end = int(at.attributes.get("start", 0)), at.attributes.get("end")
     found = np.array(x.shape[start : None if end is None else int(end)], np.int64)
     times, rest = np.divmod(found, UNKNOWN_BATCH)
@@ -47,8 +51,7 @@ def _cast(at: At, wanted: str) -> Cast:
 
 def reshape(at: At) -> Operand:
     """Reshape; 0 keeps an extent (unless `allowzero`), one -1 is what is left."""
-    found = at.operand(0)
-    x = found if isinstance(found, Dynamic) else at.moved(0)
+    x = at.anyhow(0)
     wanted = at.integers(1, "shape", of_batch=True)
     if wanted is None:
         at.refuse("it has no shape")
@@ -66,7 +69,7 @@ def reshape(at: At) -> Operand:
 
 def flatten(at: At) -> Operand:
     """Flatten into two axes."""
-    x = at.moved(0)
+    x = at.anyhow(0)
     axis = int(at.attributes.get("axis", 1))
     axis = axis + len(x.shape) if axis < 0 else axis
     return at.reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])), part="")
@@ -74,7 +77,7 @@ def flatten(at: At) -> Operand:
 
 def squeeze(at: At) -> Operand:
     """Squeeze: axes of extent 1 go, all of them where none is given."""
-    x = at.moved(0)
+    x = at.anyhow(0)
     rank = len(x.shape)
     axes = at.integers(1, "axes")
     if axes is None:
@@ -84,34 +87,33 @@ def squeeze(at: At) -> Operand:
     gone = set(at.counted(axes, rank))
     if any(x.shape[axis] != 1 for axis in gone):
         at.refuse(f"axes {axes} of {show(x.shape)} are not all of extent 1")
-    for axis in gone:
-        at.axis(axis, rank)
+    if not x.layout:
+        for axis in gone:
+            at.axis(axis, rank)
     return at.reshape(x, [extent for axis, extent in enumerate(x.shape) if axis not in gone], part="")
 
 
 def unsqueeze(at: At) -> Operand:
     """Unsqueeze: new axes of extent 1, numbered as the result has them."""
-    x = at.moved(0)
+    x = at.anyhow(0)
     axes = at.integers(1, "axes")
     if axes is None:
         at.refuse("it has no axes")
     rank = len(x.shape) + len(axes)
     new = set(at.counted(axes, rank))
-    for axis in new:
-        at.axis(axis, rank)
     extents = iter(x.shape)
     return at.reshape(x, [1 if axis in new else next(extents) for axis in range(rank)], part="")
 
 
 def transpose(at: At) -> Operand:
     """Transpose; all axes the other way round where no order is given."""
-    x = at.moved(0)
+    x = at.anyhow(0)
     rank = len(x.shape)
     order = [int(axis) for axis in at.attributes.get("perm", range(rank - 1, -1, -1))]
     if sorted(order) != list(range(rank)):
         at.refuse(f"perm {order} does not name each of the {rank} axes of {show(x.shape)} once")
-    if at.writing.batched and order[0] != 0:
-        at.refuse(f"perm {order} moves axis 0, the batch; a model without a batch is read with batched=False")
+    if at.writing.batched and (order[0] != 0 or x.folded):
+        return at.transposed(x, order)
     return _ordered(at, x, order)
 
 
@@ -175,9 +177,10 @@ def concat(at: At) -> Operand:
 
 def split(at: At) -> tuple[Operand, ...]:
     """Split: a slice for every part, equal ones where no lengths are given."""
-    x = at.moved(0)
+    x = at.along_axis(0)
     given = int(at.attributes.get("axis", 0))
-    axis = at.axis(given, len(x.shape))
+    axis = at.place(x, given)
+    (given,) = at.counted([given], len(x.shape))
     extent = x.shape[given]
     lengths = at.integers(1, "split")
     if lengths is None:
@@ -192,14 +195,14 @@ def split(at: At) -> tuple[Operand, ...]:
             parts.append(_nothing((*x.shape[:given], 0, *x.shape[given:][1:])))
             continue
         kernel = at.kernel(Slice, axis, start, start + length)
-        parts.append(at.add(kernel, x, part=str(number)))
+        parts.append(at.at_place(x, at.add(kernel, x, part=str(number)), given))
         start += length
     return tuple(parts)
 
 
 def cut(at: At) -> Operand:
     """Slice, one axis after the other; backwards it is a choice of indices."""
-    x = at.moved(0)
+    x = at.along_axis(0)
     rank = len(x.shape)
     starts, ends = at.integers(1, "starts"), at.integers(2, "ends", of_batch=True)
     if starts is None or ends is None:
@@ -218,7 +221,7 @@ def cut(at: At) -> Operand:
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
     ]
     chosen = [(axis, places) for axis, places in chosen if places != range(x.shape[axis])]
-    owns = [at.axis(axis, rank) for axis, _ in chosen]
+    owns = [at.place(x, axis) for axis, _ in chosen]
     if not all(places for _, places in chosen):
         extents = {axis: len(places) for axis, places in chosen}
         return _nothing([extents.get(axis, extent) for axis, extent in enumerate(x.shape)])
@@ -228,7 +231,7 @@ def cut(at: At) -> Operand:
             if places.step > 0
             else at.kernel(Take, own, tuple(places))
         )
-        x = at.add(kernel, x, part="" if count == len(chosen) else str(axis))
+        x = at.at_place(x, at.add(kernel, x, part="" if count == len(chosen) else str(axis)), axis)
     return x
 
 
@@ -262,8 +265,8 @@ def pad(at: At) -> Operand:
         for axis, pair in sides.items():
             if min(pair) < 0:
                 at.refuse(f"its pads of axis {axis} are {pair}; by {mode} Weft only adds elements")
-            places = np.pad(np.arange(x.shape[axis]), pair, mode=mode)
-            x = at.add(at.kernel(Take, owns[axis], tuple(places.tolist())), x)
+            taken = np.pad(np.arange(x.shape[axis]), pair, mode=mode)
+            x = at.add(at.kernel(Take, owns[axis], tuple(taken.tolist())), x)
         return x
     for axis, (before, after) in sides.items():
         if min(before, after) < 0:
@@ -289,20 +292,31 @@ def _wanted(at: At, index: int, rank: int) -> list[int]:
     return wanted
 
 
+NEAREST: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
 ENLARGED = (("half_pixel", "round"), ("pytorch_half_pixel", "round"), ("asymmetric", "floor"))
-"""Ways to count and to round places by which an element comes as many times as the factor says."""
+"""Ways to count and to round places by which an element comes as many times as a whole factor says."""
 
 
 def resize(at: At) -> Operand:
-    """Resize to the nearest by whole factors: each element is taken as often as it is to be there."""
+    """Resize, one axis after the other: to the nearest elements, which are taken, or between neighbours."""
     x = at.moved(0)
     rank = len(x.shape)
     axes = at.counted(at.attributes.get("axes", range(rank)), rank)
     if at.given(3):
-        extents = zip(_wanted(at, 3, rank), axes, strict=True)
-        factors = [extent / x.shape[axis] for extent, axis in extents]
+        wanted = _wanted(at, 3, rank)
+        factors = [extent / x.shape[axis] for extent, axis in zip(wanted, axes, strict=True)]
     else:
-        factors = [float(each) for each in at.static(1 if at.version < 11 else 2, "scales").reshape(-1)]
+        given = at.attributes.get("scales")  # of Upsample in operator set 7
+        if given is None:
+            given = at.static(1 if at.version < 11 else 2, "scales").reshape(-1)
+        factors = [float(each) for each in given]
+        wanted = [int(x.shape[axis] * factor) for axis, factor in zip(axes, factors, strict=True)]
     mode = at.attributes.get("mode", "nearest")
     way = at.attributes.get("coordinate_transformation_mode", "half_pixel")
     rounding = at.attributes.get("nearest_mode", "round_prefer_floor")
@@ -312,16 +326,35 @@ def resize(at: At) -> Operand:
         at.refuse(
             f"its keep_aspect_ratio_policy is {policy!r}, which changes its sizes; store those that result"
         )
-    whole = all(factor >= 1 and factor.is_integer() for factor in factors)
-    if mode != "nearest" or not whole or (way, rounding.removesuffix("_prefer_floor")) not in ENLARGED:
-        at.refuse(
-            f"it is {mode}, {way}, {rounding}, by {factors}; Weft enlarges by whole factors to the nearest, "
-            "half_pixel and round_prefer_floor, or asymmetric and floor"
-        )
-    for axis, factor in zip(axes, factors, strict=True):
-        if factor > 1:
-            places = np.repeat(np.arange(x.shape[axis]), int(factor))
-            x = at.add(at.kernel(Take, at.axis(axis, rank), tuple(places.tolist())), x)
+    if mode not in ("nearest", "linear", "cubic") or way not in WAYS or rounding not in NEAREST:
+        ways = ", ".join(WAYS)
+        at.refuse(f"it is {mode}, {way}, {rounding}; Weft has nearest, linear and cubic, by {ways}")
+    if at.attributes.get("antialias", 0) and any(factor < 1 for factor in factors):
+        at.refuse("its antialias is on; Weft makes images smaller without")
+    sharpness = float(at.attributes.get("cubic_coeff_a", SHARPNESS))
+    if mode == "cubic" and (sharpness != SHARPNESS or at.attributes.get("exclude_outside", 0)):
+        at.refuse(f"its cubic_coeff_a is {sharpness}, or exclude_outside on; Weft has {SHARPNESS}, and none")
+    cut = [axis for axis, factor, n in zip(axes, factors, wanted, strict=True) if x.shape[axis] * factor != n]
+    if cut and way == "align_corners":  # whether the last corner is the cut one, runtimes disagree
+        at.refuse(f"its scales are {factors}, of {show(x.shape)} no whole number; store sizes instead")
+    if min(wanted, default=1) < 1:
+        at.refuse(f"it makes {wanted} of {show(x.shape)}, which is nothing")
+    for axis, factor, extent in zip(axes, factors, wanted, strict=True):
+        if factor == 1:
+            continue
+        own = at.axis(axis, rank)
+        if mode == "nearest":
+            exact = factor.is_integer() and (way, rounding.removesuffix("_prefer_floor")) in ENLARGED
+            found = np.arange(extent) // int(factor or 1) if exact else None
+            if found is None:  # in float32, as onnxruntime has it: a floor shows the difference
+                if way == "half_pixel_symmetric":
+                    at.refuse(f"which elements are nearest by {way}, runtimes disagree; export another way")
+                found = NEAREST[rounding](counted_places(x.shape[axis], extent, way, factor, np.float32))
+            chosen = np.clip(found, 0, x.shape[axis] - 1).astype(int)
+            x = at.add(at.kernel(Take, own, tuple(chosen.tolist())), x)
+        else:
+            scale = 0.0 if factor == extent / x.shape[axis] else factor
+            x = at.add(at.kernel(Resample, own, extent, mode, way, scale), x)
     return x
 
 
@@ -337,6 +370,21 @@ def expand(at: At) -> Operand:
         if x.shape[axis] != extent:
             own = at.axis(axis, len(shape))
             x = at.add(at.kernel(Take, own, (0,) * extent), x)
+    return x
+
+
+def tile(at: At) -> Operand:
+    """Tile: every axis but the batch as often as it is to be there."""
+    x = at.moved(0)
+    repeats = at.integers(1, "repeats") or []
+    if at.version < 6 or len(repeats) != len(x.shape) or min(repeats) < 1:
+        at.refuse(
+            f"repeats are {repeats} of {show(x.shape)}; give 1 or more for each axis, as of operator set 6"
+        )
+    for axis, count in enumerate(repeats):
+        if count > 1:
+            taken = np.tile(np.arange(x.shape[axis]), count)
+            x = at.add(at.kernel(Take, at.axis(axis, len(repeats)), tuple(taken.tolist())), x)
     return x
 
 
@@ -356,8 +404,8 @@ def gather(at: At) -> Operand:
         y = at.add(kernel, at.plain(indices), weights=(table.reshape(len(table), -1),))
         return at.reshape(y, (*indices.shape, *table.shape[1:]))
     assert isinstance(data, Dynamic)
-    x, rank = at.moved(0), len(data.shape)
-    own, axis = at.axis(axis, rank), axis % rank
+    x, rank = at.along_axis(0), len(data.shape)
+    own, (axis,) = at.place(x, axis), at.counted([axis], rank)
     at.check_fixed(indices)
     extent = x.shape[axis]
     found = [int(each) for each in indices.array.reshape(-1)]
@@ -372,4 +420,5 @@ def gather(at: At) -> Operand:
         at.kernel(Slice, own, places[0], places[-1] + 1) if straight else at.kernel(Take, own, tuple(places))
     )
     renamed = indices.array.ndim != 1
-    return at.reshape(at.add(kernel, x, part="take" if renamed else ""), whole, part="")
+    taken = at.at_place(x, at.add(kernel, x, part="take" if renamed else ""), axis)
+    return at.reshape(taken, whole, part="")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import gcd, prod
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ....kernels.arithmetic import Constant
 from ....kernels.kernel import ArraySpec, Kernel
+from ....kernels.rearrange import Transpose
 from ....kernels.shape import Reshape
 from ...errors import GraphError
 from ..graph import Node
@@ -52,17 +53,22 @@ class Dynamic:
 
     The file may fold the batch into its next axes, (N, T, C) as (N · T, C), as exporters do around a Gemm.
     Weft never does: the value keeps its spec, and operators that look at last axes alone do not mind.
+
+    Or it moves it, as PyTorch's attention does: (T, N, C), (3, N, heads, T, C), (T, N · heads, C). Weft's
+    batch stays in front. `layout` then names for each axis of the file those of the spec that it is made of,
+    0 for the batch: ((2,), (0, 1), (3,)).
     """
 
     name: str
     spec: ArraySpec
     shape: tuple[int, ...]
     batched: bool = True
+    layout: tuple[tuple[int, ...], ...] = ()
 
     @property
     def folded(self) -> bool:
-        """Whether the file's shape folds the batch into other axes; one of 1, too, though nothing moves."""
-        return self.shape != (self.spec.shape if self.batched else self.spec.shape[1:])
+        """Whether the file folds the batch into other axes or moves it; one of 1, too, though none moves."""
+        return bool(self.layout) or self.shape != (self.spec.shape if self.batched else self.spec.shape[1:])
 
 
 Operand = Static | Dynamic
@@ -79,6 +85,7 @@ class Writing:
     weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     views: dict[str, Dynamic] = field(default_factory=dict)  # by what a reshape is called: of what it is one
+    settled: dict[tuple[Dynamic, str], Dynamic] = field(default_factory=dict)  # moved values, as read
 
     def name(self, wanted: str) -> str:
         """A name for a value like the file's, new, of letters, digits, "_" and "-"."""
@@ -157,7 +164,8 @@ class At:
             found = self.constant(found, found.array.ndim + (1 if self.writing.batched else 0))
         if found.spec.dtype != "float32":
             self.refuse(f"{found.name!r} is {found.spec.dtype}; Weft computes in float32")
-        return found
+        found = self.settled(found)
+        return self.plain(found) if found.layout and 0 in found.layout[-1] else found
 
     def value(self, index: int) -> Dynamic:
         """A value of float32."""
@@ -168,11 +176,24 @@ class At:
         found = self.operand(index)
         return self.plain(found) if isinstance(found, Dynamic) else self.loose(index)
 
+    def along_axis(self, index: int) -> Dynamic:
+        """A value of any type that is moved along one axis, wherever its batch is."""
+        found = self.operand(index)
+        found = self.settled(found, "kept") if isinstance(found, Dynamic) else self.loose(index)
+        return found if found.layout else self.plain(found)
+
+    def anyhow(self, index: int) -> Dynamic:
+        """A value of any type, wherever its batch is."""
+        found = self.operand(index)
+        return found if isinstance(found, Dynamic) else self.loose(index)
+
     def plain(self, value: Dynamic) -> Dynamic:
         """The value, unless the file folds its batch into other axes."""
+        value = self.settled(value, "front")
         if value.folded:
+            where = "folded into its first" if not value.layout else "in another"
             self.refuse(
-                f"{value.name!r} has shape {show(value.shape)} with the batch folded into its first axis; "
+                f"{value.name!r} has shape {show(value.shape)} with the batch {where} axis; "
                 "Weft reads that only around Gemm, MatMul and element by element"
             )
         return value
@@ -204,11 +225,15 @@ class At:
 
     def constant(self, static: Static, rank: int) -> Dynamic:
         """A static operand as a value of its own, for operators that have no better way."""
-        array = self.per_sample(static, rank)
-        if array.dtype != np.float32:
+        array, dtype = self.per_sample(static, rank), str(static.array.dtype.name)
+        # Parameters are float32, which holds truths and whole numbers up to 2 ** 24 as they are.
+        if array.dtype.kind not in "biuf" or not np.array_equal(
+            array.astype(np.float32).astype(array.dtype), array, equal_nan=array.dtype.kind == "f"
+        ):
             self.refuse(f"a constant operand is {array.dtype}; Weft computes in float32")
         name, spec = next(iter(self.writing.inputs.items()))
-        kernel = self.kernel(Constant, array.shape, static.trained)
+        trained = static.trained and array.ndim > 0 and dtype == "float32"
+        kernel = self.kernel(Constant, array.shape, trained, dtype)
         return self.add(kernel, Dynamic(name, spec, ()), part="constant", weights=(array,))
 
     def counted(self, axes: Sequence[int], rank: int) -> list[int]:
@@ -266,6 +291,13 @@ class At:
         """`result`, computed along the last axes of `value`, folded as that is."""
         if not value.folded:
             return result
+        if value.layout:
+            shape = value.shape
+            if result.spec.shape != value.spec.shape:
+                if result.spec.shape[:-1] != value.spec.shape[:-1] or 0 in value.layout[-1]:
+                    self.plain(value)
+                shape = (*value.shape[:-1], result.spec.shape[-1])
+            return Dynamic(result.name, result.spec, shape, layout=value.layout)
         shape = (value.shape[0], *result.spec.shape[len(result.spec.shape) - len(value.shape) + 1 :])
         return Dynamic(result.name, result.spec, shape)
 
@@ -273,15 +305,16 @@ class At:
         """The value under another shape of the file; nothing where it has it already."""
         wanted = tuple(shape)
         lead = 1 if self.writing.batched else 0
+        if value.layout:
+            return self._regrouped(value, wanted)
         if value.spec.shape[1 - lead :] == wanted:
             return self.writing.value(value.name, value.spec)
         if self.writing.batched and (not wanted or wanted[0] != self.writing.batch):
             if self._folds(value, wanted):
                 return Dynamic(value.name, value.spec, wanted)
-            self.refuse(
-                f"{show(value.shape)} becomes {show(wanted)}, which mixes the batch with other axes; a model "
-                "without a batch axis is read with batched=False"
-            )
+            return self._regrouped(value, wanted)
+        if value.folded and prod(wanted) == prod(value.shape) and 0 not in wanted:
+            return self.plain(self._regrouped(value, wanted))
         if prod(wanted) != prod(value.shape) or 0 in wanted:
             self.refuse(f"{show(value.shape)} does not fit into {show(wanted)}")
         viewed = self.add(self.kernel(Reshape, wanted[lead:]), value, part=part)
@@ -304,6 +337,129 @@ class At:
     def as_line(self, image: Dynamic) -> Dynamic:
         """An image of height 1 as (N, channels, width)."""
         return self.reshape(image, (*image.shape[:2], image.shape[3]), part="line")
+
+    def transposed(self, value: Dynamic, order: Sequence[int]) -> Dynamic:
+        """The value with the file's axes in another order, which moves nothing yet."""
+        groups = self._groups(value)
+        shape = tuple(value.shape[axis] for axis in order)
+        return Dynamic(value.name, value.spec, shape, layout=tuple(groups[axis] for axis in order))
+
+    def _groups(self, value: Dynamic) -> tuple[tuple[int, ...], ...]:
+        """Of which axes of its spec each axis of the file is made."""
+        if value.layout:
+            return value.layout
+        ahead = len(value.spec.shape) - len(value.shape) + 1
+        return (tuple(range(ahead)), *((axis,) for axis in range(ahead, len(value.spec.shape))))
+
+    def _regrouped(self, value: Dynamic, wanted: tuple[int, ...]) -> Dynamic:
+        """The value under another shape of the file: its spec's axes are cut, the file's made anew."""
+        own = (self.writing.batch, *value.spec.shape[1:])
+        left = [(axis, own[axis]) for group in self._groups(value) for axis in group]
+        cut: list[list[int]] = [[] for _ in own]  # the parts of each axis of the spec
+        groups: list[list[tuple[int, int]]] = []
+        fits = prod(wanted) == prod(value.shape) and 0 not in wanted
+        for extent in wanted if fits else ():
+            group: list[tuple[int, int]] = []
+            groups.append(group)
+            have = 1
+            while left and (have < extent or (extent == 1 and not group and left[0][1] == 1)):
+                axis, size = left.pop(0)
+                part = gcd(size, extent // have) if axis else size
+                if extent % (have * part) or (part == 1 and size > 1):
+                    break
+                have *= part
+                group.append((axis, len(cut[axis])))
+                cut[axis].append(part)
+                if part < size:
+                    left.insert(0, (axis, size // part))
+                    break
+            fits = fits and have == extent
+        if not fits or any(size > 1 for _, size in left):
+            self.refuse(
+                f"{show(value.shape)} becomes {show(wanted)}, which mixes the batch with other axes; a model "
+                "without a batch axis is read with batched=False"
+            )
+        for axis, size in left:  # of extent 1, wherever they are
+            groups[-1].append((axis, len(cut[axis])))
+            cut[axis].append(size)
+        parts = [(axis, count) for axis, sizes in enumerate(cut) for count in range(len(sizes))]
+        spec = tuple(cut[axis][count] for axis, count in parts[1:])
+        if spec != value.spec.shape[1:]:
+            value = self.add(self.kernel(Reshape, spec), self._as_it_is(value), part="apart")
+        layout = tuple(tuple(parts.index(each) for each in group) for group in groups)
+        found = Dynamic(value.name, value.spec, wanted, layout=layout)
+        order = [axis for group in layout for axis in group if axis]
+        return self.settled(found) if order == sorted(order) else found
+
+    def _as_it_is(self, value: Dynamic) -> Dynamic:
+        """Weft's own value, whatever the file makes of it."""
+        return self.writing.value(value.name, value.spec)
+
+    def settled(self, value: Dynamic, one: str = "") -> Dynamic:
+        """The value with its axes in the file's order, the batch in front.
+
+        Each axis of the file is one of its spec, but for the one with the batch and what is folded with it.
+        A batch of 1 may be anywhere: `one` wants it in "front", or "kept" where it is, for an axis is cut.
+        """
+        if not value.layout:
+            return value
+        found = self.writing.settled
+        if (value, one) not in found:  # queries, keys and values are gathered from one
+            found[value, one] = self._settled(value, one)
+        return found[value, one]
+
+    def _settled(self, value: Dynamic, one: str) -> Dynamic:
+        groups = list(value.layout)
+        if self.writing.batch == 1:  # which is where one likes: an axis by itself, if there is one of 1
+            (held,) = (axis for axis, group in enumerate(groups) if 0 in group)
+            alone = value.shape[held] == 1 and not (one == "front" and value.shape[0] == 1)
+            if not alone and not (one == "kept" and 1 not in value.shape):
+                held = value.shape.index(1) if 1 in value.shape else 0
+            groups = [tuple(axis for axis in group if axis) for group in groups]
+            groups[held] = (0, *groups[held])
+        order = [axis for group in groups for axis in group if axis]
+        own = value.spec.shape
+        shape: list[int] = []
+        layout: list[tuple[int, ...]] = []
+        for extent, group in zip(value.shape, groups, strict=True):
+            made: list[int] = []
+            sides = [group]
+            if 0 in group:
+                place = group.index(0)
+                sides = [group[:place], group[place + 1 :]]
+            for number, side in enumerate(sides):
+                if number:
+                    made.append(0)
+                size = prod(own[axis] for axis in side)
+                if size > 1 or len(sides) == 1:
+                    shape.append(size if len(sides) > 1 else extent)
+                    made.append(len(shape))
+            layout.append(tuple(made))
+        result = self._as_it_is(value)
+        if order != sorted(order):
+            result = self.add(self.kernel(Transpose, tuple(order)), result, part="order")
+        if tuple(shape) != result.spec.shape[1:]:
+            result = self.add(self.kernel(Reshape, tuple(shape)), result, part="axes")
+        if layout[0][:1] == (0,):
+            return Dynamic(result.name, result.spec, value.shape)
+        return Dynamic(result.name, result.spec, value.shape, layout=tuple(layout))
+
+    def place(self, value: Dynamic, axis: int) -> int:
+        """Weft's number of an axis of a value that is settled."""
+        if not value.layout:
+            return self.axis(axis, len(value.shape))
+        (counted,) = self.counted([axis], len(value.shape))
+        if 0 in value.layout[counted]:
+            self.refuse(f"it works along axis {counted}, the batch, and would mix samples")
+        return value.layout[counted][0]
+
+    def at_place(self, value: Dynamic, result: Dynamic, axis: int) -> Dynamic:
+        """`result`, which has another extent than `value` along one axis of the file."""
+        if not value.layout:
+            return result
+        extent = result.spec.shape[value.layout[axis][0]]
+        shape = (*value.shape[:axis], extent, *value.shape[axis + 1 :])
+        return Dynamic(result.name, result.spec, shape, layout=value.layout)
 
     def _folds(self, value: Dynamic, wanted: tuple[int, ...]) -> bool:
         """Whether `wanted` is the value's spec with the batch folded into the axes after it."""

@@ -20,19 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....kernels.activation import ReLU, Sigmoid, Softplus, Tanh
-from ....kernels.arithmetic import ArithmeticNumber
-from ....kernels.function import Cast, Erf, Exp, Log, Sqrt
+from ....kernels.arithmetic import Arithmetic, ArithmeticNumber
+from ....kernels.choice import Compare
+from ....kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
 from ....kernels.kernel import ArraySpec
 from ....kernels.piecewise import LeakyReLU
 from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
-from . import algebra, images, move, package
+from . import algebra, choice, images, move, package
 from .merge import merge
 from .model import Model
 from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
-from .rewrite import constants, rewritten
+from .rewrite import constants, is_mask, rewritten
 
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
 
@@ -41,17 +42,21 @@ NEGATIVE = ArithmeticNumber("mul", -1.0)
 OPERATORS: Mapping[str, Reading] = {
     "Abs": algebra.unary(LeakyReLU(-1.0)),
     "Add": algebra.binary("add"),
+    "And": choice.logical(Arithmetic("mul")),
     "AveragePool": images.average_pool,
     "BatchNormalization": images.batch_normalization,
     "Cast": move.cast,
+    "Celu": algebra.celu,
     "Clip": algebra.clip,
     "Concat": move.concat,
     "Conv": images.conv,
     "ConvTranspose": images.conv_transpose,
+    "Cos": algebra.unary(Cos()),
     "DepthToSpace": move.depth_to_space,
     "Div": algebra.binary("div"),
     "Dropout": algebra.dropout,
     "Elu": algebra.elu,
+    "Equal": choice.compare("equal"),
     "Erf": algebra.unary(Erf()),
     "Exp": algebra.unary(Exp()),
     "Expand": move.expand,
@@ -61,23 +66,31 @@ OPERATORS: Mapping[str, Reading] = {
     "Gemm": algebra.gemm,
     "GlobalAveragePool": images.global_average_pool,
     "GlobalMaxPool": images.global_max_pool,
+    "Greater": choice.compare("greater"),
+    "GreaterOrEqual": choice.compare("greater_equal"),
     "GroupNormalization": images.group_normalization,
     "HardSigmoid": algebra.hard_sigmoid,
     "HardSwish": algebra.hard_swish,
     "Identity": move.identity,
     "InstanceNormalization": images.instance_normalization,
+    "IsInf": choice.is_inf,
+    "IsNaN": choice.is_nan,
     "LRN": images.lrn,
     "LayerNormalization": algebra.layer_normalization,
     "LeakyRelu": algebra.leaky_relu,
+    "Less": choice.compare("less"),
+    "LessOrEqual": choice.compare("less_equal"),
     "Log": algebra.unary(Log()),
     "LogSoftmax": algebra.softmax(LogSoftmax),
     "MatMul": algebra.matmul,
-    "Max": algebra.bounded(above=False),
+    "Max": choice.bounded(above=False),
     "MaxPool": images.max_pool,
-    "Min": algebra.bounded(above=True),
+    "Min": choice.bounded(above=True),
     "Mish": algebra.mish,
     "Mul": algebra.binary("mul"),
     "Neg": algebra.unary(NEGATIVE),
+    "Not": choice.negation,
+    "Or": choice.logical(Arithmetic("add")),
     "PRelu": algebra.prelu,
     "Pad": move.pad,
     "Pow": algebra.binary("pow"),
@@ -96,9 +109,12 @@ OPERATORS: Mapping[str, Reading] = {
     "Selu": algebra.selu,
     "Shape": move.shape,
     "Sigmoid": algebra.unary(Sigmoid()),
+    "Sign": choice.sign,
+    "Sin": algebra.unary(Sin()),
     "Slice": move.cut,
     "Softmax": algebra.softmax(Softmax),
     "Softplus": algebra.unary(Softplus()),
+    "Softsign": algebra.softsign,
     "SpaceToDepth": move.space_to_depth,
     "Split": move.split,
     "Sqrt": algebra.unary(Sqrt()),
@@ -106,9 +122,13 @@ OPERATORS: Mapping[str, Reading] = {
     "Sub": algebra.binary("sub"),
     "Sum": algebra.total,
     "Tanh": algebra.unary(Tanh()),
+    "ThresholdedRelu": choice.thresholded_relu,
+    "Tile": move.tile,
     "Transpose": move.transpose,
     "Unsqueeze": move.unsqueeze,
-    "Where": algebra.where,
+    "Upsample": move.resize,
+    "Where": choice.where,
+    "Xor": choice.logical(Compare("not_equal")),
 }
 """The operators that Weft computes. Where all inputs are fixed, every operator of ONNX is understood."""
 
@@ -121,6 +141,9 @@ RANDOM = (
     "RandomUniformLike",
 )
 """Operators that draw anew in each run: nothing that is computed while the file is read."""
+
+UNLEARNT = ("Ceil", "Cos", "Floor", "Round", "Sign", "Sin")
+"""Operators that make no weight of one: what they are given are places and frequencies of a file's tables."""
 
 SHOWN = 5  # values that an error lists
 
@@ -154,7 +177,7 @@ def read(
     stored = {each.name: package.tensor(each) for each in file.initializer}
     fixed = constants(proto.producer_name, file.node, stored)
     operands: dict[str, Operand] = {
-        name: Static(array, name not in fixed and _learns(array)) for name, array in stored.items()
+        name: Static(array, name not in fixed and not _counts(array)) for name, array in stored.items()
     }
     entries = [each for each in file.input if each.name not in stored]
     _require_once(file, entries)
@@ -202,18 +225,19 @@ def _node(
     fixed = len(known) == len(found) and node.op_type not in RANDOM and not package.has_subgraph(node)
     if standard and fixed:
         statics = [each for each in found if isinstance(each, Static)]
-        trained = any(each.trained for each in statics)
+        learns = any(each.trained for each in statics) and node.op_type not in UNLEARNT
         arrays = _computed(node, title, known, version)
+        trained = [learns and not _counts(array) and not is_mask(array) for array in arrays]
         if all(each.other is None for each in statics):
-            return [Static(array, trained) for array in arrays]
+            return [Static(array, own) for array, own in zip(arrays, trained, strict=True)]
         known = [
             each.other if isinstance(each, Static) and each.other is not None else array
             for each, array in zip(found, known, strict=True)
         ]
         others = _computed(node, title, known, version)
         return [
-            Static(array, trained, None if np.array_equal(array, other) else other)
-            for array, other in zip(arrays, others, strict=True)
+            Static(array, own, None if np.array_equal(array, other) else other)
+            for array, own, other in zip(arrays, trained, others, strict=True)
         ]
     reading = OPERATORS.get(node.op_type) if standard else None
     if reading is None:
@@ -260,10 +284,12 @@ def _require_numbers(title: str, op: str, tags: Mapping[str, str]) -> None:
             ) from None
 
 
-def _learns(array: NDArray[Any]) -> bool:
-    """Whether a stored array is a weight. One with infinities is a mask: a step of it would be no number."""
-    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"  # which for NumPy is of no kind
-    return not (is_float and np.isinf(array).any())
+def _counts(array: NDArray[Any]) -> bool:
+    """Whether an array holds truths or whole numbers, which no step changes, and no cast makes weights.
+
+    Those of 8 bits may be a weight that is stored in few.
+    """
+    return array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.dtype.itemsize > 1)
 
 
 def _needed(nodes: Iterable[package.Proto], wanted: Iterable[str]) -> list[tuple[int, package.Proto]]:
@@ -367,7 +393,8 @@ def _model(
             at.check_fixed(operand)
             constants[name] = operand.array
             continue
-        if at.plain(operand).name in writing.inputs:  # a program's outputs are its own arrays
+        operand = at.plain(operand)
+        if operand.name in writing.inputs:  # a program's outputs are its own arrays
             operand = at.add(at.kernel(Cast, operand.spec.dtype), operand)
         names[name] = operand.name
     nodes, weights = merge(

@@ -1,9 +1,12 @@
 """What exporters write around an operator for its own sake, and Weft's kernel does not need.
 
-    InstanceNormalization(x, ones, zeros), a norm without weights   ->   the same, and both are not trained
-    Where(Greater(u, 20), x, Softplus(u) / β),  u = x · β           ->   Softplus(u) / β
+    a norm of x, ones and zeros, one without weights        ->   the same, and both are not trained
+    tables of sines and cosines, masks, grids, as weights   ->   the same, and they are not trained
+    Where(Greater(u, 20), x, Softplus(u) / β),  u = x · β   ->   Softplus(u) / β
 
-PyTorch's newer exporter stores the ones and zeros as it stores weights, but under a name that it counts.
+PyTorch's newer exporter stores the ones and zeros as it stores weights, but under a name that it counts. What
+a model computes from no parameter it stores, too, and buffers: a decoder's rotations were trained, and so was
+its causal mask. No name tells them from parameters, so their values do, which no training ever gave a weight.
 PyTorch takes x for its softplus where exp(u) might overflow, and the exporter writes that out. Weft has no
 computed conditions, and its softplus does not overflow.
 """
@@ -12,8 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import package
@@ -62,19 +67,86 @@ def _guards(
     return bool(product) and product[0] == large and beta is not None and beta == number(product[1])
 
 
+MADE = re.compile(r"(new_)?(zeros|ones|full|arange|eye|tril|triu|scalar_tensor)(_like|_default|_\d+)*")
+"""What PyTorch's newer exporter calls a tensor that the model makes of nothing: by the function."""
+
+NORMS = ("InstanceNormalization", "LayerNormalization")
+WAVE = 2e-3  # how far from 1 the squares of tables in float16 are
+
+
 def constants(
     producer: str, nodes: Sequence[package.Proto], stored: Mapping[str, NDArray[Any]]
 ) -> frozenset[str]:
-    """Names of stored ones and zeros by which norms of instances have neither weight nor bias."""
-    if producer != "pytorch":
-        return frozenset()
+    """Names of stored arrays that are no parameters, though they are stored as those are."""
+    found = _waves(stored) | {name for name, array in stored.items() if is_mask(array)}
+    if producer == "pytorch":
+        found |= _neutral(nodes, stored) | {name for name, array in stored.items() if _is_grid(array)}
+        slopes = {name for node in nodes if node.op_type == "PRelu" for name in node.input}  # turned ones
+        found |= {name for name in stored if COUNTED.fullmatch(name) and stored[name].size == 1} - slopes
+        found |= {name for name in stored if MADE.fullmatch(name)}
+    return frozenset(found)
+
+
+def _neutral(nodes: Sequence[package.Proto], stored: Mapping[str, NDArray[Any]]) -> set[str]:
+    """Ones and zeros by which norms have neither weight nor bias."""
     found: set[str] = set()
     others: set[str] = set()
     for node in nodes:
         for place, name in enumerate(node.input):
-            neutral = {1: 1, 2: 0}.get(place) if node.op_type == "InstanceNormalization" else None
+            neutral = {1: 1, 2: 0}.get(place) if node.op_type in NORMS else None
             if neutral is not None and COUNTED.fullmatch(name) and name in stored:
                 (found if (stored[name] == neutral).all() else others).add(name)
             else:
                 others.add(name)
-    return frozenset(found - others)
+    return found - others
+
+
+HIDES = -100.0
+"""What is added to scores that nobody is to see is this (Swin) or less: -10000 (BERT), the least float."""
+
+
+def is_mask(array: NDArray[Any]) -> bool:
+    """Whether it is 0 but for elements that hide what they are added to. A step of it would be no number, or
+    a bias of what is seen."""
+    if not array.size or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):  # of no kind there
+        return False
+    if np.isinf(array).any():
+        return True
+    least = array.min()
+    return bool(array.size > 1 and least <= HIDES and ((array == least) | (array == 0)).all())
+
+
+def _is_grid(array: NDArray[Any]) -> bool:
+    """Whether it holds places: whole numbers or halves, some of them two apart."""
+    if array.dtype.kind != "f" or array.size < 2 or not np.isfinite(array).all():
+        return False
+    return bool(np.ptp(array) >= 2 and np.array_equal(2 * array, np.rint(2 * array)))
+
+
+def _waves(stored: Mapping[str, NDArray[Any]]) -> set[str]:
+    """Sines and cosines of the same angles: two tables, or one of both, side by side or in turns."""
+    tables: dict[tuple[int, ...], list[str]] = {}
+    found = set()
+    for name, array in stored.items():
+        if array.dtype.kind != "f" or array.ndim < 2 or array.size < 4:
+            continue
+        tables.setdefault(array.shape, []).append(name)
+        half, odd = divmod(array.shape[-1], 2)
+        if half and not odd and (
+            _turn(array[..., :half], array[..., half:]) or _turn(array[..., ::2], array[..., 1::2])
+        ):  # fmt: skip
+            found.add(name)
+    for names in tables.values():
+        for first, second in combinations(names, 2):
+            if _turn(stored[first], stored[second]):
+                found |= {first, second}
+    return found
+
+
+def _turn(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether they are sine and cosine everywhere; ones and zeros are weights before their first step."""
+    last = (-1,) * first.ndim
+    if not abs(float(first[last]) ** 2 + float(second[last]) ** 2 - 1) <= WAVE:  # nearly all are passed over
+        return False
+    a, b = np.abs(first.astype(np.float64)), np.abs(second.astype(np.float64))
+    return bool(np.abs(a * a + b * b - 1).max() <= WAVE and (a + b).max() > 1 + WAVE)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 from onnx import TensorProto
+from onnx.numpy_helper import from_array
 
-from tests.pure.graph.onnx_files import Host, compute, file, node
+from tests.pure.graph.onnx_files import Host, compute, expected, file, node
 from tests.pure.graph.test_onnx_models import transformer
 from weft.kernels.kernel import ArraySpec
 from weft.runtime.graph import Builder, Graph, Layout, Memory, Program, with_loss
@@ -153,6 +154,75 @@ def test_ones_and_zeros_of_a_norm(names, scale, producer, trained):
     )
     proto.producer_name = producer
     assert bool(Layout.of(read(proto).graph).parameters) == trained
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["stored", "from Constant nodes"])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 4), -1), ((3, 4), 1), ((4,), -1)], ids=str)
+def test_a_layer_norm_without_weights_is_not_trained(shape, axis, scale, constant):
+    """PyTorch's newer exporter stores ones, or a Constant of the file does: they were trained."""
+    over = shape[axis:] if axis < 0 else shape[axis - 1 :]
+    weights = {"val_1": np.full(over, scale, np.float32), "val_2": np.zeros(over, np.float32)}
+    nodes = [node("LayerNormalization", "x val_1 val_2", "y", axis=axis)]
+    if constant:
+        made = [node("Constant", "", name, value=from_array(array)) for name, array in weights.items()]
+        nodes, weights = [*made, *nodes], {}
+    elif scale == 2:
+        return  # a weight, whatever it is called
+    proto = file(nodes, {"x": ("n", *shape)}, ["y"], weights)
+    proto.producer_name = "pytorch"
+    model = read(proto)
+    assert [p.name for p in Layout.of(model.graph).parameters if p.spec.role == "weight"] == []
+    samples = {"x": np.random.default_rng(3).standard_normal((2, *shape), np.float32)}
+    (got,) = compute(model, samples).values()
+    np.testing.assert_allclose(got, expected(proto, samples)[0], rtol=1e-5, atol=1e-6)
+
+
+ANGLES = np.arange(1, 13, dtype=np.float32).reshape(3, 4) / 3
+FOUR = np.arange(12, dtype=np.float32).reshape(3, 4)
+TABLES = {  # what is stored, the operator that it meets, what makes the operand of it, the producer, trained
+    "a weight": ({"w": ANGLES}, "Mul", [], "pytorch", True),
+    "a scale that PyTorch made an array": ({"val_7": np.float32([0.35])}, "Mul", [], "pytorch", False),
+    "a scale of one element": ({"scale": np.float32([0.35])}, "Mul", [], "pytorch", True),
+    "zeros that a model makes": ({"zeros_like_1": np.zeros((3, 4), "f4")}, "Add", [], "pytorch", False),
+    "zeros that are a weight": ({"zeros.weight": np.zeros(4, "f4")}, "Add", [], "pytorch", True),
+    "a sine and a cosine": ({"w": np.sin(ANGLES), "v": np.cos(ANGLES)}, "Mul", [], "", False),
+    "sines beside cosines": (
+        {"w": np.concatenate([np.sin(ANGLES[:, :2]), np.cos(ANGLES[:, :2])], 1)}, "Add", [], "", False
+    ),
+    "sines and cosines in turns": (
+        {"w": np.stack([np.sin(ANGLES[:, :2]), np.cos(ANGLES[:, :2])], 2).reshape(3, 4)}, "Add", [], "", False
+    ),
+    "ones and zeros before the first step": (
+        {"w": np.ones((3, 4), np.float32), "v": np.zeros((3, 4), np.float32)}, "Mul", [], "pytorch", True
+    ),
+    "cosines that the file computes of stored frequencies": (
+        {"f": ANGLES}, "Mul", [node("Cos", "f", "w")], "", False
+    ),
+    "the least float above a diagonal": (
+        {"w": np.triu(np.full((3, 4), np.finfo("f4").min, "f4"), 1)}, "Add", [], "", False
+    ),
+    "-100 between windows": ({"w": np.where(FOUR % 3 == 0, np.float32(-100), 0)}, "Add", [], "", False),
+    "a mask that follows from stored ones": (
+        {"f": np.tril(np.ones((3, 4), "f4")), "one": np.float32(1), "least": np.float32(-1e4)}, "Add",
+        [node("Sub", "one f", "d"), node("Mul", "d least", "w")], "", False,
+    ),
+    "a mask of truths": ({"f": FOUR > 4}, "Mul", [node("Cast", "f", "w", to=TensorProto.FLOAT)], "", False),
+    "places of pixels": ({"w": FOUR - 0.5}, "Add", [], "pytorch", False),
+    "whole numbers of another exporter": ({"w": FOUR}, "Add", [], "mine", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "op", "before", "producer", "trained"), TABLES.values(), ids=TABLES)
+def test_tables_that_no_training_made_are_not_trained(weights, op, before, producer, trained):
+    """A decoder's rotations and masks, and a detector's grid, moved with every step."""
+    first, *others = weights if not before else "w"
+    nodes = [*before, node(op, f"x {first}", "h"), node("Add", f"h {(others or [first])[0]}", "y")]
+    proto = file(nodes, {"x": ("n", 3, 4)}, ["y"], weights)
+    proto.producer_name = producer
+    parameters = Layout.of(read(proto).graph).parameters
+    assert parameters or first == "val_7"  # that is a number
+    assert {p.spec.role == "weight" for p in parameters} <= {trained}
 
 
 class Trained:

@@ -1,0 +1,181 @@
+"""Operators that compare and choose: truths of values, Where, and the larger or smaller of several.
+
+What is known when the file is read needs none of their kernels: a stored condition is a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....kernels.arithmetic import Arithmetic
+from ....kernels.choice import MIRRORED, Compare, CompareNumber, Comparison, Where
+from ....kernels.function import Cast
+from ....kernels.kernel import Kernel
+from ....kernels.piecewise import Clip
+from .algebra import Reading, aligned, behind, both, together
+from .node import At, Dynamic, Operand, Static
+
+
+def compare(operator: Comparison) -> Reading:
+    """Equal, Greater, Less, GreaterOrEqual, LessOrEqual."""
+    return lambda at: _compare(at, operator, at.operand(0), aligned(at))
+
+
+def _compare(at: At, operator: Comparison, first: Operand, second: Operand) -> Operand:
+    if isinstance(first, Static):
+        first, second, operator = second, first, MIRRORED[operator]
+    assert isinstance(first, Dynamic)
+    if isinstance(second, Static):
+        first = at.settled(first)
+        array = at.per_sample(behind(at, first, second), len(first.shape))
+        if array.dtype.name != first.spec.dtype:
+            at.refuse(f"it compares {first.spec.dtype} with {array.dtype}")
+        if array.size == 1 and array.ndim < len(first.spec.shape):
+            value = array.reshape(()).item()
+            if isinstance(value, int) and int(float(value)) != value:
+                at.refuse(f"it compares with {value}, which no float64 is")
+            return at.along(first, at.add(at.kernel(CompareNumber, operator, float(value)), first))
+    values, like = together(at, first, second)
+    return at.along(like, at.add(at.kernel(Compare, operator), *values))
+
+
+def negation(at: At) -> Operand:
+    """Not."""
+    x = _truth(at, 0)
+    return at.along(x, at.add(CompareNumber("equal", 0.0), x))
+
+
+def _truth(at: At, index: int) -> Dynamic:
+    x = at.operand(index)
+    if not isinstance(x, Dynamic) or x.spec.dtype != "bool":
+        at.refuse(f"its operand {index} is no truth (bool)")
+    return x
+
+
+def logical(kernel: Kernel) -> Reading:
+    """And, Or and Xor: products, sums and differences of truths."""
+    return lambda at: _logical(at, kernel)
+
+
+def _logical(at: At, kernel: Kernel) -> Operand:
+    values, like = together(at, at.operand(0), aligned(at))
+    if wrong := [each.name for each in values if each.spec.dtype != "bool"]:
+        at.refuse(f"its operand {wrong[0]!r} is no truth (bool)")
+    return at.along(like, at.add(kernel, *values))
+
+
+def is_nan(at: At) -> Operand:
+    """IsNaN: what does not equal itself."""
+    x = at.loose(0)
+    return at.along(x, at.add(Compare("not_equal"), x, x))
+
+
+def is_inf(at: At) -> Operand:
+    """IsInf, of both signs or of one."""
+    x = at.loose(0)
+    found = [
+        at.add(CompareNumber("equal", value), x, part=part)
+        for name, value, part in (("detect_negative", -inf, "below"), ("detect_positive", inf, "above"))
+        if at.attributes.get(name, 1)
+    ]
+    if not found:
+        at.refuse("it detects neither negative nor positive infinities")
+    return at.along(x, at.add(Arithmetic("add"), *found) if len(found) > 1 else found[0])
+
+
+def sign(at: At) -> Operand:
+    """Sign: the truth that it is above 0, less the truth that it is below."""
+    x = at.loose(0)
+    above = at.add(Cast("float32"), at.add(CompareNumber("greater", 0.0), x, part="above"), part="positive")
+    below = at.add(Cast("float32"), at.add(CompareNumber("less", 0.0), x, part="below"), part="negative")
+    return at.along(x, at.add(Arithmetic("sub"), above, below))
+
+
+def thresholded_relu(at: At) -> Operand:
+    """ThresholdedRelu: what is above `alpha`, and 0."""
+    x, alpha = at.loose(0), float(at.attributes.get("alpha", 1.0))
+    passes = at.add(at.kernel(CompareNumber, "greater", alpha), x, part="passes")
+    zero = at.constant(Static(np.zeros((), np.float32)), len(x.spec.shape))
+    return at.along(x, at.add(Where(), passes, x, zero))
+
+
+def bounded(*, above: bool) -> Reading:
+    """Max (Min, where the bound is `above`): of a value and stored numbers, as exporters write clamp, or of
+    any operands."""
+    return lambda at: _bounded(at, above)
+
+
+def _bounded(at: At, above: bool) -> Operand:
+    operands = [at.operand(place) for place in range(len(at.inputs))]
+    values = [each for each in operands if isinstance(each, Dynamic)]
+    bounds: list[float] = []
+    others: list[Operand] = list(values[1:])
+    for each in operands:
+        if isinstance(each, Static):
+            array = each.array
+            number = array.size == 1 and array.ndim <= len(values[0].shape) and array.dtype.kind == "f"
+            if number and not np.isnan(array).any() and values[0].spec.dtype == "float32":
+                at.check_fixed(each)
+                bounds.append(float(array.reshape(())))
+            else:
+                others.append(each)
+    result: Dynamic = values[0]
+    if bounds:
+        kernel = at.kernel(Clip, maximum=min(bounds)) if above else at.kernel(Clip, max(bounds))
+        part = "bounded" if others else ""
+        result = at.along(result, at.add(kernel, at.loose(operands.index(result)), part=part))
+    for count, other in enumerate(others, 1):
+        result = both(at, "min" if above else "max", result, other, "" if count == len(others) else "of")
+    return result
+
+
+def where(at: At) -> Operand:
+    """Where. With a stored condition each side times a mask, and the sum of the two.
+
+    What hides scores is added to them instead. Where an earlier mask had hidden some already, as a window of
+    places does behind a causal mask, a product of their infinity and 0 was no number, nor was a softmax then.
+    """
+    condition = at.operand(0)
+    sides = at.operand(1), at.operand(2)
+    kinds = {each.spec.dtype if isinstance(each, Dynamic) else each.array.dtype.name for each in sides}
+    if isinstance(condition, Dynamic) or kinds != {"float32"}:
+        values, like = together(at, condition, *sides)
+        return at.along(like, at.add(Where(), *values))
+    for (value, side), chosen in ((sides, False), (sides[::-1], True)):
+        if isinstance(side, Static) and (side.array == -inf).all():
+            return both(at, "add", value, _chosen(condition, side, chosen))
+    rank = max(len(each.shape) for each in sides if isinstance(each, Dynamic))
+    terms: list[Operand] = []
+    for part, side, chosen in zip(("first", "second"), sides, (True, False), strict=True):
+        if isinstance(side, Static) and not (side.trained and side.array.ndim):
+            terms.append(_chosen(condition, side, chosen))
+            continue
+        value = side if isinstance(side, Dynamic) else _whole(at, side, rank)
+        mask = _by_batch(lambda c, chosen=chosen: (c == chosen).astype(np.float32), condition)
+        terms.append(both(at, "mul", value, mask, part))
+    first, second = terms
+    return both(at, "add", first, second)
+
+
+def _chosen(condition: Static, side: Static, chosen: bool) -> Static:
+    """A side where the condition is `chosen`, and 0 elsewhere: by no product, for it may be infinite."""
+    return _by_batch(lambda c, a: np.where(c == chosen, a, a.dtype.type(0)), condition, side)
+
+
+def _whole(at: At, static: Static, rank: int) -> Dynamic:
+    """A stored array that is trained as a value with `rank` axes in the file."""
+    axes = (1,) * (rank - static.array.ndim)
+    return at.constant(Static(static.array.reshape(*axes, *static.array.shape), static.trained), rank)
+
+
+def _by_batch(function: Callable[..., NDArray[Any]], *given: Static) -> Static:
+    """A static operand that follows from others, for both batches."""
+    other = None
+    if any(each.other is not None for each in given):
+        other = function(*(each.array if each.other is None else each.other for each in given))
+    return Static(function(*(each.array for each in given)), other=other)
