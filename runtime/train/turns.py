@@ -29,20 +29,6 @@ class Turn(Protocol):
         """The model takes no more steps."""
 
 
-class Alone:
-    """The turns of a model that trains alone."""
-
-    async def take(self, model: int) -> int:
-        """At once."""
-        return 0
-
-    def begin(self, first: Task) -> None:
-        """Nothing to wait for."""
-
-    def leave(self, model: int) -> None:
-        """Nobody waits for it."""
-
-
 class Turns:
     """The turns of several models on one rank; `order` must be the same on all ranks."""
 

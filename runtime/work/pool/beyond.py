@@ -97,8 +97,8 @@ class Beyond:
         self._over = False
         self._late: list[tuple[int, int, bool, list[bytes]]] = []  # results that no run is at work to take
         self._running: list[asyncio.Task[Any]] = []
-        #: Questions that were answered here, and of these with tasks.
-        self.asked = self.gave = 0
+        #: Questions that were answered here.
+        self.asked = 0
         worker.outside = Outside(self._from_thread(self._is_idle), self._from_thread(self._send))
         channel.serve(self._answer)
 
@@ -240,7 +240,6 @@ class Beyond:
             return None
         self.asked += 1
         lane, taken = self._give(message.source)
-        self.gave += bool(taken)
         parcels, arrays = for_message(taken)
         await message.reply([lane, parcels], *arrays)
         return None

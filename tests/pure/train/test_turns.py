@@ -9,7 +9,7 @@ import pytest
 
 from weft.kernels.lane import Lane, Task
 from weft.runtime.train.interleave import Claim, ModelOrder, steps
-from weft.runtime.train.turns import Alone, Turns
+from weft.runtime.train.turns import Turns
 
 CLAIMS = [Claim(3), Claim(1, 2), Claim(2), Claim(1, priority=1)]
 LENGTHS = [7, 30, 0, 12]
@@ -81,15 +81,5 @@ def test_a_model_that_waits_may_be_cancelled():
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await turns.take(0)
-
-    asyncio.run(main())
-
-
-def test_alone_every_turn_is_at_once():
-    async def main() -> None:
-        turns = Alone()
-        assert [await turns.take(0), await turns.take(0)] == [0, 0]
-        turns.begin(Task("first", None))
-        turns.leave(0)
 
     asyncio.run(main())
