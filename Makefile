@@ -35,13 +35,13 @@ demo: .venv/.demo
 	@echo '  mpirun -n 4 weft train stdlib-gpt              # a small GPT on the Python library'
 	@echo '  weft --help'
 
-# Tests without ranks share the cores. Of the jobs on 1 to 4 ranks (tests/mpi) two run at once; what starts ranks
-# to measure, to kill or to ask them has the cores to itself.
+# Tests without ranks share the cores. Of the jobs on 1 to 4 ranks (tests/mpi) two run at once, and so do files of
+# what starts ranks to kill or to ask them: those wait, for launchers and imports, a third of their time.
 test: lint
 ifeq ($(strip $(PYTEST)),)
 	$(BIN)/python -m pytest tests/pure --numprocesses auto --maxprocesses 8 --dist loadfile
 	$(BIN)/python -m pytest $(JOBS) --numprocesses 2 --maxschedchunk 1
-	$(BIN)/python -m pytest --ignore tests/pure --ignore $(JOBS)
+	$(BIN)/python -m pytest --ignore tests/pure --ignore $(JOBS) --numprocesses 2 --dist loadfile
 else
 	$(BIN)/python -m pytest $(PYTEST)
 endif

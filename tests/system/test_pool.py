@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -43,7 +42,7 @@ RAISED = {
     "kind", RAISED, ids=["an error", "StopIteration, which no future takes", "an exit as if all were done"]
 )
 def test_a_task_that_raises_ends_the_job_with_its_traceback(kind, ranks, vendor):
-    result = mpiexec(ranks, ["-c", PROGRAM.replace("KIND", kind)], vendor=vendor, cwd=ROOT, timeout=30)
+    result = mpiexec(ranks, ["-c", PROGRAM.replace("KIND", kind)], vendor=vendor, cwd=ROOT, timeout=60)
     assert result.returncode != 0
     assert result.stderr.count(RAISED[kind]) == 1, result.stderr
     told = re.findall(r", in (\w+)\n", result.stderr)
@@ -75,7 +74,7 @@ run(main)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_task_that_raises_ends_the_job_whatever_its_rank_catches(ranks):
     """The others waited in the run for ever, and alone a rank did in its next."""
-    result = mpiexec(ranks, ["-c", CAUGHT], cwd=ROOT, timeout=30)
+    result = mpiexec(ranks, ["-c", CAUGHT], cwd=ROOT, timeout=60)
     assert result.returncode != 0
     assert result.stderr.count("ArithmeticError: the task's own words\n(in task 'work'") == 1, result.stderr
     assert "failed in background task 'a task of a pool'" in result.stderr
@@ -101,7 +100,7 @@ run(main)
 @pytest.mark.parametrize(("kind", "what"), [("work", "coroutine"), ("each", "generator")])
 def test_a_spawned_task_that_leaves_its_work_to_whoever_called_it_ends_the_job(kind, what):
     """It counted as done; with a coroutine Python alone said a word."""
-    result = mpiexec(2, ["-c", UNDONE.replace("KIND", kind)], cwd=ROOT, timeout=30)
+    result = mpiexec(2, ["-c", UNDONE.replace("KIND", kind)], cwd=ROOT, timeout=60)
     assert result.returncode == 2
     assert f"weft: the spawned task 'work' returned <{what} object" in result.stderr, result.stderr
     assert "never awaited" not in result.stderr
@@ -126,7 +125,7 @@ async def main(world: World) -> None:
     pool = await Pool.open(world, {"work": work})
     if world.rank == 0:
         pool.spawn("work", here=True)
-    running = asyncio.create_task(pool.run(asyncio.sleep(60)))
+    running = asyncio.create_task(pool.run(asyncio.sleep(300)))
     if world.rank == 0:
         await asyncio.to_thread(begun.wait)
     await world.barrier()
@@ -142,7 +141,7 @@ run(main)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_task_that_raises_when_its_run_has_been_given_up_ends_the_job_too(ranks):
     """The next run waited for it for ever, without a word of what it had raised."""
-    result = mpiexec(ranks, ["-c", LATE], cwd=ROOT, timeout=30)
+    result = mpiexec(ranks, ["-c", LATE], cwd=ROOT, timeout=60)
     assert result.returncode != 0
     assert result.stderr.count("ArithmeticError: the task's own words\n(in task 'work'") == 1, result.stderr
     assert result.stderr.count("KeyError: 'the cause'") == 1, result.stderr
@@ -160,7 +159,7 @@ begun = threading.Event()
 
 def work(pool, number):
     begun.set()
-    time.sleep(20)
+    time.sleep(300)
 
 async def main(world: World) -> None:
     async with await Pool.open(world, {"work": work}) as pool:
@@ -170,7 +169,7 @@ async def main(world: World) -> None:
             await world.barrier()
             if world.rank == 0:
                 raise ArithmeticError("main's own words")
-            await asyncio.sleep(20)
+            await asyncio.sleep(300)
         await pool.run(ask())
 
 run(main)
@@ -181,9 +180,7 @@ run(main)
     ("vendor", "nodes"), [("mpich", "one node"), ("mpich", "two nodes"), ("openmpi", "one node")]
 )
 def test_what_a_main_raises_ends_the_job_before_the_tasks_of_others_end(vendor, nodes):
-    start_s = time.monotonic()
-    result = mpiexec(3, ["-c", RAISING], vendor=vendor, cwd=ROOT, timeout=30, env=NODES[nodes])
-    assert time.monotonic() - start_s < 15
+    result = mpiexec(3, ["-c", RAISING], vendor=vendor, cwd=ROOT, timeout=60, env=NODES[nodes])
     assert result.returncode == 1
     assert result.stderr.count("ArithmeticError: main's own words") == 1, result.stderr
 
@@ -214,7 +211,7 @@ run(main)
     ("vendor", "nodes"), [("mpich", "one node"), ("mpich", "two nodes"), ("openmpi", "one node")]
 )
 def test_a_rank_that_dies_with_tasks_in_its_hands_ends_the_job(vendor, nodes):
-    result = mpiexec(3, ["-c", DYING], vendor=vendor, cwd=ROOT, timeout=30, env=NODES[nodes])
+    result = mpiexec(3, ["-c", DYING], vendor=vendor, cwd=ROOT, timeout=60, env=NODES[nodes])
     assert result.returncode != 0
     assert "nobody was missed" not in result.stdout
     told = result.stdout + result.stderr  # MPICH's launcher tells on stdout
@@ -248,7 +245,7 @@ run(main)
     ("vendor", "nodes"), [("mpich", "one node"), ("mpich", "two nodes"), ("openmpi", "one node")]
 )
 def test_a_stop_ends_ranks_that_are_at_tasks(vendor, nodes):
-    result = mpiexec(3, ["-c", STOPPED], vendor=vendor, cwd=ROOT, timeout=30, env=NODES[nodes])
+    result = mpiexec(3, ["-c", STOPPED], vendor=vendor, cwd=ROOT, timeout=60, env=NODES[nodes])
     assert result.returncode == 143, result.stderr
     assert "Fatal" not in result.stderr
     assert "Traceback" not in result.stderr
