@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from ...errors import Mistake
 from ...graph import Graph, Layout
+from ...graph.metadata import describe
 from ...graph.neurons.bind import Bound, arena_nbytes
 from ...graph.neurons.blocks import NOBODY, Blocks, cut
 from ...graph.neurons.cut import Grain
 from ...graph.neurons.placement import Placement, place
 from ...graph.neurons.record import measured_s, tagged, write_blocks
 from ...graph.neurons.storage import Storage
-from ...graph.table import ROW, Table, Tags, check, costs_s, rows, write_graph
+from ...graph.table import ROW, Table, Tags, check, costs_s, layers, rows, write_graph
 from ...graph.tasks import Rates
 from ...message import World
 from ...message.communicator import to_the_end
@@ -199,7 +200,8 @@ class Neurons:
             tags,
         )
         blocks = self.blocks.blocks
-        known = {row["name"].decode() for row in self._rows} | {block.name for block in blocks}
+        # By the graph's own names: those in the table have 64 bytes, and may end amid a letter.
+        known = {*self.graph.by_name, *layers(describe(self.graph, 1)), *(block.name for block in blocks)}
         check(tags, known)
         self.placement: Placement = place(blocks, self._ranks, task_s=rates.TASK_S)
         self._plan_window: Window = await self._world.window(ROW.itemsize * len(blocks) if first else 0)

@@ -308,6 +308,21 @@ def test_s1_2_costs_are_captured_and_a_users_tag_overrides_them():
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("name", ["a" * 70, "a" * 63 + "é"], ids=["too long", "cut amid a letter"])
+def test_s1_2_a_name_of_which_the_table_has_a_part_takes_tags(name):
+    b = Builder()
+    convolved = b("conv2d", b.input("x", (3, 8, 8)), channels=4, kernel_size=3, name="conv")
+    graph = b.build(b("max_pool2d", convolved, kernel_size=2, name=name))
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, parameters(graph), tags={name: {"cost_s": 0.5}})
+        assert 0.5 in engine.graph_table["cost_s"]
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_s1_3_every_rank_reads_the_same_table():
     graph = GRAPHS["inception"]()
     flat = parameters(graph)
