@@ -99,7 +99,8 @@ def _explain(root: type[BaseModel], context: dict[str, Any], details: Any, value
         case "extra_forbidden":
             *above, key = details["loc"]
             allowed = _allowed(root, above)
-            return f"unknown key{nearest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+            meant = _elsewhere(root, above, str(key)) or nearest(str(key), allowed)
+            return f"unknown key{meant}; allowed: {', '.join(allowed)}"
         case "greater_than_equal":
             return f"must be at least {context['ge']:g}"
         case "greater_than":
@@ -130,6 +131,13 @@ def _explain(root: type[BaseModel], context: dict[str, Any], details: Any, value
             return "must be a table of keys, { KEY = …, … }"
         case _:
             return str(details["msg"])
+
+
+def _elsewhere(root: type[BaseModel], above: Sequence[str | int], key: str) -> str:
+    """A question about a key that stands in no section, or in a wrong one: `--set epochs=3`. Or nothing."""
+    others = [section for section in _sections(root) if section not in above[:1]]
+    meant = [f"{section}.{key}" for section in others if key in _allowed(root, [section])]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _not_a_string(value: object) -> str:

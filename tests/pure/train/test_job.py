@@ -329,6 +329,11 @@ class TestSet:
                 "--set train.deterministic=1: [train] deterministic = 1: must be true or false",
             ),
             ("train.bach=1", "--set train.bach=1: [train] bach = 1: unknown key; did you mean batch?"),
+            (
+                "epochs=3",
+                "--set epochs=3: epochs = 3: unknown key; did you mean train.epochs?",
+            ),
+            ("data.batch=3", "--set data.batch=3: [data] batch = 3: unknown key; did you mean train.batch?"),
             ("train.batch", "--set train.batch: must be section.key=value, as in --set train.epochs=3"),
             ("seed.x=1", "--set seed.x=1: seed is a value, not a table"),
             ("model.layers.9.a=1", "--set model.layers.9.a=1: [model] layers has elements 0 to 1, not 9"),
