@@ -20,17 +20,22 @@ Number = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Sqrt(Elementwise):
+class _OfNumPy(Elementwise):
+    """What NumPy and CuPy compute under the kernel's own name."""
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        getattr(array_module(b.output), self.name)(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
+
+
+@dataclass(frozen=True, slots=True)
+class Sqrt(_OfNumPy):
     """√x, NaN below 0; its gradient at 0 is infinite."""
 
     name: ClassVar[str] = "sqrt"
     flops: ClassVar[tuple[float, float]] = (4.0, 4.0)
-
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        array_module(b.output).sqrt(b.inputs[0], out=b.output)
-
-    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
-        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
@@ -41,17 +46,11 @@ class Sqrt(Elementwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Exp(Elementwise):
+class Exp(_OfNumPy):
     """e to the power of x."""
 
     name: ClassVar[str] = "exp"
     flops: ClassVar[tuple[float, float]] = (16.0, 1.0)
-
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        array_module(b.output).exp(b.inputs[0], out=b.output)
-
-    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
-        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
@@ -60,17 +59,11 @@ class Exp(Elementwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Log(Elementwise):
+class Log(_OfNumPy):
     """The natural logarithm: -inf of 0, and NaN below."""
 
     name: ClassVar[str] = "log"
     flops: ClassVar[tuple[float, float]] = (20.0, 4.0)
-
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        array_module(b.output).log(b.inputs[0], out=b.output)
-
-    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
-        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
@@ -79,17 +72,11 @@ class Log(Elementwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Sin(Elementwise):
+class Sin(_OfNumPy):
     """The sine of x."""
 
     name: ClassVar[str] = "sin"
     flops: ClassVar[tuple[float, float]] = (20.0, 21.0)
-
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        array_module(b.output).sin(b.inputs[0], out=b.output)
-
-    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
-        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
@@ -99,17 +86,11 @@ class Sin(Elementwise):
 
 
 @dataclass(frozen=True, slots=True)
-class Cos(Elementwise):
+class Cos(_OfNumPy):
     """The cosine of x."""
 
     name: ClassVar[str] = "cos"
     flops: ClassVar[tuple[float, float]] = (20.0, 22.0)
-
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        array_module(b.output).cos(b.inputs[0], out=b.output)
-
-    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
-        on_views(self, b, mode, region)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dx = b.input_gradients[0]
