@@ -39,7 +39,7 @@ def unwarmed(job: Job, samples: int) -> str:
     last = train.schedule.build(train.optimizer.rate, steps).rate(steps)
     return (
         f"{job.name}: [train] schedule.warmup = {warmup:,} takes all {steps:,} steps of the run: the rate "
-        f"ends at {last:.3g}, and never comes to {train.optimizer.rate:.3g}"
+        f"ends at {last:.6g}, and never comes to {train.optimizer.rate:.6g}"
     )
 
 
