@@ -99,6 +99,12 @@ class Resample(Kernel):
         (x,) = inputs
         need_floats(self.name, x)
         axis = self._axis(len(x.shape))
+        made = int(x.shape[axis] * np.float32(self.scale)) if self.scale else self.extent
+        if made != self.extent:  # nor has ONNX both: an export had the scale's extent
+            raise ValueError(
+                f"resample: extent is {self.extent}, but scale {self.scale} makes {made} of {x.shape[axis]} "
+                "elements; give that extent, or scale 0 for that of the extents"
+            )
         return ArraySpec((*x.shape[:axis], self.extent, *x.shape[axis + 1 :]), x.dtype)
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:

@@ -117,8 +117,10 @@ def differentiate(graph: Graph) -> Calls:
 
     for node in reversed(graph.nodes):
         parts = contributions.get(node.name)
-        if not parts:
-            continue  # the loss does not depend on it
+        if not parts:  # no gradient of the loss comes here
+            if keeps_parameters(graph, node):  # the exchange waits for its zeros like for any gradient
+                backward.append(Call(Phase.WEIGHT_GRADIENT, node, node.inputs, ()))
+            continue
         total = _sum(graph, node.name, parts, owned, backward)
         if total != gradient(node.name):
             aliases[gradient(node.name)] = total
@@ -157,6 +159,12 @@ def _forward(graph: Graph) -> tuple[tuple[Call, ...], dict[str, str]]:
 def has_gradient(node: Node, position: int) -> bool:
     """Whether a node passes a gradient to its input `position`."""
     return node.kernel.differentiable is None or position in node.kernel.differentiable
+
+
+def keeps_parameters(graph: Graph, node: Node) -> bool:
+    """Whether a node has parameters, all of which keep their first values: a mask, a table of places."""
+    found = node.kernel.parameters(*graph.input_specs(node, graph.specs(1)))
+    return bool(found) and all(each.role == "statistic" and each.momentum == 0 for each in found)
 
 
 def _values_with_gradient(graph: Graph) -> set[str]:

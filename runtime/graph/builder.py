@@ -20,7 +20,7 @@ from typing import Any, NewType
 from ...kernels.kernel import ArraySpec, Kernel
 from ...kernels.registry import kernel
 from ..errors import GraphError
-from .backward import has_gradient
+from .backward import has_gradient, keeps_parameters
 from .graph import NO_TAGS, Graph, Node
 
 Value = NewType("Value", str)
@@ -109,7 +109,9 @@ def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
     cut_off = [
         node.name
         for node in graph.nodes
-        if node.name not in reached and node.kernel.parameters(*graph.input_specs(node, specs))
+        if node.name not in reached
+        and node.kernel.parameters(*graph.input_specs(node, specs))
+        and not keeps_parameters(graph, node)
     ]
     if cut_off:
         raise GraphError(

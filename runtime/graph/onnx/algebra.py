@@ -133,7 +133,8 @@ def _dense(at: At, x: Dynamic, weight: NDArray[Any], bias: NDArray[Any] | None, 
 
 def _transposed(at: At, x: Dynamic, part: str) -> Dynamic:
     """The value with its last two axes swapped."""
-    rank = len(at.plain(x).spec.shape)
+    x = at.plain(x)
+    rank = len(x.spec.shape)
     at.axis(-2, len(x.shape))
     return at.add(Transpose((*range(1, rank - 2), rank - 1, rank - 2)), x, part=part)
 
@@ -150,8 +151,9 @@ def matmul(at: At) -> Operand:
         return at.reshape(y, y.shape[:-1])
     if isinstance(first, Dynamic) and isinstance(second, Dynamic) and (first.folded or second.folded):
         first, second = at.settled(first), at.settled(second)
-        if first.folded and second.folded:
-            return _of_folded(at, first, second)
+        if first.folded and second.folded and _folded_alike(first, second):
+            y = at.add(MatMul(), first, second)
+            return Dynamic(y.name, y.spec, (*first.shape[:-1], second.shape[-1]))
     ranks = [len(each.array.shape if isinstance(each, Static) else each.shape) for each in (first, second)]
     a, b = (_factor(at, each, max(ranks)) for each in (first, second))
     if at.writing.batched and (len(a.shape) != len(b.shape) or len(a.shape) < 3):
@@ -174,13 +176,10 @@ def matmul(at: At) -> Operand:
     return at.reshape(y, shape)
 
 
-def _of_folded(at: At, a: Dynamic, b: Dynamic) -> Dynamic:
-    """A product of matrices whose batch is folded with the heads of attention, in both alike."""
+def _folded_alike(a: Dynamic, b: Dynamic) -> bool:
+    """Whether both are matrices whose batch is folded with the heads of attention, in both alike."""
     ahead = [(x.shape[:-2], x.spec.shape[:-2], x.layout[:-2]) for x in (a, b)]
-    if len(a.shape) < 3 or a.layout or ahead[0] != ahead[1]:
-        at.plain(a)
-    y = at.add(MatMul(), a, b)
-    return Dynamic(y.name, y.spec, (*a.shape[:-1], b.shape[-1]))
+    return len(a.shape) >= 3 and not a.layout and ahead[0] == ahead[1]
 
 
 def _factor(at: At, operand: Operand, rank: int) -> Dynamic:
@@ -205,10 +204,10 @@ def both(at: At, operator: Operator, first: Operand, second: Operand, part: str 
         if kind != "float32" and not exponent:
             at.refuse(f"an operand is {kind}; Weft computes in float32")
     if isinstance(first, Dynamic) and isinstance(second, Dynamic):
-        if first.folded or second.folded:
-            if (first.shape, first.spec, first.layout) != (second.shape, second.spec, second.layout):
-                at.plain(first if first.folded else second)
-        elif at.writing.batched and len(first.shape) != len(second.shape):
+        alike = (first.shape, first.spec, first.layout) == (second.shape, second.spec, second.layout)
+        if (first.folded or second.folded) and not alike:
+            first, second = at.plain(first), at.plain(second)
+        if not first.folded and at.writing.batched and len(first.shape) != len(second.shape):
             at.refuse(
                 f"{show(first.shape)} and {show(second.shape)} are of unequal rank, so the batch of one meets"
                 " another axis of the other"
@@ -246,11 +245,12 @@ def together(at: At, *operands: Operand) -> tuple[list[Dynamic], Dynamic]:
     """Operands of any type as values that are broadcast sample by sample, and one folded as they are."""
     operands = tuple(at.settled(each) if isinstance(each, Dynamic) else each for each in operands)
     values = [each for each in operands if isinstance(each, Dynamic)]
-    like = next((each for each in values if each.folded), values[0])
+    folded = any(each.folded for each in values)
+    if folded and len({(each.shape, each.spec.shape, each.layout) for each in values}) > 1:
+        operands = tuple(at.plain(each) if isinstance(each, Dynamic) else each for each in operands)
+        values = [each for each in operands if isinstance(each, Dynamic)]
+    like = values[0]
     for each in values:
-        same = (each.shape, each.spec.shape, each.layout) == (like.shape, like.spec.shape, like.layout)
-        if like.folded and not same:
-            at.plain(like)
         if at.writing.batched and len(each.shape) != len(like.shape):
             at.refuse(
                 f"{show(each.shape)} and {show(like.shape)} are of unequal rank, so the batch of one meets"
@@ -274,7 +274,7 @@ def behind(at: At, x: Dynamic, static: Static) -> Static:
     while static.array.ndim > axes and static.array.shape[0] == 1 and static.other is None:
         static = Static(static.array[0], static.trained)
     if static.array.ndim > axes:
-        at.plain(x)
+        at.refuse_folded(x)
     return static
 
 
@@ -289,8 +289,6 @@ def _with_static(
     if array.size == 1 and array.ndim < len(x.spec.shape) and not (static.trained and array.ndim):
         number = ArithmeticNumber(operator, float(array.reshape(())), reverse)
         return at.along(x, at.add(number, x, part=part))
-    if x.folded and array.ndim >= len(x.shape):
-        at.plain(x)
     weighted = ArithmeticWeight(operator, array.shape, reverse, static.trained)
     return at.along(x, at.add(weighted, x, weights=(array,), part=part))
 
@@ -319,9 +317,8 @@ def total(at: At) -> Operand:
     """Sum of any number of operands."""
     operands = [at.operand(index) for index in range(len(at.inputs))]
     values = [each for each in operands if isinstance(each, Dynamic)]
-    if len(values) == len(operands) and all(each.spec == values[0].spec for each in values):
-        for each in values:
-            at.plain(each)
+    alike = all(each.spec == values[0].spec and not each.folded for each in values)
+    if len(values) == len(operands) and alike:
         return at.add(Add(), *values) if len(values) > 1 else values[0]
     rest: list[Operand] = [*values[1:], *(each for each in operands if isinstance(each, Static))]
     result = values[0]

@@ -40,6 +40,8 @@ def _compare(at: At, operator: Comparison, first: Operand, second: Operand) -> O
             if isinstance(value, int) and int(float(value)) != value:
                 at.refuse(f"it compares with {value}, which no float64 is")
             return at.along(first, at.add(at.kernel(CompareNumber, operator, float(value)), first))
+        # No gradient comes to a threshold that is stored as weights are, and no training began.
+        second = Static(second.array, other=second.other)
     values, like = together(at, first, second)
     return at.along(like, at.add(at.kernel(Compare, operator), *values))
 
@@ -128,7 +130,8 @@ def _bounded(at: At, above: bool) -> Operand:
     if bounds:
         kernel = at.kernel(Clip, maximum=min(bounds)) if above else at.kernel(Clip, max(bounds))
         part = "bounded" if others else ""
-        result = at.along(result, at.add(kernel, at.loose(operands.index(result)), part=part))
+        x = at.loose(operands.index(result))  # its axes may lie otherwise than those of `result`
+        result = at.along(x, at.add(kernel, x, part=part))
     for count, other in enumerate(others, 1):
         result = both(at, "min" if above else "max", result, other, "" if count == len(others) else "of")
     return result

@@ -311,12 +311,16 @@ def resize(at: At) -> Operand:
     if at.given(3):
         wanted = _wanted(at, 3, rank)
         factors = [extent / x.shape[axis] for extent, axis in zip(wanted, axes, strict=True)]
+        cut = [False] * len(wanted)
     else:
         given = at.attributes.get("scales")  # of Upsample in operator set 7
         if given is None:
             given = at.static(1 if at.version < 11 else 2, "scales").reshape(-1)
         factors = [float(each) for each in given]
-        wanted = [int(x.shape[axis] * factor) for axis, factor in zip(axes, factors, strict=True)]
+        # In float32, as PyTorch and onnxruntime count: 0.7 is a little less there, and of 10 it made 6.
+        products = [x.shape[axis] * np.float32(each) for axis, each in zip(axes, factors, strict=True)]
+        wanted = [int(product) for product in products]
+        cut = [bool(product != extent) for product, extent in zip(products, wanted, strict=True)]
     mode = at.attributes.get("mode", "nearest")
     way = at.attributes.get("coordinate_transformation_mode", "half_pixel")
     rounding = at.attributes.get("nearest_mode", "round_prefer_floor")
@@ -334,12 +338,11 @@ def resize(at: At) -> Operand:
     sharpness = float(at.attributes.get("cubic_coeff_a", SHARPNESS))
     if mode == "cubic" and (sharpness != SHARPNESS or at.attributes.get("exclude_outside", 0)):
         at.refuse(f"its cubic_coeff_a is {sharpness}, or exclude_outside on; Weft has {SHARPNESS}, and none")
-    cut = [axis for axis, factor, n in zip(axes, factors, wanted, strict=True) if x.shape[axis] * factor != n]
-    if cut and way == "align_corners":  # whether the last corner is the cut one, runtimes disagree
+    if any(cut) and way == "align_corners":  # whether the last corner is the cut one, runtimes disagree
         at.refuse(f"its scales are {factors}, of {show(x.shape)} no whole number; store sizes instead")
     if min(wanted, default=1) < 1:
         at.refuse(f"it makes {wanted} of {show(x.shape)}, which is nothing")
-    for axis, factor, extent in zip(axes, factors, wanted, strict=True):
+    for axis, factor, extent, rounded in zip(axes, factors, wanted, cut, strict=True):
         if factor == 1:
             continue
         own = at.axis(axis, rank)
@@ -353,8 +356,7 @@ def resize(at: At) -> Operand:
             chosen = np.clip(found, 0, x.shape[axis] - 1).astype(int)
             x = at.add(at.kernel(Take, own, tuple(chosen.tolist())), x)
         else:
-            scale = 0.0 if factor == extent / x.shape[axis] else factor
-            x = at.add(at.kernel(Resample, own, extent, mode, way, scale), x)
+            x = at.add(at.kernel(Resample, own, extent, mode, way, factor if rounded else 0.0), x)
     return x
 
 

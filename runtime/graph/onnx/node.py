@@ -188,15 +188,18 @@ class At:
         return found if isinstance(found, Dynamic) else self.loose(index)
 
     def plain(self, value: Dynamic) -> Dynamic:
-        """The value, unless the file folds its batch into other axes."""
+        """The value, unless the file folds its batch into other axes; a batch of 1 that it moves comes to the
+        front, so that whoever goes on needs what this returns."""
         value = self.settled(value, "front")
-        if value.folded:
-            where = "folded into its first" if not value.layout else "in another"
-            self.refuse(
-                f"{value.name!r} has shape {show(value.shape)} with the batch {where} axis; "
-                "Weft reads that only around Gemm, MatMul and element by element"
-            )
-        return value
+        return self.refuse_folded(value) if value.folded else value
+
+    def refuse_folded(self, value: Dynamic) -> NoReturn:
+        """Raise what cannot be read because of where the value's batch is."""
+        where = "folded into its first" if not value.layout else "in another"
+        self.refuse(
+            f"{value.name!r} has shape {show(value.shape)} with the batch {where} axis; "
+            "Weft reads that only around Gemm, MatMul and element by element"
+        )
 
     def check_fixed(self, static: Static) -> None:
         """Refuse numbers that were computed from an open batch size."""
@@ -227,10 +230,13 @@ class At:
         """A static operand as a value of its own, for operators that have no better way."""
         array, dtype = self.per_sample(static, rank), str(static.array.dtype.name)
         # Parameters are float32, which holds truths and whole numbers up to 2 ** 24 as they are.
-        if array.dtype.kind not in "biuf" or not np.array_equal(
-            array.astype(np.float32).astype(array.dtype), array, equal_nan=array.dtype.kind == "f"
-        ):
+        if array.dtype.kind not in "biuf":
             self.refuse(f"a constant operand is {array.dtype}; Weft computes in float32")
+        with np.errstate(over="ignore", invalid="ignore"):  # of the largest int64, which is told of below
+            kept = array.astype(np.float32).astype(array.dtype)
+        lost = (kept != array) & (array == array)
+        if lost.any():
+            self.refuse(f"Weft keeps a constant operand as float32, which has no {array[lost][0]} ({dtype})")
         name, spec = next(iter(self.writing.inputs.items()))
         trained = static.trained and array.ndim > 0 and dtype == "float32"
         kernel = self.kernel(Constant, array.shape, trained, dtype)
@@ -295,7 +301,7 @@ class At:
             shape = value.shape
             if result.spec.shape != value.spec.shape:
                 if result.spec.shape[:-1] != value.spec.shape[:-1] or 0 in value.layout[-1]:
-                    self.plain(value)
+                    self.refuse_folded(value)
                 shape = (*value.shape[:-1], result.spec.shape[-1])
             return Dynamic(result.name, result.spec, shape, layout=value.layout)
         shape = (value.shape[0], *result.spec.shape[len(result.spec.shape) - len(value.shape) + 1 :])

@@ -120,7 +120,10 @@ def _is_grid(array: NDArray[Any]) -> bool:
     """Whether it holds places: whole numbers or halves, some of them two apart."""
     if array.dtype.kind != "f" or array.size < 2 or not np.isfinite(array).all():
         return False
-    return bool(np.ptp(array) >= 2 and np.array_equal(2 * array, np.rint(2 * array)))
+    if array.max() - 2 < array.min():
+        return False
+    beyond = np.abs(array - np.rint(array))  # twice the least float, as masks have it, would be infinite
+    return bool(((beyond == 0) | (beyond == 0.5)).all())
 
 
 def _waves(stored: Mapping[str, NDArray[Any]]) -> set[str]:
@@ -146,7 +149,8 @@ def _waves(stored: Mapping[str, NDArray[Any]]) -> set[str]:
 def _turn(first: NDArray[Any], second: NDArray[Any]) -> bool:
     """Whether they are sine and cosine everywhere; ones and zeros are weights before their first step."""
     last = (-1,) * first.ndim
-    if not abs(float(first[last]) ** 2 + float(second[last]) ** 2 - 1) <= WAVE:  # nearly all are passed over
+    sine, cosine = float(first[last]), float(second[last])  # whose ** raises where their product is infinite
+    if not abs(sine * sine + cosine * cosine - 1) <= WAVE:  # nearly all are passed over
         return False
     a, b = np.abs(first.astype(np.float64)), np.abs(second.astype(np.float64))
     return bool(np.abs(a * a + b * b - 1).max() <= WAVE and (a + b).max() > 1 + WAVE)

@@ -269,6 +269,14 @@ WRONG = {
     "values compared with those of another type": (
         one("Equal", "x w", weights={"w": np.array(3)}), {}, ["(Equal): it compares float32 with int64"]
     ),
+    "a whole number that float32 has not": (
+        file(
+            [node("Equal", "x one", "c"), node("Where", "c most x", "y")], {"x": ("n", 4)}, ["y"],
+            {"one": np.array(1), "most": np.array(2**63 - 1)}, integers=["x"],
+        ),
+        {},
+        ["(Where): Weft keeps a constant operand as float32, which has no 9223372036854775807 (int64)"],
+    ),
     "a batch that is tiled": (
         one("Tile", "x r", weights={"r": np.array([2, 1])}), {}, ["(Tile): it works along axis 0, the batch"]
     ),

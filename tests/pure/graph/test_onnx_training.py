@@ -202,6 +202,13 @@ TABLES = {  # what is stored, the operator that it meets, what makes the operand
     "the least float above a diagonal": (
         {"w": np.triu(np.full((3, 4), np.finfo("f4").min, "f4"), 1)}, "Add", [], "", False
     ),
+    "the least float64 everywhere": (
+        {"f": np.full((3, 4), np.finfo("f8").min), "val_0": np.float64(0)}, "Add",
+        [node("Mul", "f val_0", "g"), node("Cast", "g", "w", to=TensorProto.FLOAT)], "pytorch", False,
+    ),
+    "the least float above a diagonal, by PyTorch": (
+        {"w": np.triu(np.full((3, 4), np.finfo("f4").min, "f4"), 1)}, "Add", [], "pytorch", False
+    ),
     "-100 between windows": ({"w": np.where(FOUR % 3 == 0, np.float32(-100), 0)}, "Add", [], "", False),
     "a mask that follows from stored ones": (
         {"f": np.tril(np.ones((3, 4), "f4")), "one": np.float32(1), "least": np.float32(-1e4)}, "Add",
@@ -338,6 +345,39 @@ def test_constants_of_the_file_are_not_trained():
     graph = with_loss(model.graph, "softmax_cross_entropy", ArraySpec((6,), "int32"))
     statistics = [p for p in Layout.of(graph).parameters if p.spec.role == "statistic"]
     assert [(p.name, p.spec.momentum) for p in statistics] == [("masked_node.weight", 0.0)]
+
+
+def comparing():
+    """What compares values with stored arrays, and looks up tokens that arrays took part in."""
+    random = np.random.default_rng(4)
+    weights = {
+        "one": np.array(1), "places": np.array([0, 1, 2, 1]), "axes": np.array([1]),
+        "table": random.standard_normal((6, 4)).astype(np.float32),
+        "w": random.standard_normal((4, 3)).astype(np.float32),
+        "least": random.standard_normal(3).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        node("Cast", "x", "i", to=TensorProto.INT64), node("Equal", "i one", "c"),
+        node("Where", "c places i", "m"), node("Gather", "table m", "e"),
+        node("ReduceMean", "e axes", "r", keepdims=0), node("MatMul", "r w", "q"),
+        node("Greater", "q least", "d"), node("Where", "d q least", "y"),
+    ]  # fmt: skip
+    return file(nodes, {"x": ("n", 4)}, ["y"], weights)
+
+
+def test_arrays_that_values_are_compared_with_keep_nothing_from_being_trained():
+    """No gradient reached them, nor tokens' places: such a model was read and served, but not trained."""
+    model = read(comparing())
+    random = np.random.default_rng(3)
+    samples = {"x": random.integers(-2, 3, (BATCH, 4)), "target": random.integers(0, 3, BATCH)}
+    graph = with_loss(model.graph, "softmax_cross_entropy", ArraySpec((), "int32"))
+    trained = Trained(graph, dict(model.weights), samples)
+    trained.gradients[...] = np.nan  # of every parameter there is one
+    gradients = trained.gradient()
+    assert sorted(gradients) == ["e_node.weight", "q_node.weight", "y_node_constant.weight"]
+    kept = [p for p in trained.layout.parameters if p.spec.role == "statistic"]
+    assert {p.name for p in kept} == {"m_node_constant.weight", "d_node_constant.weight"}
+    assert not any(trained.gradients[p.start : p.stop].any() for p in kept)
 
 
 def test_a_trained_batch_norm_is_not_folded_away():

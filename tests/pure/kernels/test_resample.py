@@ -46,3 +46,9 @@ def test_wrong_attributes_are_named(attributes, message):
 def test_the_batch_is_no_axis_of_it():
     with pytest.raises(ValueError, match="axis 0 of an input of 3 axes; give 1 to 2"):
         Resample(0, 4).output(ArraySpec((2, 3, 4)))
+
+
+def test_a_scale_is_that_of_the_extent():
+    """An exported file has only one of the two, and made another extent."""
+    with pytest.raises(ValueError, match=r"extent is 7, but scale 2\.0 makes 20 of 10 elements"):
+        Resample(-1, 7, scale=2.0).output(ArraySpec((2, 3, 10)))
