@@ -181,4 +181,5 @@ class Server:
         if error is None:
             await self.close()
         else:  # the others may never come here: what is shared goes with the processes
+            self._worker.left.set()  # rank 0, if it closes, waited for who was here for ever
             await self._stack.aclose()

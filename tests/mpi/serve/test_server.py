@@ -302,6 +302,21 @@ def test_rank_0_leaves_first_and_the_others_are_answered_until_they_leave(tmp_pa
     run(main)
 
 
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_whose_own_error_it_caught_outside_keeps_nobody_from_leaving(tmp_path: Path):
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        with contextlib.suppress(KeyError):
+            async with await Server.open(world, root, device="cpu"):
+                client = await Client.open(world)
+                answer = await client.infer("a", samples(1), best_effort=True)
+                close_to(1, samples(1), answer.outputs["scores"])
+                if world.rank == world.size - 1:
+                    raise KeyError(answer.model)
+
+    run(main)
+
+
 def test_a_rank_that_is_late_does_what_the_new_server_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     allgather = World.allgather
 
