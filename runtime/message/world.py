@@ -83,9 +83,10 @@ class World(Communicator):
         self.closings: set[asyncio.Task[Any]] = set()
         #: Called behind the last task and thread, for what nobody has closed before.
         self.ends: list[Callable[[], None]] = []
-        self._turn = asyncio.Lock()  # rank 0's
-        #: For who meets a node's ranks several times, alike on all of them: as it was called, one by one.
-        self.one_by_one = asyncio.Lock()
+        self._turn = asyncio.Lock()  # that of a node's first rank
+        # For who meets this node's ranks alone, apart from what others call on the node meanwhile.
+        self._one_by_one = asyncio.Lock()
+        self._meeting_node = Communicator(self.node.mpi.Dup(), loop.mpi, "node in turn")
         self._position = ("the start of main", time.monotonic())
 
     @property
@@ -140,14 +141,30 @@ class World(Communicator):
     async def in_turn(self, comm: Communicator) -> AsyncIterator[None]:
         """One after the other on all ranks: who makes, or closes, several windows. Collective over `comm`.
 
-        `comm` is the caller's own, of all ranks. Of pools that were opened at once, by asyncio.gather, each
-        rank met the others for whichever came first: a rank had the one pool's memory for the other's.
+        `comm` is the caller's own, of all ranks or of this node's. Of pools that were opened at once, by
+        asyncio.gather, each rank met the others for whichever came first: a rank had the one pool's memory
+        for the other's.
         """
         await comm.barrier(what=f"every rank to share memory for {comm.name!r}")
-        async with self._turn if self.rank == 0 else contextlib.nullcontext():
+        async with contextlib.AsyncExitStack() as turn:
+            if comm.rank == 0:
+                await turn.enter_async_context(self._turn)
             await comm.barrier(what=f"the turn of {comm.name!r} to share memory")  # rank 0 has it
+            if comm.size > self.node_size:  # on other nodes somebody else may have it, who is not on this one
+                if comm.rank and not self.node_rank:
+                    await turn.enter_async_context(self._turn)
+                await comm.barrier(what=f"the turn of {comm.name!r} to share memory on every node")
             yield
             await comm.barrier(what=f"every rank to have shared memory for {comm.name!r}")
+
+    @contextlib.asynccontextmanager
+    async def node_in_turn(self) -> AsyncIterator[None]:
+        """The same for who is on this node alone, as it was called: alike on all its ranks.
+
+        An engine that was opened beside a pool read the pool's numbers as the size of its own window.
+        """
+        async with self._one_by_one, self.in_turn(self._meeting_node):
+            yield
 
     def _share(self, new: Window | Board) -> None:
         self._shared = [*(one for one in self._shared if not one.closed), new]

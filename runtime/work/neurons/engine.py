@@ -109,7 +109,7 @@ class Neurons:
     ) -> None:
         # Of engines that were opened at once, by asyncio.gather, one met the others for the next: it read how
         # large a window was where they had written something else.
-        async with self._world.one_by_one:
+        async with self._world.node_in_turn():
             await self._allocate(parameters)
             if capture and self._world.node_rank == 0:
                 await asyncio.to_thread(self._capture)
@@ -158,15 +158,16 @@ class Neurons:
         more, for they would still be taken for zero. Tags that are a mistake end the engine: `close` it, and
         open another. Cancelling ends the waiting only.
         """
-        if self._crew is None:  # on all ranks: else one looked for a table, and the others waited for it
-            raise Mistake("this engine is closed, or was planned with a mistake before: open another")
         await to_the_end(
             self._replan(self._tags if tags is None else tags, self._dropped if dropped is None else dropped)
         )
 
     async def _replan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
         # A request that began between hid from the helpers that they were to end.
-        async with self._world.one_by_one, self._turn:
+        async with self._world.node_in_turn(), self._turn:
+            # On all ranks, and by now: else one looked for a table, and the others waited for it.
+            if self._crew is None:
+                raise Mistake("this engine is closed, or was planned with a mistake before: open another")
             await self._memory.fence()
             if self._world.node_rank == 0:
                 costs = costs_s(self._rows, self.graph)
@@ -265,7 +266,7 @@ class Neurons:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        async with self._world.one_by_one, self._turn:
+        async with self._world.node_in_turn(), self._turn:
             await self._close_plan()
             del self._bound, self._rows, self._arena, self.parameters
             await self._memory.close()

@@ -21,6 +21,7 @@ from weft.runtime.graph.table import of_kind
 from weft.runtime.message import World, run
 from weft.runtime.work.neurons import Neurons, claims
 from weft.runtime.work.neurons.crew import BlockError
+from weft.runtime.work.pool import Pool
 
 Span = tuple[str, int, int, int]
 
@@ -36,8 +37,14 @@ def test_an_engine_that_was_planned_with_a_mistake_says_so_on_all_ranks_and_is_c
 
     async def main(world: World) -> None:
         engine = await Neurons.open(world, graph, parameters(graph))
+        wrong = asyncio.create_task(engine.replan(tags={"nowhere": {"cost_s": 1.0}}))
+        behind = asyncio.create_task(
+            engine.replan()
+        )  # on rank 0 it looked for a table, and the others waited
         with pytest.raises(GraphError, match="'nowhere'"):
-            await engine.replan(tags={"nowhere": {"cost_s": 1.0}})
+            await wrong
+        with pytest.raises(Mistake, match="was planned with a mistake before"):
+            await asyncio.wait_for(behind, 20)
         for _ in range(2):
             with pytest.raises(
                 Mistake, match="is closed, or was planned with a mistake before: open another"
@@ -514,18 +521,26 @@ def test_an_engine_is_planned_anew_between_requests_that_are_under_way():
 
 
 @pytest.mark.mpi
-def test_engines_that_are_opened_planned_and_closed_at_once_keep_apart():
+def test_engines_that_are_opened_planned_and_closed_at_once_keep_apart_also_from_a_pool():
     graph = GRAPHS["chain"]()
     flats = [parameters(graph) * (1 + number) for number in range(3)]
+
+    def double(pool: Pool, number: int) -> int:
+        return 2 * number
+
+    async def use(pool: Pool) -> None:
+        assert [(await pool.submit("double", number)).body for number in range(3)] == [0, 2, 4]
 
     async def main(world: World) -> None:
         for turn in range(3):
             if world.rank == turn % world.size:  # comes when the others have met already
                 await asyncio.sleep(1e-3)
-            engines = await asyncio.gather(
-                *(Neurons.open(world, graph, flat, capture=False) for flat in flats)
+            pool, *engines = await asyncio.gather(
+                Pool.open(world, {"double": double}),
+                *(Neurons.open(world, graph, flat, capture=turn == 0) for flat in flats),
             )
             await asyncio.gather(*(engine.replan() for engine in engines))
+            await pool.run(use(pool))
             for engine, flat in zip(engines, flats, strict=True):
                 if world.node_rank == 0:
                     inputs = samples(graph, 1)
@@ -534,7 +549,7 @@ def test_engines_that_are_opened_planned_and_closed_at_once_keep_apart():
                         serial(graph, 1, flat, inputs).values(),
                     )
                     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-            await asyncio.gather(*(engine.close() for engine in engines))
+            await asyncio.gather(pool.close(), *(engine.close() for engine in engines))
 
     run(main)
 
