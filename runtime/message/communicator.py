@@ -360,12 +360,19 @@ class Communicator:
 
     def alltoall(self, array: NDArray[Any], into: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Send the i-th of `size` equal blocks of `array` to rank i; `into` gets rank i's as the i-th."""
+        contiguous(array)
+        writable(into)
         if array.nbytes != into.nbytes or array.nbytes % self.size:
             raise Mistake(
                 f"all-to-all on {self.name!r}: arrays of {array.nbytes} and {into.nbytes} bytes; they must "
                 f"be equal, and a multiple of {self.size}, the number of ranks"
             )
-        writable(into)
+        if array.dtype != into.dtype:  # float32 that came into float64 were noise without an error
+            raise Mistake(
+                f"all-to-all on {self.name!r}: arrays of {array.dtype} and {into.dtype}; they must be of one "
+                "type"
+            )
+        self._check_orders("all-to-all", array, into)
         request = self.mpi.Ialltoall(raw(array, self.size), raw(into, self.size))
         return self._collective("all-to-all", [request], (array, into), array, **telling)
 
@@ -419,11 +426,33 @@ class Communicator:
         all but the first, and of an array too small MPICH said so on stderr and went on.
         """
         contiguous(share)
+        contiguous(array)
         if array.nbytes != self.size * share.nbytes or array.dtype != share.dtype:
             raise Mistake(
                 f"{operation} on {self.name!r}: an array of {array.dtype} with shape {array.shape} and a "
                 f"share of {share.dtype} with shape {share.shape}; the array must have the share's type and "
                 f"{self.size} times its elements, one share of each rank"
+            )
+        # In Fortran order the shares lie along the last axis.
+        by_rank = array.flags.c_contiguous or array.shape[-1] == self.size
+        self._check_orders(operation, array, share, by_rank)
+
+    def _check_orders(
+        self, operation: str, array: NDArray[Any], other: NDArray[Any], by_rank: bool = True
+    ) -> None:
+        """Mistake if one is in Fortran order and the other is not: what came was transposed without an error.
+
+        Likewise unless the blocks that lie `by_rank` in memory do so in `array`.
+        """
+        both = (array, other)
+        alike = all(each.flags.c_contiguous for each in both) or all(each.flags.f_contiguous for each in both)
+        if not alike or not by_rank:
+            seen = " and ".join(
+                f"{each.shape} in {'C' if each.flags.c_contiguous else 'Fortran'} order" for each in both
+            )
+            raise Mistake(
+                f"{operation} on {self.name!r}: arrays of shape {seen}, whose blocks for each rank do not "
+                "lie alike; give both in C order (numpy.ascontiguousarray)"
             )
 
     def _child(self, name: str) -> str:

@@ -195,6 +195,60 @@ def test_arrays_that_are_not_a_share_of_each_rank_are_refused(dtype: str, rows: 
 
 
 @pytest.mark.parametrize(
+    ("shape", "of_share", "of_array"),
+    [
+        pytest.param((2, 3), "F", "C", id="a share in Fortran order"),
+        pytest.param((2, 3), "C", "F", id="an array in Fortran order"),
+        pytest.param((5,), "C", "F", id="shares that are rows of an array in Fortran order"),
+    ],
+)
+@pytest.mark.mpi(min_size=2)
+def test_arrays_of_two_orders_are_refused(shape: tuple[int, ...], of_share: Any, of_array: Any) -> None:
+    """They travel as bytes: what came was transposed, or strewn over the rows, without an error."""
+
+    async def main(ranks: Talk) -> None:
+        comm, one = ranks.comm, np.zeros(shape, order=of_share)
+        array = np.zeros((ranks.size, *shape), order=of_array)
+        for call in (
+            lambda: comm.allgather(one, array),
+            lambda: comm.gather(one, array, ranks.rank),
+            lambda: comm.reduce_scatter(array, one),
+        ):
+            with pytest.raises(Mistake, match="do not lie alike; give both in C order"):
+                call()
+
+    talk(main)
+
+
+def test_shares_in_fortran_order_lie_along_the_last_axis() -> None:
+    async def main(ranks: Talk) -> None:
+        share = np.asfortranarray(np.arange(6.0).reshape(2, 3) + 10 * ranks.rank)
+        array = np.zeros((2, 3, ranks.size), order="F")
+        await ranks.comm.allgather(share, array)
+        for rank in range(ranks.size):
+            np.testing.assert_array_equal(array[..., rank], np.arange(6.0).reshape(2, 3) + 10 * rank)
+
+    talk(main)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize(
+    ("into", "why"),
+    [
+        pytest.param(lambda n: np.zeros(2 * n, "f8"), "float32 and float64; .* one type", id="another type"),
+        pytest.param(lambda n: np.zeros((4, n), "f4", "F"), "do not lie alike", id="another order"),
+        pytest.param(lambda n: [0.0] * (4 * n), r"was given \[0.0, 0.0", id="a list"),
+    ],
+)
+def test_what_an_all_to_all_would_take_for_other_numbers_is_refused(into: Any, why: str) -> None:
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match=why):
+            ranks.comm.alltoall(np.zeros((ranks.size, 4), "f4"), into(ranks.size))
+
+    talk(main)
+
+
+@pytest.mark.parametrize(
     ("array", "why"),
     [
         pytest.param(np.ma.array([1.0, 2.0], mask=[0, 1]), "with a mask", id="one with a mask"),
