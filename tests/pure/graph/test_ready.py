@@ -119,6 +119,18 @@ def test_s4_5_who_was_deferred_first_is_kept_a_device_for_whatever_the_priority(
     assert [(each.task.name, each.device) for each in choice.deferred] == [("urgent", 0)]
 
 
+def test_s4_5_who_waits_for_a_device_that_is_kept_for_another_is_not_tried(monkeypatch):
+    """A thousand tasks that fit one by one took their own time again to decide on."""
+    asked = []
+    fits = Capacity.fits
+    monkeypatch.setattr(Capacity, "fits", lambda self, task: asked.append(task) or fits(self, task))
+    whole = [Capacity(lanes=8, memory_bytes=10)]
+    deferred = [Deferred(TaskSpec(f"t{n}", scratch_bytes=10), n, 0 if n == 0 else None) for n in range(1000)]
+    choice = choose((), deferred, [Capacity(lanes=7, memory_bytes=1)], whole, started=2000)
+    assert (choice.start, choice.deferred) == ((), tuple(deferred))
+    assert [each.name for each in asked] == ["t0"]
+
+
 def test_s4_5_a_task_that_fits_nowhere_is_refused():
     message = r"'huge' demands 1 lanes and 200 bytes on cuda.*cpu: 4 lanes, 100 bytes.*divide the task"
     with pytest.raises(GraphError, match=message):
