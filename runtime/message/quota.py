@@ -31,9 +31,11 @@ def quota_cores(cgroup: Path = CGROUP, mount: Path = MOUNT) -> float:
                 quota, _, period = _text(folder / "cpu.max").partition(" ")
                 least = min(least, _cores(quota, period))
         elif "cpu" in controllers.split(","):
-            for folder in _upwards(mount / controllers, path):
-                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
-                least = min(least, _cores(quota, period))
+            # CentOS 7 says "cpuacct,cpu" of what is mounted as "cpu,cpuacct"; "cpu" is a link to either.
+            for place in (controllers, "cpu"):
+                for folder in _upwards(mount / place, path):
+                    quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+                    least = min(least, _cores(quota, period))
     return least
 
 

@@ -43,6 +43,12 @@ from weft.runtime.message.quota import quota_cores
             id="in a container its own folder has another name",
         ),
         pytest.param(
+            "4:cpuacct,cpu:/docker/0123\n",
+            {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"},
+            2.0,
+            id="mounted with its controllers in another order, as CentOS 7 does",
+        ),
+        pytest.param(
             "1:cpu:/\n",
             {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
             inf,
