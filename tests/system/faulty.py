@@ -334,7 +334,7 @@ async def a_counter_never_comes(world: World) -> None:
         world.position("step 3: reading data")
         await asyncio.Event().wait()
     board.publish(0, 1)
-    await board.reached(0, 1, what=PORTION, patience_s=2.0)  # in which another rank, too, gets a core to publish
+    await board.reached(0, 1, what=PORTION, patience_s=2.0)  # in which another rank, too, gets a core
 
 
 @case
