@@ -101,8 +101,9 @@ class Judge:
         return float(slowed[0])
 
     async def _once(self, name: str, candidate: Candidate) -> tuple[Turn, float, float, float]:
+        link = link_bytes()  # behind the barrier others of this host may have sent all before this rank looks
         await self._world.barrier()
-        before, link, start = self._use(), link_bytes(), time.monotonic()
+        before, start = self._use(), time.monotonic()
         turn = await candidate.take()
         whole_s = time.monotonic() - start
         await self._world.barrier()  # another rank of this host may still be sending
