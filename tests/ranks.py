@@ -56,6 +56,7 @@ class Ranks:
         pids = np.zeros(self.size, dtype=np.int64)
         self.comm.Allgather(np.array([os.getpid()], dtype=np.int64), pids)
         self.pids = [int(pid) for pid in pids]
+        self._leave_no_segment()
         faulthandler.register(DUMP_SIGNAL, file=self.out, all_threads=True)
         self._tell_what_ends_the_job()
 
@@ -142,6 +143,12 @@ class Ranks:
             self._say(f"Weft ends the job; printed until then:\n{self._captured()}")
 
         failure.flush = report
+
+    def _leave_no_segment(self) -> None:
+        """As Weft does where it starts MPI: all ranks are here, so their memory needs no name any more."""
+        from weft.runtime.message.mpi import unlink_segments
+
+        unlink_segments("mpich")
 
     def _captured(self) -> str:
         """What this rank has printed, as far as pytest has not told it."""
