@@ -122,13 +122,8 @@ def _check_operator(name: str, operator: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Broadcasting(Kernel):
-    """What the three share: the cost and the split follow from the output."""
-
-    operator: Operator
-
-    def __post_init__(self) -> None:
-        _check_operator(self.name, self.operator)
+class Broadcasting(Kernel):
+    """Of inputs that are broadcast, element by element: how it divides follows from the output."""
 
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         shape = self.output(*inputs).shape
@@ -136,6 +131,16 @@ class _Broadcasting(Kernel):
 
     def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
         return tuple(broadcast_part(region, x.shape[1:]) for x in inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Operating(Broadcasting):
+    """What the three share."""
+
+    operator: Operator
+
+    def __post_init__(self) -> None:
+        _check_operator(self.name, self.operator)
 
     def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
         on_views(self, b, mode, region, lambda weight: weight[broadcast_part(region, weight.shape)])
@@ -150,7 +155,7 @@ class _Broadcasting(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic(_Broadcasting):
+class Arithmetic(_Operating):
     """a ∘ b of two values, broadcast sample by sample."""
 
     name: ClassVar[str] = "arithmetic"
@@ -176,7 +181,7 @@ class Arithmetic(_Broadcasting):
 
 
 @dataclass(frozen=True, slots=True)
-class ArithmeticWeight(_Broadcasting):
+class ArithmeticWeight(_Operating):
     """x ∘ weight, or with `reverse` weight ∘ x; weight of `shape`, the same for every sample.
 
     One that is not `trained` keeps its first value: it is a statistic that never moves.
@@ -224,7 +229,7 @@ class ArithmeticWeight(_Broadcasting):
 
 
 @dataclass(frozen=True, slots=True)
-class ArithmeticNumber(_Broadcasting):
+class ArithmeticNumber(_Operating):
     """x ∘ value, or with `reverse` value ∘ x."""
 
     name: ClassVar[str] = "arithmetic_number"

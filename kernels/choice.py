@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .arithmetic import aligned, broadcast, fold
+from .arithmetic import Broadcasting, aligned, broadcast, fold
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split
-from .region import broadcast_part, on_views
+from .kernel import Array, ArraySpec, Buffers, Cost, Mode, Region
+from .region import on_views
 
 Comparison = Literal["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"]
 
@@ -28,15 +28,8 @@ MIRRORED: dict[str, Comparison] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Broadcast(Kernel):
+class _Choosing(Broadcasting):
     """What the three share."""
-
-    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
-        shape = self.output(*inputs).shape
-        return tuple(Split(axis, extent) for axis, extent in enumerate(shape) if axis > 0)
-
-    def needs(self, region: Region, *inputs: ArraySpec) -> tuple[Region, ...]:
-        return tuple(broadcast_part(region, x.shape[1:]) for x in inputs)
 
     def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
         on_views(self, b, mode, region)
@@ -48,7 +41,7 @@ class _Broadcast(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparing(_Broadcast):
+class _Comparing(_Choosing):
     """A comparison by its name."""
 
     operator: Comparison
@@ -99,7 +92,7 @@ class CompareNumber(_Comparing):
 
 
 @dataclass(frozen=True, slots=True)
-class Where(_Broadcast):
+class Where(_Choosing):
     """a where the condition holds, else b, of three values; the side that is not taken has gradient 0."""
 
     name: ClassVar[str] = "where"
