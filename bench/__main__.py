@@ -21,11 +21,9 @@ from typing import Any, NoReturn
 import bench
 from bench.harness import SIZES, WrongResultError, launched_rank, report, writable
 from weft.runtime.errors import Mistake
+from weft.runtime.launcher import HEAD_START_S
 
 NOT_BENCHES = {"harness", "hosts", "__main__"}
-
-HEAD_START_S = 0.5
-"""How long other ranks wait before they end with a status: launchers kill rank 0 then, which says why."""
 
 
 class Options(argparse.ArgumentParser):

@@ -29,6 +29,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weft.runtime.launcher import launcher_rank
+
 T = TypeVar("T")
 
 CORES = len(os.sched_getaffinity(0))
@@ -169,10 +171,7 @@ def require(bench: str, modules: Mapping[str, str]) -> None:
 
 def launched_rank() -> int:
     """This process's rank by the launcher's environment, before MPI is up; 0 without a launcher."""
-    for variable in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
-        if variable in os.environ:
-            return int(os.environ[variable])
-    return 0
+    return launcher_rank() or 0
 
 
 def unlaunched() -> dict[str, str]:

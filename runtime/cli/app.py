@@ -22,12 +22,7 @@ from typing import Annotated, NoReturn, ParamSpec, TextIO
 import typer
 
 from ..errors import MachineError, WeftError
-
-LAUNCHER_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
-
-HEAD_START_S = 0.5
-"""How long the other ranks wait before they exit with a failure: a launcher kills all ranks as soon as one
-fails, and rank 0 may not have written its message by then."""
+from ..launcher import HEAD_START_S, launcher_rank
 
 P = ParamSpec("P")
 
@@ -40,11 +35,6 @@ app = typer.Typer(
     epilog="[bold]mpirun -n 4 weft train digits[/bold] trains on four ranks, and without mpirun on one. "
     "Begin with [bold]weft info[/bold].",
 )
-
-
-def launcher_rank() -> int | None:
-    """The rank that a launcher announces in the environment, known before MPI starts; None without one."""
-    return next((int(os.environ[name]) for name in LAUNCHER_RANKS if name in os.environ), None)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import Mistake
-from .app import app, command, complete_job, known_device, launcher_rank
+from ..launcher import launcher_rank
+from .app import app, command, complete_job, known_device
 
 SERVE_EXAMPLES = """
 [bold]Examples[/bold]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import Mistake
-from .app import app, command, complete_job, launcher_rank, show
+from ..launcher import launcher_rank
+from .app import app, command, complete_job, show
 
 if TYPE_CHECKING:
     from ..graph.onnx import Model

@@ -19,6 +19,7 @@ from tests.launch import ROOT
 FLOORS = [
     "kernels",
     "runtime.errors",
+    "runtime.launcher",
     "runtime.graph",
     "runtime.message",
     "runtime.work",
