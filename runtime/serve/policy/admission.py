@@ -5,7 +5,7 @@ class.
 
 An estimate, as of a fluid: jobs are accepted one by one, and served in batches that are formed later. Where
 it hopes too much a job is dropped later; where it fears too much a resource idles. Higher classes will bring
-until the deadline, it is thought, what they brought in the last second (rate.py).
+until the deadline, it is thought, what they brought lately (rate.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def finish_s(
             before_s += other.due_by(due_s) * other.samples / len(other.entries) / other.pool_per_s
         if other.priority < group.priority:
             shared = sum(speed for name, speed in group.pool.items() if name in other.pool)
-            taken += other.forecast.per_s(now_s) * shared / group.pool_per_s
+            taken += other.forecast.per_s(now_s, due_s - now_s) * shared / group.pool_per_s
     speed = max(1.0 - taken, group.each.share, LEAST)
     samples = group.due_by(due_s) + job.samples
     # Who ends first, not who is free first: that may be the slowest.

@@ -71,23 +71,46 @@ def test_s5_2_a_burst_of_a_higher_class_is_not_thought_to_go_on():
     assert policy.arrive(job(2, 2.0, 0.2, "batch"), 2.0) is None
 
 
+def test_s5_2_still_less_for_as_long_as_there_is_time():
+    classes = (CLASSES[0], replace(CLASSES[1], share=0.0))
+    policy = started(Weft, FAST, with_settings=replace(settings(), classes=classes))
+    first, second = job(0), job(1)
+    policy.arrive(first, 0.0)
+    assert isinstance(policy.next(0.0), Batch)
+    policy.arrive(second, 0.0)
+    for n in range(8000):  # half of what there is, then for a third of a second three times that
+        second.place[0].forecast.add((MS if n < 7667 else 6 * MS) / 2, n * MS)
+    soon, late = (policy.arrive(job(n, 8.0, seconds, "batch"), 8.0) for n, seconds in ((2, 0.2), (3, 2.0)))
+    assert soon is not None
+    assert soon.reason is Reason.OVERLOAD
+    assert late is None
+
+
 @pytest.mark.parametrize(
-    ("amounts", "expected"),
+    ("amounts", "soon", "later"),
     [
-        pytest.param({}, 0.0, id="nothing yet"),
-        pytest.param({n * MS: MS for n in range(5000)}, 1.0, id="steady, for long"),
-        pytest.param({n * MS: MS for n in range(4500, 5000)}, 1.0, id="steady, since half a second ago"),
+        pytest.param({}, 0.0, 0.0, id="nothing yet"),
+        pytest.param({n * MS: MS for n in range(30_000)}, 1.0, 1.0, id="steady, for long"),
         pytest.param(
-            {n * MS: (1 if n < 4900 else 3) * MS for n in range(5000)}, 1.2, id="steady, then a short burst"
+            {n * MS: MS for n in range(29_500, 30_000)}, 1.0, 1.0, id="steady, since half a second ago"
         ),
-        pytest.param({n * MS: MS for n in range(4000)}, 0.37, id="steady, until a second ago"),
+        pytest.param(
+            {n * MS: (1 if n < 29_900 else 3) * MS for n in range(30_000)},
+            1.19,
+            1.05,
+            id="steady, then a short burst",
+        ),
+        pytest.param({n * MS: MS for n in range(29_000)}, 0.37, 0.78, id="steady, until a second ago"),
     ],
 )
-def test_s5_2_what_will_come_is_what_came_in_the_last_second(amounts, expected):
+def test_s5_2_what_will_come_is_what_came_in_the_last_second_or_for_long_in_the_last_four(
+    amounts: dict[float, float], soon: float, later: float
+):
     rate = Forecast()
     for now_s, amount in amounts.items():
         rate.add(amount, now_s)
-    assert rate.per_s(5.0) == pytest.approx(expected, rel=0.02)
+    assert rate.per_s(30.0, 0.2) == pytest.approx(soon, rel=0.02)
+    assert rate.per_s(30.0, 2.0) == pytest.approx(later, rel=0.02)
 
 
 def test_s5_2_a_batch_takes_a_large_job_behind_a_small_one_that_is_past():
