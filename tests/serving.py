@@ -149,11 +149,11 @@ STATUS: dict[str, Any] = {
         ("bulk", 9120, 0, 0, {}, None, None),
     ),
     "profiles": rows(
-        "resource model batch p50_ms p99_ms per_s error",
-        ("rank 0 cpu", "digits", 1, 0.21, 0.34, 4700.0, 0.012),
-        ("rank 0 cpu", "digits", 32, 1.9, 2.4, 16800.0, 0.021),
-        ("rank 1 cpu", "resnet50", 1, 61.0, 70.0, 16.4, 0.034),
-        ("rank 2 cpu", "digits", 1, 0.82, 1.7, 1220.0, 0.19),
+        "resource model batch p50_ms p99_ms per_s error availability",
+        ("rank 0 cpu", "digits", 1, 0.21, 0.34, 4700.0, 0.012, 1.0),
+        ("rank 0 cpu", "digits", 32, 1.9, 2.4, 16800.0, 0.021, 1.0),
+        ("rank 1 cpu", "resnet50", 1, 61.0, 70.0, 16.4, 0.034, 1.0),
+        ("rank 2 cpu", "digits", 1, 0.82, 1.7, 1220.0, 0.19, 0.85),
     ),
 }
 

@@ -233,14 +233,13 @@ class Dispatcher:
             )
 
     def _fail(self, sent: Sent, trace: str, now_s: float) -> None:
-        """What fails in company may have been somebody else's mistake, such as an index that is not there."""
-        jobs = sent.batch.jobs
-        for job in jobs:
+        """It may have been another request's mistake, such as an index that is not there, or the worker's."""
+        for job in sent.batch.jobs:
             waiting = self._waiting.get(job.number)
             if waiting is None or waiting.future.done():
                 continue  # its caller has left
-            if len(jobs) > 1:
-                self._send(self.policy.alone(sent.batch, job, now_s), now_s)
+            if (again := self.policy.alone(sent.batch, job, now_s)) is not None:
+                self._send(again, now_s)
                 continue
             self.tally.failed(sent.served.name, job, now_s)
             waiting.future.set_exception(RequestError(BATCHES, sent.link.rank, sent.link.host, trace))
@@ -341,6 +340,7 @@ class Dispatcher:
                     "p50_ms": 1e3 * profile.percentile_s(size, 0.5),
                     "p99_ms": 1e3 * profile.percentile_s(size, 0.99),
                     "per_s": profile.per_s(size), "error": profile.error,
+                    "availability": profile.availability,
                 }
                 for (resource, model), profile in self.policy.profiles.items()
                 if resource in self._links  # others are known from a server with more ranks

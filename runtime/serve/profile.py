@@ -80,6 +80,7 @@ class Profile:
         self.results = 0
         self.error = 0.0  # |measured - expected| / measured, averaged over the last twenty or so
         self.availability = 1.0  # the share of batches that did not fail, likewise
+        self.failures = 0  # running
         self.slowdown = 1.0  # against the fastest it has been
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
@@ -154,6 +155,7 @@ class Profile:
         self.results += 1
         self._here[samples] = self._here.get(samples, 0) + 1
         self._last_s[samples] = now_s
+        self.failures = 0
         self.availability += 0.05 * (1.0 - self.availability)
         self.error += max(0.05, 1 / self.results) * (abs(1.0 - 1.0 / ratio) - self.error)
         known = self._counts.get(samples, 0) >= OWN_FROM
@@ -179,7 +181,12 @@ class Profile:
 
     def failed(self) -> None:
         """A batch failed, or was lost with its resource."""
+        self.failures += 1
         self.availability -= 0.05 * self.availability
+
+    def forgive(self) -> None:
+        """The last failure was the request's own."""
+        self.availability = min(1.0, self.availability / 0.95)
 
     def _shifted(self) -> bool:
         off = [ratio for ratio, _ in self._off]

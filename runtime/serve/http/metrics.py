@@ -116,12 +116,14 @@ def _of_workers(rows: Any) -> list[Family]:
 def _of_profiles(rows: Any) -> list[Family]:
     latency = Family("weft_profile_latency_ms", GAUGE, "What a batch is expected to take")
     error = Family("weft_profile_error", GAUGE, "Predicted against measured latency, as a share")
+    available = Family("weft_profile_availability", GAUGE, "Share of batches that did not fail, of late")
     for row in rows:
         labels = {key: row[key] for key in ("resource", "model", "batch")}
         latency.add(row["p50_ms"], **labels, quantile="0.5")
         latency.add(row["p99_ms"], **labels, quantile="0.99")
         error.add(row["error"], **labels)
-    return [latency, error]
+        available.add(row["availability"], **labels)
+    return [latency, error, available]
 
 
 def _lines(families: list[Family]) -> Iterator[str]:

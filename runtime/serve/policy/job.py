@@ -84,3 +84,4 @@ class Batch:
     start_s: float  # when its resource is expected to begin it
     expected_s: float  # how long it is expected to take
     probe: bool = field(default=False)  # sent to learn how fast its resource is now
+    failed_on: str = ""  # the resource on which the batch failed that its one job was in

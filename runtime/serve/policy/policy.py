@@ -28,6 +28,7 @@ from typing import ClassVar
 
 from ..profile import Profile, Profiles
 from ..request import Reason, Refused
+from .failing import LEAST, Failing
 from .job import Batch, Job, Model, ServiceClass, Settings
 from .resource import MOST_COMMITTED, Resource
 
@@ -51,6 +52,7 @@ class Policy(ABC):
         self.queued: Counter[str] = Counter()  # jobs, by class
         self._dropped: list[tuple[Job, Refused]] = []
         self._numbers = count()
+        self._failing = Failing()
 
     def _configure(self, settings: Settings) -> None:
         self.settings = settings
@@ -73,7 +75,7 @@ class Policy(ABC):
         """A resource has come, has come back, or has other models now."""
         if name in self.resources:
             resource = self.resources[name]
-            resource.models, resource.up = frozenset(models), True
+            resource.loaded, resource.up = frozenset(models), True
         else:
             self.resources[name] = Resource(name, kind, models)
         self._look(now_s)
@@ -136,6 +138,9 @@ class Policy(ABC):
         """The next batch to send, now; or the time at which to ask again unless something happens before."""
         if not any(self.queued.values()):
             return inf
+        if self._failing.due_s <= now_s:
+            self._failing.try_again(now_s)
+            self._look(now_s)
         ask_s = self.expire(now_s)  # also where nobody is free to look at what waits
         for resource in self.resources.values():
             if not resource.up:
@@ -159,19 +164,46 @@ class Policy(ABC):
     def ended(self, batch: Batch, started_s: float, ended_s: float) -> None:
         """The resource began `batch` at `started_s`, and its answer was here at `ended_s`."""
         self.profile(batch.resource, batch.model).measured(batch.samples, ended_s - started_s, ended_s)
+        self._failing.well((batch.resource, batch.model))
         self._leave(batch, ended_s)
 
     def failed(self, batch: Batch, now_s: float) -> None:
-        """Computing `batch` failed; its jobs are answered by the caller, or tried `alone`."""
-        self.profile(batch.resource, batch.model).failed()
+        """Computing `batch` failed; its jobs are tried `alone`, or failed by the caller."""
         self._leave(batch, now_s)
+        profile = self.profile(batch.resource, batch.model)
+        profile.failed()
+        if batch.failed_on not in ("", batch.resource):  # there as here: it was the job, and not who computed
+            profile.forgive()
+            self.profile(batch.failed_on, batch.model).forgive()
+        elif profile.availability < LEAST and self._others(batch):
+            self._failing.leave_out((batch.resource, batch.model), now_s)
+            self._look(now_s)
 
-    def alone(self, batch: Batch, job: Job, now_s: float) -> Batch:
-        """`batch` failed, perhaps not for `job`'s sake: a batch of its own for it, on the same resource."""
-        resource = self.resources[batch.resource]
+    def alone(self, batch: Batch, job: Job, now_s: float) -> Batch | None:
+        """`batch` failed, perhaps for another job's sake or its resource's: one for `job` alone, elsewhere if
+        anybody else has the model. None: it has been tried so, or could not be otherwise than it was.
+        """
+        others = self._others(batch)
+        if batch.failed_on or (not others and len(batch.jobs) == 1):
+            return None
+
+        def doubt(each: Resource) -> tuple[int, float]:
+            # Of several that fail everything each is free, and they would be asked in turn.
+            return self.profile(each.name, batch.model).failures, each.free_s(now_s)
+
+        resource = min(others, key=doubt, default=self.resources[batch.resource])
         made = self.batch(resource, batch.model, [job], resource.free_s(now_s))
+        made.failed_on = batch.resource
         resource.commit(made)
         return made
+
+    def _others(self, batch: Batch) -> list[Resource]:
+        """Who else could compute it."""
+        return [
+            each
+            for each in self.resources.values()
+            if each.up and each.name != batch.resource and batch.model in each.models
+        ]
 
     def dropped(self) -> list[tuple[Job, Refused]]:
         """The jobs that were dropped since the last call, and why."""
@@ -232,7 +264,13 @@ class Policy(ABC):
         return any(model.name in self._present for model in models)
 
     def _look(self, now_s: float) -> None:
-        self._present = {name for own in self.resources.values() if own.up for name in own.models}
+        up = [each for each in self.resources.values() if each.up]
+        for each in up:
+            each.models = frozenset(model for model in each.loaded if (each.name, model) not in self._failing)
+        self._present = {name for each in up for name in each.models}
+        for each in up:  # rather by who fails than by nobody
+            each.models |= each.loaded - self._present
+        self._present = {name for each in up for name in each.models}
         self.changed(now_s)
 
     def profile(self, resource: str, model: str) -> Profile:

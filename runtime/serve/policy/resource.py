@@ -13,11 +13,11 @@ MOST_COMMITTED = 2
 class Resource:
     """A rank's lane: "rank 2 cpu"."""
 
-    __slots__ = ("batches", "kind", "models", "name", "started_s", "up")
+    __slots__ = ("batches", "kind", "loaded", "models", "name", "started_s", "up")
 
     def __init__(self, name: str, kind: str, models: Iterable[str]) -> None:
         self.name, self.kind = name, kind
-        self.models = frozenset(models)
+        self.loaded = self.models = frozenset(models)  # what it has; of these, what it is given
         self.up = True
         self.batches: list[Batch] = []  # committed, in the order of their execution
         self.started_s = 0.0  # of the first of them
