@@ -75,7 +75,12 @@ class Profiler:
         answered: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         pieces = [[np.zeros((size, *info.shape[1:]), DTYPES[info.datatype])] for info in served.inputs]
         sent_s = time.monotonic()
-        link.run(Batch(next(self._numbers), served.key, size, pieces), answered.set_result)
+
+        def answer(done: Done) -> None:
+            if not answered.cancelled():  # by who gave up opening a server
+                answered.set_result(done)
+
+        link.run(Batch(next(self._numbers), served.key, size, pieces), answer)
         done = await answered
         now_s = time.monotonic()
         if done.error:

@@ -16,10 +16,11 @@ import pytest
 from mpi4py import MPI
 
 from tests.mpi.serve.models import dense, expected, put, samples, shared
-from weft.runtime.errors import WeftError
+from weft.runtime.errors import Mistake, WeftError
 from weft.runtime.message import Message, RequestError, World, run
 from weft.runtime.serve.client import Client
 from weft.runtime.serve.model import Model
+from weft.runtime.serve.policy.failing import LEAST
 from weft.runtime.serve.request import Reason, Refused, UnknownModel, WrongInput
 from weft.runtime.serve.server import Server
 
@@ -154,6 +155,42 @@ def test_s5_3_a_kernel_that_raises_fails_its_own_requests(tmp_path: Path, monkey
             with pytest.raises(RequestError, match="unlucky"):
                 await client.infer("a", np.full((1, 4), 13, np.float32), best_effort=True)
             close_to(1, samples(1), (await client.infer("a", samples(1), best_effort=True)).outputs["scores"])
+            await world.barrier()
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_s5_1_a_rank_on_which_everything_fails_costs_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compute, broken = Model.run, False
+
+    def run_or_raise(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
+        if broken:
+            raise MemoryError("none left")
+        return compute(self, pieces, count)
+
+    monkeypatch.setattr(Model, "run", run_or_raise)
+
+    async def main(world: World) -> None:
+        nonlocal broken
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu") as server:
+            client = await Client.open(world)
+            await world.barrier()
+            broken = world.rank == world.size - 1
+            await world.barrier()
+
+            async def one(number: int) -> None:
+                given = samples(1, number)
+                close_to(1, given, (await client.infer("a", given, best_effort=True)).outputs["scores"])
+
+            profile = None
+            if server.service is not None:
+                profile = server._dispatcher.policy.profiles.of(f"rank {world.size - 1} cpu", "a/1")
+            while profile is not None and profile.availability > LEAST:
+                await asyncio.gather(*(one(number) for number in range(4 * world.size)))
             await world.barrier()
 
     run(main)
@@ -302,17 +339,57 @@ def test_rank_0_leaves_first_and_the_others_are_answered_until_they_leave(tmp_pa
     run(main)
 
 
-@pytest.mark.mpi(min_size=2)
-def test_a_rank_whose_own_error_it_caught_outside_keeps_nobody_from_leaving(tmp_path: Path):
+@pytest.mark.parametrize("who", ["the first", "the last", "all"])
+def test_a_rank_whose_own_error_it_caught_outside_goes_on_answering_the_others(tmp_path: Path, who: str):
     async def main(world: World) -> None:
         root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        leaves = {"the first": [0], "the last": [world.size - 1], "all": range(world.size)}[who]
         with contextlib.suppress(KeyError):
             async with await Server.open(world, root, device="cpu"):
                 client = await Client.open(world)
-                answer = await client.infer("a", samples(1), best_effort=True)
-                close_to(1, samples(1), answer.outputs["scores"])
-                if world.rank == world.size - 1:
-                    raise KeyError(answer.model)
+                if world.rank in leaves:
+                    raise KeyError(who)
+                for number in range(20):
+                    given = samples(1, number)
+                    answers = [client.infer("a", given, best_effort=True) for _ in range(2 * world.size)]
+                    for answer in await asyncio.gather(*answers):
+                        close_to(1, given, answer.outputs["scores"])
+        async with await Server.open(world, root, device="cpu"):  # when all have left the first one
+            close_to(1, samples(1), (await client.infer("a", samples(1), best_effort=True)).outputs["scores"])
+
+    run(main)
+
+
+def test_a_server_that_cannot_start_keeps_nobody_from_leaving_where_rank_0_catches_why(tmp_path: Path):
+    async def main(world: World) -> None:
+        for _ in range(2):
+            caught = ""
+            try:
+                async with await Server.open(world, tmp_path / "none", device="cpu"):
+                    pass
+            except Mistake as error:
+                caught = str(error)
+            assert ("does not exist" in caught) == (world.rank == 0)
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            close_to(1, samples(1), (await client.infer("a", samples(1), best_effort=True)).outputs["scores"])
+
+    run(main)
+
+
+def test_opening_a_server_may_be_given_up_while_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("weft.runtime.serve.profiling.REPETITIONS", 10**9)
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5 if world.rank == 0 else None):
+                async with await Server.open(world, root, device="cpu", measure=True):
+                    assert world.rank
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            close_to(1, samples(1), (await client.infer("a", samples(1), best_effort=True)).outputs["scores"])
 
     run(main)
 
