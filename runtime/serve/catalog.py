@@ -99,9 +99,10 @@ class Served:
         arrays = [given[info.name] for info in self.inputs]
         for info, array in zip(self.inputs, arrays, strict=True):
             if array.dtype != DTYPES[info.datatype] or array.shape[1:] != info.shape[1:] or not array.ndim:
+                came = "BYTES" if array.dtype == object else DATATYPES.get(str(array.dtype), array.dtype)
                 raise WrongInput(
                     f"input {info.name!r} of {self.name} is {info.datatype} {list(info.shape)}; the request "
-                    f"has {DATATYPES.get(str(array.dtype), array.dtype)} {list(array.shape)}"
+                    f"has {came} {list(array.shape)}"
                 )
         counts = {len(array) for array in arrays}
         if len(counts) > 1:

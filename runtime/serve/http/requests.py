@@ -23,6 +23,7 @@ from .tensors import read_binary, read_json
 MAX_AXES: Final = 32
 MAX_TEXT: Final = 1024  # of a name, an id, a class
 REGION: Final = "shared_memory_region"
+HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,10 @@ def read_call(
     """Read an inference request; `header_bytes` are the JSON's, None where the body is nothing else."""
     size = len(body) if header_bytes is None else header_bytes
     if size > len(body):
-        raise wrong(f"Inference-Header-Content-Length is {size}, and the whole body only {len(body)} bytes")
-    content = read_json_object(body[:size] if size < len(body) else body, max_json_bytes)
+        raise wrong(f"{HEADER_LENGTH} is {size}, and the whole body only {len(body)} bytes")
+    cut = size < len(body)
+    part = f" in its first {size} bytes of {len(body)}, as {HEADER_LENGTH} has it," if cut else ""
+    content = read_json_object(body[:size] if cut else body, max_json_bytes, part)
     parameters = _object(content, "parameters", "the request")
     inputs = _inputs(content, memoryview(body)[size:])
     forms, other = _forms(content, parameters)
@@ -67,8 +70,8 @@ def read_call(
     return Call(request, forms, other)
 
 
-def read_json_object(raw: bytes, max_json_bytes: int) -> dict[str, Any]:
-    """The JSON object that `raw` is; nothing at all is an empty one."""
+def read_json_object(raw: bytes, max_json_bytes: int, part: str = "") -> dict[str, Any]:
+    """The JSON object that `raw` is; nothing at all is an empty one. `part` says which part of the body."""
     if len(raw) > max_json_bytes:
         raise Problem(
             413, f"{len(raw)} bytes of JSON: the limit is {max_json_bytes}; send tensors as binary data"
@@ -78,12 +81,10 @@ def read_json_object(raw: bytes, max_json_bytes: int) -> dict[str, Any]:
     except ValueError as error:
         hint = ""
         if b"binary_data_size" in raw:  # such as curl's --data-binary of both, and no header
-            hint = (
-                "; where tensors follow it, Inference-Header-Content-Length is the length of the JSON alone"
-            )
+            hint = f"; where tensors follow it, {HEADER_LENGTH} is the length of the JSON alone"
         elif b"NaN" in raw or b"Infinity" in raw:
             hint = "; JSON has no NaN and no Infinity, binary data has"
-        raise wrong(f"the body is not JSON: {error}{hint}") from None
+        raise wrong(f"the body{part} is not JSON: {error}{hint}") from None
     if not isinstance(content, dict):
         raise wrong(f"the body is a JSON {type(content).__name__}, not an object")
     return content

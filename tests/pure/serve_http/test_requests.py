@@ -96,6 +96,10 @@ BINARY = {"name": "x", "datatype": "UINT8", "shape": [2], "parameters": {"binary
             b'{"inputs": [{"parameters": {"binary_data_size": 1}}]}\xff', None, 400,
             "Inference-Header-Content-Length is the length of the JSON alone", id="no length for the JSON",
         ),
+        pytest.param(
+            b'{"inputs": []}', 8, 400, "in its first 8 bytes of 14, as Inference-Header-Content-Length",
+            id="a length of something else",
+        ),
         pytest.param(b"[1]", None, 400, "not an object", id="a list"),
         pytest.param(b"{}", 3, 400, "whole body only 2", id="a header longer than the body"),
         pytest.param(b"[" * 9_000, None, 400, "not JSON: depth", id="nested deeply"),
