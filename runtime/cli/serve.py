@@ -27,6 +27,20 @@ which classes of requests there are. Ctrl-C and SIGTERM answer what has been acc
 """
 
 
+def host_names(names: list[str] | None) -> list[str] | None:
+    """What --allowed-host may be."""
+    from pydantic_core import PydanticCustomError
+
+    from ..train.serving import host_name
+
+    for name in names or ():
+        try:
+            host_name(name)
+        except PydanticCustomError as error:
+            raise typer.BadParameter(error.message()) from None
+    return names
+
+
 @app.command(epilog=SERVE_EXAMPLES)
 @command
 def serve(
@@ -44,6 +58,15 @@ def serve(
             show_default=False,
         ),
     ] = "",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let browsers ask under this name, too, as behind a proxy. May be repeated; *: under any.",
+            callback=host_names,
+            show_default=False,
+        ),
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +97,8 @@ def serve(
     from ..serve.program import Options
     from ..serve.program import serve as serve_all
 
-    options = Options(repository, host, port, token, policy, device, profiles, profile)
+    names = allowed_host or []
+    options = Options(repository, host, port, token, names, policy, device, profiles, profile)
     run(lambda world: serve_all(world, options))
 
 

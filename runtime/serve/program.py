@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ class Options:
     host: str
     port: int
     token: str
+    allowed_hosts: Sequence[str]
     policy: str | None
     device: str
     profiles: Path | None
@@ -60,7 +60,8 @@ async def serve(world: World, options: Options) -> None:
         index = await server.service.index()
         if not index:
             tell(f"weft: no model in {options.repository}: give it NAME/VERSION/model.onnx")
-        async with answering(server, options.host, options.port, options.token):
+        names = options.allowed_hosts
+        async with answering(server, options.host, options.port, options.token, names):
             if index and not any(info.ready for info in index):
                 tell(
                     "weft: nothing is served yet: once a model can be read, load it with "
@@ -103,7 +104,8 @@ async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> lis
                 "the model's checkpoints",
             )
             await asyncio.sleep(0)  # it tells what is awaited before the models are listed
-            async with answering(server, section.host, section.port, token):
+            names = section.allowed_hosts
+            async with answering(server, section.host, section.port, token, names):
                 yield
                 if section.after == "serve":
                     if not stop.is_set():
@@ -133,17 +135,20 @@ async def require_front(host: str, port: int, ways: str) -> None:
 
 
 @asynccontextmanager
-async def answering(server: Server, host: str, port: int, token: str) -> AsyncIterator[None]:
+async def answering(
+    server: Server, host: str, port: int, token: str, allowed_hosts: Sequence[str]
+) -> AsyncIterator[None]:
     """On rank 0: answer over HTTP; at the end what has been accepted, and no more."""
-    from .http import HttpServer, HttpSettings
+    from .http import HttpServer, HttpSettings, is_loopback
 
     assert server.service is not None
-    front = HttpServer(server.service, HttpSettings(host=host, port=port, token=token))
+    settings = HttpSettings(host=host, port=port, token=token, allowed_hosts=tuple(allowed_hosts))
+    front = HttpServer(server.service, settings)
     told = await table(server.service)
     await front.start()
     tell(told)
     tell(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends")
-    if not token and not loopback(host):
+    if not token and not is_loopback(host):
         tell(
             f"weft: warning: whoever reaches {front.url} may use this machine and load models; "
             "set WEFT_TOKEN to ask for a token"
@@ -162,14 +167,6 @@ def tell(text: str) -> None:
     except OSError as error:  # `| head` has read enough, or the disk of a log is full
         say(f"weft: what is served cannot be printed: {error.strerror}; it is served all the same")
         silence()
-
-
-def loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def table(service: Service) -> str:

@@ -11,12 +11,22 @@ The job's model is served under the job's name, as its newest checkpoint has it;
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from .section import Count, Name, Positive, Section, nearest, problem
 
+
+def host_name(text: str) -> str:
+    """A host's name alone, or * for any; raises a problem that says what else it is."""
+    if text != "*" and not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
+        raise problem(f"must be a host's name alone, such as gpu7.example.org, or *; not {text!r:.80}")
+    return text
+
+
+HostName = Annotated[str, AfterValidator(host_name)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -66,6 +76,7 @@ class ServeSection(ServerSettings):
     repository: Name | None = None
     host: Name = "127.0.0.1"
     port: Port = 8000
+    allowed_hosts: list[HostName] = Field(default_factory=list)  # names that browsers may ask under
     policy: Name | None = None
     max_batch: Count = 32
     after: Literal["serve", "end"] = "serve"  # when training has ended: until a signal comes, or not at all

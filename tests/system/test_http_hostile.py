@@ -23,12 +23,12 @@ BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2],
 LENGTH = "Inference-Header-Content-Length"
 BOMB = gzip.compress(bytes(50_000_000))
 CHUNKED = b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
-GET = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def post(body: bytes, model: str = "echo", *headers: str) -> bytes:
-    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    head = f"POST /v2/models/{model}/infer HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"
+    return "\r\n".join([*head, *headers, "", ""]).encode() + body
 
 
 class Answer(NamedTuple):

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,26 @@ def test_one_rank_serves_without_mpirun_and_wants_its_token(repository: Path, tm
         assert (tmp_path / "p.json").exists()
 
 
+def test_a_name_that_is_not_the_servers_is_refused_unless_it_is_allowed(repository: Path, tmp_path: Path):
+    job_file = tmp_path / "job.toml"
+    job_file.write_text(JOB.format(folder=tmp_path / "runs"))
+    served, trained = ["serve", str(repository), "--port", "0"], ["run", str(job_file)]
+    for arguments, name, status in (
+        (served, "gpu7.example", 403),
+        ([*served, "--allowed-host", "gpu7.example"], "gpu7.example", 200),
+        ([*trained, "--set", 'serve.allowed_hosts=["gpu7.example"]'], "gpu7.example", 200),
+    ):
+        with running(0, arguments, tmp_path / "log.txt") as job:
+            address = job.listen().address
+            for host, wanted in ((name, status), ("localhost", 200)):
+                connection = HTTPConnection(address, timeout=LIMIT_S)
+                connection.request("GET", "/v2", headers={"Host": f"{host}:8000"})
+                answer = connection.getresponse()
+                assert answer.status == wanted
+                assert (b"--allowed-host" in answer.read()) == (wanted == 403)
+                connection.close()
+
+
 def test_a_server_whose_output_nobody_reads_serves_all_the_same(repository: Path, tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -267,6 +288,10 @@ def test_a_server_whose_output_nobody_reads_serves_all_the_same(repository: Path
             "there is no policy 'hope'; there are first_come",
         ),
         (
+            ["run", "digits-mlp", "--set", 'serve.allowed_hosts=["http://gpu7"]'],
+            "must be a host's name alone, such as gpu7.example.org, or *; not 'http://gpu7'",
+        ),
+        (
             ["run", "digits-mlp", "--set", "serve.repository=models", "--set", "serve.port=0"],
             "the repository models has a model 'digits-mlp', and this job's model",
         ),
@@ -278,7 +303,13 @@ def test_a_server_whose_output_nobody_reads_serves_all_the_same(repository: Path
             "the repository digits-mlp-20260101-000000 has a model 'digits-mlp', and this job's model",
         ),
     ],
-    ids=["no repository", "no policy", "a model of the job's name", "a run of the job's name"],
+    ids=[
+        "no repository",
+        "no policy",
+        "a host's address",
+        "a model of the job's name",
+        "a run of the job's name",
+    ],
 )
 def test_what_is_wrong_is_said_once(arguments: list[str], words: str, tmp_path: Path):
     (tmp_path / "models" / "digits-mlp").mkdir(parents=True)

@@ -1,6 +1,6 @@
 """From a request to its answer: who may ask, what is asked, and the service that knows.
 
-    HttpRequest ─> token, origin ─> route ─> read (requests) ─> Service ─> write (answers) ─> HttpResponse
+    HttpRequest ─> site, token ─> route ─> read (requests) ─> Service ─> write (answers) ─> HttpResponse
 
 Knows no socket: connection.py reads and writes, and cancels `answer` when the caller leaves.
 """
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import re
 from collections.abc import Callable, Set
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +20,10 @@ from .answers import write_answer
 from .compression import WORTHWHILE_BYTES, acceptable, compress, inflate
 from .messages import BINARY, HttpRequest, HttpResponse
 from .problem import Problem, problem_of, unavailable, wrong
-from .requests import read_call, read_json_object
+from .requests import HEADER_LENGTH, read_call, read_json_object
 from .routes import Action, Route, route
 from .settings import HttpSettings
+from .sites import Sites
 
 PAGE: Final = Path(__file__).with_name("page.html")
 OPEN: Final = {Action.PAGE, Action.LIVE, Action.READY}  # without a token; the page itself holds nothing
@@ -33,8 +32,6 @@ PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; frame-ancestors 'none'",
 }
-_PORT: Final = re.compile(r":\d*$")
-HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
 
 class Front:
@@ -46,7 +43,7 @@ class Front:
         self._service = service
         self._settings = settings
         self._unexpected = unexpected
-        self._local = not settings.token and _is_loopback(settings.host)
+        self._sites = Sites(settings)
         self._infers = 0
         self.draining = False
 
@@ -82,7 +79,7 @@ class Front:
     # -- who may ask --------------------------------------------------------------------------------------
 
     def _admit(self, request: HttpRequest, without_token: Set[Action]) -> Route:
-        self._admit_origin(request)
+        self._sites.admit(request)
         asked = route(request.method, request.target)
         if self._settings.token and asked.action not in without_token:
             self._admit_token(request)
@@ -95,20 +92,6 @@ class Front:
         matches = any(hmac.compare_digest(sent.encode(form), wanted) for form in ("latin-1", "utf-8"))
         if scheme.lower() != "bearer" or not matches:
             raise Problem(401, "a bearer token is wanted", headers={"WWW-Authenticate": "Bearer"})
-
-    def _admit_origin(self, request: HttpRequest) -> None:
-        """Not from another site's page: a browser on this machine reaches loopback for whoever it shows.
-
-        A site whose name was made to lead here (DNS rebinding) is its own origin, so on loopback the name is
-        looked at, too. Only of browsers: a proxy on this machine may pass any name on.
-        """
-        origin, host = request.header("origin"), request.header("host")
-        if not origin:
-            return
-        if origin.partition("://")[2] != host:
-            raise Problem(403, f"pages of {origin[:200]} may not ask this server")
-        if self._local and not _is_loopback(_PORT.sub("", host)):
-            raise Problem(403, f"pages of {origin[:200]} may not ask this server without a token")
 
     # -- inference ----------------------------------------------------------------------------------------
 
@@ -207,15 +190,6 @@ class Front:
         if not isinstance(text, str):
             raise wrong("parameters.config is text that is JSON")
         return read_json_object(text.encode(errors="replace"), self._settings.max_json_bytes)
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _length(text: str) -> int | None:

@@ -12,6 +12,7 @@ class HttpSettings:
     host: str = "127.0.0.1"
     port: int = 8000  # Triton's; 0 for any that is free
     token: str = ""  # with one, all but the health checks want "Authorization: Bearer TOKEN"
+    allowed_hosts: tuple[str, ...] = ()  # names that browsers may ask under (sites.py)
 
     max_connections: int = 512
     max_requests: int = 1024  # of inference, read and not answered

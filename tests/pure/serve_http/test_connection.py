@@ -17,7 +17,7 @@ from weft.runtime.serve.http.connection import Connection
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}).encode()
 INFER = b"POST /v2/models/echo/infer HTTP/1.1\r\n"
 REQUESTS = [
-    b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
     b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
     % (len(BODY), BODY),

@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import zlib
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -122,21 +123,34 @@ def test_a_page_of_another_site_is_turned_away():
         assert ask("/v2/repository/models/echo/unload", b"{}", origin=origin, **here)[0].status == 403
 
 
+LOCAL: dict[str, Any] = {}
+NAMED = {"allowed_hosts": ("GPU7.example",)}
+
+
 @pytest.mark.parametrize(
     ("settings", "host", "status"),
     [
-        ({}, "localhost:8000", 200),
-        ({}, "LOCALHOST", 200),
-        ({}, "127.0.0.1:8000", 200),
-        ({}, "127.8.8.8", 200),
-        ({}, "[::1]:8000", 200),
-        ({"host": "::1"}, "[::1]", 200),
-        ({}, "evil.example:8000", 403),
+        (LOCAL, "localhost:8000", 200),
+        (LOCAL, "LOCALHOST.", 200),
+        (LOCAL, "weft.localhost", 200),
+        (LOCAL, gethostname(), 200),
+        (LOCAL, "127.8.8.8:9", 200),
+        (LOCAL, "[::1]:8000", 200),
+        pytest.param(LOCAL, "192.0.2.7:9000", 200, id="an address, as through a tunnel, leads nowhere else"),
+        ({"host": "::1"}, "[2001:db8::1]", 200),
+        (LOCAL, "evil.example:8000", 403),
         ({"host": "localhost"}, "127.0.0.1.evil.example", 403),
-        ({"host": "::1"}, "[2001:db8::1]:8000", 403),
-        ({}, "", 403),
+        ({"host": "::1"}, "localhost.evil.example", 403),
         ({"token": "open"}, "proxy.example", 200),
         ({"host": "0.0.0.0"}, "gpu7.example:8000", 200),
+        (NAMED, "gpu7.example:8000", 200),
+        (NAMED, "localhost", 200),
+        (NAMED, "evil.example", 403),
+        pytest.param(
+            NAMED | {"host": "0.0.0.0"}, "evil.example", 403, id="names that were given count anywhere"
+        ),
+        (NAMED | {"token": "open"}, "evil.example", 403),
+        ({"allowed_hosts": ("*",)}, "any.example", 200),
     ],
 )
 def test_a_page_whose_sites_name_leads_to_loopback_is_turned_away(
@@ -146,7 +160,14 @@ def test_a_page_whose_sites_name_leads_to_loopback_is_turned_away(
     about = {"host": host, "authorization": "Bearer open"}
     target = "/v2/repository/models/echo/load"
     assert ask(target, b"{}", front, origin=f"http://{host}", **about)[0].status == status
-    assert ask(target, b"{}", front, **about)[0].status == 200  # no page
+    response, content = ask("/status", front=front, **about)  # no origin: it reads from its own site
+    assert response.status == status
+    assert status == 200 or "--allowed-host" in content["error"]
+
+
+def test_who_tells_no_host_is_no_browser():
+    assert ask("/v2")[0].status == 200
+    assert ask("/v2", origin="http://")[0].status == 403
 
 
 def test_readiness_is_the_services_and_ends_with_draining():
@@ -213,6 +234,7 @@ def test_s5_metrics_are_read_back_by_prometheus():
     assert samples["weft_on_time", "interactive"] == 91812
     assert samples["weft_refused", "overload", "standard"] == 1900
     assert samples["weft_profile_error", "1", "digits", "rank 2 cpu"] == 0.19
+    assert samples["weft_profile_availability", "1", "digits", "rank 2 cpu"] == 0.85
     assert ("weft_latency_ms", "0.5", "bulk") not in samples  # nothing was measured
 
 
