@@ -34,7 +34,7 @@ async def main(world):
     url = f"http://127.0.0.1:{port[0]}"
     models = ("echo", "broken", "echo")
     asked = await asyncio.gather(*[asyncio.to_thread(ask, url, model) for model in models])
-    print(f"rank {world.rank}: {asked}", flush=True)
+    print(f"rank {world.rank}: {asked}\\n", end="", flush=True)  # in one write: the other rank prints, too
     await world.barrier()
     if world.rank == 0:
         await server.stop(drain_s=1)
