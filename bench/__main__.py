@@ -84,6 +84,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     if not arguments or arguments[0] not in known:
         parser.add_argument("name", choices=sorted(known), metavar="NAME", help="one of the benches below")
+        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+            parser.error(f"options stand behind the bench's name: python -m bench NAME {arguments[0]} …")
         return parser.parse_args(arguments or ["--help"])  # prints the help or what is wrong, and ends
     module = importlib.import_module(f"bench.{arguments[0]}")
     chosen = Options(

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -244,6 +245,7 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
             },
             "machine": about,
             "command": command,
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         json_path.write_text(json.dumps(document, indent=2) + "\n")
 

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import types
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,13 @@ def test_an_unknown_bench_is_refused_with_the_known_ones(a_bench, capsys):
     assert "sample" in capsys.readouterr().err
 
 
+def test_options_before_a_benchs_name_are_told_where_they_belong(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--json", "out.json", "pingpong"])
+    assert ended.value.code == 2
+    assert "python -m bench NAME --json" in capsys.readouterr().err
+
+
 def test_rank_0_writes_the_table_and_the_same_values_as_json(a_bench, capsys, tmp_path):
     a_bench.main = lambda arguments: {"rtt_us": Figure(12.5, "us", 11.0, 20.0)}
     path = tmp_path / "out.json"
@@ -200,6 +208,7 @@ def test_rank_0_writes_the_table_and_the_same_values_as_json(a_bench, capsys, tm
     assert written["figures"] == {"rtt_us": {"value": 12.5, "unit": "us", "min": 11.0, "max": 20.0}}
     assert written["command"] == "python -m bench sample"
     assert written["machine"]["cores"] >= 1
+    assert datetime.fromisoformat(written["when"]).tzinfo is UTC
     out = capsys.readouterr().out
     assert "rtt_us" in out
     assert "12.5" in out
