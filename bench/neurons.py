@@ -26,8 +26,9 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -77,118 +78,178 @@ def main(args: argparse.Namespace) -> dict[str, Figure]:
 
 async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     """One rank's part of the bench."""
-    from bench._light import load, names
-    from weft.runtime.graph.onnx import read
+    from bench._light import names
 
     if args.model not in names():
         raise Mistake(f"no model is called {args.model!r}; there are {', '.join(names())}")
     # onnxruntime's threads have the cores of all ranks: of those that a launcher had left rank 0 there was
     # one where it binds ranks, as Open MPI and Slurm do, and two threads shared it.
-    cores = set(await take_cores(world.node))
-    proto = load(args.model, args.pixels)
-    model = read(proto, inference=True)
-    graph, parameters = model.graph, model.parameters(Layout.of(model.graph))
-    random = np.random.default_rng(1)
-    # Two, in turn: with one, a block that began before its inputs were there, or that nobody ran, found the
-    # right numbers left by the run before.
-    images = [
-        {n: random.standard_normal((1, *s.shape), np.float32) for n, s in graph.inputs.items()}
-        for _ in range(2)
-    ]
-    spans: list[BlockSpan] = []
-    engines, plan_s = {}, 0.0
-    for name in ("one", "barrier", "opportunistic"):
-        start = time.perf_counter()
-        engines[name] = await Neurons.open(
-            world,
-            graph,
-            parameters,
-            ranks=1 if name == "one" else None,
-            barrier=name == "barrier",
-            spans=(lambda *span: spans.append(span)) if name == "opportunistic" else None,
-        )
-        plan_s = time.perf_counter() - start
-        for _ in range(args.tuned):
-            for _ in range(3 if world.node_rank == 0 else 0):
-                await engines[name].infer(images[0])
-            await world.node.barrier()
-            await engines[name].replan()
-    peers: dict[str, Callable[[Arrays], list[Array]]] = {}
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    slowed: list[float] = []
+    bench = Bench(world, args.model, args.pixels, set(await take_cores(world.node)))
+    await bench.open(args.tuned)
     if world.node_rank == 0:
-        peers["serial"] = serial = Serial(graph, parameters)
-        expected = [dict(zip(graph.outputs, serial(image), strict=True)) for image in images]
-        for threads in sorted({1, world.node_size}) if installed("neurons", PEERS) else ():
-            peers[f"onnxruntime_{threads}"] = session(proto.SerializeToString(), threads, cores)
-        times |= {name: [] for name in peers}
-        entries = [{name: image[own] for name, own in model.inputs.items()} for image in images]
-        wanted = [[each[model.outputs[entry.name]] for entry in proto.graph.output] for each in expected]
+        await Rounds(bench).run(args.repetitions, args.patience)
+    await world.barrier()
+    traces = await gathered(world, bench.blocks, bench.spans)
+    await bench.close()
+    if world.node_rank:
+        return {}
+    if args.picture:
+        heads = {number: stage.head for number, stage in enumerate(bench.blocks.stages)}
+        if not draw_ahead(args.picture, traces, heads, args.model):
+            print("no block of two later layers began before the first ended: no picture", file=sys.stderr)
+    return bench.figures(share_ahead([span for trace in traces for span in trace.spans]))
 
-        async def run(name: str, number: int) -> float:
-            image, entry = images[number], entries[number]
+
+class Bench:
+    """The model and its engines on the ranks of a node, two images, and what rounds have found."""
+
+    def __init__(self, world: World, name: str, pixels: int, cores: set[int]) -> None:
+        from bench._light import load
+        from weft.runtime.graph.onnx import read
+
+        self.world, self.cores = world, cores
+        self.proto = load(name, pixels)
+        self.model = read(self.proto, inference=True)
+        self.parameters = self.model.parameters(Layout.of(self.model.graph))
+        random = np.random.default_rng(1)
+        # Two, in turn: with one, a block that began before its inputs were there, or that nobody ran, found
+        # the right numbers left by the run before.
+        self.images: list[Arrays] = [
+            {n: random.standard_normal((1, *s.shape), np.float32) for n, s in self.model.graph.inputs.items()}
+            for _ in range(2)
+        ]
+        self.engines: dict[str, Neurons] = {}
+        self.spans: list[BlockSpan] = []  # of the blocks of the opportunistic engine
+        self.times: dict[str, list[float]] = {}
+        self.slowed: list[float] = []
+        self._plan_s = 0.0
+
+    async def open(self, tuned: int) -> None:
+        """Open the engines, and plan each so many times anew by what runs took. Collective, as `close` is."""
+        for name in ("one", "barrier", "opportunistic"):
             start = time.perf_counter()
-            if name in engines:
-                outputs = list((await engines[name].infer(image)).values())
-                took, right = time.perf_counter() - start, list(expected[number].values())
-            else:
-                alone = name in ("serial", "onnxruntime_1")
-                with on_cores(os.sched_getaffinity(0) if alone else cores):
-                    outputs = peers[name](image if name == "serial" else entry)
-                took = time.perf_counter() - start
-                right = list(expected[number].values()) if name == "serial" else wanted[number]
-            for got, target in zip(outputs, right, strict=True):
-                error = np.abs(got - target).max() / np.abs(target).max()
-                check(error < TOLERANCE, f"{name}: an output differs by {error:.1e} of the largest")
-            return took
+            self.engines[name] = engine = await Neurons.open(
+                self.world,
+                self.model.graph,
+                self.parameters,
+                ranks=1 if name == "one" else None,
+                barrier=name == "barrier",
+                spans=(lambda *span: self.spans.append(span)) if name == "opportunistic" else None,
+            )
+            self._plan_s = time.perf_counter() - start
+            for _ in range(tuned):
+                for _ in range(3 if self.world.node_rank == 0 else 0):
+                    await engine.infer(self.images[0])
+                await self.world.node.barrier()
+                await engine.replan()
 
-        speeds = Cores(sorted(cores))
-        end_s = time.monotonic() + args.patience
-        while len(slowed) < args.repetitions:
+    async def close(self) -> None:
+        """Give the engines' memory back."""
+        for engine in self.engines.values():
+            await engine.close()
+
+    @property
+    def blocks(self) -> Blocks:
+        """Those that run as soon as their inputs exist."""
+        return self.engines["opportunistic"].blocks
+
+    def figures(self, ahead: float) -> dict[str, Figure]:
+        """Of all rounds."""
+        times, threads = self.times, self.world.node_size
+        figures = {
+            "speedup": ratio(times["one"], times["opportunistic"]),
+            "barrier_speedup": ratio(times["one"], times["barrier"]),
+            "speedup_over_serial": ratio(times["serial"], times["opportunistic"]),
+        }
+        if "onnxruntime_1" in times:
+            figures["over_onnxruntime"] = ratio(times["serial"], times["onnxruntime_1"])
+        if f"onnxruntime_{threads}" in times and threads > 1:
+            figures["onnxruntime_speedup"] = ratio(times["onnxruntime_1"], times[f"onnxruntime_{threads}"])
+        return figures | {
+            **{f"{name}_ms": Figure.of(taken, "ms", 1e3) for name, taken in times.items()},
+            "slowed": Figure.of(self.slowed, "x"),
+            "ahead": Figure.of([ahead], ""),
+            "layers": Figure.of([len(self.blocks.stages)], ""),
+            "blocks": Figure.of([len(self.blocks.blocks)], ""),
+            "plan_ms": Figure.of([self._plan_s], "ms", 1e3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What computes an image, by its number, and for each image the outputs that it is to have."""
+
+    compute: Callable[[int], Awaitable[list[Array]]]
+    expected: list[list[Array]]
+
+
+class Rounds:
+    """The turns of engines and peers, on the first rank of the node; the others help when they are rung."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        model = bench.model
+        serial = Serial(model.graph, bench.parameters)
+        expected = [serial(image) for image in bench.images]
+        self._candidates = {
+            name: Candidate(partial(self._infer, engine), expected) for name, engine in bench.engines.items()
+        }
+        own = os.sched_getaffinity(0)
+        self._candidates["serial"] = Candidate(self._alone(serial, bench.images, own), expected)
+        # onnxruntime knows inputs and outputs under the file's names.
+        entries = [{name: image[ours] for name, ours in model.inputs.items()} for image in bench.images]
+        by_name = [dict(zip(model.graph.outputs, arrays, strict=True)) for arrays in expected]
+        wanted = [[found[model.outputs[each.name]] for each in bench.proto.graph.output] for found in by_name]
+        for threads in sorted({1, bench.world.node_size}) if installed("neurons", PEERS) else ():
+            peer = session(bench.proto.SerializeToString(), threads, bench.cores)
+            cores = own if threads == 1 else bench.cores
+            self._candidates[f"onnxruntime_{threads}"] = Candidate(self._alone(peer, entries, cores), wanted)
+
+    async def run(self, repetitions: int, patience_s: float) -> None:
+        """So many rounds that count: of cores that are as fast as they can be, while there is patience."""
+        bench, speeds = self._bench, Cores(sorted(self._bench.cores))
+        bench.times = {name: [] for name in self._candidates}
+        end_s = time.monotonic() + patience_s
+        while len(bench.slowed) < repetitions:
             before, found = speeds.slowdown(), {}
             if before > SLOWED and time.monotonic() < end_s:
                 await asyncio.sleep(SETTLE_S)
                 continue
-            for name in times:
+            for name in self._candidates:
                 await asyncio.sleep(SETTLE_S)  # the others' helpers sleep then
-                await run(name, 0)  # brings weights and threads back
-                found[name] = await run(name, 1)
+                await self._turn(name, 0)  # brings weights and threads back
+                found[name] = await self._turn(name, 1)
             worst = max(before, speeds.slowdown())
             if worst <= SLOWED or time.monotonic() >= end_s:
-                slowed.append(worst)
+                bench.slowed.append(worst)
                 for name, took in found.items():
-                    times[name].append(took)
-    await world.barrier()
-    blocks = engines["opportunistic"].blocks
-    traces = await gathered(world, blocks, spans)
-    if world.node_rank == 0 and args.picture:
-        heads = {number: stage.head for number, stage in enumerate(blocks.stages)}
-        if not draw_ahead(args.picture, traces, heads, args.model):
-            print("no block of two later layers began before the first ended: no picture", file=sys.stderr)
-    ahead = share_ahead([span for trace in traces for span in trace.spans])
-    for engine in engines.values():
-        await engine.close()
-    if world.node_rank:
-        return {}
-    figures = {
-        "speedup": ratio(times["one"], times["opportunistic"]),
-        "barrier_speedup": ratio(times["one"], times["barrier"]),
-        "speedup_over_serial": ratio(times["serial"], times["opportunistic"]),
-    }
-    if "onnxruntime_1" in times:
-        figures["over_onnxruntime"] = ratio(times["serial"], times["onnxruntime_1"])
-    if f"onnxruntime_{world.node_size}" in times and world.node_size > 1:
-        figures["onnxruntime_speedup"] = ratio(
-            times["onnxruntime_1"], times[f"onnxruntime_{world.node_size}"]
-        )
-    return figures | {
-        **{f"{name}_ms": Figure.of(taken, "ms", 1e3) for name, taken in times.items()},
-        "slowed": Figure.of(slowed, "x"),
-        "ahead": Figure.of([ahead], ""),
-        "layers": Figure.of([len(blocks.stages)], ""),
-        "blocks": Figure.of([len(blocks.blocks)], ""),
-        "plan_ms": Figure.of([plan_s], "ms", 1e3),
-    }
+                    bench.times[name].append(took)
+
+    async def _turn(self, name: str, number: int) -> float:
+        """Seconds of a candidate with an image."""
+        candidate = self._candidates[name]
+        start = time.perf_counter()
+        outputs = await candidate.compute(number)
+        took = time.perf_counter() - start
+        for got, target in zip(outputs, candidate.expected[number], strict=True):
+            error = np.abs(got - target).max() / np.abs(target).max()
+            check(error < TOLERANCE, f"{name}: an output differs by {error:.1e} of the largest")
+        return took
+
+    async def _infer(self, engine: Neurons, number: int) -> list[Array]:
+        return list((await engine.infer(self._bench.images[number])).values())
+
+    @staticmethod
+    def _alone(
+        function: Callable[[Arrays], list[Array]], images: list[Arrays], cores: set[int]
+    ) -> Callable[[int], Awaitable[list[Array]]]:
+        """What blocks the loop, on these cores."""
+
+        async def compute(number: int) -> list[Array]:
+            with on_cores(cores):
+                return function(images[number])
+
+        return compute
 
 
 class Serial:
