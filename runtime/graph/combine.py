@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .candidates import Thresholds, first_candidates, second_candidates
 from .groups import Group, Groups
-from .tasks import Capacity, TaskGraph, TaskSpec
+from .tasks import Capacity, TaskGraph, TaskSpec, devices
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def combine(tasks: TaskGraph, capacities: Sequence[Capacity], thresholds: Thresh
     members' edges carried, the same output once. Its members share one priority. Its name is that of its
     first member and the number of the others: "conv+2".
     """
+    capacities = devices(capacities)
     first = first_candidates(tasks, thresholds)
     second = second_candidates(tasks, first, capacities, thresholds)
     groups = Groups(tasks, second, capacities, thresholds)

@@ -1,8 +1,4 @@
-"""What of the ready tasks runs now, when together they demand more than there is.
-
-    schedule = Schedule(tasks, [Capacity(lanes=4, memory_bytes=64 << 30)])
-    for task, device in schedule.start(): ...       # these begin
-    schedule.ended(task, device)                    # and when one has ended, `start` again
+"""What of the ready tasks runs now, when together they demand more than there is: the policy, plainly.
 
 What fits is started, what does not is deferred, and later tasks that fit are pulled forward past it: tasks
 that are ready do not depend on each other.
@@ -13,18 +9,20 @@ the priorities, and nobody deferred later comes before it: its turn comes after 
 stands behind full lanes has not been deferred: there priority alone counts.) Backfilling, as batch systems
 do it, needs the ends of what is running foretold (Lifka, The ANL/IBM SP Scheduling System, 1995); counting
 starts needs no estimate.
+
+`choose` decides once, from plain data, and looks at everybody. `Schedule` (schedule.py) is what runs: it
+decides the same for a whole graph and looks at few; `choose` is its oracle.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import merge
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 
 from ..errors import GraphError
-from .tasks import Capacity, TaskGraph, TaskSpec
+from .tasks import Capacity, TaskSpec
 
 PATIENCE = 16
 """Starts by which a deferred task may be overtaken. A device that is kept runs empty meanwhile; where it has
@@ -70,26 +68,18 @@ def choose(
     start: list[tuple[TaskSpec, int]] = []
 
     def begin(task: TaskSpec, own: int | None = None) -> bool:
-        fitting = [
-            device
-            for device, capacity in enumerate(left)
-            if (device == own or device not in kept) and capacity.fits(task)
-        ]
-        if fitting:
-            # The tightest: the largest room stays for the largest task.
-            device = min(fitting, key=lambda device: (left[device].lanes, left[device].memory_bytes))
-            left[device] = without(left[device], task)
-            start.append((task, device))
-        return bool(fitting)
+        device = tightest(task, left, [each for each in devices if each == own or each not in kept])
+        if device is None:
+            return False
+        left[device] = without(left[device], task)
+        start.append((task, device))
+        return True
 
     early = [each for each in deferred if started - each.since < patience]
     late = [each for each in deferred if started - each.since >= patience]
     still: list[Deferred] = []
     for each in sorted(late, key=lambda each: each.since):
-        # Each tried on every device, 500 who waited for memory took 4 ms a start.
-        if each.device is None and kept.issuperset(devices):
-            still.append(each)
-        elif begin(each.task, each.device):
+        if begin(each.task, each.device):
             kept.discard(each.device)
         elif each.device is None:
             possible = [d for d, capacity in enumerate(whole) if d not in kept and capacity.fits(each.task)]
@@ -118,50 +108,10 @@ def choose(
     return Choice(tuple(start), (*still, *fresh), taken)
 
 
-class Schedule:
-    """A graph on devices: what starts now, and what is ready once something has ended.
-
-    Whoever runs the tasks follows it, on ranks (runtime/work/pool/graphs.py) or in virtual time (virtual.py).
-    Ready tasks queue by priority, then in the order in which they became ready. Raises GraphError for a task
-    that fits no device.
-    """
-
-    def __init__(self, tasks: TaskGraph, whole: Sequence[Capacity], *, patience: int = PATIENCE) -> None:
-        refuse_impossible(tasks.tasks, whole)
-        self._tasks, self._whole, self._patience = tasks, tuple(whole), patience
-        self._free = list(whole)
-        self._waits = {task.name: len(task.needs) for task in tasks.tasks}
-        self._ready = sorted((task for task in tasks.tasks if not task.needs), key=PRIORITY)
-        self._deferred: tuple[Deferred, ...] = ()
-        self._started = 0
-
-    def start(self) -> tuple[tuple[TaskSpec, int], ...]:
-        """What begins now, each on the device of that number; what it demands is taken."""
-        choice = choose(
-            self._ready,
-            self._deferred,
-            self._free,
-            self._whole,
-            started=self._started,
-            patience=self._patience,
-        )
-        self._deferred = choice.deferred
-        del self._ready[: choice.taken]
-        self._started += len(choice.start)
-        for task, device in choice.start:
-            self._free[device] = without(self._free[device], task)
-        return choice.start
-
-    def ended(self, task: TaskSpec, device: int) -> None:
-        """A task that was started has run: what it held is free, and who waited for it alone is ready."""
-        self._free[device] = regained(self._free[device], task)
-        for reader in self._tasks.readers[task.name]:
-            self._waits[reader] -= 1
-            if self._waits[reader] == 0:
-                insort(self._ready, self._tasks.by_name[reader], key=PRIORITY)
-
-
-PRIORITY = attrgetter("priority")
+def tightest(task: TaskSpec, left: Sequence[Capacity], among: Iterable[int]) -> int | None:
+    """The fullest of these devices that `task` fits: the largest room stays for the largest task."""
+    fitting = (device for device in among if left[device].fits(task))
+    return min(fitting, key=lambda device: (left[device].lanes, left[device].memory_bytes), default=None)
 
 
 def without(capacity: Capacity, task: TaskSpec) -> Capacity:

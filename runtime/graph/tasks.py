@@ -9,14 +9,14 @@ task a kernel (`of_model`); a user's own tasks are written down as above.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 
 from ...kernels.kernel import ArraySpec, Cost
-from ..errors import GraphError
+from ..errors import GraphError, Mistake
 from .graph import Graph
 from .metadata import describe
 
@@ -71,6 +71,17 @@ class Capacity:
         )
 
 
+def devices(given: Sequence[Capacity]) -> tuple[Capacity, ...]:
+    """What there is, checked; Mistake for what is no list of capacities, one alone among it."""
+    if isinstance(given, Capacity):
+        raise Mistake(f"{given} stands alone; give a list of what there is, [{given}]")
+    if wrong := [each for each in given if not isinstance(each, Capacity)]:
+        raise Mistake(
+            f"{wrong[0]!r} is no Capacity; give a list of these, [Capacity(lanes=4, memory_bytes=8 << 30)]"
+        )
+    return tuple(given)
+
+
 @dataclass(frozen=True)
 class TaskGraph:
     """Tasks and their dependency relationship; kept in topological order, in whatever order they are given.
@@ -82,6 +93,7 @@ class TaskGraph:
     tasks: tuple[TaskSpec, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
         named: dict[str, TaskSpec] = {}
         for task in self.tasks:
             if task.name in named:
@@ -115,6 +127,11 @@ def _check(task: TaskSpec, named: Mapping[str, TaskSpec]) -> None:
     amounts = (task.seconds or 0, task.output_bytes, task.argument_bytes, task.scratch_bytes, task.lanes - 1)
     if not all(amount >= 0 for amount in amounts):  # not by `min`, which finds nothing behind a NaN
         raise GraphError(f"task {task.name!r}: {task}: seconds and bytes are 0 or more, lanes 1 or more")
+    if not isinstance(task.needs, Mapping):
+        raise GraphError(
+            f"task {task.name!r} needs {task.needs!r}; give the bytes that it reads of each, as in"
+            " needs={'load': 800}"
+        )
     for need, nbytes in task.needs.items():
         if need not in named:
             raise GraphError(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from .ready import PATIENCE, Schedule
+from .ready import PATIENCE
+from .schedule import Schedule
 from .tasks import Capacity, TaskGraph, TaskSpec
 
 

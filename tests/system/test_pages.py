@@ -14,6 +14,7 @@ PROGRAMS = {
     "primes.py": "README.md",
     "areas.py": "docs/tasks.md",
     "within.py": "docs/tasks.md",
+    "branches.py": "docs/tasks.md",
     "ring.py": "docs/messages.md",
     "rows.py": "docs/neurons.md",
 }
@@ -26,16 +27,53 @@ def program(page: str, name: str) -> str:
     return found[1]
 
 
+def printed(page: str, command: str) -> str:
+    """What the page shows below this command."""
+    found = re.search(rf"^\$ {command}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize(("name", "page"), PROGRAMS.items(), ids=PROGRAMS)
 def test_a_pages_program_prints_what_the_page_says(page, name, vendor, tmp_path):
-    console = re.search(rf"\$ mpirun -n 3 python {name}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert console is not None
     path = tmp_path / name
     path.write_text(program(page, name))
     result = mpiexec(3, [path], vendor=vendor, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == console[1]
+    assert result.stdout == printed(page, f"mpirun -n 3 python {name}")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_readmes_tcp_server_answers_visitors_with_all_ranks(ranks, vendor, tmp_path):
+    path = tmp_path / "squares.py"
+    path.write_text(program("README.md", "squares.py"))
+    result = mpiexec(ranks, [path], vendor=vendor, timeout=60)
+    assert result.returncode == 0, result.stderr
+    answers = sorted(result.stdout.splitlines())  # they come in any order
+    assert answers == [f"{n} squared is {n**2}, says rank {n % ranks}" for n in range(6)]
+    if ranks == 3:
+        assert answers == printed("README.md", "mpirun -n 3 python squares.py").splitlines()
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_program_trains_a_model_and_asks_it(vendor, tmp_path):
+    path = tmp_path / "surrogate.py"
+    path.write_text(program("docs/python.md", "surrogate.py"))
+    result = mpiexec(3, [path], vendor=vendor, timeout=120, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, _, last = printed("docs/python.md", "mpirun -n 3 python surrogate.py").splitlines()
+    lines = result.stdout.splitlines()
+    assert (lines[0], lines[-1]) == (first, last)
+
+
+def test_a_graph_is_trained_without_ranks(tmp_path):
+    path = tmp_path / "alone.py"
+    path.write_text(program("docs/python.md", "alone.py"))
+    result = run([python("mpich"), path], timeout=60, env=environment("mpich"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == printed("docs/python.md", "python alone.py")
 
 
 def test_a_model_with_a_kernel_of_its_own_is_trained(tmp_path):

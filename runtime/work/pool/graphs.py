@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import GraphError
+from ...errors import GraphError, Mistake
 from ...graph.combine import Combined
-from ...graph.ready import Schedule
+from ...graph.schedule import Schedule
 from ...graph.tasks import Capacity, TaskGraph, TaskSpec
 from .group import GROUP
 from .home import Need, Submission
@@ -56,10 +56,17 @@ async def run_graph(
     From the rank that is to have the results. GraphError if a task has no call or can never fit; TaskError if
     one failed.
     """
+    if not isinstance(graph, TaskGraph | Combined):
+        raise Mistake(
+            f"the graph is a {type(graph).__name__}; give a TaskGraph(tasks), or one that is combined"
+        )
     combined = graph if isinstance(graph, Combined) else _as_it_is(graph)
     original = combined.original
     if missing := [name for name in original.by_name if name not in calls]:
         raise GraphError(f"no call is given for task {missing[0]!r} (of {len(missing)} without one)")
+    for name in original.by_name:
+        if not isinstance(calls[name], Call):
+            raise Mistake(f"task {name!r} calls {calls[name]!r}; give a Call, as in Call('function', body)")
     found: dict[str, Need] = {}
 
     def submit(target: TaskSpec) -> Submission:

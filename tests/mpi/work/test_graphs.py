@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weft.runtime.errors import GraphError, TaskError
+from weft.runtime.errors import GraphError, Mistake, TaskError
 from weft.runtime.graph.candidates import Thresholds
 from weft.runtime.graph.combine import Combined, combine
 from weft.runtime.graph.tasks import Capacity, TaskGraph, TaskSpec
@@ -185,6 +185,12 @@ def test_a_graph_that_cannot_run_says_why():
             async def ask() -> None:
                 with pytest.raises(GraphError, match=r"no call is given for task 'b' \(of 1 without one\)"):
                     await run_graph(pool, graph, {"a": Call("fail")})
+                with pytest.raises(Mistake, match=r"'b' calls 'fail'; give a Call, as in Call\('function'"):
+                    await run_graph(pool, combined, {"a": Call("fail"), "b": "fail"})
+                with pytest.raises(Mistake, match=r"graph is a list; give a TaskGraph\(tasks\)"):
+                    await run_graph(pool, list(graph.tasks), {})
+                with pytest.raises(Mistake, match="stands alone; give a list of what there is"):
+                    await run_graph(pool, graph, dict.fromkeys("ab", Call("fail")), within=Capacity(1, 8))
                 with pytest.raises(TaskError, match="ValueError: first"):
                     await run_graph(pool, combined, {"a": Call("fail", "first"), "b": Call("fail", "second")})
 

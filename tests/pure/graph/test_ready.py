@@ -1,17 +1,12 @@
-"""What runs now and what waits: fitting, deferral, pull-forward, and that nobody starves."""
+"""One decision: what runs now and what waits, what is pulled forward, for whom a device is kept."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from weft.runtime.errors import GraphError
 from weft.runtime.graph.ready import Deferred, choose, refuse_impossible
-from weft.runtime.graph.tasks import Capacity, TaskGraph, TaskSpec
-from weft.runtime.graph.virtual import Run, simulate
-
-from .task_graphs import any_tasks, chain
+from weft.runtime.graph.tasks import Capacity, TaskSpec
 
 
 def task(words: str) -> TaskSpec:
@@ -119,86 +114,9 @@ def test_s4_5_who_was_deferred_first_is_kept_a_device_for_whatever_the_priority(
     assert [(each.task.name, each.device) for each in choice.deferred] == [("urgent", 0)]
 
 
-def test_s4_5_who_waits_for_a_device_that_is_kept_for_another_is_not_tried(monkeypatch):
-    """A thousand tasks that fit one by one took their own time again to decide on."""
-    asked = []
-    fits = Capacity.fits
-    monkeypatch.setattr(Capacity, "fits", lambda self, task: asked.append(task) or fits(self, task))
-    whole = [Capacity(lanes=8, memory_bytes=10)]
-    deferred = [Deferred(TaskSpec(f"t{n}", scratch_bytes=10), n, 0 if n == 0 else None) for n in range(1000)]
-    choice = choose((), deferred, [Capacity(lanes=7, memory_bytes=1)], whole, started=2000)
-    assert (choice.start, choice.deferred) == ((), tuple(deferred))
-    assert [each.name for each in asked] == ["t0"]
-
-
 def test_s4_5_a_task_that_fits_nowhere_is_refused():
     message = r"'huge' demands 1 lanes and 200 bytes on cuda.*cpu: 4 lanes, 100 bytes.*divide the task"
     with pytest.raises(GraphError, match=message):
         refuse_impossible([task("fits 1 1"), task("huge 1 200 cuda")], capacities(WHOLE))
     with pytest.raises(GraphError, match="huge"):
         choose([task("huge 1 200 cuda")], (), capacities(WHOLE), capacities(WHOLE), started=0)
-
-
-def peak(runs: tuple[Run, ...], device: int, demand: str) -> int:
-    """The most that was demanded of a device at once."""
-    own = [run for run in runs if run.device == device]
-    return max(
-        (
-            sum(getattr(other.task, demand) for other in own if other.start_s <= run.start_s < other.end_s)
-            for run in own
-        ),
-        default=0,
-    )
-
-
-@given(any_tasks(), st.integers(0, 5))
-def test_s4_5_everything_runs_once_after_its_needs_and_within_the_devices(tasks, patience):
-    whole = [Capacity(3, 700), Capacity(2, 2000, "cuda"), Capacity(2, 2000)]
-    runs = simulate(tasks, whole, overhead_s=1e-6, patience=patience)
-    ran = {run.task.name: run for run in runs}
-    assert len(runs) == len(ran) == len(tasks.tasks)
-    for run in runs:
-        assert all(ran[need].end_s <= run.start_s for need in run.task.needs)
-        assert run.task.device in (None, whole[run.device].device)
-    for device, capacity in enumerate(whole):
-        assert peak(runs, device, "lanes") <= capacity.lanes
-        assert peak(runs, device, "memory_bytes") <= capacity.memory_bytes
-
-
-@pytest.mark.parametrize("patience", [0, 3, 16])
-def test_s4_5_a_large_task_does_not_starve_behind_small_ones_that_always_fit(patience):
-    # Three lanes, and small tasks that end one by one, so that there are never three lanes free at once.
-    small = [TaskSpec(f"small{i}", seconds=1 + i % 3 / 3) for i in range(300)]
-    large = TaskSpec("large", seconds=1.0, lanes=3)
-    runs = simulate(TaskGraph((*small[:3], large, *small[3:])), [Capacity(3, 0)], patience=patience)
-    before = [run.task.name for run in runs].index("large")
-    assert 3 + patience <= before <= 3 + patience + 1
-    forever = simulate(TaskGraph((*small[:3], large, *small[3:])), [Capacity(3, 0)], patience=10_000)
-    assert forever[-1].task.name == "large"  # so it is patience that ends
-
-
-def test_s4_5_urgent_tasks_that_keep_coming_do_not_starve_a_deferred_one():
-    urgent = [
-        TaskSpec(f"u{lane}_{i}", 1 + lane / 3, {f"u{lane}_{i - 1}": 0} if i else {})
-        for lane in range(2)
-        for i in range(100)
-    ]
-    runs = simulate(
-        TaskGraph((*urgent, TaskSpec("large", 1.0, lanes=3, priority=5))), [Capacity(3, 0)], patience=8
-    )
-    assert [run.task.name for run in runs].index("large") <= 12
-
-
-def test_s4_5_independent_tasks_are_pulled_forward_in_the_time_that_would_be_lost():
-    first = [
-        TaskSpec(name, 1.0, needs, lanes=2) for name, needs in (("a", {}), ("b", {"a": 0}), ("c", {"b": 0}))
-    ]
-    other = [TaskSpec(name, 1.0, priority=1) for name in "def"]
-    runs = simulate(TaskGraph((*first, *other)), [Capacity(3, 0)])
-    assert max(run.end_s for run in runs) == 3.0  # a, b and c fill it; d, e and f run beside them
-    assert {run.task.name: run.start_s for run in runs} == {"a": 0, "b": 1, "c": 2, "d": 0, "e": 1, "f": 2}
-
-
-def test_s4_5_the_clock_counts_seconds_and_overhead():
-    runs = simulate(chain(4), [Capacity(1, 1 << 10)], overhead_s=9e-6)
-    assert runs[-1].end_s == pytest.approx(4 * 10e-6)

@@ -41,12 +41,20 @@ def test_s4_3_a_cyclic_graph_is_refused_and_its_cycle_named(given_edges, words):
     assert "out" not in str(caught.value)
 
 
+def test_tasks_come_as_anything_that_can_be_gone_through():
+    assert TaskGraph(TaskSpec(name) for name in "ab") == TaskGraph((TaskSpec("a"), TaskSpec("b")))
+
+
 BAD = {
     "two of a name": ([TaskSpec("a"), TaskSpec("a")], "two tasks are called 'a'"),
     "a need that is no task": ([TaskSpec("a", needs={"b": 0})], "needs 'b', which is no task"),
     "more read than written": (
         [TaskSpec("a", output_bytes=8), TaskSpec("b", needs={"a": 9})],
         "'b' reads 9 bytes of 'a', whose output has 8",
+    ),
+    "needs without bytes": (
+        [TaskSpec("a"), TaskSpec("b", needs=["a"])],
+        r"'b' needs \['a'\]; give the bytes that it reads of each, as in needs={'load': 800}",
     ),
     "bytes below 0": ([TaskSpec("a", scratch_bytes=-1)], "0 or more"),
     "no lane": ([TaskSpec("a", lanes=0)], "lanes 1 or more"),
