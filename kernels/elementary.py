@@ -35,7 +35,7 @@ from_bits = _reinterpret(types.int32, types.float32)
 @jit(fastmath=ORDERED)
 def _exp32(x: Any) -> Any:
     """Cephes' expf: 2**n p(r) with x = n ln 2 + r, |r| <= ln 2 / 2; adding 1.5 * 2**23 rounds to n."""
-    x = min(max(x, np.float32(-87.33)), np.float32(88.37))  # the range where 2**n is a normal number
+    x = min(max(x, np.float32(-88.0)), np.float32(88.7))  # n of -127 and 128 make 0 and infinity
     shifted = x * np.float32(1.44269504) + np.float32(12582912.0)
     n = shifted - np.float32(12582912.0)
     r = x - n * np.float32(0.693359375)
@@ -95,7 +95,10 @@ def _erf32(x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """e**x inside compiled code; 1 ulp in float32 for -87.3 <= x <= 88.3, saturating outside."""
+    """e**x inside compiled code; 1 ulp in float32 for -87.3 <= x <= 88.3, 0 and infinite outside.
+
+    (It once kept to the least and the largest normal number: x · sigmoid(x) was -0.4 at -1e38.)
+    """
     raise TypeError("weft.kernels.elementary.exp is for compiled code; use numpy.exp")
 
 

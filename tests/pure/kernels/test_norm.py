@@ -156,6 +156,14 @@ def test_instance_norm_equals_its_oracle(affine):
     check_oracle(InstanceNorm(affine=affine), normal(3, 5, 8, 9))
 
 
+@pytest.mark.parametrize("kernel", [BatchNorm(), InstanceNorm()], ids=["batch_norm", "instance_norm"])
+@pytest.mark.parametrize("shape", [(3, 2, 2, 2), (3, 2, 1, 1)], ids=["images", "pixels"])
+def test_a_channel_that_is_the_same_everywhere_is_its_bias_however_large(kernel, shape):
+    """The square of the way from 0 to 1e30 is infinite, and that of no channel's deviation."""
+    b = run(kernel, allocate(kernel, np.full(shape, 1e30, np.float32)))
+    np.testing.assert_array_equal(b.output, np.broadcast_to(b.parameters[1][:, None, None], shape))
+
+
 def test_instance_norm_of_one_pixel_is_the_bias():
     b = run(InstanceNorm(), allocate(InstanceNorm(), normal(2, 3, 1, 1)))
     np.testing.assert_array_equal(b.output[..., 0, 0], [b.parameters[1]] * 2)
