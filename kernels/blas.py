@@ -3,9 +3,9 @@
 Where a rank has one thread, and oneDNN is installed (the extra `onednn`), that computes the large products in
 float32 of dense layers; NumPy's BLAS, mostly OpenBLAS, computes all others. On one AVX-512 core, 1024 to 1024
 neurons, oneDNN takes 4 to 6% less time for 512 samples, 23 to 39% less for 32, half for 4, though 9% more for
-blocks of the weight gradient of 4 (`python -m bench gemm`). It rounds a block of two rows or more of a weight
-gradient as the whole, OpenBLAS only some. On two threads it is no faster for 32 samples and for 512, and
-between its products OpenMP's threads spin on the cores that the event loop needs.
+blocks of the weight gradient of 4 (`python -m bench gemm`). There it rounds a block of two rows or more of a
+weight gradient as the whole; with AVX2, like OpenBLAS, only some. On two threads it is no faster for 32
+samples and for 512, and between its products OpenMP's threads spin on the cores that the event loop needs.
 
 OpenBLAS reads OPENBLAS_CORETYPE when NumPy loads it; left unset, it recognises the machine. On an AMD Zen 5
 it then takes its SkylakeX kernels: one thread multiplies 1024 x 512 by 512 x 1024 in float32 at 225 GFLOP/s.

@@ -9,6 +9,7 @@ import pytest
 
 from tests.pure.graph import neuron_graphs
 from tests.pure.graph.neuron_graphs import GRAPHS, parameters, samples, serial
+from weft.kernels import conv
 from weft.runtime.errors import GraphError
 from weft.runtime.graph import Builder, Graph, Layout
 from weft.runtime.graph.neurons.bind import Bound, arena_nbytes
@@ -75,6 +76,13 @@ def test_s1_7_convolutions_by_blocks_are_the_same_to_the_bit(name):
         np.testing.assert_array_equal(array, expected[output])
 
 
+@pytest.fixture
+def sixteen(monkeypatch):
+    """Channels come in blocks of 16, as with vectors of 512 bits; of 12 with half as wide ones."""
+    monkeypatch.setattr(conv, "ROWS_GRANULE", 16)
+
+
+@pytest.mark.usefixtures("sixteen")
 def test_s1_4_a_block_of_rows_waits_for_the_rows_under_its_windows_alone():
     graph = neuron_graphs.chain()
     found = blocks_of(graph, 1, parameters(graph))
@@ -118,7 +126,7 @@ CUTS = ["first channels 0-15", "first channels 16-31", "first channels 32-47", "
 
 
 @pytest.fixture
-def small():
+def small(sixteen):
     b = Builder()
     h = b(
         "relu", b("conv2d", b.input("x", (64, 1, 1)), channels=64, kernel_size=1, name="first"), name="bent"
@@ -145,6 +153,7 @@ def test_s1_4_neurons_whose_weights_are_all_zero_are_not_waited_for(small):
     assert needs_of(by_channels(graph, flat), "second channels 0-15") == {CUTS[0], CUTS[1]}
 
 
+@pytest.mark.usefixtures("sixteen")
 def test_s1_4_a_neuron_without_weights_that_another_value_is_added_to_is_waited_for():
     b = Builder()
     x = b.input("x", (64, 1, 1))

@@ -12,6 +12,7 @@ from tests.pure.kernels.checks import allocate, normal, run
 from weft.kernels import blas, onednn
 from weft.kernels.kernel import Mode
 from weft.kernels.linear import Dense
+from weft.kernels.vectors import VECTOR_BYTES
 
 needs_onednn = pytest.mark.skipif(onednn.load() is None, reason="needs oneDNN: the extra onednn")
 
@@ -131,7 +132,8 @@ def test_blocks_go_where_the_whole_goes(asked):
 @needs_onednn
 @pytest.mark.parametrize(("samples", "wide", "features"), [(64, 300, 150), (512, 1024, 200), (37, 777, 131)])
 @pytest.mark.parametrize("block", [2, 7, 50])
-def test_blocks_of_a_weight_gradient_are_the_whole_to_the_bit(one_thread, samples, wide, features, block):
+def test_blocks_of_a_weight_gradient_are_the_whole(one_thread, samples, wide, features, block):
+    """To the bit with vectors of 512 bits; with narrower ones it depends on the block, as in OpenBLAS."""
     dy, x = rows(samples, features), rows(samples, wide)
     whole, cut = np.empty((2, features, wide), np.float32)
     size = samples * wide * features
@@ -140,7 +142,10 @@ def test_blocks_of_a_weight_gradient_are_the_whole_to_the_bit(one_thread, sample
     starts = list(range(0, features - 1, block))  # none of one row
     for start, stop in zip(starts, [*starts[1:], features], strict=True):
         blas.product(dy[:, start:stop].T, x, cut[start:stop], of=size)
-    np.testing.assert_array_equal(cut, whole)
+    if VECTOR_BYTES == 64:
+        np.testing.assert_array_equal(cut, whole)
+    else:
+        np.testing.assert_allclose(cut, whole, rtol=1e-5, atol=1e-4)
 
 
 @needs_onednn
