@@ -1,16 +1,10 @@
-"""Operators that compare and choose: truths of values, Where, and the larger or smaller of several.
-
-What is known when the file is read needs none of their kernels: a stored condition is a mask.
-"""
+"""Operators that compare and choose: truths of values, Where, and the larger or smaller of several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....kernels.arithmetic import Arithmetic
 from ....kernels.choice import MIRRORED, Compare, CompareNumber, Comparison, Where
@@ -91,11 +85,13 @@ def is_inf(at: At) -> Operand:
 
 
 def sign(at: At) -> Operand:
-    """Sign: the truth that it is above 0, less the truth that it is below."""
+    """Sign: the truth that it is above 0, less the truth that it is below; of NaN NaN."""
     x = at.loose(0)
     above = at.add(Cast("float32"), at.add(CompareNumber("greater", 0.0), x, part="above"), part="positive")
     below = at.add(Cast("float32"), at.add(CompareNumber("less", 0.0), x, part="below"), part="negative")
-    return at.along(x, at.add(Arithmetic("sub"), above, below))
+    signs = at.add(Arithmetic("sub"), above, below, part="signs")
+    number = at.add(Compare("equal"), x, x, part="number")
+    return at.along(x, at.add(Where(), number, signs, x))
 
 
 def thresholded_relu(at: At) -> Operand:
@@ -138,47 +134,8 @@ def _bounded(at: At, above: bool) -> Operand:
 
 
 def where(at: At) -> Operand:
-    """Where. With a stored condition each side times a mask, and the sum of the two.
-
-    What hides scores is added to them instead. Where an earlier mask had hidden some already, as a window of
-    places does behind a causal mask, a product of their infinity and 0 was no number, nor was a softmax then.
+    """Where. (A stored condition was a mask once, by which each side was multiplied, or minus infinity added
+    to what it hid: of what was infinite there, or no number, it became no number, nor was a gradient then.)
     """
-    condition = at.operand(0)
-    sides = at.operand(1), at.operand(2)
-    kinds = {each.spec.dtype if isinstance(each, Dynamic) else each.array.dtype.name for each in sides}
-    if isinstance(condition, Dynamic) or kinds != {"float32"}:
-        values, like = together(at, condition, *sides)
-        return at.along(like, at.add(Where(), *values))
-    for (value, side), chosen in ((sides, False), (sides[::-1], True)):
-        if isinstance(side, Static) and (side.array == -inf).all():
-            return both(at, "add", value, _chosen(condition, side, chosen))
-    rank = max(len(each.shape) for each in sides if isinstance(each, Dynamic))
-    terms: list[Operand] = []
-    for part, side, chosen in zip(("first", "second"), sides, (True, False), strict=True):
-        if isinstance(side, Static) and not (side.trained and side.array.ndim):
-            terms.append(_chosen(condition, side, chosen))
-            continue
-        value = side if isinstance(side, Dynamic) else _whole(at, side, rank)
-        mask = _by_batch(lambda c, chosen=chosen: (c == chosen).astype(np.float32), condition)
-        terms.append(both(at, "mul", value, mask, part))
-    first, second = terms
-    return both(at, "add", first, second)
-
-
-def _chosen(condition: Static, side: Static, chosen: bool) -> Static:
-    """A side where the condition is `chosen`, and 0 elsewhere: by no product, for it may be infinite."""
-    return _by_batch(lambda c, a: np.where(c == chosen, a, a.dtype.type(0)), condition, side)
-
-
-def _whole(at: At, static: Static, rank: int) -> Dynamic:
-    """A stored array that is trained as a value with `rank` axes in the file."""
-    axes = (1,) * (rank - static.array.ndim)
-    return at.constant(Static(static.array.reshape(*axes, *static.array.shape), static.trained), rank)
-
-
-def _by_batch(function: Callable[..., NDArray[Any]], *given: Static) -> Static:
-    """A static operand that follows from others, for both batches."""
-    other = None
-    if any(each.other is not None for each in given):
-        other = function(*(each.array if each.other is None else each.other for each in given))
-    return Static(function(*(each.array for each in given)), other=other)
+    values, like = together(at, at.operand(0), at.operand(1), at.operand(2))
+    return at.along(like, at.add(Where(), *values))

@@ -114,10 +114,10 @@ def transpose(at: At) -> Operand:
         at.refuse(f"perm {order} does not name each of the {rank} axes of {show(x.shape)} once")
     if at.writing.batched and (order[0] != 0 or x.folded):
         return at.transposed(x, order)
-    return _ordered(at, x, order)
+    return ordered(at, x, order)
 
 
-def _ordered(at: At, x: Dynamic, order: Sequence[int], part: str = "") -> Dynamic:
+def ordered(at: At, x: Dynamic, order: Sequence[int], part: str = "") -> Dynamic:
     """The value with its axes in another order, which leaves the batch where it is."""
     axes = tuple(order[1:]) if at.writing.batched else tuple(axis + 1 for axis in order)
     if list(axes) == sorted(axes):
@@ -136,7 +136,7 @@ def depth_to_space(at: At) -> Operand:
         apart, order = (n, size, size, less, height, width), (0, 3, 4, 1, 5, 2)
     else:
         apart, order = (n, less, size, size, height, width), (0, 1, 4, 2, 5, 3)
-    blocks = _ordered(at, at.reshape(x, apart, part="apart"), order, part="order")
+    blocks = ordered(at, at.reshape(x, apart, part="apart"), order, part="order")
     return at.reshape(blocks, (n, less, height * size, width * size), part="")
 
 
@@ -155,7 +155,7 @@ def space_to_depth(at: At) -> Operand:
     n, channels, height, width = x.shape
     apart = (n, channels, height // size, size, width // size, size)
     order = (0, 3, 5, 1, 2, 4) if _blocks_first(at) else (0, 1, 3, 5, 2, 4)
-    blocks = _ordered(at, at.reshape(x, apart, part="apart"), order, part="order")
+    blocks = ordered(at, at.reshape(x, apart, part="apart"), order, part="order")
     return at.reshape(blocks, (n, channels * size**2, height // size, width // size), part="")
 
 

@@ -238,7 +238,7 @@ class At:
         if lost.any():
             self.refuse(f"Weft keeps a constant operand as float32, which has no {array[lost][0]} ({dtype})")
         name, spec = next(iter(self.writing.inputs.items()))
-        trained = static.trained and array.ndim > 0 and dtype == "float32"
+        trained = static.trained and dtype == "float32"
         kernel = self.kernel(Constant, array.shape, trained, dtype)
         return self.add(kernel, Dynamic(name, spec, ()), part="constant", weights=(array,))
 

@@ -29,11 +29,13 @@ from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
-from . import algebra, choice, images, move, package
+from . import algebra, choice, images, move, package, products
+from .attention import attention
+from .einsum import einsum
 from .merge import merge
 from .model import Model
 from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
-from .rewrite import constants, is_mask, rewritten
+from .rewrite import constants, is_mask, kinds, rewritten
 
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
 
@@ -43,6 +45,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Abs": algebra.unary(LeakyReLU(-1.0)),
     "Add": algebra.binary("add"),
     "And": choice.logical(Arithmetic("mul")),
+    "Attention": attention,
     "AveragePool": images.average_pool,
     "BatchNormalization": images.batch_normalization,
     "Cast": move.cast,
@@ -55,6 +58,7 @@ OPERATORS: Mapping[str, Reading] = {
     "DepthToSpace": move.depth_to_space,
     "Div": algebra.binary("div"),
     "Dropout": algebra.dropout,
+    "Einsum": einsum,
     "Elu": algebra.elu,
     "Equal": choice.compare("equal"),
     "Erf": algebra.unary(Erf()),
@@ -63,7 +67,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Flatten": move.flatten,
     "Gather": move.gather,
     "Gelu": algebra.gelu,
-    "Gemm": algebra.gemm,
+    "Gemm": products.gemm,
     "GlobalAveragePool": images.global_average_pool,
     "GlobalMaxPool": images.global_max_pool,
     "Greater": choice.compare("greater"),
@@ -82,7 +86,7 @@ OPERATORS: Mapping[str, Reading] = {
     "LessOrEqual": choice.compare("less_equal"),
     "Log": algebra.unary(Log()),
     "LogSoftmax": algebra.softmax(LogSoftmax),
-    "MatMul": algebra.matmul,
+    "MatMul": products.matmul,
     "Max": choice.bounded(above=False),
     "MaxPool": images.max_pool,
     "Min": choice.bounded(above=True),
@@ -94,6 +98,7 @@ OPERATORS: Mapping[str, Reading] = {
     "PRelu": algebra.prelu,
     "Pad": move.pad,
     "Pow": algebra.binary("pow"),
+    "RMSNormalization": algebra.rms_normalization,
     "Reciprocal": algebra.unary(ArithmeticNumber("div", 1.0, reverse=True)),
     "ReduceL1": algebra.reduce_of(ReduceSum, LeakyReLU(-1.0)),
     "ReduceL2": algebra.reduce(ReduceL2),
@@ -168,6 +173,7 @@ def read(
     Raises GraphError naming the node for what Weft cannot compute.
     """
     proto = package.load(Path(source)) if isinstance(source, str | PathLike) else source
+    told = proto.graph.value_info
     proto = package.inlined(proto)
     file = proto.graph
     version = package.operator_set(proto)
@@ -175,7 +181,7 @@ def read(
         name = file.sparse_initializer[0].values.name
         raise GraphError(f"the weight {name!r} is stored as a sparse tensor; store it with all its elements")
     stored = {each.name: package.tensor(each) for each in file.initializer}
-    fixed = constants(proto.producer_name, file.node, stored)
+    fixed = constants(proto.producer_name, file.node, stored, kinds(told))
     operands: dict[str, Operand] = {
         name: Static(array, name not in fixed and not _counts(array)) for name, array in stored.items()
     }

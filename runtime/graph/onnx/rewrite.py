@@ -14,8 +14,9 @@ computed conditions, and its softplus does not overflow.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,24 +68,50 @@ def _guards(
     return bool(product) and product[0] == large and beta is not None and beta == number(product[1])
 
 
-MADE = re.compile(r"(new_)?(zeros|ones|full|arange|eye|tril|triu|scalar_tensor)(_like|_default|_\d+)*")
-"""What PyTorch's newer exporter calls a tensor that the model makes of nothing: by the function."""
+MADE = re.compile(
+    r"(new_)?(zeros|ones|full|arange|eye|tril|triu|scalar_tensor|clone|lifted_tensor)(_like|_default|_\d+)*"
+)
+"""What PyTorch's newer exporter calls a tensor that the model makes of nothing: by the function. (A clone is
+one that is written down in it.)"""
 
 NORMS = ("InstanceNormalization", "LayerNormalization")
 WAVE = 2e-3  # how far from 1 the squares of tables in float16 are
 
 
+KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+"""By which PyTorch's newer exporter says of a stored array that it is a PARAMETER, or else a BUFFER, say."""
+
+
+def kinds(values: Iterable[package.Proto]) -> dict[str, str]:
+    """What a file's value_info says of stored arrays, by their names."""
+    return {value.name: each.value for value in values for each in value.metadata_props if each.key == KIND}
+
+
 def constants(
-    producer: str, nodes: Sequence[package.Proto], stored: Mapping[str, NDArray[Any]]
+    producer: str,
+    nodes: Sequence[package.Proto],
+    stored: Mapping[str, NDArray[Any]],
+    told: Mapping[str, str] = MappingProxyType({}),
 ) -> frozenset[str]:
-    """Names of stored arrays that are no parameters, though they are stored as those are."""
+    """Names of stored arrays that are no parameters, though they are stored as those are.
+
+    `told` are their `kinds`, of those of which the file tells; the others are known by names and by values.
+    """
     found = _waves(stored) | {name for name, array in stored.items() if is_mask(array)}
+    if producer == "weft":
+        found |= {name for name in stored if "/" in name}  # sheet.py: parts of a node, not its parameters
+    else:
+        # PyTorch gives a learned scale its parameter's name, and a number of the model's code one of its own
+        # making; others store an epsilon as they store a scale.
+        numbers = {name for name, array in stored.items() if not array.ndim}
+        found |= {name for name in numbers if told or producer != "pytorch" or name.startswith("onnx::")}
     if producer == "pytorch":
         found |= _neutral(nodes, stored) | {name for name, array in stored.items() if _is_grid(array)}
         slopes = {name for node in nodes if node.op_type == "PRelu" for name in node.input}  # turned ones
         found |= {name for name in stored if COUNTED.fullmatch(name) and stored[name].size == 1} - slopes
         found |= {name for name in stored if MADE.fullmatch(name)}
-    return frozenset(found)
+    learned = {name for name, kind in told.items() if kind == "PARAMETER"}
+    return frozenset((found | told.keys()) - learned)
 
 
 def _neutral(nodes: Sequence[package.Proto], stored: Mapping[str, NDArray[Any]]) -> set[str]:

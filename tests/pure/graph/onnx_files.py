@@ -106,3 +106,8 @@ def one(op: str, inputs: str = "x", *, shape=("n", 4), weights=None, version=18,
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
+
+
+def softmax(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    powers = np.exp(x)
+    return powers / powers.sum(axis=axis, keepdims=True)

@@ -36,11 +36,13 @@ LEFT_OUT = {
     r"test_resize_(tf_crop|.*(antialias|outside|not_(larg|small)er|downsample_scales_.*_align_corners)).*": (
         "Weft resizes whole images to sizes that the file says, without antialias"
     ),
+    r"test_attention_.*(past|nonpad|padded_kv|ext_cache).*": "Weft's graphs keep no state between requests",
     r"test_reshape_allowzero_reordered|test_(split_zero_size|reduce.*empty_set).*": "its input is empty",
 }
 """Patterns of the tests' names, and why Weft does not read these."""
 
 FIRST_OUTPUT_ALONE = {
+    "Attention": "its others are what the next request would be given, and scores on the way",
     "Dropout": "its second output is the mask, which Weft draws from a counter and never stores",
     "LayerNormalization": "its others are mean and inverse deviation, which only its gradient reads",
     "MaxPool": "its second output are the places of the winners, which Weft stores in another form",
@@ -146,6 +148,7 @@ def test_the_operators_named_are_read():
         Exp Log LogSoftmax Mish ReduceL2 Softplus PRelu DepthToSpace SpaceToDepth ConvTranspose
         Max Min ReduceL1 ReduceLogSumExp ReduceMin ReduceSumSquare Selu
         Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsInf IsNaN
+        Einsum RMSNormalization Attention
         Celu Cos Sign Sin Softsign ThresholdedRelu Tile Upsample
     """
     assert {*named.split()} == {*OPERATORS, *FIXED}

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.pure.graph.onnx_files import compute, file, node, one
+from tests.pure.graph.onnx_files import file, node, one
 from weft.runtime.errors import GraphError
 from weft.runtime.graph.onnx import read
 
@@ -451,48 +451,6 @@ WRONG = {
         ["node 'c_node' (Add) cannot be computed"],
     ),
 }  # fmt: skip
-
-
-OF_THE_BATCH = {
-    "a number": [node("Gather", "f first", "n"), node("Div", "x n", "y")],
-    "the root of one": [node("Gather", "f first", "n"), node("Sqrt", "n", "r"), node("Mul", "x r", "y")],
-    "whether it is one": [
-        node("Gather", "f first", "n"), node("Equal", "n one", "is"), node("Cast", "is", "c", to=1),
-        node("Mul", "x c", "y"),
-    ],
-    "the end of a slice": [
-        node("Slice", "s zero three zero", "n"), node("Sub", "n ones", "less"),
-        node("Slice", "x zero less ones", "y"),
-    ],
-    "a gathered place": [
-        node("Gather", "s first", "n"), node("Sub", "n n8190", "p"), node("Gather", "x p", "y", axis=1)
-    ],
-    "an output": [node("Identity", "s", "y")],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("nodes", OF_THE_BATCH.values(), ids=OF_THE_BATCH)
-def test_what_is_computed_from_an_open_batch_is_refused(nodes):
-    weights = {
-        "first": np.array(0), "one": np.float32(1), "zero": np.array([0]), "three": np.array([1]),
-        "ones": np.array([1]), "n8190": np.array(8190),
-    }  # fmt: skip
-    whole = [node("Shape", "x", "s"), node("Cast", "s", "f", to=1), *nodes]
-    with pytest.raises(GraphError, match="it computes with the batch size, which is open"):
-        read(file(whole, {"x": ("n", 8)}, ["y"], weights))
-
-
-def test_what_an_open_batch_makes_no_difference_to_is_read():
-    """The number of features, from the shape; zeros as many as samples; and all samples sliced."""
-    nodes = [
-        node("Shape", "x", "s"), node("Gather", "s one", "c"), node("Cast", "c", "f", to=1),
-        node("Div", "x f", "d"), node("ConstantOfShape", "s", "z"), node("Add", "d z", "a"),
-        node("Slice", "s zero ones", "n"), node("Slice", "a zero n zero", "y"),
-    ]  # fmt: skip
-    weights = {"one": np.array(1), "zero": np.array([0]), "ones": np.array([1])}
-    x = np.arange(24, dtype=np.float32).reshape(3, 8)
-    (y,) = compute(read(file(nodes, {"x": ("n", 8)}, ["y"], weights)), {"x": x}).values()
-    np.testing.assert_allclose(y, x / 8, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("proto", "options", "words"), WRONG.values(), ids=WRONG)

@@ -12,7 +12,7 @@ from tests.pure.graph.onnx_files import Host, compute, expected, file, node
 from tests.pure.graph.test_onnx_models import transformer
 from weft.kernels.kernel import ArraySpec
 from weft.runtime.graph import Builder, Graph, Layout, Memory, Program, with_loss
-from weft.runtime.graph.onnx import Model, read
+from weft.runtime.graph.onnx import Model, read, write
 
 BATCH = 4
 
@@ -178,11 +178,44 @@ def test_a_layer_norm_without_weights_is_not_trained(shape, axis, scale, constan
     np.testing.assert_allclose(got, expected(proto, samples)[0], rtol=1e-5, atol=1e-6)
 
 
+TOLD = {  # what the file says of the stored array, its name, its value, whether it is trained
+    "a parameter that is a number": ("PARAMETER", "scale", 0.35, True),
+    "a parameter of whole numbers": ("PARAMETER", "grid", [0.0, 1.0, 2.0], True),
+    "a buffer": ("BUFFER", "table", [0.1, 0.2, 0.3], False),
+    "a buffer that is a number": ("BUFFER", "scale", 0.35, False),
+    "a number that the exporter has made": (None, "threshold_cast", 0.35, False),
+    "a matrix that the exporter has turned": (None, "val_3", [0.1, 0.2, 0.3], True),
+}
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "trained"), TOLD.values(), ids=TOLD)
+def test_what_pytorch_says_of_a_stored_array_is_believed(kind, name, value, trained):
+    weights = {"w": np.ones((3, 2), np.float32), name: np.float32(value)}
+    nodes = [node("Gemm", "x w", "h", transB=1), node("Mul", f"h {name}", "y")]
+    proto = file(nodes, {"x": ("n", 2)}, ["y"], weights)
+    proto.producer_name = "pytorch"
+    for each, told in (("w", "PARAMETER"), (name, kind)):
+        if told is not None:
+            value_info = proto.graph.value_info.add(name=each)
+            value_info.metadata_props.add(key="pkg.torch.export.graph_signature.InputSpec.kind", value=told)
+    learned = [p for p in Layout.of(read(proto).graph).parameters if p.spec.role == "weight"]
+    assert len(learned) == 1 + trained
+
+
 ANGLES = np.arange(1, 13, dtype=np.float32).reshape(3, 4) / 3
 FOUR = np.arange(12, dtype=np.float32).reshape(3, 4)
 TABLES = {  # what is stored, the operator that it meets, what makes the operand of it, the producer, trained
     "a weight": ({"w": ANGLES}, "Mul", [], "pytorch", True),
     "a scale that PyTorch made an array": ({"val_7": np.float32([0.35])}, "Mul", [], "pytorch", False),
+    "a scale that is a number": ({"scale": np.float32(0.35)}, "Mul", [], "pytorch", True),
+    "what follows from a number": (
+        {"f": np.float32(0.35)}, "Mul", [node("Exp", "f", "w")], "pytorch", True
+    ),
+    "a number of PyTorch's older exporter": (
+        {"onnx::Mul_3": np.float32(0.35)}, "Mul", [], "pytorch", False
+    ),
+    "a number that is written down in a model": ({"clone": np.float32(0.35)}, "Mul", [], "pytorch", False),
+    "a number of another exporter": ({"scale": np.float32(0.35)}, "Mul", [], "mine", False),
     "a scale of one element": ({"scale": np.float32([0.35])}, "Mul", [], "pytorch", True),
     "zeros that a model makes": ({"zeros_like_1": np.zeros((3, 4), "f4")}, "Add", [], "pytorch", False),
     "zeros that are a weight": ({"zeros.weight": np.zeros(4, "f4")}, "Add", [], "pytorch", True),
@@ -228,7 +261,7 @@ def test_tables_that_no_training_made_are_not_trained(weights, op, before, produ
     proto = file(nodes, {"x": ("n", 3, 4)}, ["y"], weights)
     proto.producer_name = producer
     parameters = Layout.of(read(proto).graph).parameters
-    assert parameters or first == "val_7"  # that is a number
+    assert parameters or not trained  # a number is none
     assert {p.spec.role == "weight" for p in parameters} <= {trained}
 
 
@@ -261,9 +294,30 @@ class Trained:
         }
 
 
+def numbers():
+    """Learned numbers, as PyTorch stores them: a scale, a temperature, a power, one in place of others."""
+    random = np.random.default_rng(11)
+    weights = {
+        "w1": random.standard_normal((3, 98)).astype(np.float32) * 0.2, "scale": np.float32(0.7),
+        "temperature": np.float32(-0.3), "power": np.float32(1.7), "token": np.float32(0.4),
+        "seen": np.array([True, False, True]), "level": np.float32(0.6), "one": np.array([1]),
+    }  # fmt: skip
+    nodes = [
+        node("Flatten", "x", "f"), node("Gemm", "f w1", "g", transB=1), node("Mul", "scale g", "s"),
+        node("Exp", "temperature", "t"), node("Softplus", "s", "above"), node("Pow", "above power", "p"),
+        node("Where", "seen p token", "c"), node("ReduceMean", "c", "m", axes=[1], keepdims=0),
+        node("Mul", "m level", "n"), node("Unsqueeze", "n one", "u"), node("Add", "c u", "a"),
+        node("Div", "a t", "logits"),
+    ]  # fmt: skip
+    proto = file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights, version=13)
+    proto.producer_name = "pytorch"
+    return proto
+
+
 NETWORKS = {
+    "of learned numbers": (numbers, {"g", "s", "p", "c_node_constant_2", "n", "logits"}),
     "of a convolutional network": (network, {"c1", "n1", "c2", "c3", "scaled", "logits"}),
-    "of a network of styles": (style_network, {"c1", "n1", "c2", "seen_node_constant", "logits"}),
+    "of a network of styles": (style_network, {"c1", "n1", "c2", "seen_node_constant_2", "logits"}),
     "of a decoder": (decoder, {"c1", "p1_node_slope", "c2", "c3", "n3", "c4", "g"}),
 }
 
@@ -338,6 +392,15 @@ def test_gradients_of_a_transformer_equal_those_of_the_same_model_by_the_builder
     assert set(got) == set(SAME.values())
     for own, name in SAME.items():
         np.testing.assert_allclose(got[name], wanted[own], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("make", [numbers, transformer], ids=["learned numbers", "a mask"])
+def test_what_is_trained_is_so_when_a_written_file_is_read_again(make):
+    model = read(make())
+    again = read(write(model.graph, model.weights))
+
+    roles = [{p.name: p.spec.role for p in Layout.of(each.graph).parameters} for each in (model, again)]
+    assert roles[0] == roles[1]
 
 
 def test_constants_of_the_file_are_not_trained():

@@ -14,7 +14,7 @@ from weft.kernels.registry import KERNELS
 from weft.runtime.errors import GraphError, MachineError
 from weft.runtime.graph import Builder, Graph, Layout, Memory, Program, with_loss
 from weft.runtime.graph.onnx import read, save, write
-from weft.runtime.graph.onnx.writer import WRITINGS
+from weft.runtime.graph.onnx.writings import WRITINGS
 
 BATCH = 3
 
