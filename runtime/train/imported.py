@@ -35,6 +35,13 @@ def imported(model: Model, sample: ArraySpec) -> tuple[Graph, Weights]:
             '[model] output = "NAME"'
         )
     own = graph.inputs.get("x")
+    if own is not None and _counts(own) and not _counts(sample) and own.shape == sample.shape:
+        raise GraphError(
+            f"{place} takes {own.dtype} {own.shape}, and samples of the data are {sample.dtype}: whole "
+            'numbers, as tokens are, come from source = "text" alone. Export the model with a float32 input '
+            "and a conversion of its own behind it (x.long() in PyTorch), and keep the data as they are: "
+            '[data] normalise = "none"'
+        )
     if len(graph.inputs) != 1 or own is None or not _fits(own, sample):
         told = ", ".join(f"{spec.dtype} {spec.shape}" for spec in graph.inputs.values())
         raise GraphError(
@@ -57,8 +64,12 @@ def read(path: Path, output: str | None, place: str) -> tuple[Graph, Weights]:
 
 def _fits(own: ArraySpec, sample: ArraySpec) -> bool:
     """Whether samples are what the file takes; tokens may be integers of any size."""
-    kinds = {np.dtype(spec.dtype).kind for spec in (own, sample)}
-    return own.shape == sample.shape and (own.dtype == sample.dtype or kinds <= {"i", "u"})
+    return own.shape == sample.shape and (own.dtype == sample.dtype or (_counts(own) and _counts(sample)))
+
+
+def _counts(spec: ArraySpec) -> bool:
+    """Whether its elements are whole numbers."""
+    return np.dtype(spec.dtype).kind in "iu"
 
 
 def _with_head(graph: Graph, head: list[Layer]) -> Graph:

@@ -170,6 +170,11 @@ REFUSED = {
         {"onnx": "model.onnx"},
         r"takes float32 \(8,\), and a sample of the data is float32 \(3, 4, 4\)",
     ),
+    "a sample of tokens": (
+        lambda folder: file_of(folder, g := of_tokens(), weights_of(g)),
+        {"onnx": "model.onnx"},
+        r"takes int64 \(3, 4, 4\), and samples of the data are float32: .* Export the model with a float32",
+    ),
     "a softmax behind it": (
         lambda folder: file_of(folder, network(softmax=True), weights_of(network())),
         {"onnx": "model.onnx"},
@@ -186,6 +191,12 @@ REFUSED = {
 def other() -> Graph:
     b = Builder()
     return b.build(b("dense", b.input("x", (8,)), features=5))
+
+
+def of_tokens() -> Graph:
+    b = Builder()
+    tokens = b.input("x", SAMPLE.shape, "int64")
+    return b.build(b("dense", b("flatten", b("embedding", tokens, entries=5, width=2)), features=5))
 
 
 def forked() -> Graph:
