@@ -31,5 +31,6 @@ set -euo pipefail
 # A wrong choice shows at once: every rank takes itself for a world of one, and Weft says so.
 #
 # srun must be told the cores of a rank once more: since Slurm 22.05 it does not take them from sbatch, and
-# where ranks are bound to cores each gets a single one.
-srun --mpi=pmi2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" weft train digits "$@"
+# where ranks are bound to cores each gets a single one. And that a rank which is killed (out of memory, say)
+# ends the job: the others would wait for it until the time is up.
+srun --mpi=pmi2 --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" weft train digits "$@"

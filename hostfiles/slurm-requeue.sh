@@ -9,7 +9,7 @@
 #
 # A minute before the time is up Weft writes checkpoints and ends; the job goes back to the queue, and resumes
 # its runs when it gets nodes again. So it does when a node fails, from the newest checkpoints: give the job
-# files [checkpoint] every.
+# files [checkpoint] every. Of a turn's time that minute, and what it takes to start, are lost: give it more.
 
 #SBATCH --job-name=weft
 #SBATCH --output=%x-%j.out
@@ -50,7 +50,8 @@ else
 fi
 
 status=0
-srun --mpi=pmi2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" weft train "${what[@]}" || status=$?
+srun --mpi=pmi2 --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    weft train "${what[@]}" || status=$?  # (the highest of the ranks' own: 137 of one that was killed)
 case $status in
     143 | 138) scontrol requeue "$SLURM_JOB_ID" ;;  # 128 + SIGTERM, or SIGUSR1: stopped, with checkpoints
 esac

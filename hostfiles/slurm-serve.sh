@@ -40,5 +40,5 @@ export WEFT_TOKEN
 port=${SERVE_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 echo "from your machine: ssh -L 8000:$(hostname):$port ${SLURM_SUBMIT_HOST:-LOGIN}, then localhost:8000"
 
-srun --mpi=pmi2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+srun --mpi=pmi2 --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     weft serve --host 0.0.0.0 --port "$port" "$@"  # (a node's own name may be a loopback address there)

@@ -144,6 +144,12 @@ class Cluster:
             for path in sorted((self.folder / "log").iterdir())
         )
 
+    def tasks(self, number: str, rank: int) -> list[int]:
+        """The processes of a rank of a job that runs."""
+        return self._with(
+            f"SLURM_CONF={self.conf}", f"SLURM_JOB_ID={number}", f"SLURM_PROCID={rank}", "SLURM_STEP_ID=0"
+        )
+
     # Inside
 
     @property
@@ -205,12 +211,16 @@ PartitionName=all Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
 
     def _steps(self) -> list[int]:
         """Step daemons of this cluster that outlived their slurmd; they left its process tree long ago."""
+        return self._with(f"SLURM_CONF={self.conf}")
+
+    def _with(self, *variables: str) -> list[int]:
+        """Processes, but this one, with all these in their environment."""
+        wanted = {variable.encode() for variable in variables}
         found = []
         for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
+            if folder.name.isdigit() and int(folder.name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    ours = f"SLURM_CONF={self.conf}".encode() in (folder / "environ").read_bytes()
-                    if ours and int(folder.name) != os.getpid():
+                    if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
                         found.append(int(folder.name))
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -116,6 +117,31 @@ def test_a_job_that_runs_out_of_time_goes_back_to_the_queue_and_goes_on(cluster,
     assert re.search(r"3,000 steps of 32, from step \d+ on 2 ranks on 2 nodes", job.output), job.output
     assert "all steps done after step 3000" in job.output
     assert len(list((tmp_path / "runs").glob("*/*"))) == 1
+
+
+def test_a_rank_that_is_killed_ends_the_job_and_it_does_not_begin_anew(cluster, tmp_path):
+    """As by the kernel, for want of memory. The other ranks waited for it until the job's time was up."""
+    (tmp_path / "job.toml").write_text(JOB)
+    killed: list[int] = []
+
+    def kill_one(number: str) -> None:
+        rows = [path.read_text() for path in tmp_path.glob("runs/*/*/metrics.jsonl")]
+        if not killed and rows and rows[0].count('"kind": "step"') > 20:
+            killed.extend(cluster.tasks(number, rank=1))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    job = cluster.submit(
+        ROOT / "hostfiles" / "slurm-requeue.sh",
+        arguments=["job.toml", "--set", "train.steps=1000000"],
+        timeout=120,
+        cwd=tmp_path,
+        env=user(),
+        meanwhile=kill_one,
+    )
+    assert killed
+    assert job.state == "FAILED", explain(job, cluster)
+    assert "Restarts=0" in job.shown
 
 
 # In place of weft: the cores that a rank may use.
