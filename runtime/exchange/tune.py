@@ -80,14 +80,21 @@ class Tuner:
     """Coordinate search from `first` over what is not in `fixed`, names of settings that stay as they are.
 
     The first settings are tried twice and the better time counts: a run begins with cold caches and a guessed
-    plan.
+    plan. Of sizes that hold the whole gradient, `gradient_bytes`, at most one is tried.
     """
 
-    def __init__(self, first: Settings, fixed: Collection[str] = (), steps: int = STEPS) -> None:
+    def __init__(
+        self,
+        first: Settings,
+        fixed: Collection[str] = (),
+        steps: int = STEPS,
+        gradient_bytes: int = LARGEST_BYTES,
+    ) -> None:
         names = [field.name for field in fields(Settings)]
         if unknown := sorted(set(fixed) - set(names)):
             raise ValueError(f"cannot fix {', '.join(unknown)}; settings are {', '.join(names)}")
         self.best = first
+        self._gradient_bytes = gradient_bytes
         self._trials: dict[Settings, list[Trial]] = {}
         self._left = steps // STEPS_PER_TRIAL
         self._search = self._walk([name for name in names if name not in fixed])
@@ -118,7 +125,7 @@ class Tuner:
             while (
                 self._left > CONFIRMED
                 and (trial := move(self.best)) not in self._trials
-                and _is_sensible(trial)
+                and self._is_sensible(trial)
             ):
                 yield from self._until_undisturbed(trial)
                 yield from self._until_undisturbed(self.best)  # as which it may not have shown before
@@ -129,6 +136,11 @@ class Tuner:
             yield from (first, self.best)
             if not self._faster(self.best, first):
                 self.best = first
+
+    def _is_sensible(self, settings: Settings) -> bool:
+        size = settings.portion_bytes
+        in_bounds = SMALLEST_BYTES <= size <= LARGEST_BYTES and 1 <= settings.credit <= MOST_CREDIT
+        return in_bounds and size < 2 * self._gradient_bytes
 
     def _until_undisturbed(self, settings: Settings) -> Iterator[Settings]:
         for _ in range(ATTEMPTS):
@@ -172,7 +184,3 @@ MOVES: dict[str, list[Move]] = {
     "rule": [partial(_with_rule, rule) for rule in RULES],
 }
 """By setting, in the order in which they are tried; each is repeated for as long as it helps."""
-
-
-def _is_sensible(settings: Settings) -> bool:
-    return SMALLEST_BYTES <= settings.portion_bytes <= LARGEST_BYTES and 1 <= settings.credit <= MOST_CREDIT

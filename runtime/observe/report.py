@@ -10,7 +10,7 @@ from typing import Final
 
 from ..errors import Mistake
 from .chrome import read_chrome
-from .compare import Run, side_by_side, training_loss
+from .compare import UNKNOWN, Run, side_by_side, training_loss
 from .folder import Files, RunFolder
 from .labels import model_of
 from .metrics import History, Row, read_metrics
@@ -46,6 +46,7 @@ def report(path: Path) -> str:
         )
     parts += [waits_line(traces), _traced(folder.name, traces, history)]
     parts.append(work_table(history.work))
+    parts.append(exchange_lines(history.exchange))
     files = Files()
     if ways := [journey for trace in traces for journey in journeys(trace)]:
         parts.append(portion_table(summaries(traces, ways)))
@@ -111,6 +112,9 @@ def compare(path: Path, other: Path) -> str:
         for folder, name, of_run in zip(folders, names, traces, strict=True)
     ]
     parts = [side_by_side(*runs)]
+    for run in runs:
+        if run.history.exchange is not None:
+            parts.append(f"  {run.label}: {travelled(run.history.exchange)}")
     # Beside speeds and losses of all steps stand times and shares of those that the trace has.
     for folder, run in zip(folders, runs, strict=True):
         if traced := _traced(folder.name, run.traces, run.history):
@@ -216,6 +220,19 @@ def model_table(traces: Sequence[RankTrace]) -> str:
             line += f"  {_mean(s.exposed for s in of_ranks):>5.1%}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def exchange_lines(row: Row | None) -> str:
+    """How gradients travelled at the end, as tuning and the last plan left it; empty where none did."""
+    if row is None:
+        return ""
+    return f"  {travelled(row)}\n  plan since step {row.get('step', 0):,}: {row.get('plan', UNKNOWN)}"
+
+
+def travelled(row: Row) -> str:
+    """The settings of an exchange in words."""
+    size, credit = (f"{int(row.get(name, 0)):,}" for name in ("portion_bytes", "credit"))
+    return f"gradients travelled in portions of {size} bytes, {credit} at once, {row.get('rule', UNKNOWN)}"
 
 
 def portion_table(sent: Sequence[Summary]) -> str:

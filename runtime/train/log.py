@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any, Self
 
 from ..errors import MachineError
 from ..observe import Metrics, Progress, RunFolder, Screen
 from .evaluate import Score
+from .loop import Planned
 
 
 class Log:
@@ -32,7 +34,9 @@ class Log:
         several: bool = False,
     ) -> None:
         self._stack = ExitStack()
+        self._job = name
         self._name = name if several else ""
+        self._tuned = False  # and said so
         self._screen = screen
         self._metrics: Metrics | None = None
         self._progress: Progress | None = None
@@ -76,6 +80,17 @@ class Log:
         )  # fmt: skip
         if self._progress is not None:
             self._progress.step(step, loss, per_s, epoch=epoch)
+
+    def exchange(self, planned: Planned) -> None:
+        """How gradients travel from here on; and once, what tuning has found."""
+        settings = planned.settings
+        self._write(kind="exchange", step=planned.step, **asdict(settings), plan=planned.words)
+        if planned.on_trial and not self._tuned:
+            self._tuned = True
+            self.note(
+                f"{self._job}: gradients travel in portions of {settings.portion_bytes:,} bytes, "
+                f"{settings.credit} at once, {settings.rule}, as {planned.on_trial} steps on trial have shown"
+            )
 
     def evaluation(self, step: int, split: str, score: Score) -> None:
         """A split has been scored after `step` steps."""

@@ -29,6 +29,7 @@ from ..exchange import (
     Carrier,
     Exchange,
     NodeMemory,
+    Plan,
     Portion,
     Profile,
     Reducer,
@@ -39,7 +40,9 @@ from ..exchange import (
 )
 from ..exchange.exchange import PATIENCE_S, Wire
 from ..exchange.formats import make_carrier
-from ..exchange.tune import Settings, Tuner
+from ..exchange.plan import describe
+from ..exchange.portions import ELEMENT_BYTES
+from ..exchange.tune import SMALLEST_BYTES, STEPS, STEPS_PER_TRIAL, Settings, Tuner
 from ..work import Compute
 from .chain import Share
 from .course import schedule
@@ -91,8 +94,19 @@ class InFlight:
     round: Round
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How gradients travel behind `step` steps, `on_trial` of which were taken to find `settings`."""
+
+    step: int
+    settings: Settings
+    on_trial: int
+    words: str  # of the plan
+
+
 class TrainingLoop:
-    """Runs steps; `on_step` is told of each one's share and summed tally, in order.
+    """Runs steps; `on_step` is told of each one's share and summed tally, in order, `on_plan` of every new
+    plan of the exchange but those on trial.
 
     `memory` is what the ranks of a node share; without it the exchange is flat. `turns` are given where other
     models train beside this one, which is number `model` among them. With a `dealer` faster ranks get more
@@ -109,6 +123,7 @@ class TrainingLoop:
         compute: Compute,
         *,
         on_step: Callable[[Share, Tally], None],
+        on_plan: Callable[[Planned], None] = lambda planned: None,
         wire: Wire | None = None,
         memory: NodeMemory | None = None,
         turns: Turn | None = None,
@@ -122,6 +137,7 @@ class TrainingLoop:
         self._replica = replica
         self._compute = compute
         self._on_step = on_step
+        self._on_plan = on_plan
         self._wire = wire
         self._memory = memory
         self._stealing = None if memory is None else memory.stealing
@@ -139,6 +155,8 @@ class TrainingLoop:
         #: Whether a signal ended the run; whether a rank could not go on; and if the losses tell, why.
         self.stopped, self.failed, self.wrong = False, False, ""
         self.settings = job.exchange.settings()
+        self._on_trial = 0  # steps that tuning has taken
+        self._planned: Plan | None = None  # that was told
         #: Whether gradients travel at all.
         self.travels = team.size > 1 and (memory is None or memory.travels)
         self._carrier = self._make_carrier()
@@ -177,7 +195,7 @@ class TrainingLoop:
             replica, portions, pieces, updates, self._compute, self._data.train,
             seed=job.seed, model=job.name, helper=self._helper(pieces),
         )  # fmt: skip
-        self._portions = len(portions)
+        self._portions = portions
 
     def _helper(self, pieces: Sequence[Block]) -> Helper | None:
         """What runs kernels that other ranks put out, where any are worth it."""
@@ -231,10 +249,20 @@ class TrainingLoop:
         """
         await self.open()
         async with self._communicating() as group:
-            done = first_step if ended else await self._tune(first_step, pause, group)
+            done = first_step
+            tuner = self._tuner(self.total_steps - done)
             while done < self.total_steps and not ended and not (self.stopped or self.failed):
-                await self._step(done)
-                done += 1
+                if (settings := tuner.next()) is not None and done + 1 not in pause:
+                    await self._try(settings, tuner, done, group)
+                    done += STEPS_PER_TRIAL
+                    goes_on = tuner.next() is not None and not (self.stopped or self.failed)
+                    if not goes_on or done in pause or done + 1 in pause:
+                        await self._reconfigure(tuner.best, group)
+                else:
+                    await self._step(done)
+                    done += 1
+                if tuner.next() is None:
+                    self._tell_plan(done)
                 if done in pause:
                     await self.rest()
                     self._step_began = None
@@ -252,36 +280,40 @@ class TrainingLoop:
         await self._compute.run([Task("rest", lambda: None, self._maker.updated)])
         await self._exchange.settled()
 
-    async def _tune(self, done: int, pause: Container[int], group: asyncio.TaskGroup) -> int:
-        """Find what the job file leaves open by measuring the first steps; returns the steps done."""
-        tuner = Tuner(self.settings, self._job.exchange.fixed())
-        # Beside others a step's time says little about its settings.
-        if not self.travels or self._turns is not None or self.total_steps - done < TUNED_STEPS:
-            return done
-        if self._job.train.deterministic:
-            return done  # what is measured differs from run to run, and with it where blocks of rows end
-        while (settings := tuner.next()) is not None:
-            if self.stopped or self.failed or done + 1 in pause or done + 2 in pause:
-                break
-            await self._reconfigure(settings, group)
-            await self._step(done)
-            first = self._moment()
-            await self._step(done + 1)
-            second = self._moment()
-            done += 2
-            assert self._in_flight is not None
-            timed = self._in_flight.round
-            await self.rest()
-            self._profile = await self._exchange.measured()
-            seconds = np.zeros(1 + self._team.size)  # of the step; of the same work, by rank
-            seconds[0] = await second - await first
-            if timed.chain_cpu_s * self._job.train.micro_batch >= MEASURABLE_S:
-                seconds[1 + self._team.rank] = timed.chain_cpu_s
-            what = f"{self._job.name}: time of a step on trial"
-            await self._comm.allreduce(seconds, "max", what=what, patience_s=PATIENCE_S)
-            tuner.told(float(seconds[0]), seconds[1:].tolist())
-        await self._reconfigure(tuner.best, group)
-        return done
+    def _tuner(self, steps: int) -> Tuner:
+        """What finds, by measuring the first of so many steps, what the job file leaves open."""
+        train, exchange, layout = self._job.train, self._job.exchange, self._replica.layout
+        # Beside others a step's time says little about its settings. What is measured differs from run to
+        # run, and with it where blocks of rows end. And of one portion nothing can be chosen.
+        tuned = self.travels and self._turns is None and steps >= TUNED_STEPS and not train.deterministic
+        several = tuned and len(cut(layout, SMALLEST_BYTES, rows_of(self._replica.graph))) > 1
+        return Tuner(self.settings, exchange.fixed(), STEPS if several else 0, layout.size * ELEMENT_BYTES)
+
+    async def _try(self, settings: Settings, tuner: Tuner, done: int, group: asyncio.TaskGroup) -> None:
+        """Two steps with `settings`, and tell the tuner what the second took."""
+        await self._reconfigure(settings, group)
+        await self._step(done)
+        first = self._moment()
+        await self._step(done + 1)
+        second = self._moment()
+        self._on_trial += STEPS_PER_TRIAL
+        assert self._in_flight is not None
+        timed = self._in_flight.round
+        await self.rest()
+        self._profile = await self._exchange.measured()
+        seconds = np.zeros(1 + self._team.size)  # of the step; of the same work, by rank
+        seconds[0] = await second - await first
+        if timed.chain_cpu_s * self._job.train.micro_batch >= MEASURABLE_S:
+            seconds[1 + self._team.rank] = timed.chain_cpu_s
+        what = f"{self._job.name}: time of a step on trial"
+        await self._comm.allreduce(seconds, "max", what=what, patience_s=PATIENCE_S)
+        tuner.told(float(seconds[0]), seconds[1:].tolist())
+
+    def _tell_plan(self, done: int) -> None:
+        plan = self._exchange.plan
+        if self.travels and plan != self._planned:
+            self._planned = plan
+            self._on_plan(Planned(done, self.settings, self._on_trial, describe(plan, self._portions)))
 
     async def _reconfigure(self, settings: Settings, group: asyncio.TaskGroup) -> None:
         await self._end_communication()
@@ -310,7 +342,7 @@ class TrainingLoop:
         if self._compute.failed:
             tally.fail()
         self._team.position(f"{self._job.name}: step {step + 1}")
-        round_ = Round(step, self._portions, tally.array)
+        round_ = Round(step, len(self._portions), tally.array)
         tasks = self._maker.make(share, tally, round_, self._exchange.plan, turn)
         if self._turns is not None:
             self._turns.begin(tasks[0])

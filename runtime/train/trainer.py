@@ -114,7 +114,8 @@ class Trainer:
         self._dealer = _dealer(world, job, turns)
         self._loop = TrainingLoop(
             world, comm, job, ready.data, ready.replica, compute,
-            on_step=self._on_step, wire=wire if world.size > 1 else None,  # alone it carries to nobody
+            on_step=self._on_step, on_plan=log.exchange,
+            wire=wire if world.size > 1 else None,  # alone it carries to nobody
             memory=ready.memory, turns=turns, model=model, dealer=self._dealer,
         )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way

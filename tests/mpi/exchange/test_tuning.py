@@ -16,6 +16,7 @@ from weft.runtime.exchange import Plan
 from weft.runtime.exchange.tune import DEFAULT, STEPS, Settings
 from weft.runtime.graph.backward import Phase
 from weft.runtime.train import loop, oracle
+from weft.runtime.train.loop import Planned
 from weft.runtime.train.schema import Job
 
 LENGTH = 30  # of a run, in steps
@@ -62,6 +63,7 @@ class Tuned:
     tried: list[Settings]
     by_step: list[Settings] = field(default_factory=list)
     travels: bool = True
+    planned: list[Planned] = field(default_factory=list)  # what was told
 
     @property
     def end(self) -> Settings:
@@ -71,25 +73,27 @@ class Tuned:
 def tune(bench: Bench, *given: Callable, **more: object) -> Tuned:
     tried: list[Settings] = []
     by_step: list[Settings] = []
+    planned: list[Planned] = []
     travels = []
 
     def arrange(training, replica, world):
-        configure, step = training._configure, training._step
+        attempt, step = training._try, training._step
         travels.append(training.travels)
 
-        def configured(settings: Settings) -> None:
+        async def attempted(settings: Settings, *how: object) -> None:
             tried.append(settings)
-            configure(settings)
+            await attempt(settings, *how)
 
         async def made(number: int) -> None:
             by_step.append(training.settings)
             await step(number)
 
-        training._configure, training._step = configured, made
+        training._try, training._step, training._on_plan = attempted, made, planned.append
 
     trained = bench.train(*given, arrange=arrange, **more)
     require_equal_everywhere([astuple(settings) for settings in by_step])
-    return Tuned(trained, tried[:-1], by_step, travels[0])  # (the last is what was found)
+    require_equal_everywhere([(one.step, one.words) for one in planned])
+    return Tuned(trained, tried, by_step, travels[0], planned)
 
 
 def require_equal_everywhere(values: object) -> None:
@@ -111,6 +115,10 @@ def test_s3_4_all_ranks_choose_the_same_settings_and_the_result_does_not_change(
     assert on_trial <= STEPS
     assert tuned.by_step[:on_trial] == [settings for settings in tuned.tried for _ in range(2)]
     assert set(tuned.by_step[on_trial:]) == {tuned.end}
+    assert bool(tuned.planned) == tuned.travels
+    for planned in tuned.planned:
+        assert (planned.settings, planned.on_trial) == (tuned.end, on_trial)
+        assert planned.words.startswith(f"wire, at most {tuned.end.credit} under way: ")
     require_equal_bits(tuned.trained.parameters)
     serial = bench.replica()
     losses = oracle.train(bench.job, bench.data, serial, LENGTH, lambda array: None)
@@ -131,12 +139,21 @@ def test_s3_4_what_the_job_file_gives_is_left_alone():
 
 @pytest.mark.mpi(min_size=2)
 @WAYS
-def test_a_pause_ends_tuning_and_comes_at_its_step(inside):
+def test_a_pause_comes_at_its_step_and_tuning_goes_on_behind_it(inside):
+    """It ended there: of a run that evaluates every three steps one trial was made."""
     pauses = []
-    tuned = tune(Bench(job(inside=inside)), pause={7, 9}, boundary=lambda done: pauses.append(done))
-    assert pauses == [7, 9]
+    tuned = tune(Bench(job(inside=inside)), pause={3, 6, 7, 9}, boundary=lambda done: pauses.append(done))
+    assert pauses == [3, 6, 7, 9]
     assert tuned.trained.steps == LENGTH
-    assert len(tuned.tried) == (3 if tuned.travels else 0)
+    if not tuned.travels:
+        return
+    # Steps 1, 2 | 4, 5 | 8, 9 are trials before the last pause; those between are made with the best so far.
+    assert len(tuned.tried) > 3
+    assert [tuned.by_step[step] for step in (0, 1, 3, 4, 7, 8)] == [
+        settings for settings in tuned.tried[:3] for _ in range(2)
+    ]
+    assert {tuned.by_step[2], tuned.by_step[5], tuned.by_step[6]} <= set(tuned.tried[:2])
+    assert {one.on_trial for one in tuned.planned} == {2 * len(tuned.tried)}
 
 
 @pytest.mark.mpi(min_size=2)
@@ -156,6 +173,15 @@ def test_a_wish_to_stop_while_settings_are_tried_stops_all_behind_the_same_step(
 def test_a_short_run_is_not_tuned(monkeypatch):
     monkeypatch.setattr(loop, "TUNED_STEPS", LENGTH + 1)
     tuned = tune(Bench(job(inside="flat")))
+    assert set(tuned.by_step) == {DEFAULT}
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_gradient_of_one_portion_is_not_tuned():
+    small = job(inside="flat")
+    layers = [*small.model.layers[:1], *small.model.layers[-1:]]
+    tuned = tune(Bench(small.model_copy(update={"model": small.model.model_copy(update={"layers": layers})})))
+    assert tuned.tried == []
     assert set(tuned.by_step) == {DEFAULT}
 
 

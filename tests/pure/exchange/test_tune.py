@@ -216,6 +216,17 @@ def test_a_trial_is_asked_for_until_it_is_told():
     assert tuner.next() == replace(DEFAULT, portion_bytes=DEFAULT.portion_bytes // 4)
 
 
+@pytest.mark.parametrize("gradient_bytes", [60_000, 300_000, 1_200_000, 1 << 22])
+def test_of_sizes_that_hold_the_whole_gradient_one_is_tried_at_most(gradient_bytes):
+    """They are one size: a run with a gradient of 60 kB was said to send it in portions of 16 MB."""
+    tuner, tried = Tuner(DEFAULT, steps=1000, gradient_bytes=gradient_bytes), set()
+    while (settings := tuner.next()) is not None:
+        tried.add(settings.portion_bytes)
+        tuner.told(1 / settings.portion_bytes)  # the larger the better
+    assert len([size for size in tried - {DEFAULT.portion_bytes} if size >= gradient_bytes]) <= 1
+    assert max(tried) < max(2 * gradient_bytes, 2 * DEFAULT.portion_bytes)
+
+
 def test_settings_that_do_not_exist_cannot_be_fixed():
     with pytest.raises(ValueError, match="cannot fix rate; settings are portion_bytes, credit, rule"):
         Tuner(DEFAULT, ["rate"])

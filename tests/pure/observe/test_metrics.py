@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,17 @@ def test_a_folder_that_is_not_there_is_the_machines_fault(tmp_path: Path) -> Non
 def test_a_missing_file_is_an_empty_history(tmp_path: Path) -> None:
     history = read_metrics(tmp_path / "nothing.jsonl")
     assert (history.steps, history.evaluations, history.end, history.skipped) == ([], [], None, 0)
+
+
+def test_a_long_run_is_read_line_by_line_and_its_rows_share_their_names(tmp_path: Path) -> None:
+    """Read at once, and with a name for each row's each field, a million steps took twice as much memory."""
+    with Metrics(tmp_path / "m.jsonl") as metrics:
+        for step in range(1, 1001):
+            metrics.write(kind="step", step=step, epoch=1, loss=0.5, rate=0.1, samples_per_s=9.5, time_s=0.1)
+    read_metrics(tmp_path / "m.jsonl")
+    tracemalloc.start()
+    history = read_metrics(tmp_path / "m.jsonl")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(history.steps) == 1000
+    assert peak_bytes / 1000 < 800

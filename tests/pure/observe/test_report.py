@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -161,6 +162,18 @@ def test_two_runs_are_laid_side_by_side(tmp_path: Path) -> None:
 picture: A/compare.png"""
     )
     assert one.compare_picture.stat().st_size > 20_000
+
+
+def test_a_comparison_and_a_report_tell_how_gradients_travelled(tmp_path: Path) -> None:
+    one, other = write_run(tmp_path, ranks=2), write_run(tmp_path, ranks=2)
+    row = {"kind": "exchange", "step": 20, "portion_bytes": 262144, "credit": 4, "rule": "first_come"}
+    for number in (20, 30, None):  # the last is damaged, and does not count
+        line = json.dumps({**row, "step": number, "plan": f"of step {number}"})
+        other.metrics.write_text(other.metrics.read_text() + line + "\n")
+    words = "gradients travelled in portions of 262,144 bytes, 4 at once, first_come"
+    assert f"  {other.path.name}: {words}\n" in compare(one.path, other.path)
+    assert f"\n\n  {words}\n  plan since step 30: of step 30\n\n" in report(other.path)
+    assert "gradients travelled" not in report(one.path)
 
 
 def test_a_comparison_does_without_what_is_not_there(tmp_path: Path) -> None:

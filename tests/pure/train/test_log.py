@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from weft.runtime.errors import MachineError
-from weft.runtime.observe import Metrics, RunFolder, Screen
+from weft.runtime.exchange.tune import DEFAULT, Settings
+from weft.runtime.observe import Metrics, RunFolder, Screen, read_metrics
+from weft.runtime.observe.report import exchange_lines
 from weft.runtime.train.log import Log
+from weft.runtime.train.loop import Planned
 
 
 def test_a_run_goes_on_without_metrics_that_cannot_be_written(tmp_path, monkeypatch, capsys):
@@ -28,6 +32,33 @@ def test_a_run_goes_on_without_metrics_that_cannot_be_written(tmp_path, monkeypa
     out, err = capsys.readouterr()
     assert err == "weft: metrics.jsonl: cannot be written: No space left on device; the run goes on without\n"
     assert "step 3/3" in out
+
+
+def test_what_tuning_has_found_is_said_once_and_every_plan_is_in_the_metrics(tmp_path, capsys):
+    folder = RunFolder.create(tmp_path, "small")
+    found = Planned(20, Settings(1 << 18, 4, "latest_first"), 20, "wire, at most 4 under way: dense_1 x3")
+    with Log(folder, "small", 0, 90, Screen(), ranks=2) as log:
+        log.exchange(found)
+        log.exchange(replace(found, step=30, words="wire, at most 4 under way: dense_1 x2 | dense_2"))
+    said = (
+        "small: gradients travel in portions of 262,144 bytes, 4 at once, latest_first, as 20 steps on trial"
+    )
+    assert capsys.readouterr().out.count(said) == 1
+    history = read_metrics(folder.metrics)
+    assert history.skipped == 0
+    assert history.exchange is not None
+    lines = exchange_lines(history.exchange).splitlines()
+    assert lines == [
+        "  gradients travelled in portions of 262,144 bytes, 4 at once, latest_first",
+        "  plan since step 30: wire, at most 4 under way: dense_1 x2 | dense_2",
+    ]
+
+
+def test_a_run_that_was_not_tuned_says_nothing_of_it(tmp_path, capsys):
+    folder = RunFolder.create(tmp_path, "small")
+    with Log(folder, "small", 0, 90, Screen(), ranks=2) as log:
+        log.exchange(Planned(1, DEFAULT, 0, "wire, at most 2 under way: dense_1"))
+    assert "portions" not in capsys.readouterr().out
 
 
 def test_a_rank_that_is_silent_writes_nothing(tmp_path):
