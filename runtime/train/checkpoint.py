@@ -215,8 +215,16 @@ def _refuse(path: Path, reason: str, differences: list[str]) -> None:
 
 def _write(path: Path, snapshot: Snapshot) -> None:
     """The safetensors file, synced: length of the header, header, tensors one after the other."""
-    # Wide elements first, so that every tensor is aligned to its element.
-    tensors = sorted(snapshot.tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    with open(path, "wb") as file:
+        file.write(_head(snapshot))
+        for _, tensor in _in_order(snapshot):
+            file.write(_bytes(tensor))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _head(snapshot: Snapshot) -> bytes:
+    """What stands before the tensors: the header, and its length."""
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -227,18 +235,18 @@ def _write(path: Path, snapshot: Snapshot) -> None:
     metadata["checksum"] = _checksum(metadata, snapshot.tensors)
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
-    for name, tensor in tensors:
+    for name, tensor in _in_order(snapshot):
         start, end = end, end + tensor.nbytes
         dtype, shape = _DTYPES[tensor.dtype.name], list(tensor.shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
-    with open(path, "wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for _, tensor in tensors:
-            file.write(_bytes(tensor))
-        file.flush()
-        os.fsync(file.fileno())
+    return len(head).to_bytes(8, "little") + head
+
+
+def _in_order(snapshot: Snapshot) -> list[tuple[str, NDArray[Any]]]:
+    """Wide elements first, so that every tensor is aligned to its element."""
+    return sorted(snapshot.tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
 
 
 def _bytes(tensor: NDArray[Any]) -> memoryview:
@@ -291,7 +299,8 @@ def _others(path: Path) -> str:
 def _could_not_write(path: Path, snapshot: Snapshot, error: OSError) -> MachineError:
     with contextlib.suppress(OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed_kb = math.ceil(sum(tensor.nbytes for tensor in snapshot.tensors.values()) / 1000)
+            nbytes = len(_head(snapshot)) + sum(tensor.nbytes for tensor in snapshot.tensors.values())
+            needed_kb = math.ceil(nbytes / 1000)
             free_kb = shutil.disk_usage(path.parent).free // 1000
             return MachineError(
                 f"{path}: cannot be written: {error.strerror}; it needs {needed_kb:,} kB and "

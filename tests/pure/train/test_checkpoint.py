@@ -196,6 +196,20 @@ def test_nothing_is_lost_by_an_error_at(
     assert len(checkpoints(tmp_path)) == 2
 
 
+def test_a_full_disk_is_told_with_all_that_the_file_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(snapshot(3), progress={"lineage": "layers " * 1000})  # its header is most of it
+    nbytes = save(tmp_path, whole).stat().st_size
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match=f"it needs {-(-nbytes // 1000)} kB and [0-9,]+ kB are free"):
+        save(tmp_path, whole)
+
+
 def flip(content: bytes, position: int) -> bytes:
     return content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
 
