@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,9 @@ def require_model(path: Path) -> None:
 
 def read_samples(path: Path) -> NDArray[np.generic]:
     """The array in a .npy file, memory-mapped; DataError where it is none, or holds no samples."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        # What a look at the first bytes took out of a pipe was missing when the array was to be read.
+        raise DataError(f"{path}: is a device or a pipe, which cannot be mapped; store the samples as a file")
     try:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
@@ -113,7 +117,7 @@ def read_samples(path: Path) -> NDArray[np.generic]:
         ):  # NumPy takes a table for a pickle, and says how to trust it
             raise DataError(f"{path}: is no .npy file; write the samples, an array of numbers, by numpy.save")
         samples = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:  # the last: of a damaged header
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise DataError(f"{path}: cannot be read as an .npy file: {reason}") from error
     if not isinstance(samples, np.ndarray):

@@ -102,9 +102,14 @@ def test_does_not_fit(model, samples, changes, words):
         (lambda path: saved(path, IMAGES[:0]), r"float64 \(0, 3, 3\), which are no samples"),
         (lambda path: saved(path, np.array(["a"])), "<U1 .*which are no samples of numbers"),
         (lambda path: several(path), "holds several arrays"),
+        (os.mkfifo, "is a device or a pipe, which cannot be mapped; store the samples as a file$"),
+        (lambda path: path.write_bytes(saved(path, IMAGES).replace(b"}", b"{")), "cannot be read as an .npy"),
     ],
-    ids=["none", "empty", "text", "a folder", "cut off", "no axis", "no samples", "words", "several arrays"],
-)
+    ids=[
+        "none", "empty", "text", "a folder", "cut off", "no axis", "no samples", "words", "several arrays",
+        "a pipe", "a damaged header",
+    ],
+)  # fmt: skip
 def test_a_file_that_holds_no_samples(save, words, tmp_path):
     save(tmp_path / "x.npy")
     with pytest.raises(DataError, match=f"x.npy: .*{words}"):
