@@ -133,7 +133,7 @@ class RunFolder:
         if not path.exists():
             raise Mistake(f"there is no run {path}: no such folder{_suggestion(_runs(path.parent))}")
         if not path.is_dir():
-            inside = next((parent for parent in path.parents if _is_run(parent)), None)
+            inside = run_of(path)
             raise Mistake(
                 f"{path} is a file, not a run's folder"
                 + (f"; it belongs to the run {inside}" if inside else "")
@@ -190,6 +190,11 @@ class Files:
         except OSError as error:
             self.lost.append(f"{path}: cannot be written: {error.strerror or error}")
             return False
+
+
+def run_of(path: Path) -> Path | None:
+    """The run that a file is in, if any."""
+    return next((parent for parent in path.parents if _is_run(parent)), None)
 
 
 def _is_run(path: Path) -> bool:

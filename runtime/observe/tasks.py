@@ -13,7 +13,7 @@ from typing import Final
 
 from ..errors import Mistake
 from .chrome import read_chrome
-from .folder import Files
+from .folder import Files, run_of
 from .picture import (
     BLUE,
     CYAN,
@@ -45,7 +45,12 @@ SHORTEST: Final = 1 / 4000
 
 def report_tasks(path: Path) -> str:
     """Draw what a pool's trace file tells beside it, as PNG; returns tables of ranks and functions."""
-    traces = [trace for trace in read_chrome(path) if trace.spans]
+    try:
+        traces = [trace for trace in read_chrome(path) if trace.spans]
+    except Mistake:
+        if (run := run_of(path)) is None:
+            raise
+        raise Mistake(f"{path} is of a training run; give its folder: weft report {run}") from None
     if not traces:
         return f"{path}: no task ran"
     # Of a training run "others' 0, thefts 0" was false: who took what is told otherwise there.

@@ -6,6 +6,7 @@ import pytest
 
 from weft.runtime.errors import Mistake
 from weft.runtime.observe.chrome import write_chrome
+from weft.runtime.observe.folder import RunFolder
 from weft.runtime.observe.tasks import _bars, report_tasks
 from weft.runtime.observe.trace import RankTrace, Span
 
@@ -60,6 +61,15 @@ def test_the_trace_of_a_training_run_is_not_a_pools(tmp_path):
     with pytest.raises(Mistake, match=rf"of a training run; give its folder: weft report {tmp_path}$"):
         report_tasks(tmp_path / "trace.json")
     assert not (tmp_path / "trace.png").exists()
+
+
+@pytest.mark.parametrize("name", ["job.toml", "metrics.jsonl", "checkpoints/step-00000001.safetensors"])
+def test_another_file_of_a_run_is_answered_with_the_run(tmp_path, name):
+    run = RunFolder.create(tmp_path, "small")
+    run.metrics.write_text('{"kind": "start", "step": 0, "ranks": 1}\n{"kind": "end", "step": 0}\n')
+    (run.path / name).touch()
+    with pytest.raises(Mistake, match=rf"{name} is of a training run; .*: weft report {run.path}$"):
+        report_tasks(run.path / name)
 
 
 def test_a_file_that_is_no_trace(tmp_path):
