@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from weft.kernels import optimizer, schedule
+from tests.pure.train.job_files import GOOD, load, problems
 from weft.runtime.errors import JobError
-from weft.runtime.train import optimizers
 from weft.runtime.train.course import Pauses
 from weft.runtime.train.data.section import NpyData, NpzData
-from weft.runtime.train.job import Job, load_job, load_jobs, packaged_jobs
-from weft.runtime.train.section import Section
-
-GOOD = """\
-seed = 1
-[data]
-source = "digits"
-[model]
-layers = [
-    { kernel = "flatten" },
-    { kernel = "dense", features = 10 },
-]
-[train]
-batch = 64
-epochs = 2
-optimizer = { name = "sgd", rate = 0.1 }
-"""
-
-
-def load(folder: Path, text: str, *overrides: str) -> Job:
-    path = folder / "my.toml"
-    path.write_text(text)
-    return load_job(str(path), overrides)
-
-
-def problems(folder: Path, text: str, *overrides: str) -> list[str]:
-    with pytest.raises(JobError) as caught:
-        load(folder, text, *overrides)
-    return str(caught.value).replace(f"{folder}/", "").splitlines()
+from weft.runtime.train.job import load_job, load_jobs, packaged_jobs
 
 
 @pytest.mark.parametrize("name", packaged_jobs())
@@ -268,81 +238,6 @@ def test_what_is_measured_on_the_validation_set_needs_one(key: str, value: str, 
     ]
 
 
-class TestSet:
-    """--set section.key=value"""
-
-    def test_takes_numbers_strings_and_tables(self, tmp_path: Path) -> None:
-        job = load(
-            tmp_path,
-            GOOD,
-            "train.batch=32",
-            "name=other",
-            "model.layers.1.features=11",
-            'train.schedule={name="cosine", warmup=3}',
-            "checkpoint.every=5",
-            "train.optimizer.rate=1",
-        )
-        assert (job.train.batch, job.name, job.checkpoint.every, job.train.optimizer.rate) == (
-            32,
-            "other",
-            5,
-            1.0,
-        )
-        assert job.model.layers is not None
-        assert job.model.layers[1].attributes == {"features": 11}
-        assert job.train.schedule == optimizers.CosineSchedule(name="cosine", warmup=3)
-
-    def test_of_one_alternative_displaces_the_other(self, tmp_path: Path) -> None:
-        job = load(tmp_path, GOOD, "train.steps=7")
-        assert (job.train.steps, job.train.epochs) == (7, None)
-
-    def test_of_another_unit_of_length_leaves_no_number_of_the_old_one(self, tmp_path: Path) -> None:
-        stored = load(tmp_path, GOOD).dump()
-        assert "evaluate_every = 1" in stored
-        assert load(tmp_path, stored, "train.steps=70").train.evaluate_every == 7
-        assert load(tmp_path, stored, "train.epochs=70").train.evaluate_every == 1
-        often = stored.replace("evaluate_every = 1", "evaluate_every = 4")
-        assert load(tmp_path, often, "train.epochs=70").train.evaluate_every == 4
-        assert load(tmp_path, often, "train.steps=70").train.evaluate_every == 7
-        both = ("train.evaluate_every=3", "train.steps=70")
-        for order in (both, both[::-1]):
-            assert load(tmp_path, stored, *order).train.evaluate_every == 3
-        steps = load(tmp_path, GOOD, "train.steps=70").dump()
-        assert load(tmp_path, steps, "train.evaluate_every=9", "train.steps=80").train.evaluate_every == 9
-        assert load(tmp_path, steps, "train.epochs=5").train.evaluate_every == 1
-        assert load(tmp_path, steps, "train.steps=800").train.evaluate_every == 80
-        asked = steps.replace("evaluate_every = 7", "evaluate_every = 20")
-        assert load(tmp_path, asked, "train.steps=800").train.evaluate_every == 20
-
-    def test_of_another_wire_format_leaves_no_setting_of_the_old_one(self, tmp_path: Path) -> None:
-        stored = load(tmp_path, GOOD, "exchange.wire=top_k", "exchange.keep=0.1").dump()
-        assert load(tmp_path, stored, "exchange.wire=top_k").exchange.keep == 0.1
-        assert load(tmp_path, stored, "exchange.wire=float16").exchange.keep is None
-        assert load(tmp_path, stored, "exchange.wire=top_k", "exchange.keep=0.2").exchange.keep == 0.2
-
-    @pytest.mark.parametrize(
-        ("override", "expected"),
-        [
-            ("train.batch=0", "--set train.batch=0: [train] batch = 0: must be at least 1"),
-            (
-                "train.deterministic=1",
-                "--set train.deterministic=1: [train] deterministic = 1: must be true or false",
-            ),
-            ("train.bach=1", "--set train.bach=1: [train] bach = 1: unknown key; did you mean batch?"),
-            (
-                "epochs=3",
-                "--set epochs=3: epochs = 3: unknown key; did you mean train.epochs?",
-            ),
-            ("data.batch=3", "--set data.batch=3: [data] batch = 3: unknown key; did you mean train.batch?"),
-            ("train.batch", "--set train.batch: must be section.key=value, as in --set train.epochs=3"),
-            ("seed.x=1", "--set seed.x=1: seed is a value, not a table"),
-            ("model.layers.9.a=1", "--set model.layers.9.a=1: [model] layers has elements 0 to 1, not 9"),
-        ],
-    )
-    def test_is_checked_like_the_file(self, override: str, expected: str, tmp_path: Path) -> None:
-        assert problems(tmp_path, GOOD, override)[0].startswith(expected)
-
-
 def test_an_unknown_name_lists_the_packaged_jobs() -> None:
     with pytest.raises(
         JobError, match=r"'digit'; did you mean digits\?\nThere are\n    digits\n    digits-mlp\n"
@@ -373,17 +268,6 @@ def test_data_paths_start_at_the_job_files_folder(tmp_path: Path) -> None:
     assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), "$HOME/y.npy")
 
 
-def test_data_paths_of_overrides_start_where_the_command_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    text = GOOD.replace('"digits"', '"npy"\ninputs = "x.npy"\ntargets = "y.npy"')
-    data = load(tmp_path, text, "data.targets=z.npy").data
-    assert isinstance(data, NpyData)
-    assert (data.inputs, data.targets) == (str(tmp_path / "x.npy"), str(tmp_path / "elsewhere" / "z.npy"))
-
-
 def test_names_of_arrays_in_an_npz_are_no_paths(tmp_path: Path) -> None:
     data = load(tmp_path, GOOD.replace('"digits"', '"npz"\npath = "a.npz"\ninputs = "x_train"')).data
     assert isinstance(data, NpzData)
@@ -411,93 +295,3 @@ def test_lineage_leaves_free_where_data_lies(tmp_path: Path) -> None:
     assert of(npz.format("a", "x")) == of(npz.format("elsewhere/a", "x"))
     assert of(npz.format("a", "x")) != of(npz.format("a", "z"))  # a name inside the file
     assert of('"idx"\ninputs = "x.idx"\ntargets = "y.idx"') == of('"idx"\ninputs = "d/x"\ntargets = "d/y"')
-
-
-@pytest.mark.parametrize(
-    ("section", "kernel"),
-    [
-        (optimizers.SgdOptimizer, optimizer.SGD),
-        (optimizers.AdamOptimizer, optimizer.Adam),
-        (optimizers.AdamWOptimizer, optimizer.AdamW),
-        (optimizers.ConstantSchedule, schedule.Constant),
-        (optimizers.CosineSchedule, schedule.Cosine),
-        (optimizers.StepSchedule, schedule.Step),
-    ],
-)
-def test_a_section_has_the_keys_and_defaults_of_its_kernel(section: type[Section], kernel: type) -> None:
-    attributes = {field.name: field.default for field in dataclasses.fields(kernel)}
-    ours = {name: field.default for name, field in section.model_fields.items()}
-    given_by_the_runtime = {"peak", "steps", "rate", "name"}
-    assert set(attributes) - given_by_the_runtime == set(ours) - given_by_the_runtime
-    required = {"every"}
-    for name in set(ours) - given_by_the_runtime - required:
-        assert ours[name] == attributes[name], name
-
-
-def test_a_warm_up_longer_than_the_epochs_is_found_when_samples_are_counted(tmp_path: Path) -> None:
-    job = load(tmp_path, GOOD, 'train.schedule={name="cosine", warmup=50}')
-    with pytest.raises(
-        JobError, match=r"schedule.warmup = 50: must be less than the 40 steps of the whole run"
-    ):
-        job.train.schedule.build(0.1, 40)
-
-
-def test_optimizers_and_schedules_are_built(tmp_path: Path) -> None:
-    text = GOOD.replace('name = "sgd"', 'name = "adamw", beta2 = 0.95')
-    job = load(tmp_path, text, 'train.schedule={name="cosine", warmup=3, floor=0.01}')
-    assert job.train.optimizer.build() == optimizer.AdamW(beta2=0.95, weight_decay=0.01)
-    assert job.train.schedule.build(0.1, 50) == schedule.Cosine(0.1, warmup=3, steps=50, floor=0.01)
-
-
-def job_file(folder: Path, name: str, text: str = GOOD) -> str:
-    path = folder / f"{name}.toml"
-    path.write_text(text)
-    return str(path)
-
-
-def test_s2_4_several_jobs_have_different_names(tmp_path: Path) -> None:
-    a, b = job_file(tmp_path, "a"), job_file(tmp_path, "b", f'name = "a-2"\n{GOOD}')
-    assert [job.name for job in load_jobs([a, b, a, a])] == ["a", "a-2", "a-3", "a-4"]
-    assert [job.name for job in load_jobs([a, a], ["name=same"])] == ["same", "same-2"]
-    assert load_jobs([a]) == [load_job(a)]
-
-
-def test_an_override_is_for_all_jobs_or_for_the_one_it_names(tmp_path: Path) -> None:
-    a, b = job_file(tmp_path, "a"), job_file(tmp_path, "b")
-    jobs = load_jobs([a, b, a], ["seed=7", "b:train.batch=32", "a-2:seed=8", "b: train.epochs=5"])
-    assert [job.seed for job in jobs] == [7, 7, 8]
-    assert [job.train.batch for job in jobs] == [64, 32, 64]
-    assert [job.train.epochs for job in jobs] == [2, 5, 2]
-
-
-def test_a_colon_in_a_value_names_no_job(tmp_path: Path) -> None:
-    changes = ["data.source=npz", "data.path='/x:y.npz'"]
-    assert load_jobs([job_file(tmp_path, "a")], changes)[0].data.path == "/x:y.npz"  # type: ignore[union-attr]
-
-
-def test_the_problems_of_all_jobs_are_told_together(tmp_path: Path) -> None:
-    a, b = job_file(tmp_path, "a", "[[["), job_file(tmp_path, "b", GOOD.replace("batch = 64", "batch = 0"))
-    with pytest.raises(JobError) as caught:
-        load_jobs([a, b, f"{tmp_path}/c.toml", a], ["seed=-1", "d:seed=3", "b:train.epochs=x"])
-    said = str(caught.value).replace(f"{tmp_path}/", "").splitlines()
-    assert said[0] == "--set d:seed=3: no job here is called d; there are a, b, c, a-2"
-    assert said[1].startswith("a.toml:1: not TOML: ")
-    assert said[2:5] == [
-        "b.toml:10: [train] batch = 0: must be at least 1",
-        "--set seed=-1: seed = -1: must be at least 0",
-        '--set b:train.epochs=x: [train] epochs = "x": must be a whole number, without quotes',
-    ]
-    assert said[5].startswith("c.toml: cannot be read: No such file")
-    assert len(said) == 6
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ("run.share=0", "[run] share = 0: must be at least 1e-06"),
-        ("run.share=1e300", "[run] share = 1e+300: must be at most 1e+06"),
-        ("run.priority=0.5", "[run] priority = 0.5: must be a whole number"),
-    ],
-)
-def test_shares_and_priorities_are_checked(change: str, problem: str, tmp_path: Path) -> None:
-    assert problems(tmp_path, GOOD, change) == [f"--set {change}: {problem}"]
