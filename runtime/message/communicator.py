@@ -11,11 +11,9 @@ overlap by being called one after the other and awaited later:
 Arrays are NumPy arrays, contiguous (C or Fortran order), and are sent from and received into
 directly: no copy, no pickle. An array belongs to MPI until the future is done.
 
-**Cancelling.** A cancelled receive is cancelled in MPI; the `CancelledError` arrives when MPI has let
-go of the array. If a message had come already, it is handed on to the next matching receive, be that
-outstanding or still to be posted: none is lost (but it may change places with a message that another
-receive was getting just then). A send or a collective cannot be recalled, since the peers count on it:
-cancelling ends the waiting only, and the array stays MPI's until the operation is through.
+**Cancelling.** A cancelled receive gives its array back and loses no message (receive.py). A send or a
+collective cannot be recalled, since the peers count on it: cancelling ends the waiting only, and the array
+stays MPI's until the operation is through.
 """
 
 from __future__ import annotations
@@ -23,11 +21,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import operator
-import time
 import zlib
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
 from mpi4py import MPI
@@ -35,196 +31,16 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake
 from .buffers import contiguous, countable, elements, raw, reduction_named, writable
+from .meeting import Meeting
+from .operation import Operation
+from .receive import ANY, Receives, Status
 from .selector import LONGEST_TEXT, NOBODY, Call, MpiSelector, Needs
-from .wire import ESCAPE, as_bytes
+from .wire import ESCAPE
 
 T = TypeVar("T")
 
-ANY = -1
-OPEN_MPI = MPI.Get_library_version().startswith("Open MPI")
 #: How many collectives back ranks can tell that they called different ones (stall.py, order.py).
 CALLS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Who sent a received message, with which tag, and how many elements of the array it filled."""
-
-    source: int
-    tag: int
-    count: int
-
-
-class Operation(asyncio.Future[Any]):
-    """MPI requests under way: a future that also says `what` they are, and since when (`started`)."""
-
-    standing = False
-
-    def __init__(
-        self,
-        selector: MpiSelector,
-        what: str,
-        requests: Sequence[MPI.Request],
-        keep: Any,
-        needs: Needs = NOBODY,
-    ) -> None:
-        super().__init__(loop=selector.loop)
-        self._selector = selector
-        self._left = len(requests)
-        self._keep = keep  # MPI works on these buffers until the end, whoever still holds the future
-        self.what = what
-        self.started = time.monotonic()
-        self.needs = needs
-        for request in requests:
-            selector.add(request, self)
-
-    def complete(self, status: MPI.Status) -> None:
-        """Called by the selector when a request ended well."""
-        self._left -= 1
-        if self._left == 0:
-            self._keep = None
-            if not self.done():
-                self.set_result(None)
-
-    def fail(self, error: MPI.Exception) -> None:
-        """Called by the selector when a request ended with an error."""
-        self._keep = None
-        if not self.done():
-            error.add_note(f"while waiting for: {self.what}")
-            self.set_exception(error)
-
-    def __await__(self) -> Any:
-        if not self.done():
-            self._selector.linger(self)
-        return super().__await__()
-
-    __iter__ = __await__
-
-
-class Receive(Operation):
-    """A receive under way; its result is a `Status`."""
-
-    def __init__(self, comm: Communicator, what: str, array: NDArray[Any], source: int, tag: int) -> None:
-        self._comm = comm
-        writable(array)
-        self._array = array
-        self._cancelled_with: tuple[Any] | None = None
-        self._offered: HandedOn | None = None
-        self.source = source
-        self.tag = tag
-        self.request: MPI.Request = comm.mpi.Irecv(
-            raw(array), MPI.ANY_SOURCE if source == ANY else source, MPI.ANY_TAG if tag == ANY else tag
-        )
-        super().__init__(comm.selector, what, [self.request], array, comm.peer(source))
-
-    def complete(self, status: MPI.Status) -> None:
-        """Called by the selector when the message is here, or MPI has taken the receive back."""
-        self._keep = None
-        self._comm.receives.remove(self)
-        offered, asked = self._offered, self._cancelled_with is not None or self._offered is not None
-        came = None
-        if not (asked and status.Is_cancelled()):
-            came = HandedOn(status.source, status.tag, self._array, status.Get_elements(MPI.BYTE))
-        if self._cancelled_with is not None:
-            super().cancel(*self._cancelled_with)
-            for message in (came, offered):
-                if message is not None:
-                    self._comm.hand_on(message.kept())
-        elif came is not None:
-            self.set_result(Status(came.source, came.tag, came.nbytes // self._array.itemsize))
-            if offered is not None:
-                self._comm.hand_on(offered)
-        elif offered is not None:
-            self.fill(offered)
-
-    def fail(self, error: MPI.Exception) -> None:
-        """Called by the selector, most often because the message was longer than the array."""
-        self._comm.receives.remove(self)
-        if error.Get_error_class() != MPI.ERR_TRUNCATE:
-            super().fail(error)
-            return
-        self._keep = None
-        if not self.done():
-            # Open MPI 5.0.11 had by then written all of it, from 4 KiB on, and the process crashed later on.
-            behind = " Open MPI has written past its end, too: end the program" if OPEN_MPI else ""
-            self.set_exception(
-                Mistake(
-                    f"a message was longer than the array for it, of {self._array.nbytes} bytes: "
-                    f"{self.what}. Receive into as many as are sent, or send by a channel, whose messages "
-                    f"tell their size.{behind}"
-                )
-            )
-
-    def __await__(self) -> Any:
-        if not self.done():
-            self._selector.linger(self)
-        try:
-            return (yield from super().__await__())
-        except asyncio.CancelledError:
-            # The message came, and then, before the task went on, the task was cancelled.
-            if not self.cancelled() and self.exception() is None:
-                status = self.result()
-                nbytes = status.count * self._array.itemsize
-                self._comm.hand_on(HandedOn(status.source, status.tag, self._array, nbytes).kept())
-            raise
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Cancel the receive in MPI; it is done (as cancelled) once MPI has let go of the array."""
-        if self.done():
-            return False
-        if self._cancelled_with is None:
-            self._cancelled_with = (msg,)
-            self._withdraw()
-        return True
-
-    @property
-    def idle(self) -> bool:
-        """Whether it still waits for any message, rather than for its end."""
-        return self._cancelled_with is None and self._offered is None and not self.done()
-
-    def offer(self, message: HandedOn) -> None:
-        """Take a message that came for a cancelled receive, unless one of its own has come."""
-        self._offered = message
-        self._withdraw()
-
-    def fill(self, message: HandedOn) -> None:
-        """End with a message that came for a cancelled receive."""
-        try:
-            self.set_result(message.into(self._array, self.what))
-        except Mistake as error:
-            self.set_exception(error)
-
-    def _withdraw(self) -> None:
-        self.request.Cancel()
-        self._selector.test()  # it nearly always ends at once
-
-
-@dataclass(frozen=True, slots=True)
-class HandedOn:
-    """A message that came for a receive which had been cancelled: the first `nbytes` of `array`."""
-
-    source: int
-    tag: int
-    array: NDArray[Any]
-    nbytes: int
-
-    def kept(self) -> HandedOn:
-        """The same in memory of its own."""
-        return HandedOn(self.source, self.tag, as_bytes(self.array)[: self.nbytes].copy(), self.nbytes)
-
-    def matches(self, source: int, tag: int) -> bool:
-        """Whether a receive from `source` with `tag` may get it."""
-        return source in (ANY, self.source) and tag in (ANY, self.tag)
-
-    def into(self, array: NDArray[Any], what: str) -> Status:
-        """Copy it into `array` of the receive that `what` describes; Mistake if it is too long."""
-        if self.nbytes > array.nbytes:
-            raise Mistake(
-                f"rank {self.source} sent {self.nbytes} bytes (tag {self.tag}), "
-                f"the array for them has {array.nbytes}: {what}"
-            )
-        as_bytes(array)[: self.nbytes] = as_bytes(self.array)[: self.nbytes]
-        return Status(self.source, self.tag, self.nbytes // array.itemsize)
 
 
 class Telling(TypedDict, total=False):
@@ -264,8 +80,7 @@ class Communicator:
         self.called = 0
         self._calls: deque[Call] = deque(maxlen=CALLS)
         self._checksum = 0
-        self.receives: list[Receive] = []
-        self._handed_on: list[HandedOn] = []
+        self._receives = Receives(mpi, selector)
         selector.communicators.append(self)
 
     # -- point to point -----------------------------------------------------------------------
@@ -286,23 +101,7 @@ class Communicator:
         if what is None:
             who = "any rank" if source == ANY else f"rank {source}"
             what = f"receive from {who} (tag {'any' if tag == ANY else tag}) on {self.name!r}"
-        for message in self._handed_on:
-            if message.matches(source, tag):
-                self._handed_on.remove(message)
-                done: asyncio.Future[Status] = self.selector.loop.create_future()
-                done.set_result(message.into(array, what))
-                return done
-        receive = Receive(self, what, array, source, tag)
-        self.receives.append(receive)
-        return receive
-
-    def hand_on(self, message: HandedOn) -> None:
-        """Give the message of a cancelled receive to the next one that matches, now or later."""
-        for receive in self.receives:
-            if receive.idle and message.matches(receive.source, receive.tag):
-                receive.offer(message)
-                return
-        self._handed_on.append(message)
+        return self._receives.post(array, source, tag, what, self.peer(source))
 
     # -- collectives: every rank must call the same ones in the same order -----------------------
 
@@ -378,36 +177,59 @@ class Communicator:
 
     # -- communicators --------------------------------------------------------------------------
 
+    def meet(self, arrival: Operation, call: Callable[[], T]) -> Meeting[T]:
+        """Have every rank make `call()`, which blocks in MPI until all do, when all have come (meeting.py).
+
+        `arrival` is a collective that was called here for it. Mistake on ranks that called another there.
+        """
+        meeting = Meeting(arrival, self.group, self.ranks, call)
+
+        def come(arrival: asyncio.Future[Any]) -> None:
+            if (error := arrival.exception()) is not None:
+                meeting.fail(error)
+            elif (meetings := self.selector.meetings) is None:
+                meeting.make()
+            else:
+                meetings.come(meeting)
+
+        arrival.add_done_callback(come)
+        return meeting
+
     async def duplicate(self, name: str) -> Communicator:
-        """A communicator of the same ranks whose messages never mix with this one's (collective)."""
-        mpi, request = self.mpi.Idup()
+        """A communicator of the same ranks whose messages never mix with this one's (collective).
+
+        MPI's that does not block is not used: while one is under way, other communicators cannot be made, and
+        the rank for which it waits may be at just that.
+        """
         group = self._child(name)
-        await self._collective(f"duplicate as {name!r}", [request], None)
-        return Communicator(mpi, self.selector, name, group)
+        arrival = self.barrier(what=f"duplicate as {name!r}")
+        made = self.meet(arrival, lambda: Communicator(self.mpi.Dup(), self.selector, name, group))
+        return await asyncio.shield(made)
 
     async def split(self, color: int | None, key: int = 0, *, name: str) -> Communicator | None:
         """A communicator of the ranks with the same `color` (0 or more; None: none), ordered by `key`.
 
-        Collective. MPI has no split that does not block: the ranks meet at a barrier first, whose stall is
-        reported as any other, and then block for the time of a few messages. For the start, not for a step.
-        Call no other collective on this communicator until it is done. Cancelling ends the waiting only: then
-        until the others have come.
+        Collective. MPI has no split that does not block: the ranks meet first, whose stall is reported as any
+        other, and then block for the time of a few messages. For the start, not for a step. Call no other
+        collective on this communicator until it is done. Cancelling ends the waiting only: then until the
+        others have come.
         """
         # Open MPI refuses such a one on its rank alone, and the others waited for it in MPI.
         if color is not None and not (isinstance(color, SupportsIndex) and operator.index(color) >= 0):
             raise Mistake(
                 f"split into {name!r}: a color of {color!r}; give 0 or more, or None for no part in it"
             )
-        return await to_the_end(self._split(color, key, name))
-
-    async def _split(self, color: int | None, key: int, name: str) -> Communicator | None:
         group = self._child(name)
-        await self.barrier(what=f"split into {name!r}")
-        mpi = self.mpi.Split(MPI.UNDEFINED if color is None else color, key)
-        if mpi == MPI.COMM_NULL:
-            return None
-        assert isinstance(mpi, MPI.Intracomm)
-        return Communicator(mpi, self.selector, name, group)
+        arrival = self.barrier(what=f"split into {name!r}")
+
+        def made() -> Communicator | None:
+            mpi = self.mpi.Split(MPI.UNDEFINED if color is None else color, key)
+            if mpi == MPI.COMM_NULL:
+                return None
+            assert isinstance(mpi, MPI.Intracomm)
+            return Communicator(mpi, self.selector, name, group)
+
+        return await asyncio.shield(self.meet(arrival, made))
 
     def _check_rank(self, rank: int) -> None:
         """Mistake if there is no such rank.
@@ -507,15 +329,6 @@ class Communicator:
 
     def __repr__(self) -> str:
         return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"
-
-
-async def to_the_end(meeting: Coroutine[Any, Any, T]) -> T:
-    """Await what ranks do together after they have met: cancelling ends the waiting only.
-
-    For calls of MPI that block. A rank that was cancelled when it alone was there (`asyncio.timeout`) left
-    the others in MPI for ever, with their loops: they told of no stall and heard no signal.
-    """
-    return await asyncio.shield(asyncio.get_running_loop().create_task(meeting))
 
 
 def _world_ranks(mpi: MPI.Intracomm) -> tuple[int, ...]:

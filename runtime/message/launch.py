@@ -22,10 +22,11 @@ from mpi4py import MPI
 
 from ..errors import Mistake, PeerFailure
 from . import mpi
-from .communicator import Receive
 from .control import Control
 from .failure import Failures, abort, flush, render, report_of, say
+from .meeting import Meetings
 from .order import Orders
+from .receive import Receive
 from .selector import MpiLoop
 from .signals import Stop, leave_last
 from .stall import STALL_S, Stalls
@@ -82,6 +83,8 @@ class Rank(Generic[T]):
         self._thrown: PeerFailure | None = None
         self._control = Control(MPI.COMM_WORLD.Dup(), loop.mpi)
         self.failures = Failures(self._control, loop, self._interrupt)
+        self._meetings = loop.mpi.meetings = Meetings(self._control)
+        loop.mpi.reporters.append(self._meetings.waiting)
         self.stop = Stop(self._control, loop, self.failures, self._cancel_main)
         self.world = World(loop, self.failures, self.stop)
         self._stalls = Stalls(self._control, self.world, stall_s)
@@ -200,6 +203,8 @@ class Rank(Generic[T]):
             return False
         if not await self._reached(self._loop.create_task(self.world.close())):
             return False
+        if not await self._all_over():  # what it told of its meetings
+            return False
         self._control.close()
         return True
 
@@ -220,9 +225,14 @@ class Rank(Generic[T]):
             if isinstance(pending, Receive):
                 pending.cancel()
         meetings = self.world.meetings()
-        while (left := [p for p in selector.outstanding() if p not in meetings]) and time.monotonic() < end_s:
+
+        def left() -> list[str]:
+            under_way = [pending.what for pending in selector.outstanding() if pending not in meetings]
+            return under_way + [waiting.what for waiting in self._meetings.waiting()]
+
+        while left() and time.monotonic() < end_s:
             await asyncio.sleep(0.001)
-        return [pending.what for pending in left]
+        return left()
 
 
 @types.coroutine
@@ -255,6 +265,7 @@ def _end_without_main(error: BaseException) -> NoReturn:
         together = True
         rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
     report = report_of(error, rank, size, socket.gethostname(), "run(main), outside of main")
+    mpi.unlink_segments()  # nobody finalizes MPI from here; and before rank 0 ends the ranks of other nodes
     if rank != 0:
         time.sleep(FIRST_S)  # most such errors are everybody's: rank 0 tells
     if rank == 0 or together:

@@ -86,9 +86,8 @@ def start() -> bool:
             f"{library()} gives {LEVELS[level]}, Weft needs MPI_THREAD_SERIALIZED or more (it asks for "
             "MPI_THREAD_MULTIPLE): use an MPI built with thread support, or do not start MPI with less"
         )
-    if here:
-        MPI.COMM_WORLD.Barrier()  # every rank of the node has attached the segments
-        unlink_segments("mpich")
+    MPI.COMM_WORLD.Barrier()  # every rank of the node has attached the segments
+    unlink_segments("mpich")
     return here
 
 

@@ -105,6 +105,13 @@ class Watch(Protocol):
         """Whether something has come; what waits for it is called by `loop.call_soon`, not from here."""
 
 
+class Turns(Protocol):
+    """Who says when a rank may go into a call of MPI that blocks: see meeting.py."""
+
+    def come(self, visit: Any) -> None:
+        """All ranks have come for what `visit` is to make: it does when it is its turn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """One thing this rank waits for, as a stall report prints it. `since` is `time.monotonic()`."""
@@ -148,6 +155,8 @@ class MpiSelector(selectors.BaseSelector):
         self.communicators: list[Any] = []
         #: How other ranks of this node can wake this one; set by whoever has them ring.
         self.bells: Doorbells | None = None
+        #: In which order this rank goes into calls that block; set by whoever knows (None: as they come).
+        self.meetings: Turns | None = None
         #: Further sources of `pending()`.
         self.reporters: list[Callable[[], Iterable[Waiting]]] = []
 

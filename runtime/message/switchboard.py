@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake, WeftError
 from .buffers import raw
-from .communicator import Communicator, Operation
+from .communicator import Communicator
 from .doorbell import doorbells
+from .operation import Operation
 from .selector import NOBODY, Needs, Waiting
 from .wire import EAGER_BYTES, MOST_ARRAYS, PREFIX, Bytes, as_bytes, decode, encode
 

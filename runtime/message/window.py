@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from mpi4py import MPI
@@ -29,20 +30,22 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..errors import MachineError, Mistake
 from . import atomics
-from .communicator import Communicator, Operation
+from .communicator import Communicator
+from .meeting import Meeting
 
 LINE_BYTES = 64
 WORD_BYTES = 8
 SHARED_MEMORY = "/dev/shm"  # where MPICH and Open MPI put it on Linux
+NOBODY_KNOWS_BYTES = 2**62  # where there is no such folder
 
 
 class Window:
     """A shared window; made by `Window.allocate`, used with `async with` or closed by `close`."""
 
-    def __init__(self, node: Communicator, nbytes: int, number: int) -> None:
+    def __init__(self, node: Communicator, sizes: NDArray[np.int64], number: int) -> None:
         # Apart, each segment starts on a page of its own: near the rank that touches it first.
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
-        size = rounded_up(max(nbytes, 1) + LINE_BYTES)
+        size = rounded_up(max(int(sizes[node.rank]), 1) + LINE_BYTES)
         self._win = MPI.Win.Allocate_shared(size, 1, info=info, comm=node.mpi)
         info.Free()
         self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
@@ -50,29 +53,33 @@ class Window:
         #: What tells it from all others, alike on all its ranks: it was made by which collective of whom.
         self.key = (node.group, number)
         #: The ranks' meeting to close it, once that has begun here.
-        self.meeting: Operation | None = None
-        self._sizes = np.zeros(node.size, np.int64)
-        self._sizes[node.rank] = nbytes
+        self.meeting: Meeting[None] | None = None
+        self._sizes = sizes
         self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
         self._win.Sync()
-        node.mpi.Allgather(MPI.IN_PLACE, self._sizes)
+        node.mpi.Barrier()
         self._segments = [self._segment(rank) for rank in range(node.size)]
 
     @classmethod
-    async def allocate(cls, node: Communicator, nbytes: int) -> Window:
+    async def allocate(cls, node: Communicator, nbytes: int, *, what: str = "a shared window") -> Window:
         """A window with `nbytes` for this rank; collective over the node communicator.
 
-        MachineError when the node has too little shared memory.
+        MachineError, on all ranks, when the node has too little shared memory. `what` reports call it.
         """
-        if nbytes < 0:
-            raise Mistake(f"a window of {nbytes} bytes was asked for; it must be 0 or more")
-        # The pages come with the first touch: too few of them would be a SIGBUS, not an error.
-        need = np.array([nbytes], np.int64)
-        adding = node.allreduce(need, what="allocation of a shared window")
-        number = node.called
-        await adding
-        check_room(int(need[0]), node.size)
-        return cls(node, nbytes, number)
+        if not isinstance(nbytes, SupportsIndex) or operator.index(nbytes) < 0:
+            raise Mistake(f"a window of {nbytes!r} bytes was asked for; give a whole number, 0 or more")
+        # The pages come with the first touch: too few of them would be a SIGBUS, not an error. All decide by
+        # the same numbers: one that found too little left the others in MPI for ever.
+        asked = np.empty((node.size, 2), np.int64)
+        mine = np.array([nbytes, room_bytes()], np.int64)
+        arrival = node.allgather(mine, asked, what=f"allocation of {what}")
+        number = arrival.needs.number
+
+        def made() -> Window:
+            check_room(int(asked[:, 0].sum()), node.size, int(asked[:, 1].min()))
+            return cls(node, asked[:, 0].copy(), number)
+
+        return await asyncio.shield(node.meet(arrival, made))
 
     def _segment(self, rank: int) -> NDArray[np.uint8]:
         buffer, _ = self._win.Shared_query(rank)
@@ -130,15 +137,14 @@ class Window:
         Cancelling ends the waiting only: the others count on this rank, and block in MPI until it is there.
         """
         if self.meeting is None:
-            self.meeting = self._node.barrier(what="close of a shared window")
-            self.meeting.add_done_callback(self._free)  # before those of who waits
+            arrival = self._node.barrier(what="close of a shared window")
+            self.meeting = self._node.meet(arrival, self._free)
         await asyncio.shield(self.meeting)
 
-    def _free(self, met: asyncio.Future[Any]) -> None:
-        if not met.cancelled() and met.exception() is None:
-            self._segments = []
-            self._win.Unlock_all()
-            self._win.Free()
+    def _free(self) -> None:
+        self._segments = []
+        self._win.Unlock_all()
+        self._win.Free()
 
     @property
     def closed(self) -> bool:
@@ -187,16 +193,24 @@ def rounded_up(nbytes: int) -> int:
     return -(-nbytes // LINE_BYTES) * LINE_BYTES
 
 
-def check_room(nbytes: int, ranks: int) -> None:
-    """Raise MachineError when the node's shared memory cannot hold `nbytes` more."""
+def room_bytes() -> int:
+    """What is left of this machine's shared memory."""
     try:
         state = os.statvfs(SHARED_MEMORY)
     except OSError:
-        return
-    free = state.f_bavail * state.f_frsize
-    if nbytes > free:
+        return NOBODY_KNOWS_BYTES
+    return state.f_bavail * state.f_frsize
+
+
+def check_room(nbytes: int, ranks: int, free_bytes: int | None = None) -> None:
+    """Raise MachineError when the node's shared memory cannot hold `nbytes` more.
+
+    It has `free_bytes`: None for what this rank sees now.
+    """
+    free_bytes = room_bytes() if free_bytes is None else free_bytes
+    if nbytes > free_bytes:
         raise MachineError(
             f"shared memory is too small: the {ranks} ranks of this node want {nbytes / 2**20:.0f} MiB, "
-            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB left. In a container give it more "
+            f"{SHARED_MEMORY} has {free_bytes / 2**20:.0f} MiB left. In a container give it more "
             "(docker run --shm-size=...); otherwise use fewer ranks on a node or a smaller model"
         )

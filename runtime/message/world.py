@@ -11,13 +11,12 @@ async def main(world: World) -> None:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import inspect
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +26,10 @@ from mpi4py import MPI
 from ..errors import Mistake
 from .board import Board
 from .channel import Channel
-from .communicator import Communicator, Operation, to_the_end
+from .communicator import Communicator
 from .failure import Failures, ranks_text
+from .meeting import to_the_end
+from .operation import Operation
 from .quota import quota_cores
 from .selector import MpiLoop
 from .signals import Stop
@@ -39,7 +40,7 @@ from .wire import ESCAPE
 PINGS = 20  # the fastest of 20 round trips is within a few microseconds of undisturbed
 HOST_BYTES = 64
 MOST_CORES = 8192  # that Linux numbers; a machine's may have gaps
-SHOWN_BYTES = 96  # of a value on which the ranks do not agree
+SHOWN_BYTES = 256  # of a value on which the ranks do not agree
 
 
 class World(Communicator):
@@ -83,10 +84,8 @@ class World(Communicator):
         self.closings: set[asyncio.Task[Any]] = set()
         #: Called behind the last task and thread, for what nobody has closed before.
         self.ends: list[Callable[[], None]] = []
-        self._turn = asyncio.Lock()  # that of a node's first rank
-        # For who meets this node's ranks alone, apart from what others call on the node meanwhile.
-        self._one_by_one = asyncio.Lock()
-        self._meeting_node = Communicator(self.node.mpi.Dup(), loop.mpi, "node in turn")
+        # For parts of Weft that duplicate it, apart from what others call on the node meanwhile.
+        self._node_apart = Communicator(self.node.mpi.Dup(), loop.mpi, "node apart")
         self._position = ("the start of main", time.monotonic())
 
     @property
@@ -129,42 +128,13 @@ class World(Communicator):
 
         return await to_the_end(made())
 
-    async def apart(self, name: str) -> Communicator:
-        """A communicator of all ranks for a part of Weft, made apart from what the user calls on the world.
+    async def apart(self, name: str, *, node: bool = False) -> Communicator:
+        """A communicator of all ranks (or of this `node`'s) for a part of Weft, to be freed by it.
 
-        While a duplicate was made there under Open MPI 5.0.11 (by several rounds of its own), a barrier of a
-        rank that no longer waited for it failed as truncated.
+        Made apart from what the user calls on the world meanwhile, in whatever order. Of parts that are made
+        at once all ranks make them in one order.
         """
-        return await self._switchboard.comm.duplicate(name)
-
-    @contextlib.asynccontextmanager
-    async def in_turn(self, comm: Communicator) -> AsyncIterator[None]:
-        """One after the other on all ranks: who makes, or closes, several windows. Collective over `comm`.
-
-        `comm` is the caller's own, of all ranks or of this node's. Of pools that were opened at once, by
-        asyncio.gather, each rank met the others for whichever came first: a rank had the one pool's memory
-        for the other's.
-        """
-        await comm.barrier(what=f"every rank to share memory for {comm.name!r}")
-        async with contextlib.AsyncExitStack() as turn:
-            if comm.rank == 0:
-                await turn.enter_async_context(self._turn)
-            await comm.barrier(what=f"the turn of {comm.name!r} to share memory")  # rank 0 has it
-            if comm.size > self.node_size:  # on other nodes somebody else may have it, who is not on this one
-                if comm.rank and not self.node_rank:
-                    await turn.enter_async_context(self._turn)
-                await comm.barrier(what=f"the turn of {comm.name!r} to share memory on every node")
-            yield
-            await comm.barrier(what=f"every rank to have shared memory for {comm.name!r}")
-
-    @contextlib.asynccontextmanager
-    async def node_in_turn(self) -> AsyncIterator[None]:
-        """The same for who is on this node alone, as it was called: alike on all its ranks.
-
-        An engine that was opened beside a pool read the pool's numbers as the size of its own window.
-        """
-        async with self._one_by_one, self.in_turn(self._meeting_node):
-            yield
+        return await (self._node_apart if node else self._switchboard.comm).duplicate(name)
 
     def _share(self, new: Window | Board) -> None:
         self._shared = [*(one for one in self._shared if not one.closed), new]
@@ -172,19 +142,20 @@ class World(Communicator):
     async def agree(self, name: str, value: str | bytes, *, among: Communicator | None = None) -> None:
         """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.
 
-        Collective. For what must be equal from the start: versions, job files. `among` is a duplicate of the
-        world, for who asks while others use that.
+        Collective. For what must be equal from the start: versions, job files. `among` is a communicator of
+        their own, of all ranks or of some, for who asks while others use the world.
         """
+        comm = among or self
         data = value.encode(errors=ESCAPE) if isinstance(value, str) else value
         record = np.zeros(32 + SHOWN_BYTES, np.uint8)
         record[:32] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
         shown = data[:SHOWN_BYTES]
         record[32 : 32 + len(shown)] = np.frombuffer(shown, np.uint8)
-        records = np.empty((self.size, record.size), np.uint8)
-        await (among or self).allgather(record, records, what=f"agreement on {name}")
+        records = np.empty((comm.size, record.size), np.uint8)
+        await comm.allgather(record, records, what=f"agreement on {name}")
         groups: dict[bytes, list[int]] = {}
-        for rank in range(self.size):
-            groups.setdefault(records[rank].tobytes(), []).append(rank)
+        for rank, told in zip(comm.ranks, records, strict=True):
+            groups.setdefault(told.tobytes(), []).append(rank)
         if len(groups) > 1:
             raise Mistake(disagreement(name, groups, self.hosts))
 
@@ -251,7 +222,8 @@ class World(Communicator):
 
     def meetings(self) -> list[Operation]:
         """To close what other ranks have not begun to close yet: they do in `close`, if not before."""
-        return [shared.meeting for shared in self._shared if shared.meeting and not shared.meeting.done()]
+        begun = [shared.meeting for shared in self._shared if shared.meeting]
+        return [meeting.arrival for meeting in begun if not meeting.done()]
 
     async def close(self) -> None:
         """End what is still open; collective, by `run`, when nothing is under way any more."""
@@ -272,7 +244,7 @@ class World(Communicator):
         left = sorted((shared for shared in self._shared if not shared.closed), key=lambda one: one.key)
         of = {fingerprint(shared.key): shared for shared in left}
         begun = sorted(
-            (shared.meeting.needs.number, mark) for mark, shared in of.items() if shared.meeting is not None
+            (shared.meeting.key[1], mark) for mark, shared in of.items() if shared.meeting is not None
         )
         comm = self._switchboard.comm  # on the world's own others may have left a collective, after a stop
         most = np.array([len(begun)], np.int64)

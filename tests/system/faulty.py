@@ -349,6 +349,17 @@ async def the_order_differs(world: World) -> None:
 
 
 @case
+async def pools_are_opened_in_two_orders(world: World) -> None:
+    from weft.runtime.work.pool import Pool  # here: all other cases start sooner without it
+
+    names = ["one", "other"]
+    if last(world):
+        names.reverse()
+    event("fails", world.rank)
+    await asyncio.gather(*[Pool.open(world, {"f": lambda pool, body: 1}, name=name) for name in names])
+
+
+@case
 async def the_sizes_differ(world: World) -> None:
     event("fails", world.rank)
     await world.allreduce(np.zeros(9 + last(world)), what=PORTION)

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,8 +238,9 @@ def test_ctrl_c_while_ranks_start_ends_those_that_are_in_mpi_already(tmp_path: P
     with job("mpich", RANKS, "one_has_not_started_mpi", tmp_path) as starting:
         starting.wait_for("ready", RANKS)
         time.sleep(0.5)  # for them to come there: nobody sees it; too early, Python itself ends them
-        starting.process.send_signal(signal.SIGINT)
-        assert starting.end() != 0
+        with launch.no_segments_left(starting.pids):
+            starting.process.send_signal(signal.SIGINT)
+            assert starting.end() != 0
 
 
 def test_a_stop_that_leaves_a_collective_half_done_ends_all_ranks_too(tmp_path: Path) -> None:
@@ -334,6 +336,18 @@ def test_an_order_that_differs_ends_the_job_and_names_both_portions(vendor: str,
     ) in mixed.err
 
 
+@VENDORS
+def test_pools_that_are_opened_at_once_in_two_orders_end_the_job(vendor: str, tmp_path: Path) -> None:
+    """Ranks were in MPI for what each took for its own, with their loops: nobody told anything."""
+    with job(vendor, RANKS, "pools_are_opened_in_two_orders", tmp_path) as mixed:
+        mixed.wait_for("fails", RANKS)
+        assert mixed.end() == 2, mixed.err
+    assert (
+        "weft: \"duplicate as 'weft other'\" was called as collective 1 on 'channels', "
+        "where rank 0 called \"duplicate as 'weft one'\": all ranks must call the same"
+    ) in mixed.err
+
+
 def test_a_collective_of_unequal_sizes_ends_the_job_even_if_main_is_over(tmp_path: Path) -> None:
     """With MPICH, which adds up what there is; Open MPI may raise an error of its own."""
     with job("mpich", RANKS, "the_sizes_differ", tmp_path) as mixed:
@@ -386,7 +400,12 @@ def test_ranks_are_grouped_by_node(
 def test_messages_windows_and_worlds_pass_their_tests_across_nodes() -> None:
     tests = launch.ROOT / "tests" / "mpi" / "message"
     result = launch.mpiexec(
-        4, ["-m", "pytest", "-q", tests], vendor="mpich", env={"MPIR_CVAR_NUM_CLIQUES": "2"}, cwd=launch.ROOT
+        4,
+        ["-m", "pytest", "-q", tests],
+        vendor="mpich",
+        env={"MPIR_CVAR_NUM_CLIQUES": "2"},
+        cwd=launch.ROOT,
+        timeout=400,  # half a minute where each rank has a core
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -433,3 +452,36 @@ def test_a_launcher_of_another_mpi_is_found_out(tmp_path: Path) -> None:
     result = launch.run(command, env=launch.environment("mpich"))
     assert result.returncode == 3, result.stderr
     assert result.stderr.count("mpirun belongs to another MPI") == 1
+
+
+# Each rank says which segments it has when MPI has started.
+BEFORE_MAIN = {
+    "another launcher's": """
+        from weft.runtime.message import mpi, run
+        check = mpi.check_launcher
+        def told(size):
+            sys.stdout.write(" ".join(mpi.mapped_segments()) + "\\n")
+            check(size)
+        mpi.check_launcher = told
+    """,
+    "a program's that starts MPI first": """
+        from mpi4py import MPI
+        from weft.runtime.message import mpi, run
+        sys.stdout.write(" ".join(mpi.mapped_segments()) + "\\n")
+    """,
+}
+
+
+@pytest.mark.parametrize("whose", BEFORE_MAIN)
+def test_what_ends_ranks_before_main_leaves_no_segment(whose: str) -> None:
+    """Open MPI's of ranks that it has not started, and MPICH's of the nodes of which rank 0 is none."""
+    code = f"import sys\n{textwrap.dedent(BEFORE_MAIN[whose])}\nasync def main(world): ...\nrun(main)"
+    python = launch.python("openmpi" if whose == "another launcher's" else "mpich")
+    nodes = {"MPIR_CVAR_NUM_CLIQUES": "2", "MPIR_CVAR_CH4_NETMOD": "ucx"}
+    result = launch.run(
+        [*launch.launcher(2, "mpich"), python, "-c", code], env=launch.environment("mpich", nodes)
+    )
+    assert result.returncode in (2, 3), result.stderr
+    segments = result.stdout.split()
+    assert len(set(segments)) == 2, result.stdout
+    assert [name for name in segments if Path(name).exists()] == []

@@ -23,8 +23,8 @@ from typing import Any, Self
 import numpy as np
 
 from ...errors import WeftError
-from ...message import World
-from ...message.doorbell import doorbells
+from ...message import Communicator, World
+from ...message.doorbell import Doorbells, doorbells
 from ...message.window import Window
 from . import claims
 
@@ -67,7 +67,9 @@ class Job:
 class Crew:
     """This rank's part; made by `open`, ended by `close` on all ranks of the node."""
 
-    def __init__(self, world: World, job: Job, spans: Spans | None, window: Window) -> None:
+    def __init__(
+        self, world: World, job: Job, spans: Spans | None, window: Window, bells: Doorbells | None
+    ) -> None:
         self._world, self._job, self._spans, self._window = world, job, spans, window
         self._rank, self._ranks = world.node_rank, world.node_size
         self._book = claims.book(job.needs, job.own, job.others)
@@ -77,7 +79,7 @@ class Crew:
             window.array(0, np.uint8, 8 + TEXT_BYTES, 8 * count + (8 + TEXT_BYTES) * rank)
             for rank in range(self._ranks)
         ]
-        self._bells = doorbells(world.node.mpi)
+        self._bells = bells
         self._crowded = world.loop.mpi.policy.crowded
         self._request, self._stopped, self._busy = 0, False, False
         self._loop = world.loop
@@ -87,11 +89,13 @@ class Crew:
         self._guard: asyncio.Task[None]
 
     @classmethod
-    async def open(cls, world: World, job: Job, spans: Spans | None = None) -> Self:
-        """Collective over the node; all but `own`, `others` and the calls' arrays alike on its ranks."""
+    async def open(cls, world: World, node: Communicator, job: Job, spans: Spans | None = None) -> Self:
+        """Collective over `node`; all but `own`, `others` and the calls' arrays alike on its ranks."""
         # Behind the words a place for every rank's traceback.
         nbytes = 8 * claims.words(len(job.needs), world.node_size) + (8 + TEXT_BYTES) * world.node_size
-        self = cls(world, job, spans, await world.window(nbytes if world.node_rank == 0 else 0))
+        window = await world.window(nbytes if world.node_rank == 0 else 0, node=node)
+        arrival = node.barrier(what="doorbells of an engine")
+        self = cls(world, job, spans, window, await node.meet(arrival, lambda: doorbells(node.mpi)))
         await self._window.fence()
         await asyncio.to_thread(claims.warm_up)
         # The loop's thread naps longer while a kernel of ours computes on its core.

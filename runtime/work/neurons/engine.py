@@ -34,9 +34,10 @@ from ...graph.neurons.record import measured_s, tagged, write_blocks
 from ...graph.neurons.storage import Storage
 from ...graph.table import ROW, Table, Tags, check, costs_s, layers, rows, write_graph
 from ...graph.tasks import Rates
-from ...message import World
-from ...message.communicator import to_the_end
+from ...message import Communicator, World
+from ...message.meeting import to_the_end
 from ...message.window import Window, rounded_up
+from ..alike import agree_on_model
 from ..cores import share_cores
 from . import rates
 from .crew import Crew, Job, Spans
@@ -60,6 +61,7 @@ class Neurons:
         self._tags: Tags = NO_TAGS
         self._dropped: Mapping[str, Collection[int]] = NOBODY
         self._turn = asyncio.Lock()
+        self._node: Communicator
         self._spans: Spans | None = None
         self._crew: Crew | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -107,19 +109,24 @@ class Neurons:
     async def _open(
         self, parameters: Array, tags: Tags, dropped: Mapping[str, Collection[int]], capture: bool
     ) -> None:
-        # Of engines that were opened at once, by asyncio.gather, one met the others for the next: it read how
-        # large a window was where they had written something else.
-        async with self._world.node_in_turn():
-            await self._allocate(parameters)
-            if capture and self._world.node_rank == 0:
-                await asyncio.to_thread(self._capture)
-            await self._plan(tags, dropped)
+        # Its own: of engines that were opened at once, by asyncio.gather, one met the others for the next: it
+        # read how large a window was where they had written something else.
+        self._node = await self._world.apart("an engine", node=True)
+        # Of another graph a rank computed other neurons, and nobody heard of it.
+        await agree_on_model(self._world, "an engine", self.graph, among=self._node)
+        settings = f"batch={self.batch}, ranks={self._ranks}, barrier={self._barrier}"
+        await self._world.agree("settings of an engine", settings, among=self._node)
+        await self._agree_on_plan(tags, dropped)
+        await self._allocate(parameters)
+        if capture and self._world.node_rank == 0:
+            await asyncio.to_thread(self._capture)
+        await self._plan(tags, dropped)
 
     async def _allocate(self, parameters: Array) -> None:
         first = self._world.node_rank == 0
         sizes = [4 * self._layout.size, ROW.itemsize * rows(self.graph), arena_nbytes(self._storage)]
         weights, table, arena = map(rounded_up, sizes)
-        self._memory: Window = await self._world.window(weights + table + arena if first else 0)
+        self._memory: Window = await self._window(weights + table + arena if first else 0)
         #: The node's copy of the weights; not to be changed while a request is under way.
         self.parameters = self._memory.array(0, np.float32, self._layout.size)
         self._rows: Table = self._memory.array(0, ROW, rows(self.graph), weights)
@@ -155,8 +162,9 @@ class Neurons:
         Collective over the node, all alike, between requests: those that were asked for before are answered
         first, later ones behind it. None leaves tags, or what is dropped, as they were. Also for when weights
         have become zero; and it must be called before the next request when some that were zero are so no
-        more, for they would still be taken for zero. Tags that are a mistake end the engine: `close` it, and
-        open another. Cancelling ends the waiting only.
+        more, for they would still be taken for zero. Tags that are not alike on all ranks are a Mistake
+        that leaves the engine as it was. Those that are a mistake otherwise end it: `close` it, and open
+        another. Cancelling ends the waiting only.
         """
         await to_the_end(
             self._replan(self._tags if tags is None else tags, self._dropped if dropped is None else dropped)
@@ -164,17 +172,26 @@ class Neurons:
 
     async def _replan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
         # A request that began between hid from the helpers that they were to end.
-        async with self._world.node_in_turn(), self._turn:
+        async with self._turn:
             # On all ranks, and by now: else one looked for a table, and the others waited for it.
             if self._crew is None:
                 raise Mistake("this engine is closed, or was planned with a mistake before: open another")
-            await self._memory.fence()
+            await self._agree_on_plan(tags, dropped)
             if self._world.node_rank == 0:
                 costs = costs_s(self._rows, self.graph)
                 found = costs | measured_s(self.table, self.blocks, costs)
                 write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, found)
             await self._close_plan()
             await self._plan(tags, dropped)
+
+    async def _agree_on_plan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
+        """Mistake on all ranks where these differ: of two plans ranks waited for each other's blocks."""
+        given = {
+            f"tags[{name!r}][{tag!r}]={value}" for name, own in tags.items() for tag, value in own.items()
+        }
+        left = {f"dropped[{name!r}]={sorted(map(int, own))}" for name, own in dropped.items()}
+        text = ", ".join([*sorted(given), *sorted(left)]) or "none"
+        await self._world.agree("tags and dropped neurons of an engine", text, among=self._node)
 
     async def _plan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
         self._tags, self._dropped = tags, dropped
@@ -205,7 +222,7 @@ class Neurons:
         known = {*self.graph.by_name, *layers(describe(self.graph, 1)), *(block.name for block in blocks)}
         check(tags, known)
         self.placement: Placement = place(blocks, self._ranks, task_s=rates.TASK_S)
-        self._plan_window: Window = await self._world.window(ROW.itemsize * len(blocks) if first else 0)
+        self._plan_window: Window = await self._window(ROW.itemsize * len(blocks) if first else 0)
         #: The rows of the blocks of neurons, in their order; graph_table has those of kernels and layers.
         self.table: Table = self._plan_window.array(0, ROW, len(blocks))
         if first:
@@ -222,7 +239,10 @@ class Neurons:
             took_s=self.table["measured_s"].data,
             ranks=self._ranks,
         )
-        self._crew = await Crew.open(self._world, job, self._spans)
+        self._crew = await Crew.open(self._world, self._node, job, self._spans)
+
+    async def _window(self, nbytes: int) -> Window:
+        return await self._world.window(nbytes, node=self._node)
 
     @property
     def graph_table(self) -> Table:
@@ -266,10 +286,11 @@ class Neurons:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        async with self._world.node_in_turn(), self._turn:
+        async with self._turn:
             await self._close_plan()
             del self._bound, self._rows, self._arena, self.parameters
             await self._memory.close()
+        self._node.free()
 
     async def _close_plan(self) -> None:
         if self._crew is not None:

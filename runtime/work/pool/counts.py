@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...message import World
+from ...message import Communicator, World
 from ...message.window import LINE_BYTES, Window, rounded_up
 
 WORD_BYTES = 8
@@ -41,10 +41,10 @@ class Counts:
         self.began_ns = [word[2 * line :][:1].data for word in words]
 
     @classmethod
-    async def allocate(cls, world: World, lanes: int) -> Counts:
-        """Collective over the node."""
-        window = await world.window(words_of(lanes) * WORD_BYTES)
-        return cls(window, world.node_rank, world.node_size, lanes)
+    async def allocate(cls, world: World, node: Communicator, lanes: int) -> Counts:
+        """Collective over `node`."""
+        window = await world.window(words_of(lanes) * WORD_BYTES, node=node)
+        return cls(window, node.rank, node.size, lanes)
 
     async def close(self) -> None:
         """Give the memory back; collective over the node."""

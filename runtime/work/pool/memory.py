@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from ...message import World
+from ...message import Communicator, World
 from .counts import Counts
 from .rest import Rest
 from .shelf import Shelf
@@ -22,11 +22,14 @@ class Memory:
     rest: Rest
 
     @classmethod
-    async def allocate(cls, world: World, *, lanes: int, places: int, place_bytes: int) -> Self:
-        """Collective over the node."""
-        shelf = await Shelf.allocate(world, lanes=lanes, places=places, place_bytes=place_bytes)
-        slots = await Slots.allocate(world, places, place_bytes) if world.node_size > 1 else None
-        return cls(shelf, slots, await Counts.allocate(world, lanes), Rest(world))
+    async def allocate(
+        cls, world: World, node: Communicator, *, lanes: int, places: int, place_bytes: int
+    ) -> Self:
+        """Collective over `node`, which is the pool's own."""
+        shelf = await Shelf.allocate(world, node, lanes=lanes, places=places, place_bytes=place_bytes)
+        slots = await Slots.allocate(world, node, places, place_bytes) if node.size > 1 else None
+        counts = await Counts.allocate(world, node, lanes)
+        return cls(shelf, slots, counts, await Rest.begin(world, node))
 
     async def close(self) -> None:
         """Give the memory back; collective over the node."""

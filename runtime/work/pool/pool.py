@@ -20,8 +20,9 @@ loop's, of whichever rank has it then.
                      shelf (shelf.py) <── the oldest half │ a thief of the node takes half, unasked
     loop's thread    between nodes: ask, answer, agree on the end (beyond.py)
 
-Where each decision stands: who may run what in lanes.py, what is next in queues.py, whom to rob and whether
-that pays in victims.py, what is ready in home.py, when all is over in counts.py.
+Where each decision stands: what a task may ask for in demands.py, who may run what in lanes.py, what is next
+in queues.py, whom to rob and whether that pays in victims.py, what is ready in home.py, when all is over in
+counts.py.
 
 What a spawned task raises ends the job, with its traceback; what a submitted one raises is raised where its
 result is awaited, or by `run`, if nobody awaited it.
@@ -30,9 +31,7 @@ result is awaited, or by `run`, if nobody awaited it.
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from math import inf
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 import msgpack
@@ -40,30 +39,22 @@ import numpy as np
 
 from ...errors import Mistake
 from ...message import Communicator, World
-from ...message.communicator import to_the_end
+from ...message.meeting import to_the_end
 from ..cores import share_cores
 from . import measure
 from .beyond import Beyond
+from .demands import Demand, Demands, Function, check, checked_seconds
 from .group import GROUP, run_group
 from .home import Home, Need, Submission
 from .lanes import UNLIMITED, Lanes, Offer
 from .memory import Memory
-from .parcel import HEAD, MOST_NEEDS, MOST_PLACES, NO_NEEDS, NO_SLOT, Array, Result, pack
+from .parcel import HEAD, MOST_NEEDS, NO_NEEDS, NO_SLOT, Array, Result, pack
 from .queues import Queues
 from .tally import Recorder, Tally
 from .victims import Way
 from .worker import Worker, own_frames
 
-Function = Callable[..., object]
-"""Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
-
 OFFER_BYTES = 256
-
-MOST_DEMANDS = 1024
-"""Of which a pool keeps the places: it kept those of every number of bytes that a task had ever named."""
-
-NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-"""Whether a function, called, begins nothing."""
 
 
 class Pool:
@@ -81,17 +72,15 @@ class Pool:
         trace: Recorder | None,
     ) -> None:
         self._world, self._lanes, self._memory = world, lanes, memory
-        self._numbers = {name: number for number, name in enumerate(sorted(functions))}
-        self._functions = [functions[name] for name in self._numbers]
+        self._demands = Demands(functions, lanes, world.rank)
         self._queues = Queues(world, lanes, memory, near, trace)
         self._worker = Worker(world, self, functions, self._queues, memory, task_s=task_s, trace=trace)
         self._home = Home(world.rank, memory.counts, memory.slots, self._queues.add)
         self._worker.home = self._home
-        self._places: dict[tuple[str, int, str | None, int, bool], tuple[int, int, int]] = {}
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
         self._closing: asyncio.Task[None] | None = None
-        self._closed = False
+        self._node: Communicator
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -122,21 +111,19 @@ class Pool:
         Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
 
-        async def opened() -> Self:
-            return await cls._open(
-                world,
-                functions,
-                classes=classes,
-                devices=devices,
-                memory_bytes=memory_bytes,
-                task_s=task_s,
-                places=places,
-                place_bytes=place_bytes,
-                trace=trace,
-                name=name,
-            )
-
-        return await to_the_end(opened())
+        opening = cls._open(
+            world,
+            functions,
+            classes=classes,
+            devices=devices,
+            memory_bytes=memory_bytes,
+            task_s=task_s,
+            places=places,
+            place_bytes=place_bytes,
+            trace=trace,
+            name=name,
+        )
+        return await to_the_end(opening)
 
     @classmethod
     async def _open(
@@ -158,31 +145,21 @@ class Pool:
         functions = {GROUP: run_group, **functions}
         settings = [sorted(functions), classes, places, place_bytes]
         await world.agree(f"functions and settings of the pool {name!r}", str(settings), among=comm)
-        if not 0 < places <= MOST_PLACES:
-            raise Mistake(f"the pool {name!r} is to have {places} places a lane; it has 1 to {MOST_PLACES}")
-        if place_bytes < 1:
-            raise Mistake(
-                f"the pool {name!r} is to have places of {place_bytes} bytes; give 1 or more: what does not"
-                " fit goes by message"
-            )
-        for each, function in functions.items():
-            # Called, they begin nothing: a spawned task counted as run, and nobody heard that it was not.
-            if any(kind(function) for kind in NOT_PLAIN):
-                raise Mistake(
-                    f"the function {each!r} of the pool {name!r} is `async def`, or has a `yield`; tasks run"
-                    " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
-                )
+        check(name, functions, places, place_bytes)
         share_cores(world)
         lanes = Lanes(await offers(comm, Offer(tuple(devices), memory_bytes)), classes)
-        async with world.in_turn(comm):
-            memory = await Memory.allocate(
-                world, lanes=len(lanes.all), places=places, place_bytes=place_bytes
-            )
+        # Its own, too: of two that were opened at once a rank had the one's memory for the other's.
+        node = await comm.split(world.node.ranks[0], world.node_rank, name="node")
+        assert node is not None
+        memory = await Memory.allocate(
+            world, node, lanes=len(lanes.all), places=places, place_bytes=place_bytes
+        )
         near = measure.near(memory.shelf, world.node_rank)
         pool = cls(world, functions, lanes, memory, near=near, task_s=task_s, trace=trace)
         # Its own, not the name's: what was still on its way to a pool of that name when it was closed (one
         # that was given up does not wait for it) was taken for this one's, whose tasks have the same numbers.
         channel = await world.channel(comm.group)
+        pool._node = node
         pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
         pool.far = pool._beyond.far = await measure.far(world, comm, channel)
         return pool
@@ -198,13 +175,11 @@ class Pool:
 
     async def _close(self) -> None:
         await self._left(self._ending)
-        self._closed = True
-        self._places.clear()  # whoever gives a task asks there first
+        self._demands.close()
         await self._beyond.close()
-        comm = self._beyond.comm
-        async with self._world.in_turn(comm):
-            await self._memory.close()
-        comm.free()
+        await self._memory.close()
+        self._node.free()
+        self._beyond.comm.free()
 
     async def __aenter__(self) -> Self:
         return self
@@ -233,8 +208,8 @@ class Pool:
         rank. Mistake for an unknown name, a body or an array that cannot travel, or a demand that no rank
         can meet. What is given may be changed when this returns.
         """
-        number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
-        seconds = self._worker.seconds[number] if seconds is None else _seconds(name, seconds)
+        number, lane, queue = self._demands.place(Demand(name, priority, device, memory_bytes, here))
+        seconds = self._worker.seconds[number] if seconds is None else checked_seconds(name, seconds)
         task = HEAD.pack(number, lane, NO_NEEDS, NO_SLOT, self._world.rank, 0, seconds) + pack(body, arrays)
         if self._worker.inside:
             self._worker.spawn(queue, task)
@@ -267,8 +242,8 @@ class Pool:
             raise Mistake(
                 f"task {name!r} is submitted by a task; tasks spawn, only the loop submits and awaits"
             )
-        number, lane, queue = self._placed(name, priority, device, memory_bytes, here)
-        seconds = self._worker.seconds[number] if seconds is None else _seconds(name, seconds)
+        number, lane, queue = self._demands.place(Demand(name, priority, device, memory_bytes, here))
+        seconds = self._worker.seconds[number] if seconds is None else checked_seconds(name, seconds)
         wanted = None
         if needs is not None:
             wanted = [self._need(name, need) for need in needs]
@@ -296,10 +271,10 @@ class Pool:
         However it is given up, the thread stops after the task that it is at, and nothing waits for that but
         `close`, the next run, and the end of the world; tasks that were not begun are left for the next run.
         """
-        if self._closed or self._home.running:
+        if self._demands.closed or self._home.running:
             if main is not None:
                 main.close()
-            self._check_open()
+            self._demands.check_open()
             raise Mistake(
                 f"this pool is run already on rank {self._world.rank}: await that run before the next"
             )
@@ -355,7 +330,7 @@ class Pool:
 
     def function(self, name: str) -> Function:
         """The function of that name; Mistake if there is none."""
-        return self._functions[self._number(name)]
+        return self._demands.function(name)
 
     async def _main(self, main: Coroutine[Any, Any, object]) -> Exception | None:
         """Run it; what it raises in the time of the run is returned, for `run` to raise after the end."""
@@ -435,59 +410,11 @@ class Pool:
             )
         return submission, part
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Mistake("this pool is closed, and its memory given back: open another")
-
-    def _number(self, name: str) -> int:
-        number = self._numbers.get(name)
-        if number is None:
-            known = ", ".join(each for each in self._numbers if each != GROUP)
-            raise Mistake(f"no task is called {name!r}; this pool knows {known}")
-        return number
-
-    def _placed(
-        self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
-    ) -> tuple[int, int, int]:
-        """The number of a function, and the lane and the queue of a task of it."""
-        demand = (name, priority, device, memory_bytes, here)
-        found = self._places.get(demand)
-        if found is None:
-            if len(self._places) == MOST_DEMANDS:  # a program may name other bytes of memory for every task
-                self._places.clear()
-            found = self._places[demand] = self._place(*demand)
-        return found
-
-    def _place(
-        self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
-    ) -> tuple[int, int, int]:
-        self._check_open()
-        number = self._number(name)
-        lane = self._lanes.of(priority, device, memory_bytes)
-        if not here:
-            return number, lane, lane
-        if why := self._lanes.offers[self._world.rank].refusal(device, memory_bytes):
-            raise Mistake(
-                f"a task {name!r} is to run on rank {self._world.rank}, which cannot: {why}"
-                f" ({device or 'any device'}, {memory_bytes} bytes)"
-            )
-        return number, lane, len(self._lanes.all) + priority
-
 
 def _failure(thread: asyncio.Task[None]) -> BaseException | None:
     """What a spawned task has raised, if that has ended the pool's thread."""
     error = thread.exception() if thread.done() and not thread.cancelled() else None
     return error and error.with_traceback(own_frames(error))
-
-
-def _seconds(name: str, given: float) -> float:
-    """The tag `seconds` of task `name`. By one that is no time nobody knew the gain, nor took any."""
-    seconds = float(given)
-    if not 0 <= seconds < inf:
-        raise Mistake(
-            f"task {name!r} is given with seconds={seconds}; give what it takes, 0 or more, or None"
-        )
-    return seconds
 
 
 async def offers(comm: Communicator, mine: Offer) -> list[Offer]:

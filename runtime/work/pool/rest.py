@@ -13,8 +13,9 @@ import contextlib
 import select
 import sys
 import threading
+from typing import Self
 
-from ...message import World
+from ...message import Communicator, World
 from ...message.doorbell import Doorbells
 
 # All who have something to give ring. Not longer, for whatever might have been missed: 20 wake-ups a second
@@ -24,20 +25,26 @@ UNRUNG_S = 2e-3
 
 
 class Rest:
-    """Sleeping and waking among a node's ranks. Making one is collective over the node.
+    """Sleeping and waking among a node's ranks; made by `begin`, closed by `close` or with the world."""
 
-    Closed by `close`, or with the world.
-    """
-
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, bells: Doorbells | None) -> None:
         self._ends = world.ends
         self._ends.append(self.close)
-        self._bells = Doorbells(world.node.mpi) if sys.platform == "linux" else None
+        self._bells = bells
         self._rank = world.node_rank
         self._event = threading.Event()
         self._poll = select.poll()
         if self._bells is not None:
             self._poll.register(self._bells.fd, select.POLLIN)
+
+    @classmethod
+    async def begin(cls, world: World, node: Communicator) -> Self:
+        """Collective over `node`."""
+        bells = None
+        if sys.platform == "linux":
+            arrival = node.barrier(what="doorbells of a pool")
+            bells = await node.meet(arrival, lambda: Doorbells(node.mpi))
+        return cls(world, bells)
 
     def nap(self) -> None:
         """This rank is about to sleep: it must look for work once more now."""

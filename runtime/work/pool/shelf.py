@@ -20,7 +20,7 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 
 from ...errors import Mistake
-from ...message import World
+from ...message import Communicator, World
 from ...message.window import LINE_BYTES, Window, rounded_up
 from . import lot
 from .victims import Declared
@@ -42,14 +42,14 @@ class Shelf:
 
     @classmethod
     async def allocate(
-        cls, world: World, *, lanes: int = 1, places: int = 256, place_bytes: int = 8192
+        cls, world: World, node: Communicator, *, lanes: int = 1, places: int = 256, place_bytes: int = 8192
     ) -> Shelf:
-        """Shelves of so many places a rank and lane; collective over the node, alike on its ranks."""
+        """Shelves of so many places a rank and lane; collective over `node`, alike on its ranks."""
         if not 0 < places <= lot.LONGEST:
             raise Mistake(f"a shelf of {places} places was asked for; it has 1 to {lot.LONGEST}")
         layout = Layout(places, place_bytes)
-        window = await world.window(lanes * layout.nbytes)
-        return cls(window, world.node_rank, world.node_size, lanes, layout)
+        window = await world.window(lanes * layout.nbytes, node=node)
+        return cls(window, node.rank, node.size, lanes, layout)
 
     def view(self) -> Shelf:
         """The same shelves for another thread, which may look and take."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ...message import World
+from ...message import Communicator, World
 from ...message.window import Window
 from .shelf import Lane, Layout
 
@@ -49,10 +49,10 @@ class Slots:
         self._free = list(range(layout.places))
 
     @classmethod
-    async def allocate(cls, world: World, places: int, place_bytes: int) -> Slots:
-        """Collective over the node."""
+    async def allocate(cls, world: World, node: Communicator, places: int, place_bytes: int) -> Slots:
+        """Collective over `node`."""
         layout = Layout(places, place_bytes)
-        return cls(await world.window(layout.nbytes), world.node_rank, world.node_size, layout)
+        return cls(await world.window(layout.nbytes, node=node), node.rank, node.size, layout)
 
     async def close(self) -> None:
         """Give the memory back; collective over the node."""

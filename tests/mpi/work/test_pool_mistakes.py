@@ -16,8 +16,8 @@ import pytest
 from weft.runtime.errors import Mistake, TaskError
 from weft.runtime.message import World, run
 from weft.runtime.work.pool import Pool
+from weft.runtime.work.pool.demands import MOST_DEMANDS
 from weft.runtime.work.pool.parcel import Result
-from weft.runtime.work.pool.pool import MOST_DEMANDS
 
 
 @pytest.mark.mpi
@@ -288,7 +288,7 @@ def test_a_pool_keeps_no_more_of_its_tasks_demands_than_so_many():
         async with await Pool.open(world, {"nothing": lambda pool, body: None}) as pool:
             for nbytes in range(3 * MOST_DEMANDS if world.rank == 0 else 0):
                 pool.spawn("nothing", memory_bytes=nbytes)
-                assert len(pool._places) <= MOST_DEMANDS
+                assert len(pool._demands._places) <= MOST_DEMANDS
             await pool.run()
 
     run(main)

@@ -21,7 +21,7 @@ def test_r3_every_task_is_taken_once_while_all_put_out_and_take():
     each = 40_000
 
     async def main(world: World) -> None:
-        shelf = await Shelf.allocate(world, places=64, place_bytes=TASK.size)
+        shelf = await Shelf.allocate(world, world.node, places=64, place_bytes=TASK.size)
         mine, random = each // world.node_size, Random(world.rank)
         waiting = [TASK.pack(world.node_rank, number) for number in range(mine)]
         seen = [0] * world.node_size
@@ -61,7 +61,7 @@ def test_r3_every_task_is_taken_once_while_all_put_out_and_take():
 @pytest.mark.mpi
 def test_r3_half_is_taken_and_the_rest_comes_back():
     async def main(world: World) -> None:
-        shelf = await Shelf.allocate(world, lanes=2, places=8, place_bytes=100)
+        shelf = await Shelf.allocate(world, world.node, lanes=2, places=8, place_bytes=100)
         if world.node_rank == 0:
             assert shelf.put_out([bytes([n]) * n for n in range(1, 12)], lane=1) == 8
         await world.node.barrier()
@@ -89,6 +89,6 @@ def test_r3_half_is_taken_and_the_rest_comes_back():
 def test_what_no_shelf_can_be_is_refused():
     async def main(world: World) -> None:
         with pytest.raises(Mistake, match="a shelf of 0 places was asked for; it has 1 to"):
-            await Shelf.allocate(world, places=0)
+            await Shelf.allocate(world, world.node, places=0)
 
     run(main)

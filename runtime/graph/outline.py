@@ -1,0 +1,21 @@
+"""A graph as lines of text: what ranks compare, and what a checkpoint keeps."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from .graph import Graph
+
+
+def outline(graph: Graph) -> dict[str, str]:
+    """A line for every node, by name: its kernel, the settings that are not the defaults, and its inputs."""
+    found = {}
+    for node in graph.nodes:
+        settings = [
+            f"{field.name}={value!r}"
+            for field in fields(node.kernel)
+            if field.init and (value := getattr(node.kernel, field.name)) != field.default
+            if isinstance(value, bool | int | float | str | tuple)  # a kernel's own state is no setting
+        ]
+        found[node.name] = f"{node.kernel.name}({', '.join(settings)}) of {', '.join(node.inputs)}"
+    return found

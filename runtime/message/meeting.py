@@ -1,0 +1,168 @@
+"""Calls of MPI that block: no rank makes one before all are there, and all make them in one order.
+
+    every rank     awaits a collective of that communicator; when it is over, all have come
+    its first one  says so to rank 0
+    rank 0         puts meetings in the order in which it hears of them, and tells their ranks
+    every rank     makes the call when it has made those that come before it
+
+To make a window or a communicator, and to free a window, MPI has nothing that does not block. Of two such
+calls at once, on communicators of their own, each of two ranks went into another first and waited for the
+other there for ever, with its loop: they told of no stall and heard no signal. So it was of twelve windows
+that one rank closed in another order than the next (MPICH 5.0.2), and of a window and a pool that were opened
+at once (Open MPI 5.0.11). With one order for all ranks nobody waits in a circle: of the meetings that are not
+over, all ranks of the first are free for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from ..errors import Mistake
+from .operation import Operation
+from .selector import Needs, Waiting
+
+T = TypeVar("T")
+Key = tuple[str, int]
+"""What all ranks of a meeting know it by: a communicator's group, and the number of a collective on it."""
+
+
+class Wire(Protocol):
+    """Small messages to a rank, in order: control.py's."""
+
+    rank: int
+
+    def send(self, rank: int, kind: str, *body: Any) -> None:
+        """Send to one rank."""
+
+    def on(self, kind: str, handler: Callable[..., None]) -> None:
+        """Call `handler(source, *body)` for every message of this kind."""
+
+
+class Visit(Protocol):
+    """One rank's part of a meeting. Of the same one all ranks have the same `key` and the same `checksum`."""
+
+    key: Key
+    ranks: Sequence[int]  # of the world
+    checksum: int  # of all that the rank has called there, the meeting's own collective included
+    what: str
+
+    def make(self) -> None:
+        """Make the call; what it raises is kept for who waits."""
+
+    def refuse(self, first: int, what: str) -> None:
+        """The meeting's first rank, `first`, has called something else there: `what`."""
+
+
+class Meetings:
+    """One rank's part in the order."""
+
+    def __init__(self, control: Wire) -> None:
+        self._rank, self._send = control.rank, control.send
+        control.on("met", self.met)
+        control.on("turn", self.turn)
+        self._here: dict[
+            Key, tuple[Visit, float]
+        ] = {}  # to which all have come, as seen here, and since when
+        self._order: deque[tuple[Key, int, int, str]] = deque()  # as rank 0 told it, less those that are over
+
+    def come(self, visit: Visit) -> None:
+        """All ranks have come: the call, in its turn. The first of them tells rank 0."""
+        if len(visit.ranks) == 1:
+            visit.make()
+            return
+        self._here[visit.key] = visit, time.monotonic()
+        if self._rank == visit.ranks[0]:
+            # With what it takes the meeting for: one rank's was another's of that number, on a communicator
+            # that they had made in two orders, and both waited for each other in MPI.
+            told = *visit.key, visit.ranks, visit.checksum, visit.what
+            if self._rank:
+                self._send(0, "met", *told)
+            else:
+                self.met(0, *told)
+        self._proceed()
+
+    def met(
+        self, source: int, group: str, number: int, ranks: Iterable[int], checksum: int, what: str
+    ) -> None:
+        """On rank 0: the next in the order."""
+        told = group, number, source, checksum, what
+        ranks = set(ranks)
+        for rank in ranks - {0}:
+            self._send(rank, "turn", *told)
+        if 0 in ranks:  # behind the others, who could not be told from within a call
+            self.turn(0, *told)
+
+    def turn(self, source: int, group: str, number: int, first: int, checksum: int, what: str) -> None:
+        """Rank 0 has told the next in the order. All have come, but this rank may still have to see it."""
+        self._order.append(((group, number), first, checksum, what))
+        self._proceed()
+
+    def waiting(self) -> list[Waiting]:
+        """Meetings whose turn has not come, and for whom they wait."""
+        found = []
+        for visit, since in self._here.values():
+            needs = Needs((0 if self._rank else visit.ranks[0],))
+            found.append(Waiting(f"the turn of: {visit.what}", since, needs))
+        return found
+
+    def _proceed(self) -> None:
+        while self._order and self._order[0][0] in self._here:
+            key, first, checksum, what = self._order.popleft()
+            visit, _ = self._here.pop(key)
+            if visit.checksum == checksum:
+                visit.make()
+            else:
+                visit.refuse(first, what)
+
+
+class Meeting(asyncio.Future[T]):
+    """A call that blocks, as this rank's future: done when it is made, with what it returned.
+
+    `arrival` is the collective before it. Await it shielded: the others count on this rank.
+    """
+
+    def __init__(self, arrival: Operation, group: str, ranks: Sequence[int], call: Callable[[], T]) -> None:
+        super().__init__(loop=arrival.get_loop())
+        assert arrival.needs.call is not None
+        self.arrival, self.ranks, self._call = arrival, ranks, call
+        self.key, self.what = (group, arrival.needs.number), arrival.what
+        self.checksum = arrival.needs.call.checksum
+
+    def make(self) -> None:
+        """Make the call."""
+        try:
+            made = self._call()
+        except Exception as error:
+            self.fail(error)
+        else:
+            if not self.done():  # who awaited it was cancelled
+                self.set_result(made)
+
+    def refuse(self, first: int, what: str) -> None:
+        """The ranks have come for different calls."""
+        group, number = self.key
+        seen = f'called "{what}"' if what != self.what else "had called other collectives before"
+        self.fail(
+            Mistake(
+                f'"{self.what}" was called as collective {number} on {group!r}, where rank {first} {seen}: '
+                "all ranks must call the same collectives in the same order"
+            )
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Raise it where the meeting is awaited."""
+        if not self.done():
+            self.set_exception(error)
+
+
+async def to_the_end(meeting: Coroutine[Any, Any, T]) -> T:
+    """Await what ranks do together after they have met: cancelling ends the waiting only.
+
+    For calls of MPI that block. A rank that was cancelled when it alone was there (`asyncio.timeout`) left
+    the others in MPI for ever, with their loops: they told of no stall and heard no signal.
+    """
+    return await asyncio.shield(asyncio.get_running_loop().create_task(meeting))

@@ -1,0 +1,117 @@
+"""What a task asks for: one of the pool's functions, and a lane and a queue where its tags can be met."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import NamedTuple
+
+from ...errors import Mistake
+from .group import GROUP
+from .lanes import Lanes
+from .parcel import MOST_PLACES
+
+Function = Callable[..., object]
+"""Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
+
+MOST_DEMANDS = 1024
+"""Of which a pool keeps the places: it kept those of every number of bytes that a task had ever named."""
+
+NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+"""Whether a function, called, begins nothing."""
+
+
+class Demand(NamedTuple):
+    """The function of a task, and its tags, as they are given."""
+
+    name: str
+    priority: int
+    device: str | None
+    memory_bytes: int
+    here: bool
+
+
+class Demands:
+    """What tasks of rank `rank` may ask for."""
+
+    def __init__(self, functions: Mapping[str, Function], lanes: Lanes, rank: int) -> None:
+        self._numbers = {name: number for number, name in enumerate(sorted(functions))}
+        self._functions = [functions[name] for name in self._numbers]
+        self._lanes, self._rank = lanes, rank
+        self._places: dict[Demand, tuple[int, int, int]] = {}
+        #: Whether nothing may be asked for any more.
+        self.closed = False
+
+    def close(self) -> None:
+        """Mistakes from now on."""
+        self.closed = True
+        self._places.clear()  # whoever gives a task asks there first
+
+    def check_open(self) -> None:
+        """Mistake where it is closed."""
+        if self.closed:
+            raise Mistake("this pool is closed, and its memory given back: open another")
+
+    def function(self, name: str) -> Function:
+        """The function of that name; Mistake if there is none."""
+        return self._functions[self._number(name)]
+
+    def place(self, demand: Demand) -> tuple[int, int, int]:
+        """The number of a function, and the lane and the queue of a task of it; Mistake if there is none."""
+        found = self._places.get(demand)
+        if found is None:
+            if len(self._places) == MOST_DEMANDS:  # a program may name other bytes of memory for every task
+                self._places.clear()
+            found = self._places[demand] = self._find(*demand)
+        return found
+
+    def _number(self, name: str) -> int:
+        number = self._numbers.get(name)
+        if number is None:
+            known = ", ".join(each for each in self._numbers if each != GROUP)
+            raise Mistake(f"no task is called {name!r}; this pool knows {known}")
+        return number
+
+    def _find(
+        self, name: str, priority: int, device: str | None, memory_bytes: int, here: bool
+    ) -> tuple[int, int, int]:
+        self.check_open()
+        number = self._number(name)
+        lane = self._lanes.of(priority, device, memory_bytes)
+        if not here:
+            return number, lane, lane
+        if why := self._lanes.offers[self._rank].refusal(device, memory_bytes):
+            raise Mistake(
+                f"a task {name!r} is to run on rank {self._rank}, which cannot: {why}"
+                f" ({device or 'any device'}, {memory_bytes} bytes)"
+            )
+        return number, lane, len(self._lanes.all) + priority
+
+
+def check(pool: str, functions: Mapping[str, Function], places: int, place_bytes: int) -> None:
+    """Mistake for what the pool of that name cannot be opened with."""
+    if not 0 < places <= MOST_PLACES:
+        raise Mistake(f"the pool {pool!r} is to have {places} places a lane; it has 1 to {MOST_PLACES}")
+    if place_bytes < 1:
+        raise Mistake(
+            f"the pool {pool!r} is to have places of {place_bytes} bytes; give 1 or more: what does not"
+            " fit goes by message"
+        )
+    for each, function in functions.items():
+        # Called, they begin nothing: a spawned task counted as run, and nobody heard that it was not.
+        if any(kind(function) for kind in NOT_PLAIN):
+            raise Mistake(
+                f"the function {each!r} of the pool {pool!r} is `async def`, or has a `yield`; tasks run"
+                " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
+            )
+
+
+def checked_seconds(name: str, given: float) -> float:
+    """The tag `seconds` of task `name`. By one that is no time nobody knew the gain, nor took any."""
+    seconds = float(given)
+    if not 0 <= seconds < inf:
+        raise Mistake(
+            f"task {name!r} is given with seconds={seconds}; give what it takes, 0 or more, or None"
+        )
+    return seconds

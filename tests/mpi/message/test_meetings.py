@@ -1,0 +1,103 @@
+"""Windows, boards and communicators that are made and given back at once: nobody waits in a circle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from random import Random
+from typing import Any
+
+import pytest
+
+from weft.runtime.errors import MachineError
+from weft.runtime.message import World, run, window
+from weft.runtime.work.pool import Pool
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_made_and_closed_at_once_in_another_order_on_every_rank_keeps_nobody(seed: int) -> None:
+    """Each of two ranks waited in MPI for the other, in another call, with its loop."""
+
+    async def main(world: World) -> None:
+        random = Random(1000 * seed + world.rank)
+
+        async def at_once(*some: Coroutine[Any, Any, Any]) -> list[Any]:
+            """All of them, begun in an order of this rank's own; their results as they were given."""
+            tasks: dict[int, asyncio.Task[Any]] = {}
+            for place in random.sample(range(len(some)), len(some)):
+                tasks[place] = asyncio.create_task(some[place])
+                await asyncio.sleep(0)
+            return [await tasks[place] for place in range(len(some))]
+
+        apart = [await world.node.duplicate(f"part {n}") for n in range(4)]
+        whole = [await world.duplicate(f"whole {n}") for n in range(3)]
+        windows = await at_once(*(world.window(8 * (n + 1), node=comm) for n, comm in enumerate(apart)))
+        assert [each.nbytes(world.node_rank) for each in windows] == [8, 16, 24, 32]
+        parts = await at_once(
+            whole[0].split(0, name="alike"),
+            whole[1].split(0, -world.rank, name="turned round"),
+            whole[2].duplicate("again"),
+            *(comm.duplicate("again") for comm in apart),
+            world.board(2),
+        )
+        assert parts[1].rank == world.size - 1 - world.rank
+        await asyncio.gather(*(part.barrier() for part in parts[:-1]))
+        await at_once(*(each.close() for each in (*windows, parts[-1])))
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_window_and_a_pool_are_made_at_once_in_either_order() -> None:
+    """Open MPI's ranks waited for each other: one in the pool's memory, another in the window."""
+
+    async def main(world: World) -> None:
+        making = [
+            Pool.open(world, {"one": lambda pool, body: 1}),
+            world.window(8),
+            world.duplicate("another"),
+        ]
+        tasks = [asyncio.create_task(each) for each in (making[::-1] if world.rank % 2 else making)]
+        made = await asyncio.gather(*tasks)
+        pool, shared, another = made[::-1] if world.rank % 2 else made
+        await asyncio.gather(another.barrier(), shared.fence(), pool.run())
+        closing = [pool.close(), shared.close()]
+        await asyncio.gather(*(closing[::-1] if world.rank % 2 else closing))
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_pool_for_which_a_rank_no_longer_waits_has_memory_of_its_own() -> None:
+    """What that rank made meanwhile the others took for the pool's."""
+
+    async def main(world: World) -> None:
+        opening = asyncio.create_task(Pool.open(world, {"one": lambda pool, body: 1}))
+        if world.rank == 0:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait([opening])
+        sizes = 0, 24, 8, 56
+        windows = [await world.window(size) for size in sizes]
+        for size, one in zip(sizes, windows, strict=True):
+            assert [one.nbytes(rank) for rank in range(world.node_size)] == [size] * world.node_size
+        if world.rank:
+            await opening
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_where_one_rank_finds_too_little_memory_all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They look at different times: who found enough waited in MPI, for ever, for who did not."""
+
+    async def main(world: World) -> None:
+        if world.node_rank == world.node_size - 1:
+            monkeypatch.setattr(window, "room_bytes", lambda: 100)
+        with pytest.raises(MachineError, match=r"shared memory is too small: the \d ranks of this node"):
+            await world.window(101)
+        await world.window(1)
+
+    run(main)
