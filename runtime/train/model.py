@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +57,8 @@ def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights]:
                 f"[model] python = {model.python!r} has the inputs {dict(graph.inputs)}; it must have one,"
                 f" called 'x', of the data's shape and dtype: {sample}"
             )
+    if model.loss == "softmax_cross_entropy":
+        _require_classes(graph, target)
     trained = with_loss(graph, model.loss, target)
     if not Layout.of(trained).size:
         raise GraphError("the model has no weights: there is nothing to train")
@@ -74,6 +75,17 @@ def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights]:
             " the last layer needs one for each (they are numbered from 0 to the greatest target)"
         )
     return trained, weights
+
+
+def _require_classes(graph: Graph, target: ArraySpec) -> None:
+    """GraphError where targets have an axis for the classes, as one-hot targets do."""
+    outputs = [graph.specs(1)[name].shape[1:] for name in graph.outputs]
+    if len(outputs) == 1 and target.shape and len(outputs[0]) == len(target.shape):
+        raise GraphError(
+            f"a sample has targets {target.shape} and the model's outputs are {outputs[0]}: "
+            "softmax_cross_entropy takes the class's number in place of the last axis. If the targets are "
+            'one-hot, store targets.argmax(-1); if they are values, use [model] loss = "mean_squared_error"'
+        )
 
 
 def chain(layers: list[Layer], sample: ArraySpec) -> Graph:
@@ -127,20 +139,6 @@ def from_python(reference: str, sample: ArraySpec) -> Graph:
     if not isinstance(graph, Graph):
         raise GraphError(f"[model] python = {reference!r} returned {type(graph).__name__}, not a Graph")
     return graph
-
-
-def outline(graph: Graph) -> dict[str, str]:
-    """A line for every node, by name: its kernel, the settings that are not the defaults, and its inputs."""
-    found = {}
-    for node in graph.nodes:
-        settings = [
-            f"{field.name}={value!r}"
-            for field in fields(node.kernel)
-            if field.init and (value := getattr(node.kernel, field.name)) != field.default
-            if isinstance(value, bool | int | float | str | tuple)  # a kernel's own state is no setting
-        ]
-        found[node.name] = f"{node.kernel.name}({', '.join(settings)}) of {', '.join(node.inputs)}"
-    return found
 
 
 def without_loss(graph: Graph) -> Graph:

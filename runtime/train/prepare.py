@@ -23,9 +23,11 @@ from ..exchange import NodeMemory, cut, rows_of
 from ..exchange.stealing import Lent
 from ..exchange.tune import SMALLEST_BYTES
 from ..graph import Graph, Layout
+from ..graph.outline import outline
 from ..graph.program import shared_bytes
 from ..message import World
 from ..observe import RunFolder
+from ..work.alike import agree_on_model
 from ..work.cores import share_cores
 from ..work.offers import worth_offering
 from . import checkpoint
@@ -37,7 +39,7 @@ from .data.section import files
 from .ending import kept, reached
 from .evaluate import Score
 from .job import load_job
-from .model import build_with_weights, outline
+from .model import build_with_weights
 from .replica import Flats, Replica
 from .schema import Job
 from .start import Start, start
@@ -77,10 +79,13 @@ class Prepared:
         return 0 if ended else self.job.train.total_steps(len(self.data.train)) - self.first_step
 
 
-def examine(job: Job, resume: Path | None) -> Examined:
-    """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong."""
+def examine(job: Job, resume: Path | None, *, sound: bool = False) -> Examined:
+    """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong.
+
+    `sound`: another rank of the node compares the data with its checksums.
+    """
     try:
-        data = load_data(job.data, job.seed, job.model.loss)
+        data = load_data(job.data, job.seed, job.model.loss, sound=sound)
     except MissingData as error:
         if resume is None:
             raise
@@ -108,6 +113,36 @@ def examine(job: Job, resume: Path | None) -> Examined:
         snapshot = replace(snapshot, progress=progress)
         notes.append(f"{job.name}: {best}, its best checkpoint, is missing: the best is from here on")
     return Examined(job, data, graph, Start(note="\n".join(filter(None, notes))), folder, (path, snapshot))
+
+
+async def _examine_all(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Examined]:
+    """All jobs, examined; Mistake with all that is wrong with them. Collective over the node.
+
+    The first rank of each node compares the data with its checksums, and the others take its word: what they
+    find wrong with a damaged file (a class of 2^30) would say nothing of the damage.
+    """
+    world.position("reading data")
+    found: list[Examined] = []
+    mistakes: dict[str, Mistake] = {}  # by what is told of them
+    for job, run in zip(jobs, resume, strict=True):
+        try:
+            found.append(examine(job, run, sound=world.node_rank > 0))
+        except Mistake as mistake:
+            name = f"{job.name}: " if len(jobs) > 1 else ""
+            mistakes[name + str(mistake).removeprefix(name)] = mistake
+    own = "\n".join(mistakes)
+    if told := await _word_of_the_first(world, own) or own:
+        raise mistakes[told] if len(jobs) == 1 and told in mistakes else Mistake(told)
+    return found
+
+
+async def _word_of_the_first(world: World, text: str) -> str:
+    """What the first rank of this rank's node says."""
+    told = np.zeros(1 << 14, np.uint8)
+    encoded = text.encode(errors="backslashreplace")[: len(told)]
+    told[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    await world.node.broadcast(told, 0, what="what this node's first rank has found in the data")
+    return told.tobytes().rstrip(b"\0").decode(errors="replace")
 
 
 def _unread(job: Job, folder: RunFolder) -> str:
@@ -165,7 +200,7 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     """The model on every rank, with new weights or those of its checkpoint."""
     job, data = found.job, found.data
     await world.agree(f"data of {job.name}", data.digest())
-    await _agree_on_model(world, job.name, found.graph)
+    await agree_on_model(world, job.name, found.graph)
     if found.resumed is not None:
         path, snapshot = found.resumed
         # What tells whether a run has ended: a rank that took it otherwise would step without the others.
@@ -183,21 +218,6 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     if memory is not None:
         await memory.fence()  # the node's weights are there for all its ranks
     return replica, memory
-
-
-async def _agree_on_model(world: World, name: str, graph: Graph) -> None:
-    """Mistake, naming the first node that differs, where a function returned other graphs on other ranks.
-
-    As one does that goes through a set of names: their order changes from process to process.
-    """
-    nodes = [f"{node} = {settings}" for node, settings in outline(graph).items()]
-    try:
-        await world.agree(f"model of {name}", "\n".join(nodes))
-    except Mistake:
-        await world.agree(f"number of nodes of the model of {name}", str(len(nodes)))
-        for number, node in enumerate(nodes, 1):
-            await world.agree(f"node {number} of the model of {name}", node)
-        raise
 
 
 @contextmanager
@@ -224,17 +244,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
     await world.agree("version of weft", version("weft"))
     await world.agree("job" if len(jobs) == 1 else "jobs", " ".join(job.digest() for job in jobs))
     share_cores(world)
-    found, mistakes = [], []
-    for job, run in zip(jobs, resume, strict=True):
-        try:
-            found.append(examine(job, run))
-        except Mistake as mistake:
-            if len(jobs) == 1:
-                raise
-            mistakes.append(f"{job.name}: {str(mistake).removeprefix(f'{job.name}: ')}")
-    if mistakes:
-        raise Mistake("\n".join(mistakes))
-    found = [as_before(one, world.nodes) for one in found]
+    found = [as_before(one, world.nodes) for one in await _examine_all(world, jobs, resume)]
     device = _device(world, jobs)
     device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
     replicas = [await _replicate(world, one, device) for one in found]

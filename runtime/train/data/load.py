@@ -8,8 +8,12 @@ from .arrays import Pair, Plan, as_data
 from .samples import Data
 
 
-def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy") -> Data:
+def load_data(
+    data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy", *, sound: bool = False
+) -> Data:
     """Open the source and split it by seed; `loss` decides whether targets are classes or numbers.
+
+    `sound`: another rank of the node compares what is mapped with its checksums.
 
     Raises DataError naming the file, what was found in it and what to do.
     """
@@ -21,7 +25,7 @@ def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_e
         case section.DigitsData():
             pair = digits.pair()
         case section.NpzData():
-            pair, own_test = npz.pairs(data)
+            pair, own_test = npz.pairs(data, sound)
         case section.NpyData():
             pair, own_test = npy.pairs(data)
         case section.IdxData():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def _map(name: str) -> AnyArray:
             header(file, str(path), path.stat().st_size)
         array: AnyArray = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: is not a whole .npy file: {error}") from error
+        raise DataError(f"{path}: is not a whole .npy file: {error}; save or fetch it again") from error
     return array
 
 
@@ -44,7 +45,10 @@ def header(file: IO[bytes], name: str, nbytes: int) -> tuple[tuple[int, ...], bo
     begin = file.tell()
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except TokenError as error:  # a header that it cannot read NumPy takes for one of Python 2's
+        raise ValueError(f"its header is damaged: {error}") from error
     if dtype.hasobject:
         raise DataError(f"{name}: holds Python objects; save it as numbers")
     expected = file.tell() - begin + prod(shape) * dtype.itemsize

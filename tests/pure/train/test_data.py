@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import os
 import re
 import struct
@@ -255,6 +256,19 @@ def rezip(name: str, member: str, change: Any) -> None:
             archive.writestr(entry, change(content) if entry == member else content)
 
 
+def damaged_lzma(archive: bytes) -> bytes:
+    """The archive's members compressed by LZMA, and 30 bytes amid the first of them lost."""
+    made = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(archive)) as plain,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_LZMA) as packed,
+    ):
+        for entry in plain.namelist():
+            packed.writestr(entry, plain.read(entry))
+    content = made.getvalue()
+    return content[:200] + b"\xff" * 30 + content[230:]
+
+
 def with_a_password(archive: bytes) -> bytes:
     """The archive, its first member marked as encrypted in the directory at the end."""
     flags = archive.index(b"PK\1\2") + 8
@@ -315,7 +329,7 @@ DAMAGE = {
     "a negative extent in the header of an npy file": (
         "a pair of npy files",
         lambda: rewrite("x.npy", lambda b: b.replace(b"(40, 3", b"(-4, 3")),
-        r"x.npy: is not a whole .npy file: it has 728 bytes, but .* \(-4, 3, 5\), makes it 68$",
+        r"not a whole .npy file: it has 728 bytes, but .* \(-4, 3, 5\), makes it 68; save or fetch it again$",
     ),
     "an extent beyond all memory in that of a compressed npz file": (
         "a compressed npz file",
@@ -323,6 +337,11 @@ DAMAGE = {
             "small.npz", "x.npy", lambda b: b.replace(b", 3, 5), }         ", b", 1099511627776), }")
         ),
         r"small.npz: is not a whole .npz file: it has 728 bytes, .* \(40, 1099511627776\), makes it 43,980,",
+    ),
+    "a header of an npy file that is cut off in a line": (
+        "a pair of npy files",
+        lambda: rewrite("x.npy", lambda b: b.replace(b"}", b"{", 1)),
+        r"x.npy: is not a whole .npy file: .*; save or fetch it again$",
     ),
     "something else than npy": (
         "a pair of npy files",
@@ -353,6 +372,11 @@ DAMAGE = {
         "a plain npz file",
         lambda: rewrite("plain.npz", lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]),
         r"plain.npz: is not a whole .npz file: Bad CRC-32 for file 'x.npy'",
+    ),
+    "flipped bytes in an npz file of another compression": (
+        "a plain npz file",
+        lambda: rewrite("plain.npz", damaged_lzma),
+        r"plain.npz: is not a whole .npz file: Corrupt input data; save or fetch it again$",
     ),
     "an npz file without the array": (
         "a plain npz file",

@@ -8,13 +8,15 @@ import pytest
 from weft.kernels.device import Device
 from weft.runtime.errors import GraphError
 from weft.runtime.graph import Builder
+from weft.runtime.graph.outline import outline
 from weft.runtime.train import oracle
 from weft.runtime.train.data import load_data
+from weft.runtime.train.data.section import NpzData
 from weft.runtime.train.job import load_job
-from weft.runtime.train.model import build, outline
+from weft.runtime.train.model import build
 from weft.runtime.train.replica import Replica
 from weft.runtime.train.sample import shown
-from weft.runtime.train.schema import Layer
+from weft.runtime.train.schema import Layer, Model
 
 MODELS = """
 from weft.runtime.graph import Builder
@@ -59,6 +61,15 @@ def test_a_model_that_cannot_learn_its_data_is_refused(layers, words):
     given = [Layer.model_validate(layer) for layer in layers]
     with pytest.raises(GraphError, match=words):
         build(job.model.model_copy(update={"layers": given}), load_data(job.data, job.seed, job.model.loss))
+
+
+@pytest.mark.parametrize("features", [3, 5])
+def test_one_hot_targets_are_refused_with_what_to_store(features, tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.ones((9, 4), np.float32), y=np.eye(3)[np.arange(9) % 3])
+    data = load_data(NpzData(source="npz", path=str(tmp_path / "d.npz"), test=0.0), 0)
+    model = Model(layers=[Layer(kernel="dense", features=features)])
+    with pytest.raises(GraphError, match=rf"targets \(3,\) .* outputs are \({features},\).*argmax\(-1\)"):
+        build(model, data)
 
 
 def test_an_outline_tells_kernels_settings_and_inputs():
