@@ -17,7 +17,7 @@ from pathlib import Path
 import weft.runtime.message  # noqa: F401  (before mpi4py, which else starts MPI without its settings)
 from tests.mpi.exchange.test_delays import tiny
 from tests.mpi.training import Bench, disturb, until
-from weft.runtime.exchange import Plan, exchange
+from weft.runtime.exchange import Plan
 from weft.runtime.graph.backward import Phase
 from weft.runtime.message import World, run
 from weft.runtime.train.replica import Replica
@@ -38,8 +38,7 @@ def arrange(training, replica: Replica, world: World) -> None:
         fail_in_a_stolen_kernel(training._stealing, replica, world)
     elif world.rank == world.size - 1:
         if CASE == "the_order_differs":
-            make_plan = exchange.best_plan
-            exchange.best_plan = lambda *given: swapped(make_plan(*given))
+            training.exchange.plan = swapped(training.exchange.plan)
             # So that what is looked at once a second is among the last thousand collectives still.
             disturb(replica, lambda step, rows: time.sleep(0.005))
         elif CASE != "all_is_well":

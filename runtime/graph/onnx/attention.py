@@ -5,14 +5,14 @@ softmax(cap(scale · Q Kᵀ), hidden where the masks say so) V        (N, heads,
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ....kernels.activation import Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber
-from ....kernels.choice import Where
+from ....kernels.choice import CompareNumber, Where
 from ....kernels.matmul import MatMul
 from ....kernels.probability import Softmax
 from ....kernels.rearrange import Take
@@ -80,7 +80,8 @@ def _shared(at: At, x: Dynamic, heads: int, part: str) -> Dynamic:
 
 def _shares(at: At, scores: Dynamic) -> Dynamic:
     """The softmax of scores, without those that are hidden: shares of 0, also where all of a row are."""
-    seen: Operand | None = _window(at, *scores.shape[-2:])
+    window = _window(at, *scores.shape[-2:])
+    seen: Operand | None = window
     if at.given(3):
         mask = at.operand(3)
         kind = mask.array.dtype.name if isinstance(mask, Static) else mask.spec.dtype
@@ -88,14 +89,7 @@ def _shares(at: At, scores: Dynamic) -> Dynamic:
             mask = _padded(mask, scores.shape[-1])
         if kind != "bool":
             scores = both(at, "add", scores, mask, "masked")
-        elif isinstance(mask, Static) and isinstance(seen, Static):
-            at.check_fixed(mask)
-            seen = Static(mask.array & seen.array)
-        elif seen is not None:
-            values, _ = together(at, mask, seen)
-            seen = at.add(Arithmetic("mul"), *values, part="seen")
-        else:
-            seen = mask
+        seen = _seen(at, mask if kind == "bool" else _shown(at, mask, window), window)
     if seen is None:
         return at.add(Softmax(), scores, part="shares")
     values, _ = together(at, seen, scores, Static(LEAST))
@@ -104,6 +98,30 @@ def _shares(at: At, scores: Dynamic) -> Dynamic:
         return shares
     values, _ = together(at, seen, shares, Static(np.zeros((), np.float32)))
     return at.add(Where(), *values, part="seen_shares")
+
+
+def _shown(at: At, mask: Operand, window: Static | None) -> Operand | None:
+    """What a mask of numbers does not take down to minus infinity; None where that needs no further look.
+
+    A row without anything else would be no number, or all that the window hides, which is finite there.
+    """
+    if isinstance(mask, Dynamic):
+        return at.along(mask, at.add(at.kernel(CompareNumber, "not_equal", -inf), mask, part="shown"))
+    shown = mask.array != -inf
+    if mask.other is None and (shown & (True if window is None else window.array)).any(axis=-1).all():
+        return None
+    return Static(shown, other=None if mask.other is None else mask.other != -inf)
+
+
+def _seen(at: At, shown: Operand | None, window: Static | None) -> Operand | None:
+    """What both show."""
+    if shown is None or window is None:
+        return window if shown is None else shown
+    if isinstance(shown, Static):
+        at.check_fixed(shown)
+        return Static(shown.array & window.array)
+    values, _ = together(at, shown, window)
+    return at.add(Arithmetic("mul"), *values, part="seen")
 
 
 def _padded(mask: Static, places: int) -> Static:

@@ -16,13 +16,14 @@ HEADS = {"q_num_heads": 2, "kv_num_heads": 2}
 
 
 def attending(inputs: str, **attributes) -> onnx.ModelProto:
-    shapes = PLACES | {"m": ("n", 1, 4, 5), "p": ("n", 2, 3, 3)}
+    shapes = PLACES | {"m": ("n", 1, 4, 5), "f": ("n", 1, 4, 5), "p": ("n", 2, 3, 3)}
+    stored = {"rows": ROWS, "numbers": np.where(ROWS, NUMBERS, np.float32(-np.inf))}
     names = inputs.split()
     proto = file(
         [node("Attention", inputs.replace("-", ""), "y", **HEADS | attributes)],
         {name: shapes[name] for name in shapes if name in names},
         ["y"],
-        {"rows": ROWS} if "rows" in names else {},
+        {name: array for name, array in stored.items() if name in names},
         version=23,
     )
     if "m" in names:
@@ -31,27 +32,31 @@ def attending(inputs: str, **attributes) -> onnx.ModelProto:
     return proto
 
 
-def wanted(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def wanted(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, added: np.ndarray) -> np.ndarray:
     heads = [x.reshape(*x.shape[:2], 2, 3).transpose(0, 2, 1, 3) for x in (q, k, v)]
-    scores = heads[0] @ heads[1].swapaxes(2, 3) / np.sqrt(3)
+    scores = heads[0] @ heads[1].swapaxes(2, 3) / np.sqrt(3) + added
     shares = softmax(np.where(seen, scores, -30), -1) * seen
     return (shares @ heads[2]).transpose(0, 2, 1, 3).reshape(q.shape)
 
 
+NUMBERS = normal(4, 5, seed=7)
 GIVEN = {name: normal(2, *shape[1:], seed=n) for n, (name, shape) in enumerate(PLACES.items())}
 SEEN = normal(2, 1, 4, 5, seed=5) > -0.5
 SEEN[1, 0, 2] = False
 
 
 @pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("mask", ["", "m", "rows"])
+@pytest.mark.parametrize("mask", ["", "m", "rows", "f", "numbers"])
 def test_places_of_which_none_is_seen_get_nothing(mask, causal):
-    """A softmax of minus infinity alone is no number."""
+    """A softmax of minus infinity alone is no number; with a window it was of what that hides."""
     proto = attending(f"q k v {mask}".strip(), is_causal=causal)
-    seen = {"": np.True_, "m": SEEN, "rows": ROWS}[mask] & (np.tri(4, 5, dtype=bool) | (not causal))
-    samples = GIVEN | ({"m": SEEN} if mask == "m" else {})
+    shown = {"": np.True_, "m": SEEN, "f": SEEN}.get(mask, ROWS)
+    seen = shown & (np.tri(4, 5, dtype=bool) | (not causal))
+    added = np.where(mask in ("f", "numbers"), NUMBERS, 0)
+    masks = {"m": SEEN, "f": np.where(SEEN, added, -np.inf)}
+    samples = GIVEN | {name: array for name, array in masks.items() if name == mask}
     (y,) = compute(read(proto), samples).values()
-    np.testing.assert_allclose(y, wanted(*GIVEN.values(), seen), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, wanted(*GIVEN.values(), seen, added), rtol=1e-5, atol=1e-6)
     unseen = ~np.broadcast_to(seen, (2, 1, 4, 5)).any(-1)[:, 0]
     assert (y[unseen] == 0).all()
 
