@@ -74,6 +74,13 @@ MADE = re.compile(
 """What PyTorch's newer exporter calls a tensor that the model makes of nothing: by the function. (A clone is
 one that is written down in it.)"""
 
+WRITTEN = re.compile(r"(/.*)?/Constant(_\d+)?_output_0")
+"""What simplifiers (onnxslim) call an array that they store in place of a Constant node of PyTorch's older
+exporter; to them it is as any weight."""
+
+NUMBER = re.compile(r"onnx::.*|/.*|_v_\d+")
+"""How that exporter calls a number that is no parameter, and how simplifiers do (onnxsim: _v_32)."""
+
 NORMS = ("InstanceNormalization", "LayerNormalization")
 WAVE = 2e-3  # how far from 1 the squares of tables in float16 are
 
@@ -104,12 +111,12 @@ def constants(
         # PyTorch gives a learned scale its parameter's name, and a number of the model's code one of its own
         # making; others store an epsilon as they store a scale.
         numbers = {name for name, array in stored.items() if not array.ndim}
-        found |= {name for name in numbers if told or producer != "pytorch" or name.startswith("onnx::")}
+        found |= {name for name in numbers if told or producer != "pytorch" or NUMBER.fullmatch(name)}
     if producer == "pytorch":
         found |= _neutral(nodes, stored) | {name for name, array in stored.items() if _is_grid(array)}
         slopes = {name for node in nodes if node.op_type == "PRelu" for name in node.input}  # turned ones
         found |= {name for name in stored if COUNTED.fullmatch(name) and stored[name].size == 1} - slopes
-        found |= {name for name in stored if MADE.fullmatch(name)}
+        found |= {name for name in stored if MADE.fullmatch(name) or WRITTEN.fullmatch(name)}
     learned = {name for name, kind in told.items() if kind == "PARAMETER"}
     return frozenset((found | told.keys()) - learned)
 

@@ -214,6 +214,12 @@ TABLES = {  # what is stored, the operator that it meets, what makes the operand
     "a number of PyTorch's older exporter": (
         {"onnx::Mul_3": np.float32(0.35)}, "Mul", [], "pytorch", False
     ),
+    "a number that onnxslim has stored": (
+        {"/norm/Constant_output_0": np.float32(0.35)}, "Mul", [], "pytorch", False
+    ),
+    "a number that onnxsim has stored": ({"_v_32": np.float32(0.35)}, "Mul", [], "pytorch", False),
+    "an array that onnxslim has stored": ({"/Constant_4_output_0": ANGLES}, "Mul", [], "pytorch", False),
+    "a matrix that a simplifier has turned": ({"/Transpose_output_0": ANGLES}, "Mul", [], "pytorch", True),
     "a number that is written down in a model": ({"clone": np.float32(0.35)}, "Mul", [], "pytorch", False),
     "a number of another exporter": ({"scale": np.float32(0.35)}, "Mul", [], "mine", False),
     "a scale of one element": ({"scale": np.float32([0.35])}, "Mul", [], "pytorch", True),
