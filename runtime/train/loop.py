@@ -261,8 +261,8 @@ class TrainingLoop:
                 else:
                     await self._step(done)
                     done += 1
-                if tuner.next() is None:
-                    self._tell_plan(done)
+                if tuner.next() is None or (not self._on_trial and done + 1 in pause):
+                    self._tell_plan(done)  # the latter: one that pauses after each step is not tuned
                 if done in pause:
                     await self.rest()
                     self._step_began = None

@@ -157,6 +157,14 @@ def test_a_pause_comes_at_its_step_and_tuning_goes_on_behind_it(inside):
 
 
 @pytest.mark.mpi(min_size=2)
+def test_a_run_that_pauses_after_each_step_is_not_tuned_and_tells_its_plan_all_the_same():
+    tuned = tune(Bench(job(inside="flat")), pause=range(1, LENGTH + 1))
+    assert tuned.tried == []
+    assert tuned.planned[0].step == 1
+    assert {(one.settings, one.on_trial) for one in tuned.planned} == {(DEFAULT, 0)}
+
+
+@pytest.mark.mpi(min_size=2)
 @WAYS
 def test_a_wish_to_stop_while_settings_are_tried_stops_all_behind_the_same_step(inside):
     def stop_on_the_last_rank(step, team):
