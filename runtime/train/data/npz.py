@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import lzma
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,13 @@ CHUNK_BYTES = 1 << 20
 ENCRYPTED = 1  # the flag of a member that wants a password
 
 # What zipfile, the decompressors (OSError is bz2's) and NumPy raise of bytes that are not those of before.
-DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError,
+DAMAGED: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError,
 )  # fmt: skip
+with suppress(ImportError):  # of a Python that was built without it, where zipfile opens no such member
+    import lzma
+
+    DAMAGED = (*DAMAGED, lzma.LZMAError)
 
 
 def pairs(data: NpzData, sound: bool = False) -> tuple[Pair, Pair | None]:

@@ -8,6 +8,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -481,3 +483,9 @@ def test_what_cannot_be_normalised(value: float, told: str, here: Path) -> None:
     np.save("x.npy", inputs)
     with pytest.raises(DataError, match=rf"^x.npy: {told}, so that nothing can be normalised; clean it$"):
         load("npy", inputs="x.npy", targets="y.npy", normalise="standard", validation=0.0, test=0.0)
+
+
+def test_a_python_without_lzma_reads_what_is_packed_otherwise():
+    """Many are built without it, and none of the sources could be imported there."""
+    program = "import sys; sys.modules['_lzma'] = None; import weft.runtime.train.data.npz"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
