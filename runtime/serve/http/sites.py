@@ -30,7 +30,7 @@ class Sites:
     """Those that `settings` lets ask."""
 
     def __init__(self, settings: HttpSettings) -> None:
-        named = {name.lower() for name in settings.allowed_hosts}
+        named = {name.rstrip(".").lower() for name in settings.allowed_hosts}
         looks = bool(named) or (not settings.token and is_loopback(settings.host))
         self._any = ANY in named or not looks
         self._names = named | {"localhost", gethostname().lower()}

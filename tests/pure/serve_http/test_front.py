@@ -144,6 +144,7 @@ NAMED = {"allowed_hosts": ("GPU7.example",)}
         ({"token": "open"}, "proxy.example", 200),
         ({"host": "0.0.0.0"}, "gpu7.example:8000", 200),
         (NAMED, "gpu7.example:8000", 200),
+        ({"allowed_hosts": ("gpu7.example.",)}, "gpu7.example.:8000", 200),
         (NAMED, "localhost", 200),
         (NAMED, "evil.example", 403),
         pytest.param(
