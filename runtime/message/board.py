@@ -130,13 +130,23 @@ class Board:
 
     @classmethod
     async def allocate(
-        cls, node: Communicator, counters: int, numbers: int = 0, *, name: str = "board"
+        cls,
+        node: Communicator,
+        counters: int,
+        numbers: int = 0,
+        *,
+        name: str = "board",
+        keep: Callable[[Window], None] | None = None,
     ) -> Board:
-        """A board of that many counters and numbers a rank, all 0; collective over the node communicator."""
+        """A board of that many counters and numbers a rank, all 0; collective over the node communicator.
+
+        `keep` gets its window, as in `Window.allocate`.
+        """
         if counters < 1:
             raise Mistake(f"a board of {counters} counters was asked for; it needs 1 or more")
         table_bytes = node.size * row_bytes(counters) if node.rank == 0 else 0
-        window = await Window.allocate(node, table_bytes + numbers * WORD_BYTES, what=f"the board {name!r}")
+        nbytes = table_bytes + numbers * WORD_BYTES
+        window = await Window.allocate(node, nbytes, what=f"the board {name!r}", keep=keep)
         board = cls(node, window, counters, numbers, name)
         await window.fence()  # the table lies in another rank's segment, which that rank has zeroed
         return board

@@ -69,7 +69,9 @@ class Communicator:
         self.name = name
         #: Its name and its forebears': the same on all its ranks, and another for every other on a rank.
         self.group = group or name
-        self._children: list[str] = []
+        self._children: dict[
+            str, int
+        ] = {}  # by the name that their groups end with: how often it was asked for
         self.rank = mpi.Get_rank()
         self.size = mpi.Get_size()
         #: Every member's rank in the world.
@@ -180,9 +182,12 @@ class Communicator:
     def meet(self, arrival: Operation, call: Callable[[], T]) -> Meeting[T]:
         """Have every rank make `call()`, which blocks in MPI until all do, when all have come (meeting.py).
 
-        `arrival` is a collective that was called here for it. Mistake on ranks that called another there.
+        `arrival` is a collective that was called here for it just now, and one that no rank ends before all
+        have called it. Mistake on ranks that called another there.
         """
         meeting = Meeting(arrival, self.group, self.ranks, call)
+        if self.selector.meetings is not None:
+            self.selector.meetings.call(meeting)
 
         def come(arrival: asyncio.Future[Any]) -> None:
             if (error := arrival.exception()) is not None:
@@ -278,9 +283,16 @@ class Communicator:
             )
 
     def _child(self, name: str) -> str:
-        self._children.append(name)
-        count = self._children.count(name)
-        return f"{self.group}/{name}" if count == 1 else f"{self.group}/{name} ({count})"
+        """The group of the next child of that name. Two that had one were in one meeting, and it never began:
+
+        "a/b" of the world and "b" of its "a" were, and a third that was called what a second one's group is.
+        """
+        name = own = name.replace("/", "//")
+        while own in self._children:
+            self._children[name] += 1
+            own = f"{name} ({self._children[name]})"
+        self._children[own] = 1
+        return f"{self.group}/{own}"
 
     def free(self) -> None:
         """Give the communicator back to MPI; nothing may be outstanding on it."""

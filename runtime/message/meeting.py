@@ -54,7 +54,7 @@ class Visit(Protocol):
         """Make the call; what it raises is kept for who waits."""
 
     def refuse(self, first: int, what: str) -> None:
-        """The meeting's first rank, `first`, has called something else there: `what`."""
+        """The meeting's first rank, `first`, has called something else there, `what`: a mistake."""
 
 
 class Meetings:
@@ -64,14 +64,19 @@ class Meetings:
         self._rank, self._send = control.rank, control.send
         control.on("met", self.met)
         control.on("turn", self.turn)
-        self._here: dict[
-            Key, tuple[Visit, float]
-        ] = {}  # to which all have come, as seen here, and since when
+        self._called: set[Key] = set()  # all of this rank that are not over
+        #: Those to which all have come, as seen here, and since when.
+        self._here: dict[Key, tuple[Visit, float]] = {}
         self._order: deque[tuple[Key, int, int, str]] = deque()  # as rank 0 told it, less those that are over
+
+    def call(self, visit: Visit) -> None:
+        """This rank has called the collective before the meeting; by the time of the turn all have."""
+        self._called.add(visit.key)
 
     def come(self, visit: Visit) -> None:
         """All ranks have come: the call, in its turn. The first of them tells rank 0."""
         if len(visit.ranks) == 1:
+            self._called.discard(visit.key)
             visit.make()
             return
         self._here[visit.key] = visit, time.monotonic()
@@ -97,7 +102,16 @@ class Meetings:
             self.turn(0, *told)
 
     def turn(self, source: int, group: str, number: int, first: int, checksum: int, what: str) -> None:
-        """Rank 0 has told the next in the order. All have come, but this rank may still have to see it."""
+        """Rank 0 has told the next in the order. All have come, but this rank may still have to see it.
+
+        Mistake where this rank has called something else there, that is no meeting: the others block in MPI,
+        where they neither hear nor tell of it, and this rank waited for the turn of its next one.
+        """
+        if (group, number) not in self._called:
+            raise Mistake(
+                f'rank {first} called "{what}" as collective {number} on {group!r}, and rank {self._rank} '
+                "something else there: all ranks must call the same collectives in the same order"
+            )
         self._order.append(((group, number), first, checksum, what))
         self._proceed()
 
@@ -105,7 +119,8 @@ class Meetings:
         """Meetings whose turn has not come, and for whom they wait."""
         found = []
         for visit, since in self._here.values():
-            needs = Needs((0 if self._rank else visit.ranks[0],))
+            others = tuple(rank for rank in visit.ranks if rank != self._rank)  # one tells for all
+            needs = Needs((0 if self._rank else visit.ranks[0],), visit.key[0], witnesses=others)
             found.append(Waiting(f"the turn of: {visit.what}", since, needs))
         return found
 
@@ -113,6 +128,7 @@ class Meetings:
         while self._order and self._order[0][0] in self._here:
             key, first, checksum, what = self._order.popleft()
             visit, _ = self._here.pop(key)
+            self._called.discard(key)
             if visit.checksum == checksum:
                 visit.make()
             else:
@@ -143,15 +159,18 @@ class Meeting(asyncio.Future[T]):
                 self.set_result(made)
 
     def refuse(self, first: int, what: str) -> None:
-        """The ranks have come for different calls."""
+        """The ranks have come for different calls.
+
+        It is raised here, too, and ends the job: others block in MPI, even if who waits catches it.
+        """
         group, number = self.key
         seen = f'called "{what}"' if what != self.what else "had called other collectives before"
-        self.fail(
-            Mistake(
-                f'"{self.what}" was called as collective {number} on {group!r}, where rank {first} {seen}: '
-                "all ranks must call the same collectives in the same order"
-            )
+        error = Mistake(
+            f'"{self.what}" was called as collective {number} on {group!r}, where rank {first} {seen}: '
+            "all ranks must call the same collectives in the same order"
         )
+        self.fail(error)
+        raise error
 
     def fail(self, error: BaseException) -> None:
         """Raise it where the meeting is awaited."""

@@ -108,6 +108,9 @@ class Watch(Protocol):
 class Turns(Protocol):
     """Who says when a rank may go into a call of MPI that blocks: see meeting.py."""
 
+    def call(self, visit: Any) -> None:
+        """This rank has called the collective before it."""
+
     def come(self, visit: Any) -> None:
         """All ranks have come for what `visit` is to make: it does when it is its turn."""
 

@@ -21,6 +21,7 @@ import asyncio
 import math
 import operator
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, SupportsIndex
 
@@ -61,10 +62,18 @@ class Window:
         self._segments = [self._segment(rank) for rank in range(node.size)]
 
     @classmethod
-    async def allocate(cls, node: Communicator, nbytes: int, *, what: str = "a shared window") -> Window:
+    async def allocate(
+        cls,
+        node: Communicator,
+        nbytes: int,
+        *,
+        what: str = "a shared window",
+        keep: Callable[[Window], None] | None = None,
+    ) -> Window:
         """A window with `nbytes` for this rank; collective over the node communicator.
 
-        MachineError, on all ranks, when the node has too little shared memory. `what` reports call it.
+        MachineError, on all ranks, when the node has too little shared memory. `what` reports call it. `keep`
+        gets it, too, even where nobody waits for it any more: it is to be closed before MPI ends.
         """
         if not isinstance(nbytes, SupportsIndex) or operator.index(nbytes) < 0:
             raise Mistake(f"a window of {nbytes!r} bytes was asked for; give a whole number, 0 or more")
@@ -77,7 +86,10 @@ class Window:
 
         def made() -> Window:
             check_room(int(asked[:, 0].sum()), node.size, int(asked[:, 1].min()))
-            return cls(node, asked[:, 0].copy(), number)
+            window = cls(node, asked[:, 0].copy(), number)
+            if keep is not None:
+                keep(window)
+            return window
 
         return await asyncio.shield(node.meet(arrival, made))
 

@@ -107,13 +107,7 @@ class World(Communicator):
         `node` is a duplicate of the world's, for who makes windows while others use that. The world closes
         it at the end, if nobody did before. Cancelling ends the waiting only.
         """
-
-        async def made() -> Window:
-            window = await Window.allocate(node or self.node, nbytes)
-            self._share(window)
-            return window
-
-        return await to_the_end(made())
+        return await Window.allocate(node or self.node, nbytes, keep=self._share)
 
     async def board(self, counters: int, numbers: int = 0, *, name: str = "board") -> Board:
         """Counters that the ranks of this node see and await (board.py); collective over the node.
@@ -122,8 +116,8 @@ class World(Communicator):
         """
 
         async def made() -> Board:
-            board = await Board.allocate(self.node, counters, numbers, name=name)
-            self._share(board)
+            board = await Board.allocate(self.node, counters, numbers, name=name, keep=self._share)
+            self._share(board)  # in its window's place
             return board
 
         return await to_the_end(made())
@@ -137,7 +131,9 @@ class World(Communicator):
         return await (self._node_apart if node else self._switchboard.comm).duplicate(name)
 
     def _share(self, new: Window | Board) -> None:
-        self._shared = [*(one for one in self._shared if not one.closed), new]
+        # When it is made, not when who asked goes on: of who was cancelled between (with main's end) MPICH
+        # 5.0.2 found the window in MPI_Finalize, and ended the job with "Device or resource busy".
+        self._shared = [*(one for one in self._shared if not one.closed and one.key != new.key), new]
 
     async def agree(self, name: str, value: str | bytes, *, among: Communicator | None = None) -> None:
         """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.

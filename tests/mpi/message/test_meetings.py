@@ -101,3 +101,36 @@ def test_where_one_rank_finds_too_little_memory_all_are_told(monkeypatch: pytest
         await world.window(1)
 
     run(main)
+
+
+@pytest.mark.mpi
+def test_communicators_whose_names_end_alike_are_duplicated_at_once() -> None:
+    """Two with one group were in one meeting: no rank went in twice, and both waited for ever."""
+
+    async def main(world: World) -> None:
+        a, x, _ = [await world.duplicate(name) for name in ("a", "x", "x")]
+        alike = [await a.duplicate("b"), await world.duplicate("a/b"), await world.duplicate("x (2)"), x]
+        groups = [comm.group for comm in world.selector.communicators]
+        assert len(set(groups)) == len(groups)
+        made = await asyncio.gather(*(comm.duplicate("next") for comm in alike))
+        await asyncio.gather(*(comm.barrier() for comm in made))
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_a_window_that_is_made_when_all_tasks_were_cancelled_is_closed_with_the_world() -> None:
+    """As at main's end. MPICH found it in MPI_Finalize, and ended the job."""
+
+    async def main(world: World) -> None:
+        before = asyncio.all_tasks()
+        opening = [asyncio.create_task(world.window(64)), asyncio.create_task(world.board(2))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await asyncio.wait(opening)
+        await world.node.duplicate("behind them")
+        assert len(world._shared) == 2
+
+    run(main)

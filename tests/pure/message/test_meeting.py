@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from weft.runtime.errors import Mistake
 from weft.runtime.message.meeting import Meetings
 
 
@@ -28,8 +29,13 @@ class Job:
         self.made: list[list[str]] = [[] for _ in range(size)]
         self.refused: list[tuple[int, int, str]] = []
 
+    def call(self, name: str, ranks: list[int], rank: int, checksum: int = 0) -> Visit:
+        visit = Visit(self, rank, ranks, name, checksum)
+        self.posts[rank].meetings.call(visit)
+        return visit
+
     def meeting(self, name: str, ranks: list[int], rank: int, checksum: int = 0) -> None:
-        self.posts[rank].meetings.come(Visit(self, rank, ranks, name, checksum))
+        self.posts[rank].meetings.come(self.call(name, ranks, rank, checksum))
 
     def leave(self, members: dict[str, list[int]]) -> bool:
         """End a call that all of its ranks are in; whether there is one."""
@@ -92,6 +98,7 @@ def test_whoever_comes_in_which_order_all_calls_are_made_and_in_one_order(seed: 
         members[f"meeting {number}"] = ranks
     job = Job(size, random)
     coming = [(name, rank) for name, ranks in members.items() for rank in ranks]
+    visits = {(name, rank): job.call(name, members[name], rank) for name, rank in coming}
     random.shuffle(coming)  # all have come, but every rank sees it at a time of its own
     while True:
         steps: list[Callable[[], bool]] = [lambda: job.leave(members), job.deliver]
@@ -101,7 +108,7 @@ def test_whoever_comes_in_which_order_all_calls_are_made_and_in_one_order(seed: 
             def come(free: list[tuple[str, int]] = free) -> bool:
                 name, rank = random.choice(free)
                 coming.remove((name, rank))
-                job.meeting(name, members[name], rank)
+                job.posts[rank].meetings.come(visits[name, rank])
                 return True
 
             steps.append(come)
@@ -124,6 +131,7 @@ def test_a_rank_that_is_alone_goes_in_at_once_and_who_waits_is_told_with_for_who
     job.meeting("pair", [1, 2], 2)
     (waiting,) = job.posts[2].meetings.waiting()
     assert (waiting.what, waiting.needs.peers) == ("the turn of: pair as rank 2 calls it", (0,))
+    assert (waiting.needs.group, waiting.needs.witnesses) == ("pair", (1,))
 
 
 def test_a_rank_that_has_come_for_something_else_goes_nowhere_and_is_told_who_has_not() -> None:
@@ -134,3 +142,13 @@ def test_a_rank_that_has_come_for_something_else_goes_nowhere_and_is_told_who_ha
         pass
     assert job.refused == [(1, 2, "all as rank 2 calls it")]
     assert job.inside == {0: ["all"], 1: [], 2: ["all"]}
+
+
+def test_a_rank_that_has_called_what_is_no_meeting_says_so_rather_than_wait_for_its_next_turn() -> None:
+    """The others are in MPI, and can't."""
+    job = Job(2, Random(0))
+    job.call("later", [0, 1], 1)
+    job.meeting("first", [0, 1], 0)
+    with pytest.raises(Mistake, match=r'rank 0 called "first as rank 0 .*, and rank 1 something else there'):
+        job.deliver()
+    assert job.inside == {0: ["first"], 1: []}
