@@ -69,9 +69,8 @@ class Communicator:
         self.name = name
         #: Its name and its forebears': the same on all its ranks, and another for every other on a rank.
         self.group = group or name
-        self._children: dict[
-            str, int
-        ] = {}  # by the name that their groups end with: how often it was asked for
+        #: By the names that the groups of duplicates end with: how often each was asked for.
+        self._children: dict[str, int] = {}
         self.rank = mpi.Get_rank()
         self.size = mpi.Get_size()
         #: Every member's rank in the world.
