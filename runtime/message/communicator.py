@@ -65,6 +65,10 @@ class Communicator:
 
     def __init__(self, mpi: MPI.Intracomm, selector: MpiSelector, name: str, group: str = "") -> None:
         self.mpi = mpi
+        #: For calls that block in MPI (meeting.py): nothing else is ever under way there. Open MPI 5.0.11
+        #: makes a window by collectives of its own on the communicator that it is given, and hung where one
+        #: rank had begun a barrier on that before, and another behind it.
+        self.quiet = mpi.Dup()
         self.selector = selector
         self.name = name
         #: Its name and its forebears': the same on all its ranks, and another for every other on a rank.
@@ -207,7 +211,7 @@ class Communicator:
         """
         group = self._child(name)
         arrival = self.barrier(what=f"duplicate as {name!r}")
-        made = self.meet(arrival, lambda: Communicator(self.mpi.Dup(), self.selector, name, group))
+        made = self.meet(arrival, lambda: Communicator(self.quiet.Dup(), self.selector, name, group))
         return await asyncio.shield(made)
 
     async def split(self, color: int | None, key: int = 0, *, name: str) -> Communicator | None:
@@ -227,7 +231,7 @@ class Communicator:
         arrival = self.barrier(what=f"split into {name!r}")
 
         def made() -> Communicator | None:
-            mpi = self.mpi.Split(MPI.UNDEFINED if color is None else color, key)
+            mpi = self.quiet.Split(MPI.UNDEFINED if color is None else color, key)
             if mpi == MPI.COMM_NULL:
                 return None
             assert isinstance(mpi, MPI.Intracomm)
@@ -298,6 +302,7 @@ class Communicator:
         if self.mpi != MPI.COMM_NULL:
             self.selector.communicators.remove(self)
             self.mpi.Free()
+            self.quiet.Free()
 
     def watch(
         self, requests: Sequence[MPI.Request], what: str, keep: Any, needs: Needs = NOBODY

@@ -47,7 +47,7 @@ class Window:
         # Apart, each segment starts on a page of its own: near the rank that touches it first.
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         size = rounded_up(max(int(sizes[node.rank]), 1) + LINE_BYTES)
-        self._win = MPI.Win.Allocate_shared(size, 1, info=info, comm=node.mpi)
+        self._win = MPI.Win.Allocate_shared(size, 1, info=info, comm=node.quiet)
         info.Free()
         self._win.Lock_all(MPI.MODE_NOCHECK)  # MPI wants an epoch around Sync
         self._node = node
@@ -58,7 +58,7 @@ class Window:
         self._sizes = sizes
         self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
         self._win.Sync()
-        node.mpi.Barrier()
+        node.quiet.Barrier()
         self._segments = [self._segment(rank) for rank in range(node.size)]
 
     @classmethod

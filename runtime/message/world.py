@@ -85,7 +85,7 @@ class World(Communicator):
         #: Called behind the last task and thread, for what nobody has closed before.
         self.ends: list[Callable[[], None]] = []
         # For parts of Weft that duplicate it, apart from what others call on the node meanwhile.
-        self._node_apart = Communicator(self.node.mpi.Dup(), loop.mpi, "node apart")
+        self._node_apart = Communicator(self.node.quiet.Dup(), loop.mpi, "node apart")
         self._position = ("the start of main", time.monotonic())
 
     @property

@@ -95,7 +95,7 @@ class Crew:
         nbytes = 8 * claims.words(len(job.needs), world.node_size) + (8 + TEXT_BYTES) * world.node_size
         window = await world.window(nbytes if world.node_rank == 0 else 0, node=node)
         arrival = node.barrier(what="doorbells of an engine")
-        self = cls(world, job, spans, window, await node.meet(arrival, lambda: doorbells(node.mpi)))
+        self = cls(world, job, spans, window, await node.meet(arrival, lambda: doorbells(node.quiet)))
         await self._window.fence()
         await asyncio.to_thread(claims.warm_up)
         # The loop's thread naps longer while a kernel of ours computes on its core.

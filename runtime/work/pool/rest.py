@@ -43,7 +43,7 @@ class Rest:
         bells = None
         if sys.platform == "linux":
             arrival = node.barrier(what="doorbells of a pool")
-            bells = await node.meet(arrival, lambda: Doorbells(node.mpi))
+            bells = await node.meet(arrival, lambda: Doorbells(node.quiet))
         return cls(world, bells)
 
     def nap(self) -> None:
