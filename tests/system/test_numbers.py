@@ -13,7 +13,7 @@ from tests.system.small import train
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(
     ("rate", "steps", "told"),
-    [("1e30", 9, "the loss of small became "), ("1e38", 1, "the test loss of small became ")],
+    [("1e38", 9, "the loss of small became "), ("1e38", 1, "the test loss of small became ")],
     ids=["in a step", "in the last step, which the test set alone tells"],
 )
 def test_training_that_diverges_says_so(rate, steps, told, ranks, job, tmp_path):
