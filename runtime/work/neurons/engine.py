@@ -186,9 +186,7 @@ class Neurons:
 
     async def _agree_on_plan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
         """Mistake on all ranks where these differ: of two plans ranks waited for each other's blocks."""
-        given = {
-            f"tags[{name!r}][{tag!r}]={value}" for name, own in tags.items() for tag, value in own.items()
-        }
+        given = {f"tags[{name!r}]={dict(sorted(own.items()))}" for name, own in tags.items()}
         left = {f"dropped[{name!r}]={sorted(map(int, own))}" for name, own in dropped.items()}
         text = ", ".join([*sorted(given), *sorted(left)]) or "none"
         await self._world.agree("tags and dropped neurons of an engine", text, among=self._node)

@@ -130,6 +130,7 @@ UNLIKE = {
     "another batch": ("settings of an engine", lambda last: {"batch": 1 + last}),
     "barriers": ("settings of an engine", lambda last: {"barrier": last}),
     "tags": ("tags and dropped neurons", lambda last: {"tags": {"conv2d_1": {"cost_s": 1.0 + last}}}),
+    "a name without tags": ("tags and dropped neurons", lambda last: {"tags": {"conv9": {}} if last else {}}),
     "dropped neurons": ("tags and dropped neurons", lambda last: {"dropped": {"conv2d_1": range(last)}}),
 }
 

@@ -45,41 +45,37 @@ def test_s5_2_a_batch_takes(due_ms, largest, taken):
     assert found == taken
 
 
-def test_s5_5_a_class_that_is_left_nothing_is_refused_while_higher_ones_take_all():
+def busy_with_the_higher_class() -> tuple[Weft, Group]:
+    """At 0 s: one job of it is computed, one waits in this group; the lower class is promised nothing."""
     classes = (CLASSES[0], replace(CLASSES[1], share=0.0))
     policy = started(Weft, FAST, with_settings=replace(settings(), classes=classes))
-    first, second = job(0), job(1, 0.001)
-    policy.arrive(first, 0.0)
+    policy.arrive(job(0), 0.0)
     assert isinstance(policy.next(0.0), Batch)
-    policy.arrive(second, 0.001)
-    second.place[0].forecast.add(1.0, 0.001)  # four times what there is, lately
+    waits = job(1)
+    policy.arrive(waits, 0.0)
+    return policy, waits.place[0]
+
+
+def test_s5_5_a_class_that_is_left_nothing_is_refused_while_higher_ones_take_all():
+    policy, higher = busy_with_the_higher_class()
+    higher.forecast.add(1.0, 0.001)  # four times what there is, lately
     refused = policy.arrive(job(2, 0.001, 2.0, "batch"), 0.001)
     assert refused is not None
     assert refused.reason is Reason.OVERLOAD
 
 
 def test_s5_2_a_burst_of_a_higher_class_is_not_thought_to_go_on():
-    classes = (CLASSES[0], replace(CLASSES[1], share=0.0))
-    policy = started(Weft, FAST, with_settings=replace(settings(), classes=classes))
-    first, second = job(0), job(1)
-    policy.arrive(first, 0.0)
-    assert isinstance(policy.next(0.0), Batch)
-    policy.arrive(second, 0.0)
+    policy, higher = busy_with_the_higher_class()
     for n in range(2000):  # a third of what there is, then for a tenth of a second eight times that
-        for rate in (second.place[0].rate, second.place[0].forecast):
+        for rate in (higher.rate, higher.forecast):
             rate.add((MS if n < 1900 else 8 * MS) / 3, n * MS)
     assert policy.arrive(job(2, 2.0, 0.2, "batch"), 2.0) is None
 
 
 def test_s5_2_still_less_for_as_long_as_there_is_time():
-    classes = (CLASSES[0], replace(CLASSES[1], share=0.0))
-    policy = started(Weft, FAST, with_settings=replace(settings(), classes=classes))
-    first, second = job(0), job(1)
-    policy.arrive(first, 0.0)
-    assert isinstance(policy.next(0.0), Batch)
-    policy.arrive(second, 0.0)
+    policy, higher = busy_with_the_higher_class()
     for n in range(8000):  # half of what there is, then for a third of a second three times that
-        second.place[0].forecast.add((MS if n < 7667 else 6 * MS) / 2, n * MS)
+        higher.forecast.add((MS if n < 7667 else 6 * MS) / 2, n * MS)
     soon, late = (policy.arrive(job(n, 8.0, seconds, "batch"), 8.0) for n, seconds in ((2, 0.2), (3, 2.0)))
     assert soon is not None
     assert soon.reason is Reason.OVERLOAD
