@@ -309,6 +309,25 @@ def test_too_many_connections_are_refused_and_the_others_served():
         assert alive(server)
 
 
+def test_callers_who_came_and_left_while_the_loop_was_busy_take_nobodys_place():
+    """Accepted in one go, hundreds who did not wait would fill the server before the one who did."""
+    with serving(max_connections=100) as server, Caller(server) as kept:
+        kept.send(GET)
+        assert kept.answer().status == 200
+        goes_on = threading.Event()
+        server.loop.call_soon_threadsafe(goes_on.wait, 20)
+        for _ in range(400):
+            with Caller(server) as made:
+                made.send(post(b"{"))
+        with Caller(server) as patient:
+            patient.send(post(BODY))
+            goes_on.set()
+            assert patient.answer().status == 200
+        kept.send(GET)
+        assert kept.answer().status == 200
+        assert alive(server)
+
+
 def test_too_many_requests_are_refused_and_the_others_answered():
     with serving(max_requests=2) as server, Caller(server) as one, Caller(server) as two:
         for made in (one, two):

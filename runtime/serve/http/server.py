@@ -17,13 +17,14 @@ from typing import Final
 
 from ...errors import MachineError
 from ..request import Service
-from .connection import Connection
+from .connection import Connection, left
 from .front import Front
 from .messages import HttpRequest, HttpResponse
 from .settings import HttpSettings
 
 CHECK_S: Final = 0.5  # how often connections are looked at for what takes too long
 FLUSH_S: Final = 1.0  # for the last answers to leave
+LOOKS: Final = 8  # at most, at others for every connection that comes, to find those whose callers have left
 OTHER_FILES: Final = 192  # what MPI, models and connections that are being refused may open
 
 
@@ -50,6 +51,7 @@ class HttpServer:
         most = max(8, files - OTHER_FILES) if files > 0 else settings.max_connections
         self.settings = replace(settings, max_connections=min(settings.max_connections, most))
         self.connections: set[Connection] = set()
+        self._entered = 0  # connections, since one was last looked for whose caller has left
         self.held_bytes = 0
         self._front = Front(service, self.settings, self.unexpected)
         self._listening: asyncio.Server | None = None
@@ -99,6 +101,20 @@ class HttpServer:
         if self._checks is not None:
             self._checks.cancel()
         await asyncio.sleep(0)  # for the aborted ones' last calls
+
+    def enter(self, connection: Connection) -> None:
+        """Count a connection in; one more than may be open does not count those whose callers have left.
+
+        A loop that was busy for a moment accepts all who came meanwhile, also those who did not wait.
+        """
+        self.connections.add(connection)
+        self._entered += 1
+        full = len(self.connections) > self.settings.max_connections
+        if full and self._entered * LOOKS >= len(self.connections):
+            self._entered = 0
+            for each in left(self.connections):
+                self.connections.discard(each)
+                each.abort()
 
     def admit(self, request: HttpRequest) -> None:
         """Raise Problem where the body that follows this head is not wanted."""
