@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from ..errors import Mistake
-from .tasks import Capacity, TaskGraph, TaskSpec
+from .tasks import Capacity, TaskGraph, TaskSpec, amount
 
 Counted = Literal["inputs", "outputs", "both"]
 
@@ -40,17 +40,19 @@ class Thresholds:
         if self.counted not in ("inputs", "outputs", "both"):
             raise Mistake(f"counted is {self.counted!r}; give inputs, outputs or both")
         for key in ("neighbours", "small_s", "overhead_s", "memory_bytes"):
-            if not getattr(self, key) >= 0:
-                raise Mistake(f"{key} is {getattr(self, key)}; give 0 or more")
+            if not amount(getattr(self, key)):
+                raise Mistake(f"{key} is {getattr(self, key)!r}; give a number, 0 or more")
         for key in ("workers", "lanes"):
-            if getattr(self, key) < 1:
-                raise Mistake(f"{key} is {getattr(self, key)}; give 1 or more")
+            if not amount(getattr(self, key), 1):
+                raise Mistake(f"{key} is {getattr(self, key)!r}; give a number, 1 or more")
 
     @classmethod
     def measured(cls, overhead_s: float, *, share: float = 0.05, **others: Any) -> Self:
         """Such that of tasks that could run at once scheduling takes about `share` of their cost."""
-        if not 0 < share <= 1:
-            raise Mistake(f"share is {share}; give the part of the cost that scheduling may take, up to 1")
+        if not amount(overhead_s):
+            raise Mistake(f"overhead_s is {overhead_s!r}; give a number, 0 or more")
+        if not (amount(share) and 0 < share <= 1):
+            raise Mistake(f"share is {share!r}; give the part of the cost that scheduling may take, up to 1")
         return cls(small_s=overhead_s / share, overhead_s=overhead_s, **others)
 
 

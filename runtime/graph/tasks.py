@@ -13,7 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from math import inf
 from types import MappingProxyType
+from typing import Any
+
+import numpy as np
 
 from ...kernels.kernel import ArraySpec, Cost
 from ..errors import GraphError, Mistake
@@ -22,6 +26,11 @@ from .metadata import describe
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 SHOWN = 8  # names of a cycle that a message spells out
+
+
+def amount(value: Any, least: float = 0) -> bool:
+    """Whether it is a number, and that much or more: text is none, as a table may hold it, nor is NaN."""
+    return isinstance(value, int | float | np.integer | np.floating) and bool(value >= least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,9 @@ def devices(given: Sequence[Capacity]) -> tuple[Capacity, ...]:
         raise Mistake(
             f"{wrong[0]!r} is no Capacity; give a list of these, [Capacity(lanes=4, memory_bytes=8 << 30)]"
         )
+    for each in given:
+        if not (amount(each.lanes) and amount(each.memory_bytes)):
+            raise Mistake(f"{each}: lanes and memory_bytes are numbers, 0 or more")
     return tuple(given)
 
 
@@ -124,9 +136,13 @@ class TaskGraph:
 
 
 def _check(task: TaskSpec, named: Mapping[str, TaskSpec]) -> None:
-    amounts = (task.seconds or 0, task.output_bytes, task.argument_bytes, task.scratch_bytes, task.lanes - 1)
-    if not all(amount >= 0 for amount in amounts):  # not by `min`, which finds nothing behind a NaN
-        raise GraphError(f"task {task.name!r}: {task}: seconds and bytes are 0 or more, lanes 1 or more")
+    seconds = 0 if task.seconds is None else task.seconds
+    amounts = (seconds, task.output_bytes, task.argument_bytes, task.scratch_bytes)
+    if not (all(map(amount, amounts)) and amount(task.lanes, 1) and amount(task.priority, -inf)):
+        raise GraphError(
+            f"task {task.name!r}: {task}: seconds and bytes are numbers, 0 or more, lanes 1 or more, and the"
+            " priority is a number"
+        )
     if not isinstance(task.needs, Mapping):
         raise GraphError(
             f"task {task.name!r} needs {task.needs!r}; give the bytes that it reads of each, as in"
@@ -138,7 +154,11 @@ def _check(task: TaskSpec, named: Mapping[str, TaskSpec]) -> None:
                 f"task {task.name!r} needs {need!r}, which is no task of the graph;"
                 f" there are {', '.join(sorted(named)[:SHOWN])}{', ...' if len(named) > SHOWN else ''}"
             )
-        if not 0 <= nbytes <= named[need].output_bytes:
+        if not amount(nbytes):
+            raise GraphError(
+                f"task {task.name!r} reads {nbytes!r} bytes of {need!r}; give a number, 0 or more"
+            )
+        if nbytes > named[need].output_bytes:
             raise GraphError(
                 f"task {task.name!r} reads {nbytes} bytes of {need!r}, whose output has"
                 f" {named[need].output_bytes}; give {need!r} the output_bytes that it writes"

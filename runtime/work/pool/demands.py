@@ -8,6 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from ...errors import Mistake
+from ...graph.tasks import amount
 from .group import GROUP
 from .lanes import Lanes
 from .parcel import MOST_PLACES
@@ -78,6 +79,10 @@ class Demands:
     ) -> tuple[int, int, int]:
         self.check_open()
         number = self._number(name)
+        if not amount(memory_bytes):
+            raise Mistake(
+                f"task {name!r} is given with memory_bytes={memory_bytes!r}; give what it holds, 0 or more"
+            )
         lane = self._lanes.of(priority, device, memory_bytes)
         if not here:
             return number, lane, lane
@@ -91,11 +96,11 @@ class Demands:
 
 def check(pool: str, functions: Mapping[str, Function], places: int, place_bytes: int) -> None:
     """Mistake for what the pool of that name cannot be opened with."""
-    if not 0 < places <= MOST_PLACES:
-        raise Mistake(f"the pool {pool!r} is to have {places} places a lane; it has 1 to {MOST_PLACES}")
-    if place_bytes < 1:
+    if not (amount(places, 1) and places <= MOST_PLACES):
+        raise Mistake(f"the pool {pool!r} is to have {places!r} places a lane; it has 1 to {MOST_PLACES}")
+    if not amount(place_bytes, 1):
         raise Mistake(
-            f"the pool {pool!r} is to have places of {place_bytes} bytes; give 1 or more: what does not"
+            f"the pool {pool!r} is to have places of {place_bytes!r} bytes; give 1 or more: what does not"
             " fit goes by message"
         )
     for each, function in functions.items():
@@ -109,9 +114,8 @@ def check(pool: str, functions: Mapping[str, Function], places: int, place_bytes
 
 def checked_seconds(name: str, given: float) -> float:
     """The tag `seconds` of task `name`. By one that is no time nobody knew the gain, nor took any."""
-    seconds = float(given)
-    if not 0 <= seconds < inf:
+    if not amount(given) or given == inf:
         raise Mistake(
-            f"task {name!r} is given with seconds={seconds}; give what it takes, 0 or more, or None"
+            f"task {name!r} is given with seconds={given!r}; give what it takes, 0 or more, or None"
         )
-    return seconds
+    return float(given)

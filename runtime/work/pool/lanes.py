@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import SupportsIndex
 
 from ...errors import Mistake
+from ...graph.tasks import amount
 
 UNLIMITED = 1 << 62
 
@@ -59,8 +60,13 @@ class Lanes:
     """The lanes of a pool whose rank i offers `offers[i]`."""
 
     def __init__(self, offers: Sequence[Offer], classes: int = 1) -> None:
-        if classes < 1:
-            raise Mistake(f"a pool with {classes} priority classes was asked for; give 1 or more")
+        if not amount(classes, 1):
+            raise Mistake(f"a pool with {classes!r} priority classes was asked for; give 1 or more")
+        for rank, offer in enumerate(offers):
+            if not amount(offer.memory_bytes):
+                raise Mistake(
+                    f"rank {rank} opens a pool with memory_bytes={offer.memory_bytes!r}; give 0 or more"
+                )
         self.offers, self.classes = tuple(offers), classes
         #: By the ranks that meet them, what tasks may demand.
         self._demanded: dict[frozenset[int], list[tuple[str | None, int]]] = {}

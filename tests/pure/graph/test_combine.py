@@ -358,6 +358,8 @@ def test_s4_2_thresholds_follow_from_the_measured_overhead():
         ({"small_s": float("nan")}, "small_s is nan"),
         ({"counted": "all"}, "inputs, outputs or both"),
         ({"workers": 0}, "workers is 0"),
+        ({"workers": "2"}, "workers is '2'; give a number, 1 or more"),
+        ({"small_s": "1e-3"}, "small_s is '1e-3'; give a number, 0 or more"),
     ],
 )
 def test_s4_2_a_threshold_that_means_nothing_is_refused(wrong, message):

@@ -127,6 +127,8 @@ def test_s4_5_a_decision_looks_at_few_of_thousands_that_wait_for_memory(prioriti
             Capacity(4, 100),
             r"Capacity\(lanes=4, .*\) stands alone; give a list of what there is, \[Capacity\(",
         ),
+        ([Capacity("4", 8)], r"Capacity\(lanes='4', .*: lanes and memory_bytes are numbers, 0 or more"),
+        ([Capacity(4, "8")], r"memory_bytes='8', .*: lanes and memory_bytes are numbers, 0 or more"),
         ([4], r"4 is no Capacity; give a list of these, \[Capacity\(lanes=4, memory_bytes=8 << 30\)\]"),
     ],
 )

@@ -56,6 +56,15 @@ BAD = {
         [TaskSpec("a"), TaskSpec("b", needs=["a"])],
         r"'b' needs \['a'\]; give the bytes that it reads of each, as in needs={'load': 800}",
     ),
+    "seconds that are text": ([TaskSpec("a", seconds="3")], "seconds='3'.*: seconds and bytes are numbers"),
+    "seconds that are an empty text": ([TaskSpec("a", seconds="")], "seconds and bytes are numbers"),
+    "bytes that are text": ([TaskSpec("a", output_bytes="8")], "output_bytes='8'.*numbers, 0 or more"),
+    "lanes that are text": ([TaskSpec("a", lanes="1")], "lanes 1 or more"),
+    "a priority that is text": ([TaskSpec("a", priority="high")], "the priority is a number"),
+    "needs whose bytes are text": (
+        [TaskSpec("a", output_bytes=8), TaskSpec("b", needs={"a": "8"})],
+        "'b' reads '8' bytes of 'a'; give a number, 0 or more",
+    ),
     "bytes below 0": ([TaskSpec("a", scratch_bytes=-1)], "0 or more"),
     "no lane": ([TaskSpec("a", lanes=0)], "lanes 1 or more"),
 }

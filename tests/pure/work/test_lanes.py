@@ -52,9 +52,15 @@ def test_what_nobody_can_run_is_refused(demand, message):
         Lanes([LAPTOP, BIG, GPU], classes=2).of(*demand)
 
 
-def test_no_classes_are_refused():
-    with pytest.raises(Mistake, match="0 priority classes"):
-        Lanes([BIG], classes=0)
+@pytest.mark.parametrize("classes", [0, "2"])
+def test_no_classes_are_refused(classes):
+    with pytest.raises(Mistake, match=f"{classes!r} priority classes"):
+        Lanes([BIG], classes=classes)
+
+
+def test_memory_that_is_text_is_refused_with_the_rank_that_offers_it():
+    with pytest.raises(Mistake, match="rank 1 opens a pool with memory_bytes='64'; give 0 or more"):
+        Lanes([BIG, Offer(("cpu",), "64")])
 
 
 DEVICES = st.sampled_from(["cpu", "gpu", "npu"])
