@@ -175,7 +175,7 @@ class Pair:
 
     async def large(self) -> float:
         self._clear()
-        comm = self.world.comm
+        comm = self.world
         start = time.perf_counter()
         if self.first:
             await comm.send(self.large_out, 1)

@@ -111,12 +111,6 @@ def costs_s(table: Table, graph: Graph) -> dict[str, float]:
     return {node.name: float(row["cost_s"]) for node, row in zip(graph.nodes, table, strict=False)}
 
 
-def of_kind(table: Table, kind: Kind) -> Table:
-    """The rows of kernels, of layers, or of blocks of neurons: copies."""
-    found: Table = table[table["kind"] == KINDS.index(kind)]
-    return found
-
-
 def text(field: bytes) -> str:
     """A name as it was written, or what there was room for."""
     return field.decode(errors="ignore")

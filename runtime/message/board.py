@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 
 from ..errors import Mistake
 from .communicator import Communicator
-from .meeting import Meeting
 from .selector import Needs, Waiting
 from .window import LINE_BYTES, WORD_BYTES, Window, rounded_up
 
@@ -103,8 +102,6 @@ class Reached(asyncio.Future[None]):
             self._board.selector.linger(self)
         return super().__await__()
 
-    __iter__ = __await__
-
 
 class Board:
     """The counters of a node's ranks; made by `Board.allocate` or `world.board`, closed by `close`."""
@@ -127,6 +124,7 @@ class Board:
         self._waits: dict[Wait, None] = {}
         self._computed = 0.0  # when the lane was last seen computing
         self.selector.reporters.append(self._report)
+        window.at_close.append(self._end)
 
     @classmethod
     async def allocate(
@@ -147,12 +145,11 @@ class Board:
         table_bytes = node.size * row_bytes(counters) if node.rank == 0 else 0
         nbytes = table_bytes + numbers * WORD_BYTES
         window = await Window.allocate(node, nbytes, what=f"the board {name!r}", keep=keep)
-        board = cls(node, window, counters, numbers, name)
-        await window.fence()  # the table lies in another rank's segment, which that rank has zeroed
-        return board
+        return cls(node, window, counters, numbers, name)
 
     def numbers(self, rank: int) -> NDArray[np.float64]:
         """The numbers of the node's rank `rank`: written by that rank before a publish, read after it."""
+        self._check_open()
         self._check_rank(rank)
         return self._numbers[rank]
 
@@ -274,28 +271,18 @@ class Board:
         """Whether it has been given back."""
         return self._window.closed
 
-    @property
-    def key(self) -> tuple[str, int]:
-        """As of its window."""
-        return self._window.key
-
-    @property
-    def meeting(self) -> Meeting[None] | None:
-        """As of its window."""
-        return self._window.meeting
-
     async def close(self) -> None:
         """Give the memory back, when every rank of the node has called it; waits that are left never end.
 
         Cancelling ends the waiting only.
         """
-        if self._told.size:
-            self._table, self._told = self._table[:, :0], self._told[:0]
-            self._waits.clear()
-            self.selector.unwatch(self)
-            self.selector.reporters.remove(self._report)
         await self._window.close()
-        self._numbers = []
+
+    def _end(self) -> None:
+        self._table, self._told, self._numbers = self._table[:, :0], self._told[:0], []
+        self._waits.clear()
+        self.selector.unwatch(self)
+        self.selector.reporters.remove(self._report)
 
     def _check_open(self) -> None:
         """Mistake on a board that is closed: what was published wrote into memory given back."""

@@ -95,6 +95,13 @@ def reduction_named(op: str, array: NDArray[Any]) -> MPI.Op:
     """The MPI operation of that name; Mistake if there is none or it cannot reduce such arrays."""
     if op not in OPERATIONS:
         raise Mistake(f"unknown reduction {op!r}; there are {', '.join(OPERATIONS)}")
+    if type(array) is not np.ndarray and hasattr(array, "__cuda_array_interface__"):
+        # MPICH copies it to the host, what does not block of Open MPI knows host memory alone, and `extreme`
+        # reads with NumPy what MPI hands it.
+        raise Mistake(
+            f"an array of {array.dtype} with shape {array.shape} on a GPU was given to a reduction; MPI "
+            "reduces in host memory: give array.get(), and copy what comes of it back"
+        )
     contiguous(array)
     if array.dtype.kind not in "iufc" or array.dtype == np.float16 or not array.dtype.isnative:
         raise Mistake(

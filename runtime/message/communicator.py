@@ -47,12 +47,11 @@ class Telling(TypedDict, total=False):
     """What a stall report is to say of a collective, and when.
 
     `what` it is for; a report comes after `patience_s` seconds (None: as for all other waits). All ranks'
-    collectives of one number must be the same, in operation and `kind` (None: `what`): where they are not,
-    the report says so, and order.py ends the job.
+    collectives of one number must be the same, in operation and `what`: where they are not, the report says
+    so, and order.py ends the job.
     """
 
     what: str | None
-    kind: str | None
     patience_s: float | None
 
 
@@ -95,7 +94,7 @@ class Communicator:
         self._check_rank(dest)
         request = self.mpi.Isend(raw(array), dest, tag)
         what = what or f"send to rank {dest} (tag {tag}) on {self.name!r}"
-        return self.watch([request], what, array, self.peer(dest))
+        return Operation(self.selector, what, [request], array, self.peer(dest))
 
     def recv(
         self, array: NDArray[Any], source: int = ANY, tag: int = ANY, *, what: str | None = None
@@ -218,9 +217,8 @@ class Communicator:
         """A communicator of the ranks with the same `color` (0 or more; None: none), ordered by `key`.
 
         Collective. MPI has no split that does not block: the ranks meet first, whose stall is reported as any
-        other, and then block for the time of a few messages. For the start, not for a step. Call no other
-        collective on this communicator until it is done. Cancelling ends the waiting only: then until the
-        others have come.
+        other, and then block for the time of a few messages. For the start, not for a step. Cancelling ends
+        the waiting only, and the others get theirs.
         """
         # Open MPI refuses such a one on its rank alone, and the others waited for it in MPI.
         if color is not None and not (isinstance(color, SupportsIndex) and operator.index(color) >= 0):
@@ -304,12 +302,6 @@ class Communicator:
             self.mpi.Free()
             self.quiet.Free()
 
-    def watch(
-        self, requests: Sequence[MPI.Request], what: str, keep: Any, needs: Needs = NOBODY
-    ) -> Operation:
-        """A future for requests made through `mpi`; `keep` holds the buffers they work on."""
-        return Operation(self.selector, what, requests, keep, needs)
-
     def peer(self, rank: int) -> Needs:
         """What a message to or from `rank` needs: that rank; nobody in particular if it may be any."""
         return NOBODY if rank == ANY else self._peers[rank]
@@ -334,14 +326,13 @@ class Communicator:
     ) -> Operation:
         self.called += 1
         what = (telling.get("what") or f"{operation} on {self.name!r}")[:LONGEST_TEXT]
-        kind = (telling.get("kind") or what)[:LONGEST_TEXT]
         nbytes, of = (0, "") if given is None else (given.nbytes, elements(given))
-        text = f"{operation} {kind} {nbytes} {of}"
+        text = f"{operation} {what} {nbytes} {of}"
         self._checksum = zlib.crc32(text.encode(errors=ESCAPE), self._checksum)
-        call = Call(operation, what, kind, self._checksum, nbytes, of)
+        call = Call(operation, what, self._checksum, nbytes, of)
         self._calls.append(call)
         needs = Needs(self._others, self.group, self.called, call, telling.get("patience_s"))
-        return self.watch(requests, what, keep, needs)
+        return Operation(self.selector, what, requests, keep, needs)
 
     def __repr__(self) -> str:
         return f"<Communicator {self.name!r}, rank {self.rank} of {self.size}>"

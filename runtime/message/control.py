@@ -20,6 +20,7 @@ import msgpack
 import numpy as np
 from mpi4py import MPI
 
+from .operation import Operation
 from .selector import NOBODY, MpiSelector
 from .wire import ESCAPE
 
@@ -42,7 +43,7 @@ class Control:
         self._selector = selector
         self._handlers: dict[str, Handler] = {}
         self._buffer = np.empty(MESSAGE_BYTES, np.uint8)
-        self._sends: set[asyncio.Future[None]] = set()
+        self._sends: set[Operation] = set()
         self._receive = mpi.Recv_init([self._buffer, MPI.BYTE], MPI.ANY_SOURCE, 0)
         self._receive.Start()
         selector.add(self._receive, self)
@@ -68,7 +69,7 @@ class Control:
         """Done when everything sent so far has been received."""
         return asyncio.gather(*self._sends)
 
-    def barrier(self) -> asyncio.Future[None]:
+    def barrier(self) -> Operation:
         """Done when every rank has called it."""
         return self._watch(self._mpi.Ibarrier(), None)
 
@@ -80,12 +81,12 @@ class Control:
         self._receive.Free()
         self._mpi.Free()
 
-    def _watch(self, request: MPI.Request, keep: Any) -> asyncio.Future[None]:
-        future = self._selector.loop.create_future()
-        self._sends.add(future)
-        future.add_done_callback(self._sends.discard)
-        self._selector.add(request, _Sent(future, keep))
-        return future
+    def _watch(self, request: MPI.Request, keep: Any) -> Operation:
+        # It needs nobody: a rank that waits here waits in silence.
+        operation = Operation(self._selector, self.what, [request], keep)
+        self._sends.add(operation)
+        operation.add_done_callback(self._sends.discard)
+        return operation
 
     # -- called by the selector -------------------------------------------------------------
 
@@ -100,24 +101,3 @@ class Control:
     def fail(self, error: MPI.Exception) -> None:
         """The standing receive ended with an error."""
         raise error
-
-
-class _Sent:
-    """A control send or barrier under way; it needs nobody: a rank that waits here waits in silence."""
-
-    what = "control messages"
-    standing = False
-    needs = NOBODY
-
-    def __init__(self, future: asyncio.Future[None], keep: Any) -> None:
-        self.started = time.monotonic()
-        self._future = future
-        self._keep = keep  # MPI reads it until the end
-
-    def complete(self, status: MPI.Status) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    def fail(self, error: MPI.Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)

@@ -20,7 +20,6 @@ import mmap
 import os
 import secrets
 import socket
-import sys
 import tempfile
 
 import numpy as np
@@ -89,9 +88,9 @@ class Doorbells:
 
 
 def doorbells(mpi: MPI.Intracomm) -> Doorbells | None:
-    """Bells for the ranks of `mpi` (collective); None where a rank has no other on its node, or no Linux."""
+    """Bells for the ranks of `mpi` (collective); None where a rank has no other on its node."""
     node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
-    alone = np.array([node.size == 1 or sys.platform != "linux"])
+    alone = np.array([node.size == 1])
     node.Free()
     mpi.Allreduce(MPI.IN_PLACE, alone, MPI.LAND)
     return None if alone[0] else Doorbells(mpi)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import sys
 
 SLICE_NS = 100_000  # the shortest Linux grants
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
@@ -37,10 +36,10 @@ class Attributes(ctypes.Structure):
 def ask_for_short_slice() -> bool:
     """Ask for a short time slice for the calling thread; whether the kernel knows of such requests.
 
-    Changes nothing where the user chose a scheduling policy (`chrt`, `nice` is kept), and on other systems.
+    Changes nothing where the user chose a scheduling policy (`chrt`; `nice` is kept).
     """
     number = SCHED_SETATTR.get(platform.machine())
-    if sys.platform != "linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return False
     attributes = Attributes(
         size=ctypes.sizeof(Attributes),

@@ -83,7 +83,7 @@ class Rank(Generic[T]):
         self._thrown: PeerFailure | None = None
         self._control = Control(MPI.COMM_WORLD.Dup(), loop.mpi)
         self.failures = Failures(self._control, loop, self._interrupt)
-        self._meetings = loop.mpi.meetings = Meetings(self._control)
+        self._meetings = loop.mpi.meetings = Meetings(self._control, stall_s)
         loop.mpi.reporters.append(self._meetings.waiting)
         self.stop = Stop(self._control, loop, self.failures, self._cancel_main)
         self.world = World(loop, self.failures, self.stop)

@@ -16,16 +16,23 @@ over, all ranks of the first are free for it.
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from ..errors import Mistake
+from .failure import ranks_text, say
 from .operation import Operation
 from .selector import Needs, Waiting
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Key = tuple[str, int]
 """What all ranks of a meeting know it by: a communicator's group, and the number of a collective on it."""
 
@@ -58,10 +65,10 @@ class Visit(Protocol):
 
 
 class Meetings:
-    """One rank's part in the order."""
+    """One rank's part in the order. A call in which it is for longer than `stall_s` is told."""
 
-    def __init__(self, control: Wire) -> None:
-        self._rank, self._send = control.rank, control.send
+    def __init__(self, control: Wire, stall_s: float = inf) -> None:
+        self._rank, self._send, self._stall_s = control.rank, control.send, stall_s
         control.on("met", self.met)
         control.on("turn", self.turn)
         self._called: set[Key] = set()  # all of this rank that are not over
@@ -83,22 +90,21 @@ class Meetings:
         if self._rank == visit.ranks[0]:
             # With what it takes the meeting for: one rank's was another's of that number, on a communicator
             # that they had made in two orders, and both waited for each other in MPI.
-            told = *visit.key, visit.ranks, visit.checksum, visit.what
+            told = *visit.key, bits(visit.ranks), visit.checksum, visit.what
             if self._rank:
                 self._send(0, "met", *told)
             else:
                 self.met(0, *told)
         self._proceed()
 
-    def met(
-        self, source: int, group: str, number: int, ranks: Iterable[int], checksum: int, what: str
-    ) -> None:
+    def met(self, source: int, group: str, number: int, ranks: bytes, checksum: int, what: str) -> None:
         """On rank 0: the next in the order."""
         told = group, number, source, checksum, what
-        ranks = set(ranks)
-        for rank in ranks - {0}:
-            self._send(rank, "turn", *told)
-        if 0 in ranks:  # behind the others, who could not be told from within a call
+        members = ranks_in(ranks)
+        for rank in members:
+            if rank:
+                self._send(rank, "turn", *told)
+        if 0 in members:  # behind the others, who could not be told from within a call
             self.turn(0, *told)
 
     def turn(self, source: int, group: str, number: int, first: int, checksum: int, what: str) -> None:
@@ -130,9 +136,52 @@ class Meetings:
             visit, _ = self._here.pop(key)
             self._called.discard(key)
             if visit.checksum == checksum:
-                visit.make()
+                with self._told_if_late(visit):
+                    visit.make()
             else:
                 visit.refuse(first, what)
+
+    @contextmanager
+    def _told_if_late(self, visit: Visit) -> Iterator[None]:
+        """By a thread, for the loop is in MPI; of two ranks, for one of them may be who is late.
+
+        That one has come, so it blocks its loop since then. The others hear and tell of nothing else, and a
+        rank that waited for these found only that their loops stood still.
+        """
+        timer = threading.Timer(self._stall_s, lambda: say(late(visit, self._rank, self._stall_s)))
+        timer.daemon = True
+        tells = self._stall_s < inf and self._rank in visit.ranks[:2]
+        if tells:
+            timer.start()
+        try:
+            yield
+        finally:
+            if tells:
+                timer.cancel()
+
+
+def late(visit: Visit, rank: int, seconds: float) -> str:
+    """What rank `rank` says when it has been in a call for so long."""
+    others = [other for other in visit.ranks if other != rank]
+    whom = ranks_text(others) if len(others) == 1 else f"one or more of {ranks_text(others)}"
+    return (
+        f'weft: rank {rank} ({socket.gethostname()}) has been in MPI for {seconds:.0f} s, in "{visit.what}", '
+        f"and does nothing else: it waits for {whom}, whose event loop has been blocked since it came for "
+        "this, or whose process is stopped. What blocks a loop is for a thread: asyncio.to_thread(function)"
+    )
+
+
+def bits(ranks: Iterable[int]) -> bytes:
+    """A bit for every rank: 8 KB of 65,536, of which a list had no room in a control message."""
+    found = bytearray(max(ranks) // 8 + 1)
+    for rank in ranks:
+        found[rank // 8] |= 1 << rank % 8
+    return bytes(found)
+
+
+def ranks_in(bits: bytes) -> list[int]:
+    """The ranks of which they are, the lowest first."""
+    return [8 * at + bit for at, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1]
 
 
 class Meeting(asyncio.Future[T]):
@@ -178,10 +227,15 @@ class Meeting(asyncio.Future[T]):
             self.set_exception(error)
 
 
-async def to_the_end(meeting: Coroutine[Any, Any, T]) -> T:
-    """Await what ranks do together after they have met: cancelling ends the waiting only.
+def to_the_end(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make a function of what ranks do together, when they have met: to cancel it ends the waiting only.
 
     For calls of MPI that block. A rank that was cancelled when it alone was there (`asyncio.timeout`) left
     the others in MPI for ever, with their loops: they told of no stall and heard no signal.
     """
-    return await asyncio.shield(asyncio.get_running_loop().create_task(meeting))
+
+    @functools.wraps(function)
+    async def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.shield(asyncio.get_running_loop().create_task(function(*args, **kwargs)))
+
+    return whole

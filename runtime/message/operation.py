@@ -54,5 +54,3 @@ class Operation(asyncio.Future[Any]):
         if not self.done():
             self._selector.linger(self)
         return super().__await__()
-
-    __iter__ = __await__

@@ -7,7 +7,7 @@ MPI matches collectives by nothing but their order. Of two ranks that swapped tw
 adds the one to the other without a word, even where their sizes differ (one pair of sizes in four hung), and
 Open MPI 5.0.11 crashes where they do: only what hangs would be told by stall.py. An array of integers added
 to one of floats, or one in Fortran order to one that is not, gave another sum on every rank. So every rank
-keeps a checksum of the operations, kinds, sizes and types that it has called on a communicator (0.5 us a
+keeps a checksum of the operations, names, sizes and types that it has called on a communicator (0.5 us a
 call), and once a second, and when its main is over, sends the new ones to the communicator's first rank,
 which compares them with its own.
 """

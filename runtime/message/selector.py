@@ -50,15 +50,14 @@ ONE_TYPE = "all ranks must give a collective arrays of one type and order"
 
 
 class Call(NamedTuple):
-    """A collective as a rank called it. All ranks' calls of one number agree in all but `what` they say.
+    """A collective as a rank called it. All ranks' calls of one number agree in all of it.
 
-    `checksum` is that of these of all calls up to this one; `nbytes` are those that the rank gives, and
+    `checksum` is that of the rest of all calls up to this one; `nbytes` are those that the rank gives, and
     `elements` is what they are: their type, and whether they are in Fortran order.
     """
 
     operation: str
     what: str
-    kind: str
     checksum: int = 0
     nbytes: int = 0
     elements: str = ""
@@ -415,14 +414,3 @@ class MpiLoop(asyncio.SelectorEventLoop):
     def ready(self) -> Any:
         """The callbacks that are ready to run (asyncio's own queue); empty means the loop would sleep."""
         return self._ready  # type: ignore[attr-defined]
-
-
-def mpi_selector() -> MpiSelector:
-    """The selector of the running loop; RuntimeError outside of an `MpiLoop`."""
-    loop = asyncio.get_running_loop()
-    if not isinstance(loop, MpiLoop):
-        raise RuntimeError(
-            f"this needs Weft's event loop, and {type(loop).__name__} is running: "
-            "start your program with weft.runtime.message.run(main)"
-        )
-    return loop.mpi

@@ -113,7 +113,7 @@ def excuse(wait: Waiting, answer: Answer | None) -> str | None:
         behind = wait.needs.number - answer.called
         return f"has not called it{f' ({behind} collectives behind)' if behind > 1 else ''}; it {doing}"
     mine, there = wait.needs.call, answer.there
-    if mine and there and (mine.operation, mine.kind) != (there.operation, there.kind):
+    if mine and there and (mine.operation, mine.what) != (there.operation, there.what):
         other = there.what
         if mine.operation != there.operation not in other:
             other = f"{there.operation}: {other}"

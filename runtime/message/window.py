@@ -55,10 +55,13 @@ class Window:
         self.key = (node.group, number)
         #: The ranks' meeting to close it, once that has begun here.
         self.meeting: Meeting[None] | None = None
+        #: Called when `close` begins here, by whomever: for what works on its memory, as a board does.
+        self.at_close: list[Callable[[], None]] = []
         self._sizes = sizes
         self._segment(node.rank)[:] = 0  # the owner's first touch, before anybody else can write
         self._win.Sync()
         node.quiet.Barrier()
+        self._win.Sync()
         self._segments = [self._segment(rank) for rank in range(node.size)]
 
     @classmethod
@@ -149,6 +152,8 @@ class Window:
         Cancelling ends the waiting only: the others count on this rank, and block in MPI until it is there.
         """
         if self.meeting is None:
+            for end in self.at_close:
+                end()
             arrival = self._node.barrier(what="close of a shared window")
             self.meeting = self._node.meet(arrival, self._free)
         await asyncio.shield(self.meeting)

@@ -28,7 +28,6 @@ from .board import Board
 from .channel import Channel
 from .communicator import Communicator
 from .failure import Failures, ranks_text
-from .meeting import to_the_end
 from .operation import Operation
 from .quota import quota_cores
 from .selector import MpiLoop
@@ -69,8 +68,6 @@ class World(Communicator):
         self.nodes = self._find_nodes()
         #: What to add to this rank's time.monotonic_ns() to get that of rank 0.
         self.clock_offset_ns = self._compare_clocks()
-        #: Whether threads other than the loop's may call MPI.
-        self.thread_multiple = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         #: What rank 0's process ends with after a stop by signal; None: 128 + signal. A program that only a
         #: signal ends sets 0 when it has done so in order.
         self.stop_status: int | None = None
@@ -78,20 +75,13 @@ class World(Communicator):
         self._stop = stop
         self._switchboard = Switchboard(Communicator(MPI.COMM_WORLD.Dup(), loop.mpi, "channels"))
         self._channels: dict[str, Channel] = {}
-        self._shared: list[Window | Board] = []
+        self._windows: list[Window] = []
         self._background: set[asyncio.Task[Any]] = set()
         #: Background tasks that are not cancelled when main is over, but awaited.
         self.closings: set[asyncio.Task[Any]] = set()
-        #: Called behind the last task and thread, for what nobody has closed before.
-        self.ends: list[Callable[[], None]] = []
         # For parts of Weft that duplicate it, apart from what others call on the node meanwhile.
         self._node_apart = Communicator(self.node.quiet.Dup(), loop.mpi, "node apart")
         self._position = ("the start of main", time.monotonic())
-
-    @property
-    def comm(self) -> Communicator:
-        """The world as a plain communicator."""
-        return self
 
     # -- talking ------------------------------------------------------------------------------------
 
@@ -107,20 +97,14 @@ class World(Communicator):
         `node` is a duplicate of the world's, for who makes windows while others use that. The world closes
         it at the end, if nobody did before. Cancelling ends the waiting only.
         """
-        return await Window.allocate(node or self.node, nbytes, keep=self._share)
+        return await Window.allocate(node or self.node, nbytes, keep=self._keep)
 
     async def board(self, counters: int, numbers: int = 0, *, name: str = "board") -> Board:
         """Counters that the ranks of this node see and await (board.py); collective over the node.
 
         The world closes it at the end, if nobody did before. Cancelling ends the waiting only.
         """
-
-        async def made() -> Board:
-            board = await Board.allocate(self.node, counters, numbers, name=name, keep=self._share)
-            self._share(board)  # in its window's place
-            return board
-
-        return await to_the_end(made())
+        return await Board.allocate(self.node, counters, numbers, name=name, keep=self._keep)
 
     async def apart(self, name: str, *, node: bool = False) -> Communicator:
         """A communicator of all ranks (or of this `node`'s) for a part of Weft, to be freed by it.
@@ -130,10 +114,10 @@ class World(Communicator):
         """
         return await (self._node_apart if node else self._switchboard.comm).duplicate(name)
 
-    def _share(self, new: Window | Board) -> None:
+    def _keep(self, new: Window) -> None:
         # When it is made, not when who asked goes on: of who was cancelled between (with main's end) MPICH
         # 5.0.2 found the window in MPI_Finalize, and ended the job with "Device or resource busy".
-        self._shared = [*(one for one in self._shared if not one.closed and one.key != new.key), new]
+        self._windows = [*(window for window in self._windows if not window.closed), new]
 
     async def agree(self, name: str, value: str | bytes, *, among: Communicator | None = None) -> None:
         """Make sure that all ranks hold the same `value`; otherwise all raise a Mistake naming who differs.
@@ -218,29 +202,27 @@ class World(Communicator):
 
     def meetings(self) -> list[Operation]:
         """To close what other ranks have not begun to close yet: they do in `close`, if not before."""
-        begun = [shared.meeting for shared in self._shared if shared.meeting]
+        begun = [window.meeting for window in self._windows if window.meeting]
         return [meeting.arrival for meeting in begun if not meeting.done()]
 
     async def close(self) -> None:
         """End what is still open; collective, by `run`, when nothing is under way any more."""
-        for end in list(self.ends):
-            end()
-        for shared in await self._in_order():
-            await shared.close()
+        for window in await self._in_order():
+            await window.close()
         await self._switchboard.close()
         for comm in list(self.selector.communicators):
             comm.free()
 
-    async def _in_order(self) -> list[Window | Board]:
+    async def _in_order(self) -> list[Window]:
         """What is still open here, first what some rank of the node has begun to close (and was cancelled).
 
         Its barrier is posted there, and met the one for whatever else this rank closed first: each freed
         another window, and they waited for each other in MPI for ever.
         """
-        left = sorted((shared for shared in self._shared if not shared.closed), key=lambda one: one.key)
-        of = {fingerprint(shared.key): shared for shared in left}
+        left = sorted((window for window in self._windows if not window.closed), key=lambda one: one.key)
+        of = {fingerprint(window.key): window for window in left}
         begun = sorted(
-            (shared.meeting.key[1], mark) for mark, shared in of.items() if shared.meeting is not None
+            (window.meeting.key[1], mark) for mark, window in of.items() if window.meeting is not None
         )
         comm = self._switchboard.comm  # on the world's own others may have left a collective, after a stop
         most = np.array([len(begun)], np.int64)

@@ -132,7 +132,7 @@ class Fleet:
         else:
             trainers = [
                 Trainer(
-                    self._world, self._world.comm, self._ready[0], compute, logs[0],
+                    self._world, self._world, self._ready[0], compute, logs[0],
                     wire=self._wire, command=self._command,
                 )
             ]  # fmt: skip

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...errors import WeftError
 from ...message import Communicator, World
-from ...message.doorbell import Doorbells, doorbells
+from ...message.doorbell import Doorbells
 from ...message.window import Window
 from . import claims
 
@@ -67,9 +67,7 @@ class Job:
 class Crew:
     """This rank's part; made by `open`, ended by `close` on all ranks of the node."""
 
-    def __init__(
-        self, world: World, job: Job, spans: Spans | None, window: Window, bells: Doorbells | None
-    ) -> None:
+    def __init__(self, world: World, job: Job, spans: Spans | None, window: Window, bells: Doorbells) -> None:
         self._world, self._job, self._spans, self._window = world, job, spans, window
         self._rank, self._ranks = world.node_rank, world.node_size
         self._book = claims.book(job.needs, job.own, job.others)
@@ -95,8 +93,7 @@ class Crew:
         nbytes = 8 * claims.words(len(job.needs), world.node_size) + (8 + TEXT_BYTES) * world.node_size
         window = await world.window(nbytes if world.node_rank == 0 else 0, node=node)
         arrival = node.barrier(what="doorbells of an engine")
-        self = cls(world, job, spans, window, await node.meet(arrival, lambda: doorbells(node.quiet)))
-        await self._window.fence()
+        self = cls(world, job, spans, window, await node.meet(arrival, lambda: Doorbells(node.quiet)))
         await asyncio.to_thread(claims.warm_up)
         # The loop's thread naps longer while a kernel of ours computes on its core.
         world.loop.mpi.beside.add(self.busy)
@@ -144,9 +141,8 @@ class Crew:
             raise self._recover()
 
     def _ring(self) -> None:
-        if self._bells is not None:
-            for rank in range(1, self._job.ranks):
-                self._bells.ring(rank)
+        for rank in range(1, self._job.ranks):
+            self._bells.ring(rank)
 
     def _help(self) -> None:
         request = 0
@@ -156,7 +152,6 @@ class Crew:
     def _next(self, last: int) -> int:
         """The next request, or CLOSED."""
         words, bells = self._words, self._bells
-        assert bells is not None
         looks = 1 if self._crowded or not last else SPIN_LOOKS
         while not self._stopped:
             if (found := claims.watch(words, claims.REQUEST, last, looks)) != last:
@@ -234,11 +229,9 @@ class Crew:
             self._stopped = True
             if self._thread is not None and self._thread.is_alive():
                 self._asked.put(None)
-                if self._bells is not None:
-                    self._bells.ring(self._rank)
+                self._bells.ring(self._rank)
                 await asyncio.to_thread(self._thread.join)
-            if self._bells is not None:
-                self._bells.close()
+            self._bells.close()
 
     async def close(self) -> None:
         """End the helpers; collective over the node, when no request is under way."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import numpy as np
@@ -64,10 +65,13 @@ class Neurons:
         self._node: Communicator
         self._spans: Spans | None = None
         self._crew: Crew | None = None
+        # What is to be closed at the end, and what with every plan.
+        self._made, self._planned = AsyncExitStack(), AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
         self._rates = Rates(1.0, 1.0)
 
     @classmethod
+    @to_the_end
     async def open(
         cls,
         world: World,
@@ -103,7 +107,11 @@ class Neurons:
                 f"{self._layout.size}, in one flat array of shape {shape}"
             )
         share_cores(world)
-        await to_the_end(self._open(parameters, tags, dropped, capture))
+        try:
+            await self._open(parameters, tags, dropped, capture)
+        except Exception:  # most often all ranks have it; others' part in this is not waited for
+            world.closing(self._close(), "an engine that could not be opened closes")
+            raise
         return self
 
     async def _open(
@@ -112,6 +120,7 @@ class Neurons:
         # Its own: of engines that were opened at once, by asyncio.gather, one met the others for the next: it
         # read how large a window was where they had written something else.
         self._node = await self._world.apart("an engine", node=True)
+        self._made.callback(self._node.free)
         # Of another graph a rank computed other neurons, and nobody heard of it.
         await agree_on_model(self._world, "an engine", self.graph, among=self._node)
         settings = f"batch={self.batch}, ranks={self._ranks}, barrier={self._barrier}"
@@ -126,21 +135,22 @@ class Neurons:
         first = self._world.node_rank == 0
         sizes = [4 * self._layout.size, ROW.itemsize * rows(self.graph), arena_nbytes(self._storage)]
         weights, table, arena = map(rounded_up, sizes)
-        self._memory: Window = await self._window(weights + table + arena if first else 0)
+        self._memory = await self._window(weights + table + arena if first else 0, self._made)
         #: The node's copy of the weights; not to be changed while a request is under way.
         self.parameters = self._memory.array(0, np.float32, self._layout.size)
-        self._rows: Table = self._memory.array(0, ROW, rows(self.graph), weights)
+        #: The rows of kernels and layers; `table` has those of the blocks of neurons, in their order.
+        self.graph_table: Table = self._memory.array(0, ROW, rows(self.graph), weights)
         self._arena = self._memory.array(0, np.uint8, arena, weights + table)
         if first:
             self.parameters[:] = parameters
             self._rates = rates.measure()
-            write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, {})
+            write_graph(self.graph_table, self.graph, self.batch, self._rates, NO_TAGS, {})
         await self._memory.fence()
         self._bound = Bound(self.graph, self.batch, self._storage, self._arena, self.parameters)
 
     def _capture(self) -> None:
         """What every node takes on this rank alone, by the clock."""
-        costs = costs_s(self._rows, self.graph)
+        costs = costs_s(self.graph_table, self.graph)
         blocks = cut(self.graph, self.batch, self.parameters, costs, ranks=1, grain=self._grain)
         times = np.zeros(len(blocks.blocks), ROW)
         for row, block in zip(times, blocks.blocks, strict=True):
@@ -151,9 +161,10 @@ class Neurons:
                     call()
                 row["measured_s"] = time.perf_counter() - start
         write_graph(
-            self._rows, self.graph, self.batch, self._rates, NO_TAGS, measured_s(times, blocks, costs)
+            self.graph_table, self.graph, self.batch, self._rates, NO_TAGS, measured_s(times, blocks, costs)
         )
 
+    @to_the_end
     async def replan(
         self, *, tags: Tags | None = None, dropped: Mapping[str, Collection[int]] | None = None
     ) -> None:
@@ -166,11 +177,7 @@ class Neurons:
         that leaves the engine as it was. Those that are a mistake otherwise end it: `close` it, and open
         another. Cancelling ends the waiting only.
         """
-        await to_the_end(
-            self._replan(self._tags if tags is None else tags, self._dropped if dropped is None else dropped)
-        )
-
-    async def _replan(self, tags: Tags, dropped: Mapping[str, Collection[int]]) -> None:
+        tags, dropped = self._tags if tags is None else tags, self._dropped if dropped is None else dropped
         # A request that began between hid from the helpers that they were to end.
         async with self._turn:
             # On all ranks, and by now: else one looked for a table, and the others waited for it.
@@ -178,9 +185,9 @@ class Neurons:
                 raise Mistake("this engine is closed, or was planned with a mistake before: open another")
             await self._agree_on_plan(tags, dropped)
             if self._world.node_rank == 0:
-                costs = costs_s(self._rows, self.graph)
+                costs = costs_s(self.graph_table, self.graph)
                 found = costs | measured_s(self.table, self.blocks, costs)
-                write_graph(self._rows, self.graph, self.batch, self._rates, NO_TAGS, found)
+                write_graph(self.graph_table, self.graph, self.batch, self._rates, NO_TAGS, found)
             await self._close_plan()
             await self._plan(tags, dropped)
 
@@ -197,9 +204,9 @@ class Neurons:
         if first:
             found = {
                 name: float(row["measured_s"])
-                for name, row in zip(self.graph.by_name, self._rows, strict=False)
+                for name, row in zip(self.graph.by_name, self.graph_table, strict=False)
             }
-            write_graph(self._rows, self.graph, self.batch, self._rates, tags, found)
+            write_graph(self.graph_table, self.graph, self.batch, self._rates, tags, found)
             self._arena[:] = 0  # what is never computed is zero
         await self._memory.fence()
         self.blocks: Blocks = tagged(
@@ -207,7 +214,7 @@ class Neurons:
                 self.graph,
                 self.batch,
                 self.parameters,
-                costs_s(self._rows, self.graph),
+                costs_s(self.graph_table, self.graph),
                 ranks=self._ranks,
                 grain=self._grain,
                 dropped=dropped,
@@ -220,12 +227,11 @@ class Neurons:
         known = {*self.graph.by_name, *layers(describe(self.graph, 1)), *(block.name for block in blocks)}
         check(tags, known)
         self.placement: Placement = place(blocks, self._ranks, task_s=rates.TASK_S)
-        self._plan_window: Window = await self._window(ROW.itemsize * len(blocks) if first else 0)
-        #: The rows of the blocks of neurons, in their order; graph_table has those of kernels and layers.
-        self.table: Table = self._plan_window.array(0, ROW, len(blocks))
+        window = await self._window(ROW.itemsize * len(blocks) if first else 0, self._planned)
+        self.table: Table = window.array(0, ROW, len(blocks))
         if first:
-            write_blocks(self.table, self.blocks, self.placement, self._rows, tags)
-        await self._plan_window.fence()
+            write_blocks(self.table, self.blocks, self.placement, self.graph_table, tags)
+        await window.fence()
         homes = self.table["home"].tolist()
         urgent = self.placement.urgent
         job = Job(
@@ -238,14 +244,12 @@ class Neurons:
             ranks=self._ranks,
         )
         self._crew = await Crew.open(self._world, self._node, job, self._spans)
+        self._planned.push_async_callback(self._crew.close)
 
-    async def _window(self, nbytes: int) -> Window:
-        return await self._world.window(nbytes, node=self._node)
-
-    @property
-    def graph_table(self) -> Table:
-        """The rows of kernels and layers."""
-        return self._rows
+    async def _window(self, nbytes: int, closed_with: AsyncExitStack) -> Window:
+        window = await self._world.window(nbytes, node=self._node)
+        closed_with.push_async_callback(window.close)
+        return window
 
     async def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs for `batch` samples, new arrays; on the node's rank 0 alone, one after the other.
@@ -286,16 +290,14 @@ class Neurons:
     async def _close(self) -> None:
         async with self._turn:
             await self._close_plan()
-            del self._bound, self._rows, self._arena, self.parameters
-            await self._memory.close()
-        self._node.free()
+            for view in ("_bound", "graph_table", "_arena", "parameters"):  # of what is given back
+                self.__dict__.pop(view, None)
+            await self._made.aclose()
 
     async def _close_plan(self) -> None:
-        if self._crew is not None:
-            await self._crew.close()
-            self._crew = None
-            del self.table
-            await self._plan_window.close()
+        self._crew = None
+        self.__dict__.pop("table", None)
+        await self._planned.aclose()
 
     async def __aenter__(self) -> Self:
         return self

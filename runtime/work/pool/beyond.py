@@ -83,7 +83,7 @@ class Beyond:
         #: What it costs to take something by message.
         self.far = Way(0.0, 0.0)
         self._counts: Counts = memory.counts
-        self._view = memory.shelf.view()
+        self._shelf = memory.shelf
         self._rest = memory.rest
         self._slots = memory.slots is not None
         self._loop = world.loop
@@ -97,8 +97,6 @@ class Beyond:
         self._over = False
         self._late: list[tuple[int, int, bool, list[bytes]]] = []  # results that no run is at work to take
         self._running: list[asyncio.Task[Any]] = []
-        #: Questions that were answered here.
-        self.asked = 0
         worker.outside = Outside(self._from_thread(self._is_idle), self._from_thread(self._send))
         channel.serve(self._answer)
 
@@ -238,7 +236,6 @@ class Beyond:
             self._home.arrived(number, failed, from_message(parts, message.arrays))
             self._worker.offer()
             return None
-        self.asked += 1
         lane, taken = self._give(message.source)
         parcels, arrays = for_message(taken)
         await message.reply([lane, parcels], *arrays)
@@ -261,13 +258,13 @@ class Beyond:
 
     def _from_shelves(self, lane: int) -> list[bytes]:
         mates, closed = range(self._world.node_size), self._queues.closed_in[lane]
-        declared = self._view.declared(mates, lane, closed)
+        declared = self._shelf.declared(mates, lane, closed)
         victim = fullest(declared, self.far)
         if victim is None:
             if declared:
                 self._queues.tally.lanes[lane].refused["not worth sending"] += 1
             return []
-        taken = self._view.take(victim.rank, lane)
+        taken = self._shelf.take(victim.rank, lane)
         if taken:
             self._rest.ring(victim.rank)  # which may have more of what it cannot run itself
         return taken

@@ -17,9 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...message import Communicator, World
-from ...message.window import LINE_BYTES, Window, rounded_up
+from ...message.window import LINE_BYTES, WORD_BYTES, Window, rounded_up
 
-WORD_BYTES = 8
 THREADS, LOOPS = 0, 1
 """Of the two words of a counter, the one that the pool's thread writes, and the one under the home's lock."""
 
@@ -28,7 +27,7 @@ class Counts:
     """This rank's counters and its view of its node's."""
 
     def __init__(self, window: Window, rank: int, ranks: int, lanes: int) -> None:
-        self._window = window
+        self.window = window
         words = [window.array(each, np.int64, words_of(lanes)) for each in range(ranks)]
         line = LINE_BYTES // WORD_BYTES
         self._all_spawned = [word[:2].data for word in words]
@@ -50,16 +49,16 @@ class Counts:
         """Give the memory back; collective over the node."""
         self._all_spawned, self._all_ended, self.large, self.began_ns = [], [], [], []
         del self.spawned, self.ended
-        await self._window.close()
+        await self.window.close()
 
     def sync(self) -> None:
         """A memory barrier."""
-        self._window.sync()
+        self.window.sync()
 
     def over(self) -> bool:
         """Whether no task is left on this node, if it is the only one."""
         ended = sum(word[0] + word[1] for word in self._all_ended)
-        self._window.sync()
+        self.window.sync()
         return ended == sum(word[0] + word[1] for word in self._all_spawned)
 
     def mine(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,7 +15,7 @@ from .slots import Slots
 
 @dataclass(slots=True)
 class Memory:
-    """Made by `allocate`; closed by `close`, or with the world. `slots` is None where a rank is alone."""
+    """Made by `allocate`. `slots` is None where a rank is alone."""
 
     shelf: Shelf
     slots: Slots | None
@@ -23,18 +24,24 @@ class Memory:
 
     @classmethod
     async def allocate(
-        cls, world: World, node: Communicator, *, lanes: int, places: int, place_bytes: int
+        cls,
+        world: World,
+        node: Communicator,
+        made: AsyncExitStack,
+        *,
+        lanes: int,
+        places: int,
+        place_bytes: int,
     ) -> Self:
-        """Collective over `node`, which is the pool's own."""
+        """Collective over `node`, which is the pool's own; to be closed with `made`, or with the world."""
         shelf = await Shelf.allocate(world, node, lanes=lanes, places=places, place_bytes=place_bytes)
-        slots = await Slots.allocate(world, node, places, place_bytes) if node.size > 1 else None
+        made.push_async_callback(shelf.close)
+        slots = None
+        if node.size > 1:
+            slots = await Slots.allocate(world, node, places, place_bytes)
+            made.push_async_callback(slots.close)
         counts = await Counts.allocate(world, node, lanes)
-        return cls(shelf, slots, counts, await Rest.begin(world, node))
-
-    async def close(self) -> None:
-        """Give the memory back; collective over the node."""
-        await self.shelf.close()
-        if self.slots is not None:
-            await self.slots.close()
-        await self.counts.close()
-        self.rest.close()
+        made.push_async_callback(counts.close)
+        rest = await Rest.begin(node)
+        counts.window.at_close.append(rest.close)  # also where it is the world that closes that
+        return cls(shelf, slots, counts, rest)

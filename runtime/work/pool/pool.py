@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import msgpack
@@ -74,18 +75,20 @@ class Pool:
         self._world, self._lanes, self._memory = world, lanes, memory
         self._demands = Demands(functions, lanes, world.rank)
         self._queues = Queues(world, lanes, memory, near, trace)
-        self._worker = Worker(world, self, functions, self._queues, memory, task_s=task_s, trace=trace)
         self._home = Home(world.rank, memory.counts, memory.slots, self._queues.add)
-        self._worker.home = self._home
+        self._worker = Worker(
+            world, self, functions, self._queues, memory, self._home, task_s=task_s, trace=trace
+        )
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
         self._closing: asyncio.Task[None] | None = None
-        self._node: Communicator
+        self._made: AsyncExitStack  # what is to be closed when nobody is answered any more
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
 
     @classmethod
+    @to_the_end
     async def open(
         cls,
         world: World,
@@ -110,59 +113,38 @@ class Pool:
 
         Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
-
-        opening = cls._open(
-            world,
-            functions,
-            classes=classes,
-            devices=devices,
-            memory_bytes=memory_bytes,
-            task_s=task_s,
-            places=places,
-            place_bytes=place_bytes,
-            trace=trace,
-            name=name,
-        )
-        return await to_the_end(opening)
-
-    @classmethod
-    async def _open(
-        cls,
-        world: World,
-        functions: Mapping[str, Function],
-        *,
-        classes: int,
-        devices: Sequence[str],
-        memory_bytes: int,
-        task_s: float,
-        places: int,
-        place_bytes: int,
-        trace: Recorder | None,
-        name: str,
-    ) -> Self:
-        # Its own: one that was cancelled while it waited for others may use the world's before they are here.
-        comm = await world.apart(f"weft {name}")
-        functions = {GROUP: run_group, **functions}
-        settings = [sorted(functions), classes, places, place_bytes]
-        await world.agree(f"functions and settings of the pool {name!r}", str(settings), among=comm)
-        check(name, functions, places, place_bytes)
-        share_cores(world)
-        lanes = Lanes(await offers(comm, Offer(tuple(devices), memory_bytes)), classes)
-        # Its own, too: of two that were opened at once a rank had the one's memory for the other's.
-        node = await comm.split(world.node.ranks[0], world.node_rank, name="node")
-        assert node is not None
-        memory = await Memory.allocate(
-            world, node, lanes=len(lanes.all), places=places, place_bytes=place_bytes
-        )
-        near = measure.near(memory.shelf, world.node_rank)
-        pool = cls(world, functions, lanes, memory, near=near, task_s=task_s, trace=trace)
-        # Its own, not the name's: what was still on its way to a pool of that name when it was closed (one
-        # that was given up does not wait for it) was taken for this one's, whose tasks have the same numbers.
-        channel = await world.channel(comm.group)
-        pool._node = node
-        pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
-        pool.far = pool._beyond.far = await measure.far(world, comm, channel)
-        return pool
+        made = AsyncExitStack()
+        try:
+            # Its own: one that was cancelled while it waited for others may use the world's before they are
+            # here.
+            comm = await world.apart(f"weft {name}")
+            made.callback(comm.free)
+            functions = {GROUP: run_group, **functions}
+            settings = [sorted(functions), classes, places, place_bytes]
+            await world.agree(f"functions and settings of the pool {name!r}", str(settings), among=comm)
+            check(name, functions, places, place_bytes)
+            share_cores(world)
+            lanes = Lanes(await offers(comm, Offer(tuple(devices), memory_bytes)), classes)
+            # Its own, too: of two that were opened at once a rank had the one's memory for the other's.
+            node = await comm.split(world.node.ranks[0], world.node_rank, name="node")
+            assert node is not None
+            made.callback(node.free)
+            memory = await Memory.allocate(
+                world, node, made, lanes=len(lanes.all), places=places, place_bytes=place_bytes
+            )
+            near = measure.near(memory.shelf, world.node_rank)
+            pool = cls(world, functions, lanes, memory, near=near, task_s=task_s, trace=trace)
+            # Its own, not the name's: what was still on its way to a pool of that name when it was closed
+            # (one that was given up does not wait for it) was taken for this one's, whose tasks have the same
+            # numbers.
+            channel = await world.channel(comm.group)
+            pool._made = made
+            pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
+            pool.far = pool._beyond.far = await measure.far(world, comm, channel)
+            return pool
+        except Exception:  # most often all ranks have it; others' part in this is not waited for
+            world.closing(made.aclose(), "a pool that could not be opened closes")
+            raise
 
     async def close(self) -> None:
         """Give the memory back; collective over the world. Mistakes from then on: tasks, and runs.
@@ -177,9 +159,7 @@ class Pool:
         await self._left(self._ending)
         self._demands.close()
         await self._beyond.close()
-        await self._memory.close()
-        self._node.free()
-        self._beyond.comm.free()
+        await self._made.aclose()
 
     async def __aenter__(self) -> Self:
         return self

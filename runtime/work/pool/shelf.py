@@ -10,7 +10,7 @@ The owner never waits for a thief, and a thief never for the owner: a claim is o
 claimed places are the thief's until it has copied them. A place serves again when its byte says so.
 
 Inside a node only; between nodes a thief asks by message, and the rank that it asks takes for it. One thread
-of a rank puts out and takes back; others of its threads take through a `view` of their own.
+of a rank puts out and takes back; any may take.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ import numpy as np
 
 from ...errors import Mistake
 from ...message import Communicator, World
-from ...message.window import LINE_BYTES, Window, rounded_up
+from ...message.window import LINE_BYTES, WORD_BYTES, Window, rounded_up
 from . import lot
 from .victims import Declared
-
-WORD_BYTES = 8
 
 
 class Shelf:
     """This rank's shelf, and its view of its node's; made by `allocate`, closed by `close` or the world."""
 
     def __init__(self, window: Window, rank: int, ranks: int, lanes: int, layout: Layout) -> None:
-        self._window, self._rank, self._layout = window, rank, layout
+        self._window, self._rank = window, rank
         self.places, self.place_bytes = layout.places, layout.place_bytes
         self._lanes = [
             [Lane(window, owner, lane * layout.nbytes, layout) for lane in range(lanes)]
@@ -50,10 +48,6 @@ class Shelf:
         layout = Layout(places, place_bytes)
         window = await world.window(lanes * layout.nbytes, node=node)
         return cls(window, node.rank, node.size, lanes, layout)
-
-    def view(self) -> Shelf:
-        """The same shelves for another thread, which may look and take."""
-        return Shelf(self._window, self._rank, len(self._lanes), len(self._next), self._layout)
 
     async def close(self) -> None:
         """Give the memory back; collective over the node."""

@@ -62,11 +62,12 @@ class Worker:
         functions: Mapping[str, Callable[..., object]],
         queues: Queues,
         memory: Memory,
+        home: Home,
         *,
         task_s: float,
-        trace: Recorder | None = None,
+        trace: Recorder | None,
     ) -> None:
-        self._pool = pool
+        self._pool, self._home = pool, home
         self._world_rank, self._rank = world.rank, world.node_rank
         self._queues, self._trace = queues, trace
         self._slots, self._counts, self._rest = memory.slots, memory.counts, memory.rest
@@ -84,7 +85,6 @@ class Worker:
         self._bells = world.selector.bells  # of the ranks' loops
         #: When a question was asked that has brought tasks, and whom; told when the thread sees them.
         self._arrival: tuple[int, int] | None = None
-        self.home: Home
         self.outside: Outside
         #: Whether the thread has found nothing to do and rests.
         self.idle = False
@@ -142,7 +142,7 @@ class Worker:
 
     def work(self) -> None:
         """Run tasks until stopped, or until no task is left, where this is the only node."""
-        home = self.home
+        home = self._home
         idle_since = 0.0
         self._ident = threading.get_ident()
         while not self.stopped:
@@ -205,7 +205,7 @@ class Worker:
             trace = trace.encode(errors="backslashreplace").decode()  # the name of a file may not be UTF-8
             parts = [pack([self._world_rank, socket.gethostname(), trace])]
         if home == self._world_rank and number:
-            self.home.arrived(number, failed, parts)
+            self._home.arrived(number, failed, parts)
         elif number:
             self._deliver(home, slot, number, failed, parts)
         else:
@@ -262,7 +262,7 @@ class Worker:
         """Whether there is something to do after all."""
         return (
             self.stopped
-            or (self.home.open and self._slots is not None and self._slots.any())
+            or (self._home.open and self._slots is not None and self._slots.any())
             or self._queues.anything()
             or (self._one_node and self._counts.over())
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Callable
 
@@ -276,7 +275,6 @@ def requires_bells() -> None:
     node.Free()
     vendor, version = MPI.get_vendor()
     where = f"{vendor} {'.'.join(map(str, version))}"
-    requires(sys.platform == "linux", f"{where} on {sys.platform}: there are no bells but on Linux")
     requires(together, f"{where} has put these ranks on several nodes, between which no bell rings")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from weft.runtime.errors import MachineError
-from weft.runtime.message import World, run, window
+from weft.runtime.message import World, meeting, run, window
 from weft.runtime.work.pool import Pool
 
 
@@ -131,6 +133,67 @@ def test_a_window_that_is_made_when_all_tasks_were_cancelled_is_closed_with_the_
             task.cancel()
         await asyncio.wait(opening)
         await world.node.duplicate("behind them")
-        assert len(world._shared) == 2
+        assert len(world._windows) == 2
 
     run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", ["window", "board", "split", "duplicate"])
+def test_what_is_made_leaves_the_communicator_to_other_collectives_meanwhile(kind: str) -> None:
+    """Behind its memory a board called one of its own, behind or before what the program called by then."""
+
+    async def main(world: World) -> None:
+        makes: dict[str, Any] = {
+            "window": lambda: world.window(8),
+            "board": lambda: world.board(1),
+            "split": lambda: world.node.split(0, name="part"),
+            "duplicate": lambda: world.node.duplicate("part"),
+        }
+        making = asyncio.create_task(makes[kind]())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if world.node_rank == 0:
+            await making  # all is made here before the next is called; on the others not yet
+        total = np.ones(1)
+        await world.node.allreduce(total)
+        assert total[0] == world.node_size
+        await making
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_who_waits_in_mpi_for_a_rank_that_blocks_its_loop_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It told of nothing, and who waited for it was told that it was the one whose loop stood still."""
+
+    async def main(world: World) -> None:
+        told = await world.window(8)
+        word = told.array(0, "int64", 1)
+        pair = await world.split(0 if world.rank < 2 else None, name="pair")
+        if pair is None or len(world.nodes) > 1:
+            return  # (of one node, for what rank 1 looks at meanwhile is its memory)
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            word[0] = 1
+
+        monkeypatch.setattr(meeting, "say", say)
+        making = asyncio.create_task(pair.duplicate("again"))
+        if world.rank == 1:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            end_s = time.monotonic() + 30
+            while not word[0] and time.monotonic() < end_s:
+                world.selector.test()  # so that the others see that it has come
+                time.sleep(0.01)  # but the loop stands still
+            assert word[0]
+        await making
+        if world.rank == 0:
+            (text,) = said
+            assert "in MPI for 1 s, in \"duplicate as 'again'\", and does nothing else" in text
+            assert "it waits for rank 1, whose event loop has been blocked" in text
+            assert "asyncio.to_thread" in text
+
+    run(main, stall_s=1.0)

@@ -34,6 +34,23 @@ def test_what_mpi_cannot_reduce_is_refused(dtype: str, op: str) -> None:
     talk(main)
 
 
+class OnGpu(np.ndarray[Any, Any]):
+    """What tells CuPy's arrays from NumPy's."""
+
+    __cuda_array_interface__ = None
+
+
+@pytest.mark.parametrize("op", ["sum", "max"])
+def test_what_lies_on_a_gpu_is_not_reduced(op: str) -> None:
+    """The greatest of such was to be found by NumPy, in memory that the processor does not see."""
+
+    async def main(ranks: Talk) -> None:
+        with pytest.raises(Mistake, match=r"float32 with shape \(3,\) on a GPU .*: give array\.get\(\)"):
+            ranks.comm.allreduce(np.zeros(3, np.float32).view(OnGpu), op)
+
+    talk(main)
+
+
 @pytest.mark.parametrize(
     "call",
     [

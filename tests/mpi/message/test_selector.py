@@ -150,11 +150,3 @@ def test_what_is_waited_for_is_listed_oldest_first() -> None:
         assert ranks.loop.mpi.pending() == []
 
     talk(main)
-
-
-def test_outside_of_the_loop_the_remedy_is_named() -> None:
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match=r"start your program with .*run\(main\)"):
-            selector.mpi_selector()
-
-    asyncio.run(main())

@@ -51,7 +51,7 @@ def test_the_world_is_a_communicator_and_has_one_of_its_node() -> None:
     async def main(world: World) -> None:
         total = np.array([world.rank + 1])
         there = np.array([1])
-        await asyncio.gather(world.allreduce(total), world.node.allreduce(there), world.comm.barrier())
+        await asyncio.gather(world.allreduce(total), world.node.allreduce(there), world.barrier())
         assert total[0] == world.size * (world.size + 1) // 2
         assert there[0] == world.node_size
 

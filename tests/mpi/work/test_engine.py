@@ -12,10 +12,10 @@ import pytest
 from tests.pure.graph.neuron_graphs import GRAPHS, parameters, samples, serial
 from weft.kernels.activation import ReLU
 from weft.kernels.kernel import Buffers, Mode, Region
-from weft.runtime.errors import GraphError, Mistake
+from weft.runtime.errors import GraphError, MachineError, Mistake
 from weft.runtime.graph import Builder, Graph, sequential
 from weft.runtime.graph.graph import Node
-from weft.runtime.message import World, run
+from weft.runtime.message import World, run, window
 from weft.runtime.work.neurons import Neurons, claims
 from weft.runtime.work.neurons.crew import BlockError
 from weft.runtime.work.pool import Pool
@@ -148,6 +148,25 @@ def test_an_engine_of_which_ranks_have_another_idea_is_refused_on_all(case):
         with pytest.raises(Mistake, match=f"the ranks do not hold the same {text}") as told:
             await Neurons.open(world, graph, parameters(graph), **given)
         assert f"rank {world.size - 1} (host {world.host})" in str(told.value)
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("windows", [0, 1, 2])
+def test_an_engine_that_cannot_be_opened_leaves_no_communicator_and_no_memory(monkeypatch, windows):
+    """They stayed to the end of the job, for every time that it was tried."""
+    graph = GRAPHS["inception"]()
+
+    async def main(world: World) -> None:
+        before, rooms = list(world.selector.communicators), iter([*[1 << 30] * windows, 100])
+        monkeypatch.setattr(window, "room_bytes", lambda: next(rooms))
+        with pytest.raises(MachineError, match="shared memory is too small"):
+            await Neurons.open(world, graph, parameters(graph), capture=False)
+        while world.closings:
+            await asyncio.wait(world.closings)
+        assert world.selector.communicators == before
+        assert all(each.closed for each in world._windows)
 
     run(main)
 

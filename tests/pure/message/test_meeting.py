@@ -7,10 +7,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import msgpack
 import pytest
 
 from weft.runtime.errors import Mistake
-from weft.runtime.message.meeting import Meetings
+from weft.runtime.message.control import MESSAGE_BYTES
+from weft.runtime.message.meeting import Meetings, bits, late, ranks_in
 
 
 class Job:
@@ -152,3 +154,33 @@ def test_a_rank_that_has_called_what_is_no_meeting_says_so_rather_than_wait_for_
     with pytest.raises(Mistake, match=r'rank 0 called "first as rank 0 .*, and rank 1 something else there'):
         job.deliver()
     assert job.inside == {0: ["first"], 1: []}
+
+
+@pytest.mark.parametrize(
+    "ranks", [[0], [7, 8], [3, 2, 1], list(range(1, 2000, 3))], ids=["one", "a byte's edge", "turned", "many"]
+)
+def test_ranks_travel_as_bits(ranks: list[int]) -> None:
+    assert ranks_in(bits(ranks)) == sorted(ranks)
+
+
+def test_a_meeting_of_a_hundred_thousand_ranks_has_room_in_a_control_message() -> None:
+    job = Job(2, Random(0))
+    job.meeting("all", [1, 0, *range(2, 100_000)], 1)
+    ((kind, body),) = job.lines[1, 0]
+    assert len(msgpack.packb([kind, *body])) < MESSAGE_BYTES // 4
+
+
+@pytest.mark.parametrize(
+    ("ranks", "whom"),
+    [
+        ([0, 1], "it waits for rank 0, whose"),
+        ([1, 0, 2, 3], "it waits for one or more of ranks 0, 2-3, whose"),
+    ],
+    ids=["of a pair it is the other", "of more one of them"],
+)
+def test_who_is_kept_in_a_call_says_for_whom(ranks: list[int], whom: str) -> None:
+    job = Job(4, Random(0))
+    text = late(job.call("all", ranks, 1), 1, 10.0)
+    assert text.startswith("weft: rank 1 (")
+    assert 'has been in MPI for 10 s, in "all as rank 1 calls it"' in text
+    assert whom in text

@@ -10,17 +10,16 @@ from weft.runtime.message.selector import Call, Needs, Waiting
 from weft.runtime.message.stall import Answer, Question, alikes, describe, due
 
 HOSTS = ("n1", "n1", "n2", "n2")
-PORTION = Call("allreduce (sum)", "all-reduce of portion 3", "all-reduce of portion 3", elements="<f8")
+PORTION = Call("allreduce (sum)", "all-reduce of portion 3", elements="<f8")
 REDUCE = Waiting("all-reduce of portion 3", 0.0, Needs((1, 2, 3), "gradients", 7, PORTION))
 RECEIVE = Waiting("receive from rank 2", 0.0, Needs((2,)))
 COUNTER = Waiting("m: step 3, gradients of portion 2", 0.0, Needs((1,), "m", witnesses=(1, 2, 3)))
 THERE = Answer("step 41", 12.0, (), 7, PORTION)
 ONE_BEHIND = Answer("step 41: evaluating", 12.0, (), 6)
 FAR_BEHIND = Answer("step 40", 30.0, (), 2)
-ELSEWHERE = Answer("step 41", 1.0, (), 7, Call("broadcast from rank 0", "the plan", "the plan"))
-OTHER_PORTION = Answer("step 41", 1.0, (), 7, PORTION._replace(what="portion 4", kind="portion 4"))
+ELSEWHERE = Answer("step 41", 1.0, (), 7, Call("broadcast from rank 0", "the plan"))
+OTHER_PORTION = Answer("step 41", 1.0, (), 7, PORTION._replace(what="portion 4"))
 INTEGERS = Answer("step 41", 1.0, (), 7, PORTION._replace(elements="<i8"))
-SAME_KIND = Answer("step 41", 1.0, (), 7, PORTION._replace(what="portion 3, rank 1's"))
 WAITS_TOO = Answer("step 41", 12.0, (("receive from rank 3", 11.0),), 6)
 
 HEAD = 'weft: rank 0 (n1) has waited 10 s in "all-reduce of portion 3"'
@@ -59,7 +58,7 @@ HEAD = 'weft: rank 0 (n1) has waited 10 s in "all-reduce of portion 3"'
         ),
         pytest.param(
             REDUCE,
-            {1: OTHER_PORTION, 2: SAME_KIND, 3: THERE},
+            {1: OTHER_PORTION, 2: THERE, 3: THERE},
             f'{HEAD} for\n  rank 1 (n1), which called "portion 4" there, as collective 7 on '
             "'gradients': all ranks must call the same collectives in the same order",
             id="one rank reduces another portion",
