@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from statistics import median
@@ -76,25 +77,27 @@ class Reducer(Protocol):
         """Another of the same ranks, whose order of operations is its own."""
 
 
-class Carrier(Protocol):
+class Carrier(ABC):
     """How portions are added up over ranks, in place: exactly (`Exact`), or in fewer bytes (formats.py)."""
 
-    @property
-    def encodes(self) -> bool:
-        """Whether `encode` and `decode` do anything."""
+    encodes = False
+    """Whether `encode` and `decode` do anything."""
 
     async def open(self) -> None:
         """Make what it needs; collective, before the first `start`."""
 
+    @abstractmethod
     def cut(self, parts: Sequence[slice]) -> None:
         """Carry these slices of the gradient, one of every portion, from here on; when all is at rest."""
 
+    @abstractmethod
     def nbytes(self, portion: Portion) -> int:
         """Of this rank's part of a portion, as it travels."""
 
     def encode(self, portion: Portion) -> None:
         """Ready this rank's part of a portion for `start`: on the lane, once it is whole."""
 
+    @abstractmethod
     def start(self, portion: Portion, what: str) -> Awaitable[None]:
         """Start the sum of a portion, which is ready; in the plan's order on every rank."""
 
@@ -102,18 +105,13 @@ class Carrier(Protocol):
         """Put the sum where the part was: on the lane, once it has arrived."""
 
 
-class Exact:
+class Exact(Carrier):
     """Float32, summed by MPI where the portion lies."""
-
-    encodes = False
 
     def __init__(self, comm: Reducer, gradient: NDArray[np.float32]) -> None:
         self._comm = comm
         self._gradient = gradient
         self._parts: list[NDArray[np.float32]] = []
-
-    async def open(self) -> None:
-        """See `Carrier`."""
 
     def cut(self, parts: Sequence[slice]) -> None:
         """See `Carrier`."""
@@ -123,15 +121,9 @@ class Exact:
         """See `Carrier`."""
         return self._parts[portion.index].nbytes
 
-    def encode(self, portion: Portion) -> None:
-        """See `Carrier`."""
-
     def start(self, portion: Portion, what: str) -> Awaitable[None]:
         """See `Carrier`."""
         return self._comm.allreduce(self._parts[portion.index], what=what, patience_s=PATIENCE_S)
-
-    def decode(self, portion: Portion) -> None:
-        """See `Carrier`."""
 
 
 class Round:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from ...kernels.precision import add_up_bfloat16, add_up_float16, encode_bfloat16, encode_float16
 from ...kernels.sparsity import add_up_largest, encode_largest
 from ..graph import Layout
+from ..message.window import rounded_up
 from .exchange import PATIENCE_S, Carrier, Exact, Reducer
 from .portions import Portion
 
@@ -42,7 +43,6 @@ KEEP = 0.01
 Flat = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-LINE_BYTES = 64
 CODES = {
     "float16": (encode_float16, add_up_float16),
     "bfloat16": (encode_bfloat16, add_up_bfloat16),
@@ -98,7 +98,7 @@ class _Part(ABC):
             if run.role == "statistic"
         ]
         #: Of the statistics, in whole lines, so that what is behind them is aligned.
-        self.exact_bytes = _lines(4 * sum(statistic.size for statistic in self._statistics))
+        self.exact_bytes = rounded_up(4 * sum(statistic.size for statistic in self._statistics))
 
     @property
     @abstractmethod
@@ -144,7 +144,7 @@ class _HalfPart(_Part):
         super().__init__(gradient, residual, span, layout)
         self._encode, self._add_up = CODES[wire]
         count = self.values.size
-        each_bytes = _lines(2 * -(-count // size))
+        each_bytes = rounded_up(2 * -(-count // size))
         own_bytes = each_bytes + self.exact_bytes
         self.own = np.zeros(own_bytes, np.uint8)
         self.parts = np.zeros(size * each_bytes, np.uint8)
@@ -222,7 +222,7 @@ class _SparsePart(_Part):
 P = TypeVar("P", bound=_Part)
 
 
-class _Coded(Generic[P]):
+class _Coded(Carrier, Generic[P]):
     """A carrier whose parts know how they are encoded and decoded."""
 
     encodes = True
@@ -231,9 +231,6 @@ class _Coded(Generic[P]):
         self._comm = comm
         self._part_of = part_of
         self._parts: list[P] = []
-
-    async def open(self) -> None:
-        """See `Carrier`."""
 
     def cut(self, parts: Sequence[slice]) -> None:
         """See `Carrier`."""
@@ -308,8 +305,3 @@ class Sparse(_Coded[_SparsePart]):
         """See `Carrier`."""
         part = self._parts[portion.index]
         return self._comm.allgather(part.own, part.others, what=what, patience_s=PATIENCE_S)
-
-
-def _lines(nbytes: int) -> int:
-    """Rounded up to whole lines."""
-    return -(-nbytes // LINE_BYTES) * LINE_BYTES

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from ...kernels.kernel import Array, ArraySpec
 from .backward import Call, Calls, Phase
 from .graph import Graph
 
@@ -93,10 +96,22 @@ def value_of(array: str) -> str:
 def scratch_nbytes(graph: Graph, batch: int) -> int:
     """Workspace for the neediest kernel; calls are serial, so all share it."""
     specs = graph.specs(batch)
-    return max(
-        sum(_aligned(spec.nbytes) for spec in node.kernel.scratch(*graph.input_specs(node, specs)))
-        for node in graph.nodes
-    )
+    return max(carved_nbytes(node.kernel.scratch(*graph.input_specs(node, specs))) for node in graph.nodes)
+
+
+def carved_nbytes(specs: Iterable[ArraySpec]) -> int:
+    """What `carved` takes for such arrays."""
+    return sum(_aligned(spec.nbytes) for spec in specs)
+
+
+def carved(memory: Array, specs: Iterable[ArraySpec]) -> tuple[Array, ...]:
+    """Arrays in `memory`, bytes, one behind the other, each from a cache line of its own on."""
+    found, offset = [], 0
+    for spec in specs:
+        raw = memory[offset : offset + spec.nbytes]
+        found.append(raw.view(np.dtype(spec.dtype)).reshape(spec.shape))
+        offset += _aligned(spec.nbytes)
+    return tuple(found)
 
 
 def place(arrays: Iterable[Lifetime]) -> Placement:

@@ -23,7 +23,18 @@ from ...kernels.kernel import Array, ArraySpec, Buffers, Mode, with_last
 from ...kernels.optimizer import accumulate
 from .backward import Call, Calls, Phase, differentiate, gradient, inference, of_one_sample, postponed
 from .graph import Graph, Node
-from .memory import Placement, begin, lifetimes, place, resolve, saved_name, scratch_nbytes, value_of
+from .memory import (
+    Placement,
+    begin,
+    carved,
+    carved_nbytes,
+    lifetimes,
+    place,
+    resolve,
+    saved_name,
+    scratch_nbytes,
+    value_of,
+)
 from .parameters import Layout
 
 
@@ -117,7 +128,7 @@ def _shared(graph: Graph, batch: int, training: bool, movable: frozenset[str]) -
 
 def shared_bytes(graph: Graph, batch: int, movable: frozenset[str]) -> int:
     """What a `Memory` for training takes of `shared`, each array on cache lines of its own."""
-    return sum(-(-spec.nbytes // 64) * 64 for spec in _shared(graph, batch, True, movable).values())
+    return carved_nbytes(_shared(graph, batch, True, movable).values())
 
 
 def plan(graph: Graph, calls: Calls, batch: int) -> Placement:
@@ -202,11 +213,12 @@ class Program:
 
         def run(**rows: slice) -> None:
             compute(**rows)
-            some = rows.get("rows", slice(None))
-            accumulate(into[0][some].reshape(-1), views[0][some].reshape(-1))
-            if with_last(some, len(into[0])):
-                for total, view in zip(into[1:], views[1:], strict=True):
-                    accumulate(total.reshape(-1), view.reshape(-1))
+            others = slice(0, None)
+            if (some := rows.get("rows")) is not None:  # a learned number has none
+                accumulate(into[0][some].reshape(-1), views[0][some].reshape(-1))
+                others = slice(1, None) if with_last(some, len(into[0])) else slice(0)
+            for total, view in zip(into[others], views[others], strict=True):
+                accumulate(total.reshape(-1), view.reshape(-1))
 
         return Step(step.node, step.phase, run)
 
@@ -257,7 +269,7 @@ class _Binder:
             output=self.array(node.name),
             parameters=self._layout.views(parameters, node.name),
             saved=self._saved(node, inputs),
-            scratch=self._scratch(node, inputs),
+            scratch=carved(self._memory.workspace, node.kernel.scratch(*inputs)),
             output_gradient=self.array(gradient(node.name)) if names else None,
             input_gradients=tuple(None if name is None else self.array(name) for name in names),
             weight_gradients=() if gradients is None else self._layout.views(gradients, node.name),
@@ -269,11 +281,3 @@ class _Binder:
             self._at(self._placement.offsets[saved_name(node.name, number)], spec)
             for number, spec in enumerate(node.kernel.saved(*inputs))
         )
-
-    def _scratch(self, node: Node, inputs: tuple[ArraySpec, ...]) -> tuple[Array, ...]:
-        found, offset = [], 0
-        for spec in node.kernel.scratch(*inputs):
-            raw = self._memory.workspace[offset : offset + spec.nbytes]
-            found.append(raw.view(np.dtype(spec.dtype)).reshape(spec.shape))
-            offset += -(-spec.nbytes // 64) * 64
-        return tuple(found)

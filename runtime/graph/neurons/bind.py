@@ -13,19 +13,19 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from ....kernels.kernel import Array, ArraySpec, Buffers, Mode, Region
+from ....kernels.kernel import Array, Buffers, Mode, Region
 from ..graph import Graph
+from ..memory import carved, carved_nbytes
 from ..parameters import Layout
 from .blocks import NOBODY, Block, Blocks
 from .storage import Storage
 
 Call = Callable[[], None]
-LINE_BYTES = 64
 
 
 def arena_nbytes(storage: Storage) -> int:
     """Bytes of all buffers, each from a cache line of its own on."""
-    return sum(_lines(spec.nbytes) for spec in storage.buffers.values())
+    return carved_nbytes(storage.buffers.values())
 
 
 class Bound:
@@ -35,10 +35,8 @@ class Bound:
         self, graph: Graph, batch: int, storage: Storage, arena: NDArray[np.uint8], parameters: Array
     ) -> None:
         self._graph, self._specs = graph, graph.specs(batch)
-        buffers, start = {}, 0
-        for name, spec in storage.buffers.items():
-            buffers[name] = arena[start : start + spec.nbytes].view(spec.dtype)
-            start += _lines(spec.nbytes)
+        arrays = carved(arena, storage.buffers.values())
+        buffers = {name: array.reshape(-1) for name, array in zip(storage.buffers, arrays, strict=True)}
         #: The array of every value.
         self.values: Mapping[str, Array] = {
             value: buffers[place.buffer][place.start : place.start + self._specs[value].size].reshape(
@@ -71,7 +69,7 @@ class Bound:
         node = self._graph.by_name[name]
         inputs = self._graph.input_specs(node, self._specs)
         saved, scratch = node.kernel.saved(*inputs), node.kernel.scratch(*inputs)
-        work = self._arrays((*saved, *scratch))
+        work = carved(self._workspace, (*saved, *scratch))
         return Buffers(
             inputs=tuple(self.values[value] for value in node.inputs),
             output=self.values[name],
@@ -86,23 +84,10 @@ class Bound:
         most = 0
         for node in self._graph.nodes:
             inputs = self._graph.input_specs(node, self._specs)
-            specs = (*node.kernel.saved(*inputs), *node.kernel.scratch(*inputs))
-            most = max(most, sum(_lines(spec.nbytes) for spec in specs))
+            most = max(most, carved_nbytes((*node.kernel.saved(*inputs), *node.kernel.scratch(*inputs))))
         return most
-
-    def _arrays(self, specs: tuple[ArraySpec, ...]) -> tuple[Array, ...]:
-        found, start = [], 0
-        for spec in specs:
-            raw = self._workspace[start : start + spec.nbytes]
-            found.append(raw.view(spec.dtype).reshape(spec.shape))
-            start += _lines(spec.nbytes)
-        return tuple(found)
 
 
 def _drop(value: Array, region: Region, neurons: list[int]) -> None:
     for neuron in neurons:
         value[(slice(None), neuron, *region[1:])] = 0
-
-
-def _lines(nbytes: int) -> int:
-    return -(-nbytes // LINE_BYTES) * LINE_BYTES

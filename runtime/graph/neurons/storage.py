@@ -26,8 +26,6 @@ POINTWISE = frozenset(
 )
 """Kernels of which every element of the output depends on one element of each input as large."""
 
-LINE = 16  # elements of float32: buffers start at cache lines of their own
-
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -60,6 +60,14 @@ def transformer():
     return with_loss(b.build(b("dense", h, features=3)), "softmax_cross_entropy", ArraySpec((6,), "int32"))
 
 
+def learned_number():
+    """A scale and a number that are trained, of no axes."""
+    b = Builder()
+    h = b("arithmetic_weight", b("dense", b.input("x", (5,)), features=3), operator="mul", shape=())
+    h = b("arithmetic", h, b("constant", h, shape=()), operator="add")
+    return with_loss(b.build(h), "softmax_cross_entropy", ArraySpec((), "int32"))
+
+
 class Bound:
     """A graph with weights, samples and a program."""
 
@@ -136,7 +144,7 @@ def test_the_program_computes_the_gradient(model):
         assert computed == pytest.approx(measured, rel=0.03, abs=2e-4), parameter.name
 
 
-@pytest.mark.parametrize("model", [residual, convolutional, transformer])
+@pytest.mark.parametrize("model", [residual, convolutional, transformer, learned_number])
 def test_a_later_micro_batch_adds_its_gradient(model):
     bound = Bound(model())
     once = bound.gradient()
