@@ -25,7 +25,9 @@ from .matmul import MatMul
 from .piecewise import ELU, Clip, LeakyReLU
 from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from .probability import LogSoftmax, Softmax
+from .ranking import ArgMax, CumulativeSum, TopK, TopKIndices
 from .rearrange import Pad, Slice, Take, Transpose
+from .recurrent import GRU, LSTM
 from .reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from .resample import Resample
 from .response_norm import ResponseNorm
@@ -72,6 +74,10 @@ KERNELS: dict[str, type[Kernel]] = {
         ReduceSum,
         ReduceMax,
         ReduceL2,
+        ArgMax,
+        TopK,
+        TopKIndices,
+        CumulativeSum,
         Concat,
         Reshape,
         Flatten,
@@ -85,6 +91,8 @@ KERNELS: dict[str, type[Kernel]] = {
         LayerNorm,
         ResponseNorm,
         Attention,
+        LSTM,
+        GRU,
         Embedding,
         PositionEmbedding,
         SoftmaxCrossEntropy,

@@ -114,9 +114,15 @@ def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
         and not keeps_parameters(graph, node)
     ]
     if cut_off:
+        ends = [
+            f"{node.name} ({node.kernel.name})"
+            for node in graph.nodes
+            if node.name in reached and not all(has_gradient(node, at) for at in range(len(node.inputs)))
+        ]
         raise GraphError(
-            f"no gradient of the output {prediction!r} reaches the weights of {', '.join(cut_off)}: what"
-            " reads their values has none for them, as an embedding has none for its tokens; remove them"
+            f"no gradient of the output {prediction!r} reaches the weights of {', '.join(cut_off)}: it ends "
+            f"at {', '.join(ends)}; remove these weights, or train a value before that (of an ONNX file, "
+            "[model] output names it)"
         )
     node = Node("loss", kernel(loss), (prediction, "target"))
     return Graph({**graph.inputs, "target": target}, (*graph.nodes, node), ("loss", prediction))

@@ -21,8 +21,10 @@ from .move import ordered
 from .node import At, Dynamic, Operand, Static, show
 from .products import transposed
 
-LEAST = np.array(np.finfo(np.float32).min)
-"""What hides a score: of minus infinity everywhere in a row the softmax would be no number."""
+HIDDEN = np.array(-np.inf, np.float32)
+"""What hides a score. The least float would not: masks for padding add it, too, and of a row of nothing else
+the softmax gives all places the same share, those that a window hides as well. Of a row of -inf alone it is
+no number, of which the choice behind it makes 0."""
 
 STATE = {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}
 
@@ -92,7 +94,7 @@ def _shares(at: At, scores: Dynamic) -> Dynamic:
         seen = _seen(at, mask if kind == "bool" else _shown(at, mask, window), window)
     if seen is None:
         return at.add(Softmax(), scores, part="shares")
-    values, _ = together(at, seen, scores, Static(LEAST))
+    values, _ = together(at, seen, scores, Static(HIDDEN))
     shares = at.add(Softmax(), at.add(Where(), *values, part="hidden"), part="shares")
     if isinstance(seen, Static) and seen.array.any(axis=-1).all():
         return shares

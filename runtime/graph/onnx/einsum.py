@@ -11,7 +11,7 @@ none with the result is a dense layer's matrix. What sums over nothing is a prod
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -20,7 +20,7 @@ from ....kernels.matmul import MatMul
 from ....kernels.reduce import ReduceSum
 from .algebra import both
 from .move import ordered
-from .node import At, Dynamic, Operand, Static
+from .node import At, Dynamic, Operand, Static, show
 from .products import dense
 
 UNNAMED = "0123456789"
@@ -30,9 +30,11 @@ UNNAMED = "0123456789"
 def einsum(at: At) -> Operand:
     """Einsum, values first and from the left to the right."""
     operands = [at.operand(index) for index in range(len(at.inputs))]
+    operands = [at.value(n) if isinstance(each, Dynamic) else each for n, each in enumerate(operands)]
     terms, result = _letters(at, [len(_shape(each)) for each in operands])
-    pairs = list(zip(operands, terms, strict=True))
-    values = [(at.value(place), own) for place, (x, own) in enumerate(pairs) if isinstance(x, Dynamic)]
+    extents = _extents(at, operands, terms)
+    pairs = [_narrowed(at, each, own, extents) for each, own in zip(operands, terms, strict=True)]
+    values = [(x, own) for x, own in pairs if isinstance(x, Dynamic)]
     stored = [(each, own) for each, own in pairs if isinstance(each, Static)]
     _require_batch(at, [own for _, own in values], [own for _, own in stored], result)
     every: list[tuple[Operand, str]] = [*values, *stored]
@@ -74,6 +76,36 @@ def _letters(at: At, ranks: Sequence[int]) -> tuple[list[str], str]:
     if lost := {*result} - {*every}:
         at.refuse(f"its equation {equation!r} gives the result {min(lost)!r}, which no operand has")
     return found, result
+
+
+def _extents(at: At, operands: Sequence[Operand], terms: Sequence[str]) -> dict[str, int]:
+    """The extent of each letter's axes, all of which have it or 1."""
+    found: dict[str, int] = {}
+    for operand, term in zip(operands, terms, strict=True):
+        for letter, extent in zip(term, _shape(operand), strict=True):
+            other = found.get(letter, 1)
+            if extent != other and 1 not in (extent, other):
+                shapes = " and ".join(show(_shape(each)) for each in operands)
+                at.refuse(
+                    f"its operands are {shapes}, of which its equation {at.attributes['equation']!r} gives "
+                    "axes of unequal extents one letter"
+                )
+            found[letter] = max(extent, other)
+    return found
+
+
+def _narrowed(at: At, x: Operand, term: str, extents: Mapping[str, int]) -> tuple[Operand, str]:
+    """An operand without the axes of extent 1 where another one is longer."""
+    shape = _shape(x)
+    kept = [place for place, letter in enumerate(term) if shape[place] == extents[letter]]
+    if len(kept) == len(term):
+        return x, term
+    shape = tuple(shape[place] for place in kept)
+    narrow = "".join(term[place] for place in kept)
+    if isinstance(x, Dynamic):
+        return at.reshape(x, shape, part=f"narrow_{narrow}"), narrow
+    at.check_fixed(x)
+    return Static(x.array.reshape(shape), x.trained), narrow
 
 
 def _require_batch(at: At, values: Sequence[str], stored: Sequence[str], result: str) -> None:

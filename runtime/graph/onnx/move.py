@@ -112,6 +112,11 @@ def transpose(at: At) -> Operand:
     order = [int(axis) for axis in at.attributes.get("perm", range(rank - 1, -1, -1))]
     if sorted(order) != list(range(rank)):
         at.refuse(f"perm {order} does not name each of the {rank} axes of {show(x.shape)} once")
+    return turned(at, x, order)
+
+
+def turned(at: At, x: Dynamic, order: Sequence[int]) -> Dynamic:
+    """The value with its axes in another order, which may move the batch."""
     if at.writing.batched and (order[0] != 0 or x.folded):
         return at.transposed(x, order)
     return ordered(at, x, order)
@@ -169,10 +174,17 @@ def concat(at: At) -> Operand:
     """Concat; stored parts become values of their own."""
     operands = [at.operand(index) for index in range(len(at.inputs))]
     operands = [each for each in operands if isinstance(each, Dynamic) or each.array.size]
-    rank = next(len(each.shape) for each in operands if isinstance(each, Dynamic))
-    axis = at.axis(int(at.attributes["axis"]), rank)
+    values = [at.settled(each, "kept") for each in operands if isinstance(each, Dynamic)]
+    if len(operands) == 1:
+        return values[0]
+    rank, given = len(values[0].shape), int(at.attributes["axis"])
+    if len(values) == len(operands) and values[0].layout and len({each.layout for each in values}) == 1:
+        (counted,) = at.counted([given], rank)
+        y = at.add(at.kernel(Concat, at.place(values[0], counted)), *values)
+        return at.at_place(values[0], y, counted)
+    axis = at.axis(given, rank)
     parts = [at.plain(each) if isinstance(each, Dynamic) else at.constant(each, rank) for each in operands]
-    return at.add(Concat(axis), *parts) if len(parts) > 1 else parts[0]
+    return at.add(Concat(axis), *parts)
 
 
 def split(at: At) -> tuple[Operand, ...]:

@@ -95,6 +95,8 @@ def attributes(node: Proto) -> dict[str, Any]:
         value = onnx.helper.get_attribute_value(each)
         if isinstance(value, bytes):
             value = value.decode(errors="backslashreplace")
+        elif each.type == onnx.AttributeProto.STRINGS:
+            value = [text.decode(errors="backslashreplace") for text in value]
         found[each.name] = tensor(value) if isinstance(value, onnx.TensorProto) else value
     return found
 
@@ -201,12 +203,14 @@ def stored(name: str, array: NDArray[Any]) -> Proto:
     return numpy_helper.from_array(np.ascontiguousarray(array).reshape(np.shape(array)), name)
 
 
-def operator(op: str, inputs: Sequence[str], output: str, name: str, attributes: Mapping[str, Any]) -> Proto:
+def operator(
+    op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, attributes: Mapping[str, Any]
+) -> Proto:
     """A node; the attribute `to_type`, a dtype's name, becomes Cast's "to"."""
     given = dict(attributes)
     if "to_type" in given:
         given["to"] = _element_type(given.pop("to_type"))
-    return onnx.helper.make_node(op, list(inputs), [output], name=name, **given)
+    return onnx.helper.make_node(op, list(inputs), list(outputs), name=name, **given)
 
 
 def model(

@@ -29,7 +29,7 @@ from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
-from . import algebra, choice, images, move, package, products
+from . import algebra, choice, images, move, package, products, ranking, recurrent
 from .attention import attention
 from .einsum import einsum
 from .merge import merge
@@ -45,6 +45,8 @@ OPERATORS: Mapping[str, Reading] = {
     "Abs": algebra.unary(LeakyReLU(-1.0)),
     "Add": algebra.binary("add"),
     "And": choice.logical(Arithmetic("mul")),
+    "ArgMax": ranking.arg_max(smallest=False),
+    "ArgMin": ranking.arg_max(smallest=True),
     "Attention": attention,
     "AveragePool": images.average_pool,
     "BatchNormalization": images.batch_normalization,
@@ -55,6 +57,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Conv": images.conv,
     "ConvTranspose": images.conv_transpose,
     "Cos": algebra.unary(Cos()),
+    "CumSum": ranking.cumulative_sum,
     "DepthToSpace": move.depth_to_space,
     "Div": algebra.binary("div"),
     "Dropout": algebra.dropout,
@@ -66,6 +69,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Expand": move.expand,
     "Flatten": move.flatten,
     "Gather": move.gather,
+    "GRU": recurrent.gru,
     "Gelu": algebra.gelu,
     "Gemm": products.gemm,
     "GlobalAveragePool": images.global_average_pool,
@@ -80,6 +84,7 @@ OPERATORS: Mapping[str, Reading] = {
     "IsInf": choice.is_inf,
     "IsNaN": choice.is_nan,
     "LRN": images.lrn,
+    "LSTM": recurrent.lstm,
     "LayerNormalization": algebra.layer_normalization,
     "LeakyRelu": algebra.leaky_relu,
     "Less": choice.compare("less"),
@@ -129,6 +134,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Tanh": algebra.unary(Tanh()),
     "ThresholdedRelu": choice.thresholded_relu,
     "Tile": move.tile,
+    "TopK": ranking.top_k,
     "Transpose": move.transpose,
     "Unsqueeze": move.unsqueeze,
     "Upsample": move.resize,
@@ -211,7 +217,8 @@ def read(
         for name in read_later.intersection(node.output[len(results) :]):
             made = ", ".join(map(repr, node.output[: len(results)]))
             raise GraphError(
-                f"node {title!r} ({node.op_type}): its output {name!r} is needed, and Weft makes only {made}"
+                f"node {title!r} ({node.op_type}): its output {name!r} is needed, and Weft makes only {made};"
+                " export the model without it, or name the values that you need with outputs=[…]"
             )
         operands.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
 

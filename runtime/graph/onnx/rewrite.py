@@ -35,7 +35,7 @@ def rewritten(nodes: Sequence[package.Proto], stored: Mapping[str, NDArray[Any]]
     """The nodes of a file, in which such a Where is the Identity of what it chooses but for large u."""
     makers = {name: node for node in nodes for name in node.output}
     return [
-        package.operator("Identity", [node.input[2]], node.output[0], node.name, {})
+        package.operator("Identity", [node.input[2]], node.output[:1], node.name, {})
         if node.op_type == "Where" and not node.domain and _guards(node, makers, stored)
         else node
         for node in nodes

@@ -26,9 +26,21 @@ class Sheet:
         self.stored.append(package.stored(name, array))
         return name
 
-    def put(self, op: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> str:
-        """Add an operator, called after its output unless told otherwise; returns the output."""
-        self.operators.append(package.operator(op, inputs, output, name or output, attributes))
+    def put(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        output: str,
+        name: str = "",
+        *,
+        outputs: Sequence[str] = (),
+        **attributes: Any,
+    ) -> str:
+        """Add an operator, called after its output unless told otherwise; returns the output.
+
+        `outputs` are all of them, where nobody reads the others.
+        """
+        self.operators.append(package.operator(op, inputs, outputs or [output], name or output, attributes))
         return output
 
 

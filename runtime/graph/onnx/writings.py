@@ -28,7 +28,9 @@ from ....kernels.matmul import MatMul
 from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool2d
 from ....kernels.probability import LogSoftmax, Softmax
+from ....kernels.ranking import ArgMax, CumulativeSum, TopK, TopKIndices
 from ....kernels.rearrange import Pad, Slice, Take, Transpose
+from ....kernels.recurrent import GRU, LSTM, Recurrent
 from ....kernels.reduce import Reduce, ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ....kernels.resample import Resample
 from ....kernels.response_norm import ResponseNorm
@@ -234,6 +236,28 @@ def _reduce(op: str) -> Callable[[To, Any], None]:
     return writing
 
 
+def _arg_max(to: To, kernel: ArgMax) -> None:
+    op, keep, last = "ArgMin" if kernel.smallest else "ArgMax", int(kernel.keepdims), int(kernel.last)
+    to.put(op, *to.node.inputs, axis=kernel.axis, keepdims=keep, select_last_index=last)
+
+
+def _top_k(to: To, kernel: TopK | TopKIndices) -> None:
+    own, other = to.node.name, to.part("other")
+    to.sheet.put(
+        "TopK",
+        [*to.node.inputs, to.integers("k", [kernel.k])],
+        own,
+        outputs=(own, other) if isinstance(kernel, TopK) else (other, own),
+        axis=kernel.axis,
+        largest=int(not kernel.smallest),
+    )
+
+
+def _cumulative_sum(to: To, kernel: CumulativeSum) -> None:
+    axis = to.sheet.store(to.part("axis"), np.array(kernel.axis, np.int64))
+    to.put("CumSum", *to.node.inputs, axis, exclusive=int(kernel.exclusive), reverse=int(kernel.reverse))
+
+
 def _concat(to: To, kernel: Concat) -> None:
     to.put("Concat", *to.node.inputs, axis=kernel.axis)
 
@@ -343,8 +367,29 @@ def _attention(to: To, kernel: Attention) -> None:
     to.put("Reshape", mixed, to.integers("together", (0, places, width)))
 
 
+def _recurrent(to: To, kernel: Recurrent) -> None:
+    """With transposes around it: layout 1, which has the batch in front, onnxruntime does not know."""
+    (x,), (*_, places, features) = to.node.inputs, to.specs[0].shape
+    if len(to.specs[0].shape) > 3:
+        x = to.put("Reshape", x, to.integers("sequences", (-1, places, features)), to="together")
+    x = to.put("Transpose", x, to="places", perm=(1, 0, 2))
+    biases = []
+    if kernel.bias:
+        both = [to.parameters[name] for name in ("bias", "recurrent_bias")]
+        biases = [to.store("bias", np.concatenate(both, axis=1))]
+    attributes: dict[str, Any] = {"hidden_size": kernel.features, "direction": kernel.direction}
+    if isinstance(kernel, GRU):
+        attributes["linear_before_reset"] = int(kernel.reset_after)
+    y = to.put(
+        kernel.name.upper(), x, to.weight(), to.weight("recurrent_weight"), *biases, to="states", **attributes
+    )
+    y = to.put("Transpose", y, to="samples", perm=(2, 0, 1, 3))
+    to.put("Reshape", y, to.integers("shape", (-1, *to.output.shape[1:])))
+
+
 WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Add: _add,
+    ArgMax: _arg_max,
     Arithmetic: _arithmetic,
     ArithmeticNumber: _arithmetic_number,
     ArithmeticWeight: _arithmetic_weight,
@@ -361,6 +406,7 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Conv2dAdd: _conv,
     ConvTranspose2d: _conv_transpose,
     Cos: _as("Cos"),
+    CumulativeSum: _cumulative_sum,
     Dense: _dense,
     Dropout: _as("Identity"),
     ELU: _elu,
@@ -369,8 +415,10 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Exp: _as("Exp"),
     Flatten: _flatten,
     GELU: _gelu,
+    GRU: _recurrent,
     GlobalAveragePool2d: _global_average_pool,
     InstanceNorm: _instance_norm,
+    LSTM: _recurrent,
     LayerNorm: _layer_norm,
     LeakyReLU: _leaky_relu,
     Log: _as("Log"),
@@ -395,6 +443,8 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Sqrt: _as("Sqrt"),
     Take: _take,
     Tanh: _as("Tanh"),
+    TopK: _top_k,
+    TopKIndices: _top_k,
     Transpose: _transpose,
     Where: _where,
 }

@@ -92,6 +92,7 @@ CUT_OFF = {
         "embedding", b("cast", h, dtype="int32"), entries=9, width=2
     ),
     "what a constant counts the samples of": lambda b, h: b("constant", h, shape=[6, 2]),
+    "the place of the largest": lambda b, h: b("cast", b("arg_max", h), dtype="float32"),
 }
 
 
@@ -100,7 +101,8 @@ def test_weights_that_no_gradient_reaches_are_refused(read):
     builder = Builder()
     h = builder("dense", builder.input("x", (4,)), features=6, name="before")
     graph = builder.build(builder("dense", read(builder, h), features=3, name="behind"))
-    with pytest.raises(GraphError, match="no gradient of the output 'behind' reaches the weights of before:"):
+    reached = r"reaches the weights of before: it ends at (embedding|constant|arg_max)_1 \(\w+\); remove"
+    with pytest.raises(GraphError, match=reached):
         with_loss(graph, "mean_squared_error", ArraySpec((6, 3)))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.pure.graph.onnx_files import compute, file, node, normal, softmax
+from tests.pure.graph.onnx_files import compute, expected, file, node, normal, softmax
 from weft.runtime.errors import GraphError
 from weft.runtime.graph.onnx import read
 
@@ -59,6 +59,25 @@ def test_places_of_which_none_is_seen_get_nothing(mask, causal):
     np.testing.assert_allclose(y, wanted(*GIVEN.values(), seen, added), rtol=1e-5, atol=1e-6)
     unseen = ~np.broadcast_to(seen, (2, 1, 4, 5)).any(-1)[:, 0]
     assert (y[unseen] == 0).all()
+
+
+@pytest.mark.parametrize("windows", [{"is_causal": 1}, {"left_window_size": 0}], ids=["causal", "a window"])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "computed"])
+def test_a_row_of_padding_sees_what_its_window_shows(stored, windows):
+    """Masks that are made for padding add the least float; what the window hid got a share of such a row."""
+    least = np.where(ROWS, np.float32(0), np.finfo(np.float32).min)
+    proto = attending("q k v f", **windows)
+    if windows.keys() != {"is_causal"}:  # since set 25
+        proto.opset_import[0].version = 25
+    samples = GIVEN | {"f": np.stack([least[None], np.zeros_like(least)[None]])}
+    if stored:
+        (mask,) = (each for each in proto.graph.input if each.name == "f")
+        proto.graph.input.remove(mask)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(least, "f"))
+        samples = GIVEN
+    (y,) = compute(read(proto), samples).values()
+    (target,) = expected(proto, samples)
+    np.testing.assert_allclose(y, target, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

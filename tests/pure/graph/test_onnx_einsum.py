@@ -36,6 +36,16 @@ CASES = {  # the equation, shapes, which operands are stored, the kernels that i
     "a bilinear form": (
         "bi,bj,ijk->bk", [(2, 3), (2, 4), (3, 4, 5)], "v", "reshape reshape arithmetic reshape dense"
     ),
+    "an extent of 1, which others are longer than": (
+        "bij,bjk->bik", [(2, 3, 1), (2, 4, 5)], "", "reshape reduce_sum reshape reshape arithmetic"
+    ),
+    "one that the result has": ("bij,bij->bij", [(2, 3, 1), (2, 3, 4)], "", "reshape reshape arithmetic"),
+    "one without a name": (
+        "...j,...j->...", [(2, 1, 4), (2, 3, 4)], "", "reshape transpose reshape matmul reshape"
+    ),
+    "a stored one of 1": (
+        "bij,jk->bik", [(2, 3, 4), (1, 5)], "w", "reduce_sum constant reshape reshape arithmetic"
+    ),
 }  # fmt: skip
 
 
@@ -78,6 +88,7 @@ REFUSED = {
     "bii,bij->bi": "names an axis twice in a term",
     "bij,bjk->bix": "gives the result 'x', which no operand has",
     "bij->bij": "give a term of letters for each operand (2)",
+    "bij,bkk->bik": "names an axis twice in a term",
     "b.ij,bjk->bik": "give a term of letters for each operand (2)",
     "bi,bjk->bk": "'bi' in its equation 'bi,bjk->bk' does not name the 3 axes",
 }
@@ -91,3 +102,11 @@ def test_what_is_no_product_of_samples_is_refused(equation, words):
     with pytest.raises(GraphError) as caught:
         read(proto)
     assert words in str(caught.value)
+
+
+def test_axes_of_unequal_extents_are_told():
+    proto = file(
+        [node("Einsum", "x z", "y", equation="bij,bjk->bik")], {"x": ("n", 4, 3), "z": ("n", 4, 5)}, ["y"], {}
+    )
+    with pytest.raises(GraphError, match=r"operands are \(N, 4, 3\) and \(N, 4, 5\), of which its equation"):
+        read(proto)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -46,3 +50,19 @@ def test_flat_is_a_view():
 def test_flat_refuses_what_it_would_have_to_copy():
     with pytest.raises(ValueError, match=r"shape \(3, 2\) with strides"):
         flat(np.zeros((2, 3)).T)
+
+
+def test_a_function_that_is_kept_on_disk_is_had_without_making_the_compiler_ready():
+    """Every process would pay for that ahead of its first kernel: half of what a rank's start takes."""
+    program = textwrap.dedent("""
+        import sys, numpy
+        from weft.kernels.activation import _relu as function
+        function(numpy.ones(3, "f4"), numpy.ones(3, "f4"))
+        kept = sum(function.function.stats.cache_hits.values())
+        print(kept, "numba.np.linalg" in sys.modules)
+    """)
+    told = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert told[1] == "1 False\n"

@@ -27,7 +27,9 @@ from weft.kernels.matmul import MatMul
 from weft.kernels.piecewise import ELU, Clip, LeakyReLU
 from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from weft.kernels.probability import LogSoftmax, Softmax
+from weft.kernels.ranking import ArgMax, CumulativeSum, TopK, TopKIndices
 from weft.kernels.rearrange import Pad, Slice, Take, Transpose
+from weft.kernels.recurrent import GRU, LSTM
 from weft.kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from weft.kernels.region import reshaped
 from weft.kernels.registry import KERNELS
@@ -137,6 +139,10 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "reduce_l2": (ReduceL2((1,)), (IMAGES,)),
     "dense": (Dense(100), (PLACES,)),
     "dense, features alone": (Dense(150, bias=False), ((1, 9),)),
+    "arg_max": (ArgMax(1), (PLACES,)),
+    "top_k": (TopK(k=3), (PLACES,)),
+    "top_k_indices": (TopKIndices(1, k=3), (PLACES,)),
+    "cumulative_sum": (CumulativeSum(1), (PLACES,)),
     "concat": (Concat(), ((2, 3, 5, 4), (2, 1, 5, 4), (2, 4, 5, 4))),
     "concat, the last axis": (Concat(-1), ((2, 3, 5), (2, 3, 2))),
     "reshape": (Reshape((2, 3, -1, 7)), (IMAGES,)),
@@ -156,6 +162,9 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "response_norm": (ResponseNorm(3, 0.5), (IMAGES,)),
     "attention": (Attention(2), (PLACES,)),
     "attention, causal": (Attention(2, causal=True), (PLACES,)),
+    "lstm": (LSTM(5, "reverse"), (PLACES,)),
+    "lstm, both directions": (LSTM(5, "bidirectional"), (PLACES,)),
+    "gru, both directions": (GRU(5, "bidirectional"), (PLACES,)),
     "embedding": (Embedding(11, 8), ((3, 5),)),
     "position_embedding": (PositionEmbedding(), (PLACES,)),
     "softmax_cross_entropy": (SoftmaxCrossEntropy(), ((3, 5), (3,))),
@@ -279,6 +288,8 @@ UNCUT = {
     "probabilities of one sum": (Softmax(), (PLACES,), [(0, 6), (0, 3)]),
     "places of a dense layer": (Dense(4), (PLACES,), [(0, 3), (0, 4)]),
     "half a head": (Attention(2), (PLACES,), [(0, 6), (0, 1)]),
+    "half a direction": (LSTM(4, "bidirectional"), (PLACES,), [(0, 6), (0, 6)]),
+    "places that follow each other": (GRU(4), (PLACES,), [(0, 3), (0, 4)]),
     "an axis that is resampled": (Resample(2, 14), (IMAGES,), [(0, 6), (0, 4), (0, 7)]),
     "a mean": (ReduceMean((2,)), (PLACES,), [(0, 3), (0, 1)]),
 }  # fmt: skip

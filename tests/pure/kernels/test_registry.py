@@ -70,6 +70,8 @@ OF_FLOATS = {
     "layer_norm": ({}, IMAGE),
     "response_norm": ({"size": 3}, IMAGE),
     "attention": ({"heads": 2}, PLACES),
+    "lstm": ({"features": 3}, PLACES),
+    "gru": ({"features": 3}, PLACES),
     "position_embedding": ({}, PLACES),
     "mean_squared_error": ({}, IMAGE, IMAGE),
     "softmax_cross_entropy": ({}, PLACES, PLACES[:2]),

@@ -1,0 +1,105 @@
+"""lstm and gru: against finite differences and PyTorch; directions, first states, numbers of any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.pure.kernels.checks import allocate, check_against, check_gradients, normal, run
+from weft.kernels.kernel import ArraySpec, Kernel, Mode
+from weft.kernels.recurrent import GRU, LSTM
+
+KINDS = {
+    "lstm": lambda *given: LSTM(*given),
+    "gru": lambda *given: GRU(*given),
+    "gru, first reset": lambda *given: GRU(*given, reset_after=False),
+}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+directions = pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+biased = pytest.mark.parametrize("bias", [True, False], ids=["with biases", "without"])
+
+GATES = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2)}  # PyTorch's order, in ONNX's numbers
+
+
+@kinds
+@directions
+@biased
+def test_gradients_equal_finite_differences(kind, direction, bias):
+    check_gradients(kind(4, direction, bias), normal(2, 5, 3))
+
+
+@kinds
+def test_a_sequence_of_one_place_and_sequences_of_a_sample(kind):
+    check_gradients(kind(4, "bidirectional"), normal(2, 1, 3))
+    check_gradients(kind(2, "bidirectional"), normal(2, 3, 4, 3))
+
+
+@pytest.mark.parametrize("name", GATES)
+@directions
+@biased
+def test_equals_pytorch(name, direction, bias):
+    torch = pytest.importorskip("torch")
+    kernel: Kernel = {"lstm": LSTM, "gru": GRU}[name](6, direction, bias)
+    layer = getattr(torch.nn, name.upper())(
+        4, 6, bias=bias, batch_first=True, bidirectional=direction == "bidirectional"
+    )
+
+    def reference(x, *parameters):
+        def reordered(parameter):
+            gates = parameter.reshape(len(GATES[name]), -1, *parameter.shape[1:])
+            return gates[list(GATES[name])].reshape(parameter.shape)
+
+        flat = [reordered(each[way]) for way in range(len(parameters[0])) for each in parameters]
+        names = dict(zip((each for each, _ in layer.named_parameters()), flat, strict=True))
+        back = direction == "reverse"
+        y, *_ = torch.func.functional_call(layer, names, (x.flip(1) if back else x,))
+        return y.flip(1) if back else y
+
+    check_against(kernel, reference, normal(3, 7, 4))
+
+
+@kinds
+def test_a_place_does_not_see_the_places_that_come_later(kind):
+    for direction, later in (("forward", slice(4, None)), ("reverse", slice(0, 2))):
+        kernel, x = kind(3, direction), normal(2, 6, 5, dtype="float32")
+        before = run(kernel, allocate(kernel, x)).output.copy()
+        x[:, later] += 1
+        after = run(kernel, allocate(kernel, x)).output
+        seen = np.ones(6, bool)
+        seen[later] = False
+        np.testing.assert_array_equal(after[:, seen], before[:, seen])
+        assert (after[:, later] != before[:, later]).all()
+
+
+@kinds
+def test_sums_of_any_size_do_not_overflow(kind):
+    kernel = kind(3)
+    b = run(kernel, allocate(kernel, 1e30 * normal(2, 6, 5, dtype="float32")))
+    assert np.isfinite(b.output).all()
+    assert np.isfinite(b.input_gradients[0]).all()
+
+
+@kinds
+def test_a_gradient_needs_nothing_that_another_left_in_the_workspace(kind):
+    """A weight gradient is computed by another rank, or later than others."""
+    kernel, x = kind(3, "bidirectional"), normal(2, 6, 5, dtype="float32")
+    wanted = run(kernel, allocate(kernel, x))
+    b = allocate(kernel, x)
+    kernel.forward(b, Mode())
+    for call in (kernel.input_gradient, kernel.weight_gradient, kernel.weight_gradient):
+        for each in b.scratch:
+            each.fill(np.nan)
+        call(b, Mode())
+    np.testing.assert_array_equal(b.input_gradients[0], wanted.input_gradients[0])
+    for got, other in zip(b.weight_gradients, wanted.weight_gradients, strict=True):
+        np.testing.assert_array_equal(got, other)
+
+
+@kinds
+def test_what_does_not_fit_is_named(kind):
+    with pytest.raises(ValueError, match=r"shape \(2, 8\); it needs axes"):
+        kind(3).output(ArraySpec((2, 8)))
+    with pytest.raises(ValueError, match="features is 0"):
+        kind(0)
+    with pytest.raises(ValueError, match="direction is 'both'; give forward, reverse, bidirectional"):
+        kind(3, "both")
