@@ -2,7 +2,7 @@
 
 from .exchange import Carrier, Exact, Exchange, Reducer, Round
 from .formats import WireFormat
-from .node import Event, NodeMemory
+from .node import Event, NodeMemory, travels
 from .plan import Plan, Rule, make_plan
 from .portions import Block, Portion, blocks, cut, rows_of
 from .profile import Profile
@@ -25,4 +25,5 @@ __all__ = [
     "cut",
     "make_plan",
     "rows_of",
+    "travels",
 ]

@@ -83,7 +83,7 @@ class NodeMemory:
     ) -> NodeMemory:
         """For `size` float32 parameters with `slots` states, in at most `capacity` portions; collective.
 
-        With `lent` the ranks of a node take work from each other, where MPI lets their lanes claim it.
+        With `lent` the ranks of a node take work from each other.
         MachineError when the node has too little shared memory.
         """
         row = -(-size // ALIGNMENT) * ALIGNMENT
@@ -96,7 +96,7 @@ class NodeMemory:
         mine = world.node_rank if world.node_rank < owners(world.nodes) else None
         peers = await world.split(mine, world.rank, name="peers") if len(world.nodes) > 1 else None
         stealing = None
-        if lent is not None and world.thread_multiple and world.node_size > 1:
+        if lent is not None and world.node_size > 1:
             stealing = await Stealing.allocate(world, lent, capacity, owners(world.nodes))
         return cls(world, (shared, own), board, peers, size, slots, capacity, residual, stealing)
 
@@ -121,6 +121,11 @@ class NodeMemory:
     def counter(self, event: Event, portion: int) -> int:
         """The number of a counter on the board."""
         return event * self._capacity + portion
+
+
+def travels(ranks: int, memory: NodeMemory | None) -> bool:
+    """Whether gradients go from rank to rank by messages; `memory` is what the ranks of a node share."""
+    return ranks > 1 and (memory is None or memory.travels)
 
 
 def owners(nodes: Sequence[Sequence[int]]) -> int:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from .data import Data
+from .data.section import TextData
+from .data.text import is_one_file
+from .optimizers import StepSchedule
 from .schema import Job
+from .section import Section
+from .toml import to_toml_value
 
 UNEVEN = 0.2
 """Of a step; of less that ranks are idle nothing is said."""
@@ -16,14 +23,14 @@ def uneven(job: Job, samples: int, ranks: int) -> str:
     """
     batch = min(job.train.batch, samples)
     size = min(job.train.micro_batch, batch)
-    idle = _idle(batch, size, ranks)
+    idle = _idle_share(batch, size, ranks)
     if idle < UNEVEN:
         return ""
     better = -(-batch // (ranks * -(-batch // (size * ranks))))  # as many rounds of smaller ones
     count = -(-batch // size)
     has = f"{count:,} micro-batch{'es' * (count > 1)} of {size:,} for {ranks} ranks"
     text = f"{job.name}: a step of {batch:,} samples has {has}, {idle:.0%} of whose time is idle"
-    if _idle(batch, better, ranks) < idle:
+    if _idle_share(batch, better, ranks) < idle:
         return f"{text}; micro_batch = {better} in [train] divides it better"
     return f"{text}; take a larger batch, or fewer ranks"
 
@@ -43,6 +50,54 @@ def unwarmed(job: Job, samples: int) -> str:
     )
 
 
+def without_effect(
+    job: Job, samples: int, nodes: Sequence[Sequence[int]], *, travels: bool, alone: bool
+) -> str:
+    """What to say of keys that were given and change nothing on these nodes, all in a line; or nothing.
+
+    `travels`: whether gradients go from rank to rank; `alone`: whether no other model trains beside this one.
+    Nothing is said of a key that has its default, for a stored job has every one written out.
+    """
+    idle = _idle(job, samples, nodes, travels=travels, alone=alone)
+    found = [f"{keys} ({why})" for keys, why in idle if keys]
+    return f"{job.name}: without effect here: {'; '.join(found)}" if found else ""
+
+
+def _idle(
+    job: Job, samples: int, nodes: Sequence[Sequence[int]], *, travels: bool, alone: bool
+) -> Iterator[tuple[str, str]]:
+    """Keys with their values, or nothing, and what they are for or what stands against them."""
+    data, train, steps = job.data, job.train, job.train.total_steps(samples)
+    ranks = sum(map(len, nodes))
+    if not travels:
+        several = 'for ranks on several nodes, or inside = "flat"' if ranks > 1 else "for several ranks"
+        # (Portions are also what is added up and updated at once, wherever gradients meet.)
+        yield _given("exchange", job.exchange, "credit", "rule", "wire"), several
+    if ranks == len(nodes):
+        yield _given("exchange", job.exchange, "inside"), "for several ranks on a node"
+    if alone:
+        yield _given("run", job.run, "share", "priority"), "for models that train together"
+    if data.has_own_test:
+        yield _given("data", data, "test"), "there is a test set of its own"
+    if isinstance(data, TextData) and is_one_file(data):
+        yield _given("data", data, "files", "exclude"), "for a folder"
+    if not data.validation:
+        yield _given("train", train, "evaluate_every"), "nothing is held out to be scored"
+    of_steps = f"the run has {steps:,} step{'s' * (steps > 1)}"
+    if job.checkpoint.every >= steps:
+        yield _given("checkpoint", job.checkpoint, "every"), of_steps
+    if isinstance(train.schedule, StepSchedule) and train.schedule.every >= steps:
+        yield f"[train] schedule.every = {train.schedule.every}", of_steps
+
+
+def _given(name: str, section: Section, *keys: str) -> str:
+    """Those of a section's keys that have not their default, as a job file has them."""
+    fields, values = type(section).model_fields, dict(section)
+    usual = {key: fields[key].get_default(call_default_factory=True, validated_data=values) for key in keys}
+    given = [f"{key} = {to_toml_value(values[key])}" for key in keys if values[key] != usual[key]]
+    return f"[{name}] {', '.join(given)}" if given else ""
+
+
 def coarse(job: Job, data: Data) -> str:
     """What to say of data of which float32 samples, as an exported file takes them, tell too little."""
     if data.affine.takes == "float32":
@@ -53,7 +108,7 @@ def coarse(job: Job, data: Data) -> str:
     )
 
 
-def _idle(batch: int, size: int, ranks: int) -> float:
+def _idle_share(batch: int, size: int, ranks: int) -> float:
     """The share of a step in which ranks have no micro-batch."""
     count = -(-batch // size)
     return 1 - count / (ranks * -(-count // ranks))

@@ -37,6 +37,7 @@ from ..exchange import (
     blocks,
     cut,
     rows_of,
+    travels,
 )
 from ..exchange.exchange import PATIENCE_S, Wire
 from ..exchange.formats import make_carrier
@@ -158,7 +159,7 @@ class TrainingLoop:
         self._on_trial = 0  # steps that tuning has taken
         self._planned: Plan | None = None  # that was told
         #: Whether gradients travel at all.
-        self.travels = team.size > 1 and (memory is None or memory.travels)
+        self.travels = travels(team.size, memory)
         self._carrier = self._make_carrier()
         self._configure(self.settings)
 

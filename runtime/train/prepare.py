@@ -19,7 +19,7 @@ import numpy as np
 
 from ...kernels.device import Device, DeviceUnavailable, choose_device
 from ..errors import CheckpointError, DataError, MachineError, Mistake
-from ..exchange import NodeMemory, cut, rows_of
+from ..exchange import NodeMemory, cut, rows_of, travels
 from ..exchange.stealing import Lent
 from ..exchange.tune import SMALLEST_BYTES
 from ..graph import Graph, Layout
@@ -31,17 +31,17 @@ from ..work.alike import agree_on_model
 from ..work.cores import share_cores
 from ..work.offers import worth_offering
 from . import checkpoint
-from .advice import coarse, uneven, unwarmed
+from .advice import coarse, uneven, unwarmed, without_effect
 from .best import Best
 from .course import schedule
-from .data import Data, MissingData, load_data
+from .data import Data, MissingData, compare, load_data
 from .data.section import files
 from .ending import kept, reached
 from .evaluate import Score
 from .job import load_job
 from .model import build_with_weights
 from .replica import Flats, Replica
-from .schema import Job
+from .schema import Job, Run
 from .start import Start, start
 
 
@@ -79,13 +79,10 @@ class Prepared:
         return 0 if ended else self.job.train.total_steps(len(self.data.train)) - self.first_step
 
 
-def examine(job: Job, resume: Path | None, *, sound: bool = False) -> Examined:
-    """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong.
-
-    `sound`: another rank of the node compares the data with its checksums.
-    """
+def examine(job: Job, resume: Path | None) -> Examined:
+    """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong."""
     try:
-        data = load_data(job.data, job.seed, job.model.loss, sound=sound)
+        data = load_data(job.data, job.seed, job.model.loss)
     except MissingData as error:
         if resume is None:
             raise
@@ -118,21 +115,32 @@ def examine(job: Job, resume: Path | None, *, sound: bool = False) -> Examined:
 async def _examine_all(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Examined]:
     """All jobs, examined; Mistake with all that is wrong with them. Collective over the node.
 
-    The first rank of each node compares the data with its checksums, and the others take its word: what they
-    find wrong with a damaged file (a class of 2^30) would say nothing of the damage.
+    The first rank of each node compares the data with its checksums, and the others wait for its word before
+    they read: what they find in a damaged file would say nothing of the damage (a class of 2^30), and may
+    have taken all memory before anybody told of it.
     """
     world.position("reading data")
-    found: list[Examined] = []
     mistakes: dict[str, Mistake] = {}  # by what is told of them
+
+    def wrong(job: Job, mistake: Mistake) -> None:
+        name = f"{job.name}: " if len(jobs) > 1 else ""
+        mistakes[name + str(mistake).removeprefix(name)] = mistake
+
+    for job in jobs if world.node_rank == 0 else ():
+        try:
+            compare(job.data)
+        except Mistake as mistake:
+            wrong(job, mistake)
+    if damage := await _word_of_the_first(world, "\n".join(mistakes)):
+        raise DataError(damage)
+    found: list[Examined] = []
     for job, run in zip(jobs, resume, strict=True):
         try:
-            found.append(examine(job, run, sound=world.node_rank > 0))
+            found.append(examine(job, run))
         except Mistake as mistake:
-            name = f"{job.name}: " if len(jobs) > 1 else ""
-            mistakes[name + str(mistake).removeprefix(name)] = mistake
-    own = "\n".join(mistakes)
-    if told := await _word_of_the_first(world, own) or own:
-        raise mistakes[told] if len(jobs) == 1 and told in mistakes else Mistake(told)
+            wrong(job, mistake)
+    if mistakes:
+        raise next(iter(mistakes.values())) if len(jobs) == 1 else Mistake("\n".join(mistakes))
     return found
 
 
@@ -146,13 +154,16 @@ async def _word_of_the_first(world: World, text: str) -> str:
 
 
 def _unread(job: Job, folder: RunFolder) -> str:
-    """What to say of [model] weights that a run is given when it goes on: it has its own."""
-    weights = job.model.weights
-    if weights is None or (folder.job.is_file() and weights == load_job(str(folder.job)).model.weights):
+    """What to say of keys that a run is given when it goes on, and that are for a new one."""
+    weights, parent, notes = job.model.weights, job.run.folder, []
+    if weights is None and parent == Run().folder:
         return ""
-    return (
-        f"{job.name}: goes on with its own weights; those of [model] weights = {weights!r} are for a new run"
-    )
+    before = load_job(str(folder.job)) if folder.job.is_file() else None
+    if weights is not None and (before is None or weights != before.model.weights):
+        notes.append(f"with its own weights; those of [model] weights = {weights!r} are")
+    if before is None or parent not in (Run().folder, before.run.folder):
+        notes.append(f"where it is stored; [run] folder = {parent!r} is")
+    return "\n".join(f"{job.name}: goes on {note} for a new run" for note in notes)
 
 
 def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
@@ -171,13 +182,16 @@ def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
     return replace(found, job=found.job.model_copy(update={"exchange": exchange}))
 
 
-def _note(found: Examined, ranks: int) -> str:
-    """All that there is to say before the first step, a line each."""
-    job, data = found.job, found.data
-    samples = len(data.train)
-    of_job = (unwarmed(job, samples), uneven(job, samples, ranks), coarse(job, data))
-    notes = (stretched(found), found.start.note, *of_job)
-    return "\n".join(filter(None, notes))
+def _note(job: Job, found: Examined, nodes: Sequence[Sequence[int]], *, travels: bool, alone: bool) -> str:
+    """All that there is to say of a job, as it was given, before the first step, a line each."""
+    data, samples = found.data, len(found.data.train)
+    of_job = (
+        unwarmed(job, samples),
+        uneven(job, samples, sum(map(len, nodes))),
+        without_effect(job, samples, nodes, travels=travels, alone=alone),
+        coarse(job, data),
+    )
+    return "\n".join(filter(None, (stretched(found), found.start.note, *of_job)))
 
 
 def stretched(found: Examined) -> str:
@@ -259,7 +273,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             one.resumed[1].step if one.resumed else 0,
             Best.of(one.job.train.best, progress),
             kept(progress),
-            _note(one, world.size),
+            _note(asked, one, world.nodes, travels=travels(world.size, memory), alone=len(jobs) == 1),
         )
         for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
         for progress in [one.resumed[1].progress if one.resumed else {}]
@@ -290,7 +304,7 @@ async def share_memory(world: World, job: Job, graph: Graph, device: Device) -> 
 
 def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | None, ranks: int) -> Replica:
     """The model on this rank, in what the ranks of its node share."""
-    flats, movable = None, _postponed(job, graph, ranks > 1 and (memory is None or memory.travels))
+    flats, movable = None, _postponed(job, graph, travels(ranks, memory))
     if memory is not None:
         arrays, rank = None, memory.rank
         if memory.stealing is not None:
@@ -302,10 +316,10 @@ def make_replica(job: Job, graph: Graph, device: Device, memory: NodeMemory | No
     return Replica(graph, optimizer, device, job.train.micro_batch, job.seed, flats=flats, movable=movable)
 
 
-def _postponed(job: Job, graph: Graph, travels: bool) -> frozenset[str]:
+def _postponed(job: Job, graph: Graph, travelling: bool) -> frozenset[str]:
     """Nodes whose weight gradients may run late: those that travel by rows, or alone and are about as large
     as a portion. What is smaller would not keep the lane busy for long."""
-    if not travels:
+    if not travelling:
         return frozenset()
     smallest, rows = smallest_portion(job), rows_of(graph)
     alone = [p for p in cut(Layout.of(graph), smallest, rows) if len(p.nodes) == 1 and p.nodes[0] in rows]

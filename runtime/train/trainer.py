@@ -204,10 +204,8 @@ class Trainer:
         batch = f"{job.train.batch:,}" if job.train.batch <= samples else "all of them"
         steps = f"{count:,} step{'s' if count > 1 else ''} of {batch}{start}"
         wire = ""
-        if job.exchange.wire != "float32":
+        if self._loop.travels and job.exchange.wire != "float32":
             wire = f"; gradients travel as {job.exchange.wire}"
-            if not self._loop.travels:
-                wire = f'; wire = "{job.exchange.wire}" has no effect, for no gradient travels'
         return (
             f"{job.name}: {parameters:,} parameters, {samples:,} training samples of"
             f" {tuple(self._data.input_spec.shape)}, {steps} on {ranks} ({replica.device.name}){wire}"

@@ -39,13 +39,19 @@ def test_half_the_bytes_go_over_the_link(hosts: Hosts, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inside", "told"),
     [
-        pytest.param("flat", "gradients travel as bfloat16", id="by messages"),
-        pytest.param("shared", 'wire = "bfloat16" has no effect, for no gradient travels', id="by memory"),
+        pytest.param("flat", "; gradients travel as bfloat16\n", id="by messages"),
+        pytest.param(
+            "shared",
+            'digits: without effect here: [exchange] credit = 3, wire = "bfloat16" '
+            '(for ranks on several nodes, or inside = "flat")\n',
+            id="by memory",
+        ),
     ],
 )
 def test_a_run_says_in_what_its_gradients_travel(inside: str, told: str, tmp_path: Path) -> None:
     job = ["train", "digits", "--set", "train.steps=2", "--set", "exchange.wire=bfloat16"]
+    job += ["--set", "exchange.credit=3"]
     where = ["--set", f"exchange.inside={inside}", "--set", f"run.folder={tmp_path}"]
     result = mpiexec(2, ["-m", "weft.runtime.cli", *job, *where])
     assert result.returncode == 0, result.stderr
-    assert f"; {told}\n" in result.stdout
+    assert told in result.stdout

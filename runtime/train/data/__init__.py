@@ -1,7 +1,7 @@
 """Data sources: one family a file, all of which return `Data`."""
 
 from .files import MissingData
-from .load import load_data
+from .load import compare, load_data
 from .samples import Affine, Data, Samples
 
-__all__ = ["Affine", "Data", "MissingData", "Samples", "load_data"]
+__all__ = ["Affine", "Data", "MissingData", "Samples", "compare", "load_data"]

@@ -8,12 +8,17 @@ from .arrays import Pair, Plan, as_data
 from .samples import Data
 
 
-def load_data(
-    data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy", *, sound: bool = False
-) -> Data:
-    """Open the source and split it by seed; `loss` decides whether targets are classes or numbers.
+def compare(data: section.DataSection) -> None:
+    """Compare what `load_data` maps with its checksums, where it has any: DataError where it is damaged.
 
-    `sound`: another rank of the node compares what is mapped with its checksums.
+    One rank of a node is enough. Where there is nothing, or no such array, `load_data` says so.
+    """
+    if isinstance(data, section.NpzData):
+        npz.compare(data)
+
+
+def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy") -> Data:
+    """Open the source and split it by seed; `loss` decides whether targets are classes or numbers.
 
     Raises DataError naming the file, what was found in it and what to do.
     """
@@ -25,7 +30,7 @@ def load_data(
         case section.DigitsData():
             pair = digits.pair()
         case section.NpzData():
-            pair, own_test = npz.pairs(data, sound)
+            pair, own_test = npz.pairs(data)
         case section.NpyData():
             pair, own_test = npy.pairs(data)
         case section.IdxData():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ...errors import DataError
 from ..section import nearest
 from .arrays import Pair
-from .files import locate, reading
+from .files import MissingData, locate, reading
 from .npy import header
 from .samples import AnyArray
 from .section import NpzData
@@ -33,32 +34,56 @@ with suppress(ImportError):  # of a Python that was built without it, where zipf
     DAMAGED = (*DAMAGED, lzma.LZMAError)
 
 
-def pairs(data: NpzData, sound: bool = False) -> tuple[Pair, Pair | None]:
+def pairs(data: NpzData) -> tuple[Pair, Pair | None]:
     """The samples, and the test set if the job names one.
 
-    `sound`: another rank of the node compares the file with its checksums, and nobody trains before it has.
+    What is mapped is not compared with its checksums here: `compare` does it, on one rank of a node.
     """
     path = locate(data.path)
-    try:
-        with reading(path) as file, zipfile.ZipFile(file) as archive:
-            pair = _pair(archive, path, data.inputs, data.targets, sound)
-            own_test = data.test_inputs and data.test_targets
-            test = _pair(archive, path, data.test_inputs, data.test_targets, sound) if own_test else None
-    except DAMAGED as error:
-        raise DataError(f"{path}: is not a whole .npz file: {error}; save or fetch it again") from error
+    with _opened(path) as archive:
+        pair = _pair(archive, path, data.inputs, data.targets)
+        own_test = data.test_inputs and data.test_targets
+        test = _pair(archive, path, data.test_inputs, data.test_targets) if own_test else None
     return pair, test
 
 
-def _pair(archive: zipfile.ZipFile, path: Path, inputs: str | None, targets: str | None, sound: bool) -> Pair:
+def compare(data: NpzData) -> None:
+    """DataError where the bytes of arrays that are mapped are not those that were stored.
+
+    A mapping never asks: a file with flipped bytes was trained on. To read a gigabyte takes a second, as it
+    does of a compressed file, but no memory. What there is none of, `pairs` says.
+    """
+    try:
+        path = locate(data.path)
+    except MissingData:
+        return
+    names = {f"{name}.npy" for name in (data.inputs, data.targets, data.test_inputs, data.test_targets)}
+    with _opened(path) as archive:
+        for member in archive.infolist():
+            if member.filename in names and _is_plain(member):
+                _require_sound(archive, member)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; DataError for whatever shows that it is damaged."""
+    try:
+        with reading(path) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except DAMAGED as error:
+        raise DataError(f"{path}: is not a whole .npz file: {error}; save or fetch it again") from error
+
+
+def _pair(archive: zipfile.ZipFile, path: Path, inputs: str | None, targets: str | None) -> Pair:
     return Pair(
-        _array(archive, path, str(inputs), sound),
-        _array(archive, path, str(targets), sound),
+        _array(archive, path, str(inputs)),
+        _array(archive, path, str(targets)),
         f"{path}[{inputs}]",
         f"{path}[{targets}]",
     )
 
 
-def _array(archive: zipfile.ZipFile, path: Path, name: str, sound: bool) -> AnyArray:
+def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
     members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     if name not in members:
         hint = nearest(name, members)
@@ -66,9 +91,7 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str, sound: bool) -> AnyA
     member = members[name]
     if member.flag_bits & ENCRYPTED:
         raise DataError(f"{path}: {member.filename} is encrypted; store it without a password")
-    if member.compress_type == zipfile.ZIP_STORED:
-        if not sound:
-            _require_sound(archive, member)
+    if _is_plain(member):
         return _mapped(path, member)
     with archive.open(member) as file:
         header(file, f"{path}: {member.filename}", member.file_size)
@@ -77,12 +100,13 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str, sound: bool) -> AnyA
     return array
 
 
-def _require_sound(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """BadZipFile where the member's bytes are not those that were stored.
+def _is_plain(member: zipfile.ZipInfo) -> bool:
+    """Whether its bytes lie in the archive as they are, and can be mapped."""
+    return member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & ENCRYPTED
 
-    A mapping never asks: a file with flipped bytes was trained on. To read a gigabyte takes a second, as it
-    does of a compressed file, but no memory; so one rank of a node does it.
-    """
+
+def _require_sound(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """BadZipFile where the member's bytes are not those that were stored."""
     with archive.open(member) as file:
         while file.read(CHUNK_BYTES):  # zipfile compares the checksum at the end
             pass

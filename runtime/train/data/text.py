@@ -37,6 +37,11 @@ def load(data: TextData) -> Data:
     return Data(train, validation, test)
 
 
+def is_one_file(data: TextData) -> bool:
+    """Whether the text is that of a file, and not of a folder's."""
+    return locate(data.path).is_file()
+
+
 def _file(path: Path) -> AnyArray:
     if is_gzip(path):
         raise DataError(f"{path}: is gzipped, and so its bytes are no text; gunzip it first")

@@ -44,9 +44,11 @@ def test_one_rank_of_a_node_compares_an_archive_with_its_checksums(folder, monke
 
 
 @pytest.mark.mpi
-def test_a_damaged_archive_is_called_damaged_by_all_ranks(folder):
-    """To a rank that compares no checksums its targets were only odd."""
+def test_a_damaged_archive_is_called_damaged_by_all_ranks_and_read_by_none(folder, monkeypatch):
+    """To ranks that compare no checksums its targets were only odd: so odd that memory could run out."""
     job = of_archive(folder, "damaged", damage=b"\xff" * 8)
+    read = []
+    monkeypatch.setattr(npz, "_mapped", lambda path, member: read.append(member.filename))
 
     async def main(world: World) -> None:
         await world.barrier(what="the archive")
@@ -54,4 +56,5 @@ def test_a_damaged_archive_is_called_damaged_by_all_ranks(folder):
             await prepare(world, [job], [None])
 
     run(main)
+    assert not read
     assert not (folder / "runs").exists()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from weft.runtime.train.data import Data, Samples, load_data
+from weft.runtime.train.data import Data, Samples, compare, load_data
 from weft.runtime.train.data.section import DataSection
 
 AnyArray = NDArray[Any]
@@ -16,6 +16,7 @@ AnyArray = NDArray[Any]
 
 def load(source: str, loss: str = "softmax_cross_entropy", seed: int = 0, **keys: Any) -> Data:
     section: DataSection = TypeAdapter(DataSection).validate_python({"source": source, **keys})
+    compare(section)  # as one rank of a node does
     return load_data(section, seed, loss)
 
 

@@ -243,3 +243,22 @@ def test_weights_that_a_run_is_given_when_it_goes_on_are_told_not_to_count(tmp_p
         "digits: goes on with its own weights; those of [model] weights = '/other.safetensors' are for a "
         "new run"
     )
+
+
+def test_a_folder_that_a_run_is_given_when_it_goes_on_is_told_not_to_count(tmp_path):
+    """It stayed where it was, and nothing was said."""
+    before = load_job("digits", ["run.folder=/first"])
+    data = load_data(before.data, before.seed, before.model.loss)
+    run = RunFolder(tmp_path / "run")
+    found = lineage(before, data, build(before.model, data))
+    checkpoint.save(run.checkpoints, checkpoint.Snapshot(3, {}, {"lineage": found}))
+    run.job.write_text(before.dump())
+    for given, note in (
+        (load_job(str(run.job)), ""),
+        (load_job("digits"), ""),  # the default; nobody gave it
+        (
+            load_job(str(run.job), ["run.folder=/other"]),
+            "digits: goes on where it is stored; [run] folder = '/other' is for a new run",
+        ),
+    ):
+        assert examine(given, run.path).start.note == note
