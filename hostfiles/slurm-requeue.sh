@@ -9,7 +9,8 @@
 #
 # A minute before the time is up Weft writes checkpoints and ends; the job goes back to the queue, and resumes
 # its runs when it gets nodes again. So it does when a node fails, from the newest checkpoints: give the job
-# files [checkpoint] every. Of a turn's time that minute, and what it takes to start, are lost: give it more.
+# files [checkpoint] every. Of a turn's time are lost that minute, up to another by which Slurm warns too early,
+# and what it takes to start: give it more. A turn that gets no further than the one before ends the job.
 
 #SBATCH --job-name=weft
 #SBATCH --output=%x-%j.out
@@ -26,10 +27,25 @@ set -eu
 shopt -s nullglob
 runs=runs/$SLURM_JOB_ID  # the same number in every turn
 
+case $(scontrol show job "$SLURM_JOB_ID") in
+    *TimeLimit=00:0[01]:*)
+        echo "slurm-requeue.sh: turns of less than 2 minutes are over as soon as they begin, for Slurm warns 60" \
+            "to 120 s before the end; give them more time, sbatch --time=MINUTES" >&2
+        exit 1
+        ;;
+esac
+
+trained=("$runs")
+for argument in "$@"; do
+    if [ -d "${argument#--resume=}" ]; then trained+=("${argument#--resume=}"); fi
+done
+checkpoints() {
+    find "${trained[@]}" -name 'step-*.safetensors' 2>/dev/null | sort
+}
+
 resume=()
 for run in "$runs"/*/; do
-    checkpoints=("$run"checkpoints/step-*.safetensors)
-    if [ ${#checkpoints[@]} = 0 ]; then
+    if [ -z "$(find "$run" -name 'step-*.safetensors')" ]; then
         # A model that failed alone before its first checkpoint would most likely fail again: the others go on.
         if grep -qs '"reason": "failed' "${run}metrics.jsonl"; then continue; fi
         # A node failed before every model had a checkpoint. To resume the others alone would end the job
@@ -49,10 +65,19 @@ else
     what=("$@" --folder "$runs")
 fi
 
+before=$(checkpoints)
 status=0
 srun --mpi=pmi2 --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     weft train "${what[@]}" || status=$?  # (the highest of the ranks' own: 137 of one that was killed)
 case $status in
-    143 | 138) scontrol requeue "$SLURM_JOB_ID" ;;  # 128 + SIGTERM, or SIGUSR1: stopped, with checkpoints
+    143 | 138)  # 128 + SIGTERM, or SIGUSR1: stopped, with checkpoints
+        if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && [ "$(checkpoints)" = "$before" ]; then
+            echo "slurm-requeue.sh: the time of this turn was over before a step was done, and so would be the" \
+                "next one's; give turns more, sbatch --time=MINUTES, and go on with the runs in $runs: put" \
+                "--resume RUN in place of the job" >&2
+            exit 1
+        fi
+        scontrol requeue "$SLURM_JOB_ID"
+        ;;
 esac
 exit "$status"

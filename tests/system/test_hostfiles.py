@@ -34,24 +34,33 @@ def test_r5_a_job_starts_from_the_hostfile_of(vendor: str, option: str):
 SRUN = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 printf '<%s>' "$@"
+if [ -n "$WRITES" ]; then touch "$WRITES"; fi
 exit $STATUS
 """
 SCONTROL = """#!/bin/sh
-echo " then $*"
+if [ "$1" = show ]; then echo "   RunTime=00:00:01 TimeLimit=$LIMIT TimeMin=N/A"; else echo " then $*"; fi
 """
 
 FAILED = -1  # in place of a number of checkpoints: there is none, and the metrics tell of a failure
 
 
-def turn(folder: Path, *arguments: str, status: int = 128 + signal.SIGTERM) -> CompletedProcess[str]:
-    """Run the script with `folder` as the working folder; training ends with this status."""
+def turn(
+    folder: Path,
+    *arguments: str,
+    status: int = 128 + signal.SIGTERM,
+    limit: str = "01:00:00",
+    restarts: int = 0,
+    writes: str = "",
+) -> CompletedProcess[str]:
+    """Run the script with `folder` as the working folder; training writes a file, and ends so."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         program = folder / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(text)
         program.chmod(0o755)
     shell = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    shell |= {"SLURM_JOB_ID": "7", "STATUS": str(status)}
+    shell |= {"SLURM_JOB_ID": "7", "STATUS": str(status), "LIMIT": limit, "WRITES": writes}
+    shell |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
     return run(["bash", ROOT / "hostfiles" / "slurm-requeue.sh", *arguments], env=shell, cwd=folder)
 
 
@@ -106,3 +115,35 @@ def test_what_a_turn_of_the_requeued_batch_job_trains(tmp_path: Path, held, argu
     assert result.returncode == 143
     kept = sorted(path.parent.parent.name for path in tmp_path.glob("runs/*/*/checkpoints/step-*"))
     assert kept == sorted(name for name, count in held.items() for _ in range(count))
+
+
+@pytest.mark.parametrize("limit", ["00:01:00", "00:00:30", "00:01:59"])
+def test_turns_that_are_over_as_soon_as_they_begin_are_refused(tmp_path: Path, limit):
+    result = turn(tmp_path, "a.toml", limit=limit)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "sbatch --time=MINUTES" in result.stderr
+
+
+@pytest.mark.parametrize("limit", ["00:02:00", "01:00:00", "1-00:01:00", "UNLIMITED"])
+def test_turns_with_a_limit_of(tmp_path: Path, limit):
+    assert turn(tmp_path, "a.toml", limit=limit).stdout.endswith("then requeue 7\n")
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments"),
+    [("runs/7/a-1", ["a.toml"]), ("runs/old", ["--resume", "runs/old"]), ("runs/old", ["--resume=runs/old"])],
+    ids=["its own run", "a run that was begun elsewhere", "however the option was written"],
+)
+def test_a_turn_that_gets_no_further_is_the_last(tmp_path: Path, run, arguments):
+    """It went back to the queue for ever, and nobody was told."""
+    folder = tmp_path / run / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step-00000003.safetensors").touch()
+    first = turn(tmp_path, *arguments)
+    assert first.stdout.endswith("then requeue 7\n"), "of the first turn nobody knows that it was usual"
+    further = turn(tmp_path, *arguments, restarts=1, writes=f"{run}/checkpoints/step-00000009.safetensors")
+    assert further.stdout.endswith("then requeue 7\n")
+    again = turn(tmp_path, *arguments, restarts=2)
+    assert again.returncode == 1
+    assert "requeue" not in again.stdout
+    assert "before a step was done" in again.stderr
