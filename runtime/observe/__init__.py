@@ -2,7 +2,8 @@
 
 from .chrome import read_chrome, write_chrome
 from .folder import RunFolder
-from .metrics import History, Metrics, read_metrics
+from .history import History, read_metrics
+from .metrics import Metrics
 from .progress import Progress
 from .screen import Screen
 from .shares import Shares, summarise

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
 from typing import Final
 
 import numpy as np
 
-from .metrics import History
+from .history import History
 from .portions import covered
 from .shares import Shares, mean, models, summarise, training_window
 from .steps import most_typical, starts
@@ -70,8 +69,8 @@ def side_by_side(a: Run, b: Run) -> str:
 
 def training_loss(history: History) -> tuple[float, int]:
     """The mean over the last twentieth of all steps (one is a matter of luck), and how many that are."""
-    tail = history.steps[-max(1, len(history.steps) // 20) :]
-    return (sum(row.get("loss", math.nan) for row in tail) / len(tail) if tail else math.nan), len(tail)
+    tail = history.steps.loss[-max(1, len(history.steps) // 20) :]
+    return (float(tail.mean()) if len(tail) else math.nan), len(tail)
 
 
 def step_ms(run: Run) -> float:
@@ -87,11 +86,6 @@ def step_ms(run: Run) -> float:
     window = training_window(trace.spans)
     counted = np.diff(covered(window, at))[at[:-1] >= window[:, 0].min(initial=at[-1])]
     return float(np.median(counted if len(counted) else np.diff(at))) / 1e6
-
-
-def _samples_per_s(run: Run) -> float:
-    speeds = [row["samples_per_s"] for row in run.history.steps if "samples_per_s" in row]
-    return median(speeds) if speeds else math.nan
 
 
 def _share(of: Callable[[Shares], float]) -> Callable[[Run], float]:
@@ -137,7 +131,7 @@ ROWS: Final[
     ("ranks", lambda run: len(run.traces) or math.nan, "{:.0f}".format, lambda a, b: ""),
     ("models", lambda run: _models(run), "{:.0f}".format, lambda a, b: ""),
     ("steps", lambda run: len(run.history.steps), "{:,.0f}".format, lambda a, b: ""),
-    ("speed", _samples_per_s, speed, _ratio),
+    ("speed", lambda run: run.history.steps.speed, speed, _ratio),
     ("step, median", step_ms, lambda ms: f"{figure(ms)} ms", _ratio),
     ("compute", _share(lambda s: s.compute), _percent, _points),
     ("  of it for the exchange", _exchange, _percent, _points),

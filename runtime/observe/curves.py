@@ -17,13 +17,11 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
-from numpy.typing import NDArray
 
-from .metrics import History, Row
+from .history import History, Row, Series
 from .picture import BLUE, DOTS_PER_INCH, GREEN, PURPLE, QUIET, RED, picture, place, title
 from .words import duration, figure, speed
 
-Series = NDArray[np.float64]
 Label = tuple[float, str, str]
 """Value, text and colour."""
 
@@ -34,6 +32,7 @@ LOSS_IN, ACCURACY_IN, RATE_IN, GAP_IN = 2.35, 1.05, 0.42, 0.30
 
 LOG_RANGE: Final = 8  # from this ratio of the largest to the smallest loss on, the axis is logarithmic
 SMOOTHING: Final = 1 / 80  # of all steps: the standard deviation of the window
+DRAWN: Final = 40_000  # points of a line that is some 1,200 pixels long
 FINE: Final = 100.0  # values in a standard deviation; where there are more, some become one beforehand
 
 
@@ -61,11 +60,28 @@ def smooth(values: Series, width: float) -> Series:
     return between
 
 
+def thin(steps: Series, values: Series) -> tuple[Series, Series]:
+    """Of a line of more points than `DRAWN` the least and the greatest of every few: what is seen of it.
+
+    Matplotlib keeps some copies of all that it draws: 250 MB for a run of a million steps.
+    """
+    together = 2 * len(steps) // DRAWN
+    if together < 2:
+        return steps, values
+    whole = len(steps) // together * together
+    groups = values[:whole].reshape(-1, together)
+    least = np.where(np.isfinite(groups), groups, np.inf).argmin(axis=1)  # the first where none is finite
+    greatest = np.where(np.isfinite(groups), groups, -np.inf).argmax(axis=1)
+    kept = np.sort(np.stack([least, greatest], axis=1), axis=1) + together * np.arange(len(groups))[:, None]
+    chosen = np.concatenate([kept.reshape(-1), np.arange(whole, len(steps))])
+    return steps[chosen], values[chosen]
+
+
 def draw_loss(path: Path, name: str, history: History) -> bool:
     """Draw the history to `path`; False, and no picture, if it holds no step."""
     if not history.steps:
         return False
-    rate = _column(history.steps, "rate")
+    rate = history.steps.rate
     accurate = np.isfinite(_column(history.evaluations, "accuracy")).any()
     panels = [LOSS_IN, *([ACCURACY_IN] if accurate else []), *([RATE_IN] if np.isfinite(rate).any() else [])]
     height = ABOVE_IN + sum(panels) + GAP_IN * (len(panels) - 1) + BELOW_IN
@@ -77,7 +93,7 @@ def draw_loss(path: Path, name: str, history: History) -> bool:
             for top, panel in zip(tops, panels, strict=True)
         ]
         for panel in axes:
-            panel.set_xlim(0, history.steps[-1]["step"])
+            panel.set_xlim(0, history.steps.last)
             panel.grid(axis="y", color="#ECECEC", linewidth=0.6)
             panel.set_axisbelow(True)
             panel.spines["left"].set_visible(False)
@@ -95,7 +111,7 @@ def draw_loss(path: Path, name: str, history: History) -> bool:
 
 
 def _loss(axes: Axes, history: History) -> None:
-    steps, loss = _column(history.steps, "step"), _column(history.steps, "loss")
+    steps, loss = history.steps.step, history.steps.loss
     known = loss[np.isfinite(loss)]
     if len(known) and known.min() > 0 and known.max() > LOG_RANGE * known.min():
         axes.set_yscale("log")
@@ -107,10 +123,10 @@ def _loss(axes: Axes, history: History) -> None:
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         smoothed = smooth(loss, SMOOTHING * len(loss))
-    axes.plot(steps, loss, color=TRAINING, alpha=0.25, linewidth=0.6)
+    axes.plot(*thin(steps, loss), color=TRAINING, alpha=0.25, linewidth=0.6)
     # Of one point a line shows nothing.
     mark: dict[str, Any] = {"marker": "o", "markersize": 4.0, "clip_on": False} if len(known) == 1 else {}
-    axes.plot(steps, smoothed, color=TRAINING, linewidth=1.8, solid_capstyle="round", **mark)
+    axes.plot(*thin(steps, smoothed), color=TRAINING, linewidth=1.8, solid_capstyle="round", **mark)
     ended = smoothed[-1]
     labels = [(ended, f"training {figure(ended)}", TRAINING)] if math.isfinite(ended) else []
     labels += _points(axes, history, "loss", figure)
@@ -128,9 +144,9 @@ def _accuracy(axes: Axes, history: History) -> None:
 
 
 def _rate(axes: Axes, history: History) -> None:
-    rate = _column(history.steps, "rate")
-    axes.plot(_column(history.steps, "step"), rate, color=GREEN, linewidth=1.2)
-    axes.fill_between(_column(history.steps, "step"), rate, color=GREEN, alpha=0.12, linewidth=0)
+    steps, rate = thin(history.steps.step, history.steps.rate)
+    axes.plot(steps, rate, color=GREEN, linewidth=1.2)
+    axes.fill_between(steps, rate, color=GREEN, alpha=0.12, linewidth=0)
     axes.set_ylim(0, max(float(np.nanmax(rate)), 1e-12) * 1.1)
     axes.set_yticks([])
     _heading(axes, "learning rate")
@@ -207,11 +223,10 @@ def _column(rows: Sequence[Row], key: str) -> Series:
 
 
 def _subtitle(history: History) -> str:
-    last = history.steps[-1]
-    parts = [f"{last['step']:,} step{'' if last['step'] == 1 else 's'}"]
+    last = history.steps.last
+    parts = [f"{last:,} step{'' if last == 1 else 's'}"]
     if math.isfinite(history.seconds):  # over all starts: the last row's time counts from the last of them
         parts[0] += f" in {duration(history.seconds)}"
-    per_s = np.nanmedian(_column(history.steps, "samples_per_s")) if "samples_per_s" in last else math.nan
-    if math.isfinite(per_s):
+    if math.isfinite(per_s := history.steps.speed):
         parts.append(speed(per_s))
     return ", ".join(parts)

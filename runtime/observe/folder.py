@@ -132,12 +132,11 @@ class RunFolder:
             return cls(path)
         if not path.exists():
             raise Mistake(f"there is no run {path}: no such folder{_suggestion(_runs(path.parent))}")
+        belongs = f"; it belongs to the run {inside}" if (inside := run_of(path)) else ""
         if not path.is_dir():
-            inside = run_of(path)
-            raise Mistake(
-                f"{path} is a file, not a run's folder"
-                + (f"; it belongs to the run {inside}" if inside else "")
-            )
+            raise Mistake(f"{path} is a file, not a run's folder{belongs}")
+        if belongs:
+            raise Mistake(f"{path} is not a run{belongs}")
         inside_it = _runs(path)
         if inside_it:
             raise Mistake(f"{path} is not a run but holds {len(inside_it)}" + _suggestion(inside_it))

@@ -10,9 +10,9 @@
     {"kind": "end", "step": 960, "reason": "all epochs done"}
 
 JSON has no NaN and no infinity: both are written as null, which `pandas.read_json(..., lines=True)`,
-JavaScript and jq all accept, and are read back as NaN. A crash may cut the last line: the reader skips what
-is no such object and counts it. A run that is resumed appends: "start" says behind which step, and what was
-written of later ones, of who computed what and of an end counts no more. `time_s` counts from the start.
+JavaScript and jq all accept. A crash may cut the last line. A run that is resumed appends: "start" says
+behind which step, and what was written of later ones, of who computed what and of an end counts no more.
+`time_s` counts from the start. history.py reads all of that back.
 """
 
 from __future__ import annotations
@@ -22,31 +22,11 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from sys import intern
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from ..errors import MachineError, Mistake
-
-Row = dict[str, Any]
-
-NUMBERS: Final = {
-    "start": ("step", "ranks"),
-    "step": ("step", "epoch", "loss", "rate", "samples_per_s", "time_s"),
-    "evaluation": ("step", "loss", "accuracy"),
-    "exchange": ("step", "portion_bytes", "credit"),
-    "work": ("rank", "attempts", "misses", "left"),
-    "end": ("step",),
-}
-"""The fields of each kind that are numbers, where they are there."""
-
-COUNTS: Final = {
-    "start": ("step", "ranks"), "step": ("step",), "exchange": NUMBERS["exchange"], "work": NUMBERS["work"],
-}  # fmt: skip
-"""Those that are whole numbers."""
 
 
 class Metrics:
@@ -107,87 +87,6 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What a `metrics.jsonl` holds, by kind, in order of the steps."""
-
-    steps: list[Row]
-    evaluations: list[Row]
-    end: Row | None
-    skipped: int  # lines that were no such objects
-    work: Sequence[Row] = ()  # who computed what since the last start, by rank and whose it was (claims.py)
-    seconds: float = math.nan  # what the steps took, over all starts
-    start: int = 0  # behind this step it started last
-    exchange: Row | None = None  # how gradients travelled last, since then
-
-    def evaluated(self, split: str) -> list[Row]:
-        """The evaluations on one split: "validation", "test"."""
-        return [row for row in self.evaluations if row.get("split") == split]
-
-
-def read_metrics(path: Path) -> History:
-    """All rows; a missing file is an empty history. Mistake where the file cannot be read."""
-    steps: list[Row] = []
-    elapsed: list[float] = []  # until each of them
-    evaluations: list[Row] = []
-    work: list[Row] = []
-    end: Row | None = None
-    exchange: Row | None = None
-    start, before = 0, 0.0  # the last start; how long all before it took
-    skipped = 0
-    for line in _lines(path):
-        if (row := _row(line)) is None:
-            skipped += 1
-            continue
-        kind, step = row.get("kind"), row.get("step", 0)
-        repeated = kind == "step" and bool(steps) and step <= steps[-1]["step"]  # no start was written
-        if kind == "start" or repeated:
-            start = step - repeated
-            while steps and steps[-1]["step"] > start:
-                del steps[-1], elapsed[-1]
-            evaluations = [row for row in evaluations if row.get("step", 0) <= start]
-            before = elapsed[-1] if elapsed else 0.0
-            work, end, exchange = [], None, None
-        if kind == "step":
-            steps.append(row)
-            elapsed.append(before + row.get("time_s", math.nan))
-        elif kind == "evaluation":
-            evaluations.append(row)
-        elif kind == "exchange":
-            exchange = row
-        elif kind == "work":
-            work.append(row)
-        elif kind == "end":
-            end = row
-    seconds = elapsed[-1] if elapsed else math.nan
-    return History(steps, evaluations, end, skipped, work, seconds, start, exchange)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """One after the other: those of a million steps are 140 MB."""
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            yield from (line for line in file if line.strip())
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise Mistake(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _row(line: str) -> Row | None:
-    """A row, null as NaN; None where its numbers are none."""
-    try:
-        # Names that all rows share: each line's own were a third of the memory that a million of them took.
-        row: Row = {intern(n): math.nan if v is None else v for n, v in json.loads(line).items()}
-        numbers = [row[name] for name in NUMBERS.get(row.get("kind", ""), ()) if name in row]
-    except (ValueError, AttributeError, TypeError):
-        return None
-    sound = all(isinstance(number, int | float) for number in numbers)
-    sound = sound and all(isinstance(row.get(name, 0), int) for name in COUNTS.get(row.get("kind", ""), ()))
-    sound = sound and (row.get("kind") != "step" or "step" in row)
-    return row if sound else None
 
 
 def _as_json(value: Any) -> Any:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 from ..errors import Mistake
 from .chrome import read_chrome
 from .compare import UNKNOWN, Run, side_by_side, training_loss
 from .folder import Files, RunFolder
+from .history import History, Row, read_metrics
 from .labels import model_of
-from .metrics import History, Row, read_metrics
 from .portions import Summary, journeys, summaries, write_portions
 from .shares import ModelShares, Shares, mean, models, summarise, summarise_models
 from .trace import WIRE, RankTrace
@@ -89,7 +88,7 @@ def _traced(name: str, traces: Sequence[RankTrace], history: History) -> str:
     of = f"  the trace is of steps {min(steps):,} to {max(steps):,}"
     if max(steps) > history.start:  # (older ones of them may have had to make room)
         return f"{of}: since the run was resumed" if min(steps) == history.start + 1 else of
-    if history.steps and max(steps) < history.steps[-1]["step"]:
+    if history.steps and max(steps) < history.steps.last:
         return f"{of}: what came later has not ended"
     return of if min(steps) > 1 else ""  # since the start before the last, which had nothing left to do
 
@@ -130,21 +129,20 @@ def summary(name: str, history: History) -> str:
     """What the run did and how well it learned."""
     if not history.steps:
         return f"{name}: no step was done" + ("" if history.end else f"; {UNENDED}")
-    last = history.steps[-1]
-    head = f"{name}: {_steps(last['step'])}"
+    last = history.steps.last
+    head = f"{name}: {_steps(last)}"
     if math.isfinite(history.seconds):
         head += f" in {duration(history.seconds)}"
-    speeds = [row["samples_per_s"] for row in history.steps if "samples_per_s" in row]
-    if speeds:
-        head += f", {speed(median(speeds))}"
+    if math.isfinite(per_s := history.steps.speed):
+        head += f", {speed(per_s)}"
     head += f"; {(history.end or {}).get('reason', UNENDED)}"
     loss, of = training_loss(history)
     lines = [head, f"  training    loss {figure(loss)} (mean of {_steps(of)})"]
     for split in ("validation", "test"):
         if evaluated := history.evaluated(split):
-            step = evaluated[-1].get("step", last["step"])
+            step = evaluated[-1].get("step", last)
             lines.append(f"  {split:<11} {_score(evaluated[-1])}")
-            lines[-1] += f" (after step {step:,})" if step != last["step"] else ""
+            lines[-1] += f" (after step {step:,})" if step != last else ""
     if history.skipped:
         lines.append(f"  damaged lines of metrics.jsonl that were skipped: {history.skipped}")
     return "\n".join(lines)

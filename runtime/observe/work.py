@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .metrics import Row
+from .history import Row
 
 TITLES = ("rank", "micro-batches", "of others", "kernels of others", "tried", "missed", "left")
 NOTE = (

@@ -176,7 +176,7 @@ def assert_equal(found: Ran, model: int, alone: Ran) -> None:
         for name, tensor in expected.items():
             np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
         losses = [
-            [row["loss"] for row in read_metrics(one.folder.metrics).steps]
+            read_metrics(one.folder.metrics).steps.loss.tolist()
             for one in (found.ready[model], alone.ready[0])
         ]
         assert losses[0] == losses[1]

@@ -35,7 +35,7 @@ ENDED = {
 
 
 def steps(run: Path) -> list[int]:
-    return [row["step"] for row in read_metrics(run / "metrics.jsonl").steps]
+    return [int(step) for step in read_metrics(run / "metrics.jsonl").steps.step]
 
 
 @pytest.mark.mpi

@@ -50,7 +50,7 @@ def test_s2_4_models_whose_ranks_take_work_from_each_other_lose_and_double_nothi
         assert free.results[model].score[:2] == pytest.approx(fixed.results[model].score[:2], rel=1e-3)
         if RANK == 0:
             metrics = [read_metrics(ran.ready[model].folder.metrics) for ran in (free, fixed)]
-            losses = [[row["loss"] for row in one.steps] for one in metrics]
+            losses = [one.steps.loss.tolist() for one in metrics]
             np.testing.assert_allclose(*losses, rtol=1e-4)
             if len(metrics[0].work) == SIZE:  # (who has its node's memory for itself takes nothing)
                 counted = sum(sum(row["micro_batches"].values()) for row in metrics[0].work)

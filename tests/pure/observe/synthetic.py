@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from weft.runtime.observe import Metrics, RankTrace, RunFolder, Trace, decode, write_chrome
+from weft.runtime.observe.history import Steps
 
 NODES = (("conv1", 1.0), ("relu1", 0.1), ("conv2", 2.4), ("relu2", 0.1), ("dense1", 1.6), ("dense2", 0.4))
 WEIGHTED = [node for node, _ in NODES if not node.startswith("relu")]
@@ -163,3 +166,9 @@ def write_run(parent: Path, ranks: int = 4, steps: int = 400) -> RunFolder:
         metrics.write(kind="end", step=steps, reason="all steps done")
     write_chrome(folder.trace, [rank_trace(rank, f"n{rank * 2 // ranks + 1}") for rank in range(ranks)])
     return folder
+
+
+def steps_of(rows: Sequence[Mapping[str, float]]) -> Steps:
+    """Steps with what each of them is to have."""
+    names = ("step", "loss", "rate", "samples_per_s")
+    return Steps(*(np.array([row.get(name, math.nan) for row in rows], np.float64) for name in names))

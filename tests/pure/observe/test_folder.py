@@ -106,6 +106,7 @@ NO_RUNS = {
     "nothing nearby either": ("nowhere/digits", r"no such folder$"),
     "the folder of all runs": ("runs", rf"is not a run but holds 1; the newest run is .*{RUN}$"),
     "a file of a run": (f"runs/{RUN}/job.toml", rf"is a file.*it belongs to the run .*{RUN}$"),
+    "a folder of a run": (f"runs/{RUN}/checkpoints", rf"is not a run; it belongs to the run .*{RUN}$"),
     "a folder with a job of somebody's": ("project", r"holds a job, job\.toml, and nothing that was trained"),
     "a job of somebody's": ("project/job.toml", r"is a file, not a run's folder$"),
     "an empty folder": ("empty", r"no metrics\.jsonl and no checkpoints, only nothing$"),

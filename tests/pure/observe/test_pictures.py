@@ -8,12 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.pure.observe.synthetic import ONE, TWO, Model, exchange_trace, rank_trace, write_run
+from tests.pure.observe.synthetic import ONE, TWO, Model, exchange_trace, rank_trace, steps_of, write_run
 from weft.runtime.observe import RankTrace, Span, read_metrics
 from weft.runtime.observe.compare import Run
 from weft.runtime.observe.compare_picture import draw_comparison
-from weft.runtime.observe.curves import draw_loss, smooth, spread
-from weft.runtime.observe.metrics import History
+from weft.runtime.observe.curves import DRAWN, draw_loss, smooth, spread, thin
+from weft.runtime.observe.history import History
 from weft.runtime.observe.palette import HUES, PALE, PHASES, SHADES, Palette, shade
 from weft.runtime.observe.picture import BLUE, CYAN, GREEN, PURPLE, RED, VIOLET, YELLOW
 from weft.runtime.observe.steps import starts, typical
@@ -40,13 +40,13 @@ def test_the_loss_picture_shows_losses_accuracies_and_rate(tmp_path: Path) -> No
 
 
 def test_a_run_without_steps_has_no_loss_picture(tmp_path: Path) -> None:
-    assert not draw_loss(tmp_path / "loss.png", "digits", History([], [], None, 0))
+    assert not draw_loss(tmp_path / "loss.png", "digits", History(steps_of([]), [], None, 0))
     assert not (tmp_path / "loss.png").exists()
 
 
 def test_of_a_single_step_the_loss_is_a_point(tmp_path: Path) -> None:
-    steps = [{"kind": "step", "step": 1, "loss": 2.3}]
-    assert draw_loss(tmp_path / "loss.png", "digits", History(steps, [], None, 0))
+    steps = [{"step": 1, "loss": 2.3}]
+    assert draw_loss(tmp_path / "loss.png", "digits", History(steps_of(steps), [], None, 0))
     with Image.open(tmp_path / "loss.png") as file:
         drawn = np.asarray(file.convert("RGB"))[:, : 1600 - 240]  # without the label at the right
     assert (drawn == [0x44, 0x77, 0xAA]).all(axis=2).sum() > 20
@@ -70,12 +70,14 @@ def test_words_of_the_loss_picture(
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    rows = [{"kind": "step", "step": step, "loss": 1.0, "time_s": 7.0} for step in steps]
+    rows = [{"step": step, "loss": 1.0} for step in steps]
     evaluated = [
         {"kind": "evaluation", "split": "validation", "step": 10 * i, "accuracy": accuracy}
         for i, accuracy in enumerate(accuracies, 1)
     ]
-    assert draw_loss(tmp_path / "loss.png", "digits", History(rows, evaluated, None, 0, seconds=50.0))
+    assert draw_loss(
+        tmp_path / "loss.png", "digits", History(steps_of(rows), evaluated, None, 0, seconds=50.0)
+    )
     if subtitle:
         assert subtitle in [text.get_text() for text in drawn[0].texts]
     if accuracies:
@@ -88,12 +90,12 @@ def test_a_loss_that_ends_as_no_number_leaves_the_other_labels_in_order(
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    rows = [{"kind": "step", "step": i, "loss": 1.0 if i < 20 else float("nan")} for i in range(1, 41)]
+    rows = [{"step": i, "loss": 1.0 if i < 20 else float("nan")} for i in range(1, 41)]
     evaluated = [
         {"kind": "evaluation", "split": split, "step": 10, "loss": loss}
         for split, loss in (("validation", 1.2), ("test", 0.8))
     ]
-    assert draw_loss(tmp_path / "loss.png", "digits", History(rows, evaluated, None, 0))
+    assert draw_loss(tmp_path / "loss.png", "digits", History(steps_of(rows), evaluated, None, 0))
     labels = [text for text in drawn[0].axes[0].texts if " " in text.get_text()]
     assert [text.get_text() for text in labels] == ["test 0.8000", "validation 1.2000"]
 
@@ -109,8 +111,7 @@ LEAN = {
 
 @pytest.mark.parametrize("steps", LEAN.values(), ids=LEAN.keys())
 def test_a_lean_history_is_drawn(tmp_path: Path, steps: list[dict[str, float]]) -> None:
-    rows = [{"kind": "step", **step} for step in steps]
-    assert draw_loss(tmp_path / "loss.png", "digits", History(rows, [], None, 0))
+    assert draw_loss(tmp_path / "loss.png", "digits", History(steps_of(steps), [], None, 0))
     assert len(pixels(tmp_path / "loss.png")) > 2
 
 
@@ -187,7 +188,7 @@ def test_the_key_of_several_models_fits_the_picture() -> None:
 
 
 def run_of(trace: RankTrace) -> Run:
-    return Run("a", History([], [], None, 0), [trace])
+    return Run("a", History(steps_of([]), [], None, 0), [trace])
 
 
 LONG = "a-surrogate-of-the-turbulent-boundary-layer-at-high-reynolds-number"
@@ -210,7 +211,7 @@ def test_names_of_any_length_stay_within_the_picture(tmp_path: Path, monkeypatch
     draw_timeline(
         tmp_path / "t.png", "two", [exchange_trace(i, host, models) for i, host in enumerate(hosts)]
     )
-    draw_loss(tmp_path / "l.png", LONG * 3, History([{"kind": "step", "step": 1, "loss": 2.3}], [], None, 0))
+    draw_loss(tmp_path / "l.png", LONG * 3, History(steps_of([{"step": 1, "loss": 2.3}]), [], None, 0))
     draw_comparison(tmp_path / "c.png", LONG * 2, [run_of(exchange_trace(0, "n0", ONE)) for _ in range(2)])
     assert [edge for edge in edges if edge[1] < 0 or edge[2] > 1600] == []
     leads = [text for text, _, _ in edges if text.startswith("a-su…")]
@@ -218,7 +219,7 @@ def test_names_of_any_length_stay_within_the_picture(tmp_path: Path, monkeypatch
 
 
 def test_a_name_is_no_formula(tmp_path: Path) -> None:
-    assert draw_loss(tmp_path / "loss.png", r"a$\foo$b", History([{"kind": "step", "step": 1}], [], None, 0))
+    assert draw_loss(tmp_path / "loss.png", r"a$\foo$b", History(steps_of([{"step": 1}]), [], None, 0))
 
 
 def test_a_typical_step_is_typical_in_what_it_consists_of() -> None:
@@ -408,3 +409,20 @@ SPREAD = {
 @pytest.mark.parametrize(("places", "moved"), SPREAD.values(), ids=SPREAD.keys())
 def test_spread(places: list[float], moved: list[float]) -> None:
     assert spread(places, 1.0) == pytest.approx(moved)
+
+
+def test_of_a_line_with_more_points_than_are_seen_the_least_and_the_greatest_are_drawn() -> None:
+    steps = np.arange(10.0 * DRAWN + 7)
+    values = np.sin(steps / 1e4)
+    values[[4_321, 99_999]] = 9.0, -9.0
+    values[50_000:60_000] = np.nan  # a gap stays one
+    drawn, kept = thin(steps, values)
+    assert len(drawn) <= DRAWN + 100
+    assert (np.diff(drawn) >= 0).all()
+    assert (np.nanmax(kept), np.nanmin(kept), kept[-1]) == (9.0, -9.0, values[-1])
+    assert np.isnan(kept[(drawn > 50_100) & (drawn < 59_900)]).all()
+
+
+def test_a_line_of_few_points_is_drawn_as_it_is() -> None:
+    steps = np.arange(float(DRAWN - 1))
+    assert thin(steps, steps)[0] is steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.runtime.observe import Metrics
-from weft.runtime.observe.metrics import read_metrics
+from weft.runtime.observe.history import read_metrics
 from weft.runtime.observe.work import NOTE, work_table
 
 

@@ -8,6 +8,7 @@ import pytest
 from weft.runtime.errors import MachineError
 from weft.runtime.exchange.tune import DEFAULT, Settings
 from weft.runtime.observe import Metrics, RunFolder, Screen, read_metrics
+from weft.runtime.observe.history import PLAIN_STEP
 from weft.runtime.observe.report import exchange_lines
 from weft.runtime.train.log import Log
 from weft.runtime.train.loop import Planned
@@ -52,6 +53,16 @@ def test_what_tuning_has_found_is_said_once_and_every_plan_is_in_the_metrics(tmp
         "  gradients travelled in portions of 262,144 bytes, 4 at once, latest_first",
         "  plan since step 30: wire, at most 4 under way: dense_1 x2 | dense_2",
     ]
+
+
+def test_the_lines_of_steps_are_such_as_a_report_reads_at_once(tmp_path):
+    """Other keys, or another order, would do; but a long run's report would take three times as long."""
+    folder = RunFolder.create(tmp_path, "small")
+    with Log(folder, "small", 0, 3, Screen(), ranks=2) as log:
+        for step, loss in ((1, 0.5), (2, 1.5e-7), (3, -2e22)):
+            log.step(step, 1, loss, 0.1, 60)
+    _, *lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    assert len(PLAIN_STEP.findall(b"".join(lines))) == len(lines) == 3
 
 
 def test_a_run_that_was_not_tuned_says_nothing_of_it(tmp_path, capsys):
