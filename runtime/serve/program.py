@@ -139,7 +139,7 @@ async def answering(
     server: Server, host: str, port: int, token: str, allowed_hosts: Sequence[str]
 ) -> AsyncIterator[None]:
     """On rank 0: answer over HTTP; at the end what has been accepted, and no more."""
-    from .http import HttpServer, HttpSettings, is_loopback
+    from .http import HttpServer, HttpSettings
 
     assert server.service is not None
     settings = HttpSettings(host=host, port=port, token=token, allowed_hosts=tuple(allowed_hosts))
@@ -148,11 +148,8 @@ async def answering(
     await front.start()
     tell(told)
     tell(f"weft: listening on {front.url}; Ctrl-C or SIGTERM answers what is accepted and ends")
-    if not token and not is_loopback(host):
-        tell(
-            f"weft: warning: whoever reaches {front.url} may use this machine and load models; "
-            "set WEFT_TOKEN to ask for a token"
-        )
+    if front.advice:
+        tell(f"weft: {front.advice}")
     try:
         yield
     finally:
@@ -179,5 +176,7 @@ async def table(service: Service) -> str:
             continue
         inputs = ", ".join(f"{each.name} {each.datatype} {list(each.shape)}" for each in info.inputs)
         lines.append(f"weft: {title} ({info.platform}): {inputs}; up to {info.max_batch} samples")
+        if info.reason:
+            lines.append(f"weft: warning: {title}: {info.reason}")
     resources = ", ".join(worker["resource"] for worker in service.status()["workers"])
     return "\n".join([*lines, f"weft: on {resources}"])

@@ -328,6 +328,14 @@ def test_callers_who_came_and_left_while_the_loop_was_busy_take_nobodys_place():
         assert alive(server)
 
 
+def test_a_host_that_leads_to_loopback_is_loopback_whatever_its_name():
+    with serving(host="127.1") as server:
+        assert server.server.addresses == ["127.0.0.1"]
+        assert said(server, GET.replace(b"localhost", b"evil.example"))[0] == 403
+        assert said(server, GET.replace(b"localhost", b"127.1"))[0] == 200
+        assert server.server.advice.startswith("127.1 is 127.0.0.1 here")
+
+
 def test_too_many_requests_are_refused_and_the_others_answered():
     with serving(max_requests=2) as server, Caller(server) as one, Caller(server) as two:
         for made in (one, two):

@@ -2,6 +2,5 @@
 
 from .server import HttpServer, require_address
 from .settings import HttpSettings
-from .sites import is_loopback
 
-__all__ = ["HttpServer", "HttpSettings", "is_loopback", "require_address"]
+__all__ = ["HttpServer", "HttpSettings", "require_address"]

@@ -15,7 +15,6 @@ import asyncio
 import select
 import time
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
@@ -39,9 +38,6 @@ class House(Protocol):
     settings: HttpSettings
     connections: set[Connection]
     held_bytes: int  # of bodies, all connections together
-
-    def enter(self, connection: Connection) -> None:
-        """Count a connection in, which may end others whose callers have left, or this one."""
 
     @property
     def draining(self) -> bool:
@@ -104,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """End what takes too long or has lost its caller; `now` is `time.monotonic()`."""
-        if self.task is not None and not self._transport.is_reading() and left([self]):
+        if self.task is not None and not self._transport.is_reading() and self._has_left():
             self.abort()
         if now < self._deadline:
             return
@@ -115,11 +111,11 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    @property
-    def file(self) -> int:
-        """The socket's number."""
-        number: int = self._transport.get_extra_info("socket").fileno()
-        return number
+    def _has_left(self) -> bool:
+        """Whether the caller has closed; while reading is paused, asyncio does not see it."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     # -- asyncio's calls ----------------------------------------------------------------------------------
 
@@ -128,13 +124,11 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(0)  # `_flushed` means: all of it
         self._deadline = time.monotonic() + self._settings.idle_s
-        self._house.enter(self)
-        count, limit = len(self._house.connections), self._settings.max_connections
-        if self._transport.is_closing():
-            return
-        if count > limit + SPARE_CONNECTIONS:
+        connections, limit = self._house.connections, self._settings.max_connections
+        connections.add(self)
+        if len(connections) > limit + SPARE_CONNECTIONS:
             self.abort()
-        elif count > limit:
+        elif len(connections) > limit:
             self._refuse(unavailable(f"{limit} connections are open, which is the limit"))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -348,15 +342,6 @@ class Connection(asyncio.Protocol):
     def _let_go(self, count: int) -> None:
         self._held_bytes -= count
         self._house.held_bytes -= count
-
-
-def left(connections: Iterable[Connection]) -> list[Connection]:
-    """Those whose callers have closed, which asyncio can't know before it has read all that they sent."""
-    by_file = {each.file: each for each in connections}
-    poll = select.poll()
-    for file in by_file:
-        poll.register(file, select.POLLRDHUP)
-    return [by_file[file] for file, _ in poll.poll(0)]
 
 
 def written(response: HttpResponse, *, ends: bool, without_body: bool) -> list[bytes]:

@@ -19,7 +19,7 @@ from . import documents, metrics
 from .answers import write_answer
 from .compression import WORTHWHILE_BYTES, acceptable, compress, inflate
 from .messages import BINARY, HttpRequest, HttpResponse
-from .problem import Problem, problem_of, unavailable, wrong
+from .problem import Problem, problem_of, shown, unavailable, wrong
 from .requests import HEADER_LENGTH, read_call, read_json_object
 from .routes import Action, Route, route
 from .settings import HttpSettings
@@ -43,7 +43,7 @@ class Front:
         self._service = service
         self._settings = settings
         self._unexpected = unexpected
-        self._sites = Sites(settings)
+        self.sites = Sites(settings)
         self._infers = 0
         self.draining = False
 
@@ -79,7 +79,7 @@ class Front:
     # -- who may ask --------------------------------------------------------------------------------------
 
     def _admit(self, request: HttpRequest, without_token: Set[Action]) -> Route:
-        self._sites.admit(request)
+        self.sites.admit(request)
         asked = route(request.method, request.target)
         if self._settings.token and asked.action not in without_token:
             self._admit_token(request)
@@ -91,7 +91,8 @@ class Front:
         sent, wanted = token.strip(" \t"), self._settings.token.encode()
         matches = any(hmac.compare_digest(sent.encode(form), wanted) for form in ("latin-1", "utf-8"))
         if scheme.lower() != "bearer" or not matches:
-            raise Problem(401, "a bearer token is wanted", headers={"WWW-Authenticate": "Bearer"})
+            told = "a bearer token is wanted: send the server's as Authorization: Bearer TOKEN"
+            raise Problem(401, told, headers={"WWW-Authenticate": "Bearer"})
 
     # -- inference ----------------------------------------------------------------------------------------
 
@@ -181,15 +182,16 @@ class Front:
         """The configuration in a load request: a string of JSON in its parameters."""
         parameters = read_json_object(request.body, self._settings.max_json_bytes).get("parameters") or {}
         if not isinstance(parameters, dict):
-            raise wrong("parameters is a JSON object")
+            raise wrong(f"parameters is a JSON object, not {shown(parameters)}")
         if files := [name for name in parameters if name.startswith("file:")]:
             raise wrong(f"{files[0][:200]!r}: models are read from the repository, not from a request")
         text = parameters.get("config")
         if text is None:
             return None
         if not isinstance(text, str):
-            raise wrong("parameters.config is text that is JSON")
-        return read_json_object(text.encode(errors="replace"), self._settings.max_json_bytes)
+            raise wrong(f"parameters.config is text that is JSON, not {shown(text)}")
+        limit = self._settings.max_json_bytes
+        return read_json_object(text.encode(errors="replace"), limit, "parameters.config")
 
 
 def _length(text: str) -> int | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from ...errors import Mistake, RequestError, WeftError
 from ..request import Reason, Refused, UnknownModel
@@ -11,6 +12,7 @@ from ..request import Reason, Refused, UnknownModel
 # Those that another try may mend; a caller who asked for the impossible is not invited to ask again.
 PASSING: Final = {Reason.OVERLOAD, Reason.QUEUE_FULL, Reason.NO_WORKER, Reason.DRAINING}
 RETRY_AFTER_S: Final = 1
+SHOWN: Final = 40  # characters of a value, at most
 
 
 class Problem(WeftError):
@@ -43,6 +45,21 @@ def wrong(message: str) -> Problem:
 def unavailable(message: str, reason: str = "", *, closes: bool = False) -> Problem:
     """Not now, but soon perhaps: 503."""
     return Problem(503, message, reason=reason, headers={"Retry-After": str(RETRY_AFTER_S)}, closes=closes)
+
+
+def shown(value: Any) -> str:
+    """A value of a request for an error message: as its sender wrote it, if that is short."""
+    match value:
+        case None:
+            return "nothing"  # null, or not there
+        case dict():
+            return "an object"
+        case list() if len(value) > SHOWN // 2 or any(isinstance(each, list | dict) for each in value):
+            return f"a list of {len(value)}"
+        case str() if len(value) > SHOWN:
+            return f"text of {len(value)} characters"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def problem_of(error: Exception) -> Problem:

@@ -17,7 +17,7 @@ import orjson
 
 from ..request import ORDINARY, Array, InferRequest, Qos
 from .datatypes import DTYPES
-from .problem import Problem, wrong
+from .problem import Problem, shown, wrong
 from .tensors import read_binary, read_json
 
 MAX_AXES: Final = 32
@@ -61,7 +61,7 @@ def read_call(
         raise wrong(f"{HEADER_LENGTH} is {size}, and the whole body only {len(body)} bytes")
     cut = size < len(body)
     part = f" in its first {size} bytes of {len(body)}, as {HEADER_LENGTH} has it," if cut else ""
-    content = read_json_object(body[:size] if cut else body, max_json_bytes, part)
+    content = read_json_object(body[:size] if cut else body, max_json_bytes, f"the body{part}")
     parameters = _object(content, "parameters", "the request")
     inputs = _inputs(content, memoryview(body)[size:])
     forms, other = _forms(content, parameters)
@@ -70,8 +70,8 @@ def read_call(
     return Call(request, forms, other)
 
 
-def read_json_object(raw: bytes, max_json_bytes: int, part: str = "") -> dict[str, Any]:
-    """The JSON object that `raw` is; nothing at all is an empty one. `part` says which part of the body."""
+def read_json_object(raw: bytes, max_json_bytes: int, what: str = "the body") -> dict[str, Any]:
+    """The JSON object that `raw` is; nothing at all is an empty one. `what` says where it was found."""
     if len(raw) > max_json_bytes:
         raise Problem(
             413, f"{len(raw)} bytes of JSON: the limit is {max_json_bytes}; send tensors as binary data"
@@ -84,16 +84,16 @@ def read_json_object(raw: bytes, max_json_bytes: int, part: str = "") -> dict[st
             hint = f"; where tensors follow it, {HEADER_LENGTH} is the length of the JSON alone"
         elif b"NaN" in raw or b"Infinity" in raw:
             hint = "; JSON has no NaN and no Infinity, binary data has"
-        raise wrong(f"the body{part} is not JSON: {error}{hint}") from None
+        raise wrong(f"{what} is not JSON: {error}{hint}") from None
     if not isinstance(content, dict):
-        raise wrong(f"the body is a JSON {type(content).__name__}, not an object")
+        raise wrong(f"{what} is {shown(content)}, not a JSON object")
     return content
 
 
 def _inputs(content: dict[str, Any], binary: memoryview) -> dict[str, Array]:
     entries = content.get("inputs")
     if not isinstance(entries, list) or not entries:
-        raise wrong("inputs must be a list of at least one tensor")
+        raise wrong(f"inputs is a list of at least one tensor, not {shown(entries)}")
     arrays: dict[str, Array] = {}
     place = 0
     for entry in entries:
@@ -121,16 +121,16 @@ def _inputs(content: dict[str, Any], binary: memoryview) -> dict[str, Array]:
 def _tensor(entry: Any) -> tuple[str, str, list[int], int | None]:
     """Name, datatype, shape and binary_data_size of an input."""
     if not isinstance(entry, dict):
-        raise wrong("an input is a JSON object")
+        raise wrong(f"an input is a JSON object, not {shown(entry)}")
     name = _name(entry, "input")
     where = f"input {name!r}"
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise wrong(f"{where}: datatype is one of {', '.join(DTYPES)}")
+        raise wrong(f"{where}: datatype is one of {', '.join(DTYPES)}, not {shown(datatype)}")
     if not isinstance(shape, list) or any(
         type(extent) is not int or not 0 <= extent < 2**63 for extent in shape
     ):
-        raise wrong(f"{where}: shape is a list of whole numbers from 0 to 2^63")
+        raise wrong(f"{where}: shape is a list of whole numbers from 0 to 2^63, not {shown(shape)}")
     if len(shape) > MAX_AXES:
         raise wrong(f"{where}: {len(shape)} axes, the limit is {MAX_AXES}")
     parameters = _object(entry, "parameters", where)
@@ -146,11 +146,11 @@ def _forms(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[dict[st
     if entries is None:
         return {}, other
     if not isinstance(entries, list):
-        raise wrong("outputs is a list")
+        raise wrong(f"outputs is a list, not {shown(entries)}")
     forms: dict[str, Form] = {}
     for entry in entries:
         if not isinstance(entry, dict):
-            raise wrong("an output is a JSON object")
+            raise wrong(f"an output is a JSON object, not {shown(entry)}")
         name = _name(entry, "output")
         where = f"output {name!r}"
         if name in forms:
@@ -171,7 +171,7 @@ def _qos(parameters: dict[str, Any]) -> Qos:
     timeout_us = _whole(parameters, "timeout", where) or None
     deadline_ms = _number(parameters, "deadline_ms", where)
     if deadline_ms is not None and deadline_ms <= 0:
-        raise wrong(f"deadline_ms is more than 0, not {deadline_ms}")
+        raise wrong(f"deadline_ms of the request is more than 0, not {deadline_ms:g}")
     deadlines_s = [timeout_us / 1e6] if timeout_us else []
     if deadline_ms is not None:
         deadlines_s.append(deadline_ms / 1e3)
@@ -194,7 +194,7 @@ def _object(entry: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise wrong(f"{key} of {where} is a JSON object, not {_kind(value)}")
+        raise wrong(f"{key} of {where} is a JSON object, not {shown(value)}")
     return value
 
 
@@ -203,7 +203,7 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise wrong(f"{key} of {where} is text of at most {MAX_TEXT} characters, not {_kind(value)}")
+        raise wrong(f"{key} of {where} is text of at most {MAX_TEXT} characters, not {shown(value)}")
     if not value.isprintable():  # nor a lone surrogate, which has no bytes
         raise wrong(f"{key} of {where} holds a character that can't be printed")
     return value
@@ -221,7 +221,7 @@ def _whole(entry: dict[str, Any], key: str, where: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < 2**63:
-        raise wrong(f"{key} of {where} is a whole number from 0 to 2^63, not {_kind(value)}")
+        raise wrong(f"{key} of {where} is a whole number from 0 to 2^63, not {shown(value)}")
     return value
 
 
@@ -230,7 +230,7 @@ def _number(entry: dict[str, Any], key: str, where: str) -> float | None:
     if value is None:
         return None
     if type(value) not in (int, float) or not abs(value) <= 1e300:
-        raise wrong(f"{key} of {where} is a number, not {_kind(value)}")
+        raise wrong(f"{key} of {where} is a number up to 1e300, not {shown(value)}")
     return float(value)
 
 
@@ -239,11 +239,5 @@ def _flag(entry: dict[str, Any], key: str, where: str, default: bool = False) ->
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise wrong(f"{key} of {where} is true or false, not {_kind(value)}")
+        raise wrong(f"{key} of {where} is true or false, not {shown(value)}")
     return value
-
-
-def _kind(value: Any) -> str:
-    """A value in an error message, if it is short enough to be one."""
-    words = repr(value) if isinstance(value, bool | int | float) else ""
-    return words if words and len(words) < 40 else type(value).__name__

@@ -17,23 +17,34 @@ from typing import Final
 
 from ...errors import MachineError
 from ..request import Service
-from .connection import Connection, left
+from .connection import Connection
 from .front import Front
 from .messages import HttpRequest, HttpResponse
 from .settings import HttpSettings
+from .sites import Sites, advice
 
 CHECK_S: Final = 0.5  # how often connections are looked at for what takes too long
 FLUSH_S: Final = 1.0  # for the last answers to leave
-LOOKS: Final = 8  # at most, at others for every connection that comes, to find those whose callers have left
 OTHER_FILES: Final = 192  # what MPI, models and connections that are being refused may open
+
+QUEUE: Final = 1024  # connections that wait to be accepted
+AT_ONCE: Final = 8
+"""Connections that are accepted in a round of the loop: five rounds later those that are too many are gone,
+and those whose callers have left. asyncio accepts as many as may wait. Then a burst that came while the loop
+was busy took all the files that a process may open, which ended the job, and callers who had left took the
+places of those who waited."""
 
 
 async def listen(made: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
     """A server on this address; MachineError where it can't be had."""
     try:
-        return await asyncio.get_running_loop().create_server(made, host, port, backlog=1024)
+        server = await asyncio.get_running_loop().create_server(made, host, port, backlog=AT_ONCE)
     except OSError as error:
         raise MachineError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
+    for each in server.sockets:
+        with each.dup() as same:
+            same.listen(QUEUE)
+    return server
 
 
 async def require_address(host: str, port: int) -> None:
@@ -51,7 +62,6 @@ class HttpServer:
         most = max(8, files - OTHER_FILES) if files > 0 else settings.max_connections
         self.settings = replace(settings, max_connections=min(settings.max_connections, most))
         self.connections: set[Connection] = set()
-        self._entered = 0  # connections, since one was last looked for whose caller has left
         self.held_bytes = 0
         self._front = Front(service, self.settings, self.unexpected)
         self._listening: asyncio.Server | None = None
@@ -70,14 +80,26 @@ class HttpServer:
         return port
 
     @property
+    def addresses(self) -> list[str]:
+        """Those that it listens on: what the host that was named leads to, once it has started."""
+        assert self._listening is not None
+        return [each.getsockname()[0] for each in self._listening.sockets]
+
+    @property
     def url(self) -> str:
         """Where it is reached."""
         host = self.settings.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
+    @property
+    def advice(self) -> str:
+        """What whoever started it is to know of who reaches it; nothing where that is plain."""
+        return advice(self.settings, self.addresses, self.url)
+
     async def start(self) -> None:
         """Listen; MachineError where the address can't be had."""
         self._listening = await listen(lambda: Connection(self), self.settings.host, self.settings.port)
+        self._front.sites = Sites(self.settings, self.addresses)
         self._check()
 
     async def stop(self, drain_s: float = 30.0) -> None:
@@ -101,20 +123,6 @@ class HttpServer:
         if self._checks is not None:
             self._checks.cancel()
         await asyncio.sleep(0)  # for the aborted ones' last calls
-
-    def enter(self, connection: Connection) -> None:
-        """Count a connection in; one more than may be open does not count those whose callers have left.
-
-        A loop that was busy for a moment accepts all who came meanwhile, also those who did not wait.
-        """
-        self.connections.add(connection)
-        self._entered += 1
-        full = len(self.connections) > self.settings.max_connections
-        if full and self._entered * LOOKS >= len(self.connections):
-            self._entered = 0
-            for each in left(self.connections):
-                self.connections.discard(each)
-                each.abort()
 
     def admit(self, request: HttpRequest) -> None:
         """Raise Problem where the body that follows this head is not wanted."""

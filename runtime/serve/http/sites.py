@@ -9,11 +9,15 @@ The last is DNS rebinding: to the browser the page is of its own site, and where
 named. Nothing but the name tells. An address can't be made to lead elsewhere, a token is not the page's to
 send, and what listens to a network may be asked from there anyway: so names are looked at on loopback without
 a token, as Jupyter and Ollama do, or wherever some are named. Who tells no host is no browser.
+
+Whether it is loopback the sockets tell, and not the host that was named: a machine's own name leads there on
+some systems (Debian's 127.0.1.1), and to its network on others.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import gethostname
 from typing import Final
@@ -27,13 +31,14 @@ _PORT: Final = re.compile(r":\d*$")
 
 
 class Sites:
-    """Those that `settings` lets ask."""
+    """Those that `settings` lets ask a server that listens on these addresses; with none, on loopback."""
 
-    def __init__(self, settings: HttpSettings) -> None:
+    def __init__(self, settings: HttpSettings, addresses: Iterable[str] = ()) -> None:
         named = {name.rstrip(".").lower() for name in settings.allowed_hosts}
-        looks = bool(named) or (not settings.token and is_loopback(settings.host))
+        looks = bool(named) or (not settings.token and are_loopback(addresses))
         self._any = ANY in named or not looks
-        self._names = named | {"localhost", gethostname().lower()}
+        own = (settings.host, gethostname(), "localhost")
+        self._names = named | {name.rstrip(".").lower() for name in own}
 
     def admit(self, request: HttpRequest) -> None:
         """Raise Problem where a page asks that may not."""
@@ -52,10 +57,27 @@ class Sites:
         return name in self._names or name.endswith(".localhost") or _address(name) is not None
 
 
-def is_loopback(host: str) -> bool:
+def are_loopback(addresses: Iterable[str]) -> bool:
     """Whether only this machine reaches what listens there."""
-    address = _address(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback
+    return all(ip_address(each).is_loopback for each in addresses)
+
+
+def advice(settings: HttpSettings, addresses: Sequence[str], url: str) -> str:
+    """What whoever started a server is to know of who reaches it; nothing where that is plain."""
+    host = settings.host
+    if are_loopback(addresses):
+        if host.lower() == "localhost" or _address(host) is not None:
+            return ""
+        return (
+            f"{host} is {', '.join(addresses)} here, which no other machine reaches: to be asked from "
+            "others, listen on one of this machine's addresses, or on 0.0.0.0 for all of them"
+        )
+    if settings.token:
+        return ""
+    return (
+        f"warning: whoever reaches {url} may use this machine and load models; "
+        "set WEFT_TOKEN to ask for a token"
+    )
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..request import Array, WrongInput
 from .datatypes import BF16, BYTES, DTYPES, bfloat16_bits, from_bfloat16_bits
+from .problem import shown
 
 LENGTH: Final = struct.Struct("<I")  # before each element of BYTES
 
@@ -37,8 +38,8 @@ def read_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arra
     flat = _flat(name, shape, data)
     dtype = DTYPES[datatype]
     if foreign := set(map(type, flat)) - _ELEMENTS[dtype.kind]:
-        words = ", ".join(sorted(kind.__name__ for kind in foreign))
-        raise WrongInput(f"input {name!r}: data of {datatype} holds {words}")
+        element = next(element for element in flat if type(element) in foreign)
+        raise WrongInput(f"input {name!r}: data of {datatype} holds {shown(element)}")
     try:
         if datatype == BYTES:
             return _objects([text.encode() for text in flat]).reshape(shape)
@@ -101,7 +102,7 @@ def write_binary(datatype: str, array: Array) -> bytes:
 def _flat(name: str, shape: Sequence[int], data: Any) -> list[Any]:
     """The elements in row-major order; nested data must have the declared shape."""
     if not isinstance(data, list):
-        raise WrongInput(f"input {name!r}: data is a list, not {type(data).__name__}")
+        raise WrongInput(f"input {name!r}: data is a list, not {shown(data)}")
     rows = data
     if data and isinstance(data[0], list):
         rows = [data]

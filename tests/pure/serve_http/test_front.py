@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import random
+import re
 import zlib
 from socket import gethostname
 from typing import Any
@@ -19,9 +20,10 @@ from weft.runtime.serve.http.compression import acceptable, compress, decompress
 from weft.runtime.serve.http.front import Front
 from weft.runtime.serve.http.messages import HttpRequest, HttpResponse
 from weft.runtime.serve.http.metrics import exposition
-from weft.runtime.serve.http.problem import Problem, problem_of
+from weft.runtime.serve.http.problem import Problem, problem_of, shown
 from weft.runtime.serve.http.routes import Action, Route, route
 from weft.runtime.serve.http.settings import HttpSettings
+from weft.runtime.serve.http.sites import Sites, advice
 from weft.runtime.serve.request import ModelStatistics, Reason, Refused, UnknownModel, WrongInput
 
 INFER = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
@@ -125,45 +127,80 @@ def test_a_page_of_another_site_is_turned_away():
 
 LOCAL: dict[str, Any] = {}
 NAMED = {"allowed_hosts": ("GPU7.example",)}
+NODE = {"host": "Node7.cluster"}
+HERE, THERE = ["127.0.0.1"], ["10.0.0.7"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "host", "status"),
+    ("settings", "addresses", "host", "status"),
     [
-        (LOCAL, "localhost:8000", 200),
-        (LOCAL, "LOCALHOST.", 200),
-        (LOCAL, "weft.localhost", 200),
-        (LOCAL, gethostname(), 200),
-        (LOCAL, "127.8.8.8:9", 200),
-        (LOCAL, "[::1]:8000", 200),
-        pytest.param(LOCAL, "192.0.2.7:9000", 200, id="an address, as through a tunnel, leads nowhere else"),
-        ({"host": "::1"}, "[2001:db8::1]", 200),
-        (LOCAL, "evil.example:8000", 403),
-        ({"host": "localhost"}, "127.0.0.1.evil.example", 403),
-        ({"host": "::1"}, "localhost.evil.example", 403),
-        ({"token": "open"}, "proxy.example", 200),
-        ({"host": "0.0.0.0"}, "gpu7.example:8000", 200),
-        (NAMED, "gpu7.example:8000", 200),
-        ({"allowed_hosts": ("gpu7.example.",)}, "gpu7.example.:8000", 200),
-        (NAMED, "localhost", 200),
-        (NAMED, "evil.example", 403),
+        (LOCAL, HERE, "localhost:8000", 200),
+        (LOCAL, HERE, "LOCALHOST.", 200),
+        (LOCAL, HERE, "weft.localhost", 200),
+        (LOCAL, HERE, gethostname(), 200),
+        (LOCAL, HERE, "127.8.8.8:9", 200),
+        (LOCAL, HERE, "[::1]:8000", 200),
+        pytest.param(LOCAL, HERE, "192.0.2.7:9000", 200, id="no address can be made to lead elsewhere"),
+        ({"host": "::1"}, ["::1"], "[2001:db8::1]", 200),
+        (LOCAL, HERE, "evil.example:8000", 403),
+        ({"host": "localhost"}, ["127.0.0.1", "::1"], "127.0.0.1.evil.example", 403),
+        ({"host": "::1"}, ["::1"], "localhost.evil.example", 403),
+        ({"token": "open"}, HERE, "proxy.example", 200),
+        ({"host": "0.0.0.0"}, ["0.0.0.0"], "gpu7.example:8000", 200),
+        (NAMED, HERE, "gpu7.example:8000", 200),
+        ({"allowed_hosts": ("gpu7.example.",)}, HERE, "gpu7.example.:8000", 200),
+        (NAMED, HERE, "localhost", 200),
+        (NAMED, HERE, "evil.example", 403),
         pytest.param(
-            NAMED | {"host": "0.0.0.0"}, "evil.example", 403, id="names that were given count anywhere"
+            NAMED | {"host": "0.0.0.0"},
+            ["0.0.0.0"],
+            "evil.example",
+            403,
+            id="names that are given count anywhere",
         ),
-        (NAMED | {"token": "open"}, "evil.example", 403),
-        ({"allowed_hosts": ("*",)}, "any.example", 200),
+        (NAMED | {"token": "open"}, THERE, "evil.example", 403),
+        ({"allowed_hosts": ("*",)}, HERE, "any.example", 200),
+        (NODE, HERE, "node7.cluster:8000", 200),
+        pytest.param(NODE, HERE, "evil.example", 403, id="a name that leads to loopback is loopback"),
+        pytest.param(NODE, THERE, "node7:8000", 200, id="to the network other names may lead, too"),
+        pytest.param(NODE, [*HERE, *THERE], "node7:8000", 200, id="a name may lead to both"),
+        (NODE | NAMED, THERE, "node7.cluster", 200),
+        (NODE | NAMED, THERE, "evil.example", 403),
     ],
 )
 def test_a_page_whose_sites_name_leads_to_loopback_is_turned_away(
-    settings: dict[str, Any], host: str, status: int
+    settings: dict[str, Any], addresses: list[str], host: str, status: int
 ):
     front = Front(Fake(), HttpSettings(**settings), lambda error: None)
+    front.sites = Sites(HttpSettings(**settings), addresses)
     about = {"host": host, "authorization": "Bearer open"}
     target = "/v2/repository/models/echo/load"
     assert ask(target, b"{}", front, origin=f"http://{host}", **about)[0].status == status
     response, content = ask("/status", front=front, **about)  # no origin: it reads from its own site
     assert response.status == status
     assert status == 200 or "--allowed-host" in content["error"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "addresses", "told"),
+    [
+        (LOCAL, HERE, ""),
+        ({"host": "LocalHost"}, [*HERE, "::1"], ""),
+        ({"host": "127.0.0.2"}, ["127.0.0.2"], ""),
+        (NODE, ["127.0.1.1"], "Node7.cluster is 127.0.1.1 here, which no other machine reaches: .* 0.0.0.0 "),
+        (NODE | {"token": "open"}, HERE, "Node7.cluster is 127.0.0.1 here"),
+        (NODE, THERE, "warning: whoever reaches URL may use .*; set WEFT_TOKEN"),
+        (NODE, [*HERE, *THERE], "warning: whoever reaches"),
+        ({"host": "0.0.0.0"}, ["0.0.0.0"], "warning: whoever reaches"),
+        ({"host": ""}, ["0.0.0.0", "::"], "warning: whoever reaches"),
+        (NODE | {"token": "open"}, THERE, ""),
+    ],
+)
+def test_who_starts_a_server_is_told_who_reaches_it(
+    settings: dict[str, Any], addresses: list[str], told: str
+):
+    said = advice(HttpSettings(**settings), addresses, "URL")
+    assert re.match(told, said) if told else not said
 
 
 def test_who_tells_no_host_is_no_browser():
@@ -208,6 +245,42 @@ def test_models_are_loaded_with_a_configuration_and_unloaded():
         b"[",
     ):
         assert ask("/v2/repository/models/new/load", body, front)[0].status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"parameters": [1]}, "parameters is a JSON object, not [1]"),
+        ({"parameters": {"config": 5}}, "parameters.config is text that is JSON, not 5"),
+        ({"parameters": {"config": "{"}}, "parameters.config is not JSON: "),
+        ({"parameters": {"config": "[1]"}}, "parameters.config is [1], not a JSON object"),
+        ([], "the body is [], not a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_load_request_is_said_of_what_it_is_wrong_with(body: Any, words: str):
+    response, content = ask("/v2/repository/models/echo/load", json.dumps(body).encode())
+    assert response.status == 400
+    assert content["error"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "nothing"),
+        (True, "true"),
+        (-1.5, "-1.5"),
+        ("größer\n", '"größer\\n"'),
+        ("x" * 41, "text of 41 characters"),
+        ("\n" * 40, '"' + "\\n" * 19 + "\\…"),
+        ([-1, "a", None], '[-1, "a", null]'),
+        ([1] * 21, "a list of 21"),
+        ([[1]], "a list of 1"),
+        ({"a": 1}, "an object"),
+        (10**60, f"{10**39}…"),
+    ],
+)
+def test_a_value_is_shown_as_its_sender_wrote_it_if_that_is_short(value: Any, words: str):
+    assert shown(value) == words
 
 
 def test_triton_names_bytes_a_string_and_leaves_the_batch_out():
