@@ -80,7 +80,7 @@ class Profile:
         self.results = 0
         self.error = 0.0  # |measured - expected| / measured, averaged over the last twenty or so
         self.availability = 1.0  # the share of batches that did not fail, likewise
-        self.failures = 0  # running
+        self.failures = 0  # running, whoever's fault
         self.slowdown = 1.0  # against the fastest it has been
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
@@ -185,7 +185,12 @@ class Profile:
         self.availability -= 0.05 * self.availability
 
     def forgive(self) -> None:
-        """The last failure was the request's own."""
+        """A failure was the request's own.
+
+        `failures` keeps it, which tell who is asked next where somebody has failed: he who has computed
+        something since his own last failure. Where two of three fail everything, what one fails the other
+        does, too, and is forgiven; with nothing kept of it, nobody would ever have asked the third.
+        """
         self.availability = min(1.0, self.availability / 0.95)
 
     def _shifted(self) -> bool:

@@ -84,4 +84,5 @@ class Batch:
     start_s: float  # when its resource is expected to begin it
     expected_s: float  # how long it is expected to take
     probe: bool = field(default=False)  # sent to learn how fast its resource is now
-    failed_on: str = ""  # the resource on which the batch failed that its one job was in
+    retries: Batch | None = None  # the batch that failed, and that its one job was in
+    held: bool = False  # it failed, and that is held against its resource

@@ -168,41 +168,59 @@ class Policy(ABC):
         self._leave(batch, ended_s)
 
     def failed(self, batch: Batch, now_s: float) -> None:
-        """Computing `batch` failed; its jobs are tried `alone`, or failed by the caller."""
+        """Computing `batch` failed; its jobs are tried `alone`, or failed by the caller.
+
+        A failure is held against who computed, at once: until its jobs have been tried elsewhere, a resource
+        that fails everything would be given many more. Where one of them fails there, too, it was the job,
+        and what was held against the first resource is taken back: once, for however many such jobs were in
+        its batch, it failed but once. Of the second one nothing is learned.
+        """
         self._leave(batch, now_s)
-        profile = self.profile(batch.resource, batch.model)
+        profile, first = self.profile(batch.resource, batch.model), batch.retries
         profile.failed()
-        if batch.failed_on not in ("", batch.resource):  # there as here: it was the job, and not who computed
+        if first is not None and first.resource != batch.resource:
             profile.forgive()
-            self.profile(batch.failed_on, batch.model).forgive()
-        elif profile.availability < LEAST and self._others(batch):
-            self._failing.leave_out((batch.resource, batch.model), now_s)
+            self._forgive(first, now_s)
+            return
+        batch.held = True
+        if profile.availability < LEAST and any(batch.model in each.models for each in self._others(batch)):
+            self._failing.leave_out(batch, now_s)
             self._look(now_s)
+
+    def _forgive(self, batch: Batch, now_s: float) -> None:
+        """It failed for one of its jobs, and not for its resource."""
+        if batch.held:
+            batch.held = False
+            self.profile(batch.resource, batch.model).forgive()
+            if self._failing.take_back(batch):
+                self._look(now_s)
 
     def alone(self, batch: Batch, job: Job, now_s: float) -> Batch | None:
         """`batch` failed, perhaps for another job's sake or its resource's: one for `job` alone, elsewhere if
         anybody else has the model. None: it has been tried so, or could not be otherwise than it was.
         """
         others = self._others(batch)
-        if batch.failed_on or (not others and len(batch.jobs) == 1):
+        if batch.retries is not None or (not others and len(batch.jobs) == 1):
             return None
 
-        def doubt(each: Resource) -> tuple[int, float]:
-            # Of several that fail everything each is free, and they would be asked in turn.
-            return self.profile(each.name, batch.model).failures, each.free_s(now_s)
+        def doubt(each: Resource) -> tuple[bool, int, float]:
+            # Who is left out is asked rather than nobody: only there it is seen that it was the job. Of
+            # several that fail everything each is free, and without `failures` they would be asked in turn.
+            left_out = batch.model not in each.models
+            return left_out, self.profile(each.name, batch.model).failures, each.free_s(now_s)
 
         resource = min(others, key=doubt, default=self.resources[batch.resource])
         made = self.batch(resource, batch.model, [job], resource.free_s(now_s))
-        made.failed_on = batch.resource
+        made.retries = batch
         resource.commit(made)
         return made
 
     def _others(self, batch: Batch) -> list[Resource]:
-        """Who else could compute it."""
+        """Who else has its model."""
         return [
             each
             for each in self.resources.values()
-            if each.up and each.name != batch.resource and batch.model in each.models
+            if each.up and each.name != batch.resource and batch.model in each.loaded
         ]
 
     def dropped(self) -> list[tuple[Job, Refused]]:

@@ -195,6 +195,53 @@ def test_s5_1_a_rank_on_which_everything_fails_costs_no_answer(
     run(main)
 
 
+@pytest.mark.mpi(min_size=2)
+def test_s5_1_a_broken_rank_is_told_from_requests_that_break_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compute, broken = Model.run, False
+
+    def run_or_raise(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
+        if broken or any((piece == 13).any() for piece in pieces[0]):
+            raise MemoryError("none left")
+        return compute(self, pieces, count)
+
+    monkeypatch.setattr(Model, "run", run_or_raise)
+
+    async def main(world: World) -> None:
+        nonlocal broken
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
+        async with await Server.open(world, root, device="cpu") as server:
+            await world.barrier()
+            broken = world.rank == world.size - 1
+            await world.barrier()
+            if world.rank:
+                return
+            client = await Client.open(world)
+            policy = server._dispatcher.policy
+            *well, last = (f"rank {rank} cpu" for rank in range(world.size))
+            profiles = {name: policy.profiles.of(name, "a/1") for name in (*well, last)}
+            unlucky = np.full((1, 4), 13, np.float32)
+
+            async def ask(given: np.ndarray) -> None:
+                close_to(1, given, (await client.infer("a", given, best_effort=True)).outputs["scores"])
+
+            async def ask_in_vain(given: np.ndarray) -> None:
+                with pytest.raises(RequestError, match="none left"):
+                    await client.infer("a", given, best_effort=True)
+
+            while "a/1" in policy.resources[last].models:
+                await asyncio.gather(*(ask_in_vain(unlucky) for _ in range(4 * world.size)))
+                await asyncio.gather(*(ask(samples(1, number)) for number in range(4 * world.size)))
+            assert min(profiles[name].availability for name in well) > 0.9
+            await asyncio.gather(*(ask_in_vain(unlucky) for _ in range(40)))
+            assert all("a/1" in policy.resources[name].models for name in well)
+            assert min(profiles[name].availability for name in well) > 0.9
+            await asyncio.gather(*(ask(samples(1, number)) for number in range(40)))
+
+    run(main)
+
+
 def test_models_come_and_go_while_others_are_served(tmp_path: Path):
     async def main(world: World) -> None:
         def fill(path: Path) -> None:
@@ -294,9 +341,11 @@ def test_s5_4_a_worker_that_became_slow_is_left_out_and_found_again(
                         found.append((await client.infer("a", samples(1), deadline_ms=150)).resource)
                 return set(found)
 
-            slow_s = 0.2
             profile = server._dispatcher.policy.profiles.of("rank 0 cpu", "a/1")
-            while profile.slowdown < 2:  # for a deadline of 2 s it is still fast enough, and so it is seen
+            slow_s = 0.2
+            # For a deadline of 2 s it is still fast enough, and so it is seen: as a change of all sizes, or
+            # of this one alone, if the machine was busy when the model was looked at.
+            while profile.expected_s(32) < 0.18:
                 asked = (client.infer("a", samples(32), qos="batch", best_effort=True) for _ in range(8))
                 await asyncio.gather(*asked)
             while "rank 0 cpu" in await who(20):

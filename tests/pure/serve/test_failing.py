@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import numpy as np
 import pytest
@@ -119,8 +120,8 @@ def test_s5_1_who_fails_is_left_out_as_long_as_somebody_else_is_up():
 
 def test_s5_1_a_trial_that_fails_doubles_the_time_to_the_next_and_one_that_does_not_ends_it():
     failing, key, now_s, waits = Failing(), ("fast", "a"), 0.0, []
-    for _ in range(7):
-        failing.leave_out(key, now_s)
+    for number in range(7):
+        failing.leave_out(sent(number), now_s)
         failing.try_again(np.nextafter(failing.due_s, 0.0))
         assert key in failing
         waits.append(failing.due_s - now_s)
@@ -129,5 +130,146 @@ def test_s5_1_a_trial_that_fails_doubles_the_time_to_the_next_and_one_that_does_
         assert key not in failing
     assert waits == [FIRST_S, 2.0, 4.0, 8.0, LAST_S, LAST_S, LAST_S]
     failing.well(key)
-    failing.leave_out(key, now_s)
+    failing.leave_out(sent(7), now_s)
     assert failing.due_s == now_s + FIRST_S
+
+
+def sent(number: int) -> Batch:
+    """A batch of one job, on its way."""
+    return Batch(number, "fast", "a", [job(number)], 1, 0.0, 1e-3)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5, 6])
+def test_s5_1_what_is_taken_back_changes_no_later_time(times: int):
+    failing, now_s = Failing(), 0.0
+    for number in range(times):
+        failing.leave_out(sent(number), now_s)
+        now_s = failing.due_s
+        failing.try_again(now_s)
+    trial = sent(times)
+    failing.leave_out(trial, now_s)
+    wait_s = failing.due_s - now_s
+    assert not failing.take_back(sent(times))  # another one's failure
+    assert failing.take_back(trial)
+    assert not failing.take_back(trial)
+    assert failing.due_s == inf
+    failing.leave_out(sent(times + 1), now_s)
+    assert failing.due_s - now_s == wait_s
+
+
+def committed(policy: Policy, first: int, count: int, now_s: float) -> Batch:
+    """The next batch, of so many jobs that arrive now."""
+    for number in range(first, first + count):
+        assert policy.arrive(job(number, now_s, 1.0, best_effort=True), now_s) is None
+    batch = policy.next(now_s)
+    assert isinstance(batch, Batch)
+    assert len(batch.jobs) == count
+    return batch
+
+
+def test_s5_1_batches_that_were_under_way_are_no_trials():
+    policy = started(Weft, FAST, SLOW)
+    for number in range(13):
+        assert failed(policy, number, 0.0) == "fast"
+    first = committed(policy, 20, 1, 0.0)
+    horizon_s = policy.resources["fast"].free_s(0.0) - policy.settings.horizon_s
+    second = committed(policy, 21, 1, horizon_s)
+    assert first.resource == second.resource == "fast"
+    policy.failed(first, 0.004)
+    assert policy.resources["fast"].models == {"b"}
+    policy.failed(second, 0.005)
+    assert policy._failing.due_s == 0.004 + FIRST_S
+    for batch in (first, second):
+        again = policy.alone(batch, batch.jobs[0], 0.005)
+        assert again is not None
+        policy.ended(again, 0.005, 0.02)
+    assert policy.arrive(job(30, 1.5, 1.0), 1.5) is None
+    trial = policy.next(1.5)
+    assert isinstance(trial, Batch)
+    assert trial.resource == "fast"
+    policy.failed(trial, 1.5)
+    assert policy._failing.due_s == 1.5 + 2 * FIRST_S
+
+
+def tried(policy: Policy, batch: Batch, now_s: float, *, poison: range) -> None:
+    """`batch` has failed; of its jobs, tried again, those in `poison` fail again."""
+    policy.failed(batch, now_s)
+    for each in batch.jobs:
+        again = policy.alone(batch, each, now_s)
+        assert again is not None
+        assert again.resource != batch.resource
+        if each.number in poison:
+            policy.failed(again, now_s)
+            assert policy.alone(again, each, now_s) is None
+        else:
+            policy.ended(again, now_s, now_s + again.expected_s)
+
+
+def test_s5_1_a_batch_of_requests_that_fail_everywhere_is_forgiven_once():
+    policy = started(Weft, FAST, SLOW)
+    for number in range(5):
+        assert failed(policy, number, 0.0) == "fast"
+    profile = policy.profile("fast", "a")
+    before = profile.availability
+    batch = committed(policy, 100, 8, 0.0)
+    assert batch.resource == "fast"
+    tried(policy, batch, 0.0, poison=range(100, 108))
+    assert profile.availability == pytest.approx(before)
+    assert policy.profile("slow", "a").availability == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("every", [2, 3, 10])
+def test_s5_1_who_fails_everything_is_found_among_requests_that_fail_everywhere(every: int):
+    """The fast one is broken, and of all requests one in `every` would fail on any."""
+    policy, now_s, number = started(Weft, FAST, SLOW), 0.0, 0
+    batches = 0
+    while "a" in policy.resources["fast"].models:
+        now_s, number, batches = now_s + 1e-3, number + 1, batches + 1
+        assert batches < 100
+        batch = committed(policy, number, 1, now_s)
+        assert batch.resource == "fast"
+        tried(policy, batch, now_s, poison=range(0, 10_000, every))
+    assert batches <= 14 * every / (every - 1) + 1
+    assert policy.profile("slow", "a").availability == pytest.approx(1.0)
+
+
+def test_s5_1_requests_that_fail_everywhere_keep_nobody_out_who_is_well_again():
+    policy = started(Weft, FAST, SLOW)
+    for number in range(14):
+        assert failed(policy, number, 0.0) == "fast"
+    assert policy.resources["fast"].models == {"b"}
+    now_s = policy._failing.due_s
+    for number in range(20, 30):  # it is well again, and its trials are such requests
+        batch = committed(policy, number, 1, now_s)
+        assert batch.resource == "fast"
+        tried(policy, batch, now_s, poison=range(20, 30))
+        assert policy.resources["fast"].models == {"a", "b"}
+
+
+def test_s5_1_while_a_broken_one_is_left_out_no_other_takes_the_blame_for_a_request():
+    """Only where it is tried, too, it is seen that a request fails everywhere."""
+    policy = started(Weft, FAST, SLOW)
+    for number in range(14):
+        assert failed(policy, number, 0.0) == "fast"
+    for number in range(20, 40):
+        now_s = number / 50
+        batch = committed(policy, number, 1, now_s)
+        assert batch.resource == "slow"
+        tried(policy, batch, now_s, poison=range(20, 40))
+    assert policy.profile("slow", "a").availability == pytest.approx(1.0)
+    assert policy.resources["slow"].models == {"a", "b"}
+    assert policy.resources["fast"].models == {"b"}
+
+
+def test_s5_1_what_fails_on_the_last_that_is_not_left_out_is_tried_on_one_that_is():
+    policy = started(Weft, FAST, SLOW)
+    for number in range(14):
+        assert failed(policy, number, 0.0) == "fast"
+    batch = committed(policy, 20, 1, 0.1)
+    assert batch.resource == "slow"
+    policy.failed(batch, 0.1)
+    again = policy.alone(batch, batch.jobs[0], 0.1)
+    assert again is not None
+    assert again.resource == "fast"
+    policy.ended(again, 0.1, 0.2)
+    assert policy.profile("slow", "a").availability < 1.0
