@@ -115,12 +115,12 @@ class Served:
             )
         return count, arrays
 
-    def info(self, versions: Sequence[str]) -> ModelInfo:
+    def info(self, versions: Sequence[str], reason: str = "") -> ModelInfo:
         """For clients."""
         version = self.version
         return ModelInfo(
             version.model, tuple(versions), version.title, str(version.platform), self.inputs,
-            self.outputs, self.largest, ready=not self.leaving, config=self._config(),
+            self.outputs, self.largest, ready=not self.leaving, reason=reason, config=self._config(),
             labels=self.labels,
         )  # fmt: skip
 
@@ -152,6 +152,7 @@ class Catalog:
     settings: ServerSettings
     loaded: dict[str, dict[int, Served]] = field(default_factory=dict)
     awaited: dict[str, str] = field(default_factory=dict)  # models to come, and why they are not here
+    problems: dict[tuple[str, str], str] = field(default_factory=dict)  # why a version ("": none) is not here
 
     def add(self, served: Served) -> None:
         """Serve it, in the place of the one of that number, if there is one."""
@@ -188,14 +189,18 @@ class Catalog:
             raise UnknownModel(f"model {model!r} is not loaded yet: {reason}")
         if not versions:
             there = _listed(name for name in self.loaded if self.versions(name))
-            raise UnknownModel(f"no model {model!r} is loaded; there are {there}")
+            why = "\n".join(reason for (name, _), reason in self.problems.items() if name == model)
+            raise UnknownModel(f"no model {model!r} is loaded; there are {there}{_because(why)}")
         if not version:
             return versions[max(versions)]
         for served in versions.values():
             if served.version.title == version:
                 return served
         there = _listed(served.version.title for served in versions.values())
-        raise UnknownModel(f"model {model!r} has no version {version!r} loaded; there are {there}")
+        why = self.problems.get((model, version), "")
+        raise UnknownModel(
+            f"model {model!r} has no version {version!r} loaded; there are {there}{_because(why)}"
+        )
 
     def named(self, name: str) -> Served:
         """By the policy's name of a model."""
@@ -236,12 +241,22 @@ class Catalog:
             versions = self.versions(variant.model)
             other = versions[max(versions)] if versions else None
             if other is None or _shapes(other) != _shapes(served):
-                continue  # not here now, or no variant: only names may differ
+                continue  # not here now, or as `misfits` tells
             own = other.settings
             accuracy = variant.accuracy if variant.accuracy is not None else own.accuracy
             cost = variant.cost if variant.cost is not None else own.cost
             found.append(Model(other.name, other.largest, accuracy or 0.0, cost or 0.0))
         return found
+
+    def misfits(self, served: Served) -> str:
+        """Which of its variants never answer in its place, and why: only their names may differ."""
+        others = [self.versions(variant.model) for variant in served.settings.variants]
+        newest = [versions[max(versions)] for versions in others if versions]
+        return "; ".join(
+            f"its variant {other.name} never answers for it: that has {_told(other)}, this {_told(served)}"
+            for other in newest
+            if _shapes(other) != _shapes(served)
+        )
 
     def _class(self, name: str) -> ServiceClass:
         own = self.settings.classes[name]
@@ -274,5 +289,17 @@ def _shapes(served: Served) -> list[tuple[str, tuple[int, ...]]]:
     return [(info.datatype, info.shape) for info in (*served.inputs, *served.outputs)]
 
 
+def _told(served: Served) -> str:
+    inputs, outputs = (
+        ", ".join(f"{info.datatype} {list(info.shape)}" for info in infos)
+        for infos in (served.inputs, served.outputs)
+    )
+    return f"inputs {inputs} and outputs {outputs}"
+
+
 def _listed(names: Any) -> str:
     return ", ".join(repr(str(name)) for name in names) or "none"
+
+
+def _because(reason: str) -> str:
+    return f". It could not be loaded: {reason}" if reason else ""

@@ -50,7 +50,6 @@ class Loading:
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._profiler = profiler
-        self._problems: dict[tuple[str, int], str] = {}
         self._followed: set[str] = set()  # models that come from elsewhere than the repository
         self._told = ""  # of what is wrong with the repository
         self._serving = False  # the models that are loaded may be asked
@@ -108,8 +107,10 @@ class Loading:
             if not entry.versions:
                 found[name, ""] = _unready(name, "", "", entry.reason)
             for version in entry.versions:
-                reason = version.reason or self._problems.get((name, version.number), "is not loaded")
                 number = str(version.number)
+                reason = version.reason or self._catalog.problems.get((name, number), "is not loaded")
+                if version not in entry.wanted:
+                    reason = f"is not among versions = {entry.settings.versions} in its weft.toml"
                 found[name, number] = _unready(name, number, str(version.platform or ""), reason)
         for name, reason in self._catalog.awaited.items():
             if name not in self._catalog.loaded:
@@ -121,7 +122,7 @@ class Loading:
     def info(self, served: Served) -> ModelInfo:
         """What is told of a loaded version."""
         versions = self._catalog.versions(served.version.model).values()
-        return served.info([each.version.title for each in versions])
+        return served.info([each.version.title for each in versions], self._catalog.misfits(served))
 
     # -- one at a time ------------------------------------------------------------------------------------
 
@@ -174,12 +175,13 @@ class Loading:
         problems = [entry.reason] if entry.reason else []
         old = list(self._catalog.loaded.get(name, {}).values())
         kept: set[int] = set()
+        self._forget_problems(name)
+        if entry.reason:
+            self._catalog.problems[name, ""] = entry.reason
         for version in entry.wanted:
             kept.add(version.number)
-            problem = version.reason or await self._load_version(version, entry)
-            self._problems.pop((name, version.number), None)
-            if problem:
-                self._problems[name, version.number] = problem
+            if problem := version.reason or await self._load_version(version, entry):
+                self._catalog.problems[name, str(version.number)] = problem
                 problems.append(problem)
         if not entry.reason:
             await self._forget(served for served in old if served.version.number not in kept)
@@ -228,7 +230,12 @@ class Loading:
         await self._profiler.first_look(served, BESIDE_S if beside else ALONE_S)
         return served
 
+    def _forget_problems(self, name: str) -> None:
+        for key in [key for key in self._catalog.problems if key[0] == name]:
+            del self._catalog.problems[key]
+
     async def _remove(self, name: str) -> None:
+        self._forget_problems(name)
         await self._forget(list(self._catalog.loaded.get(name, {}).values()))
 
     async def _forget(self, some: Iterable[Served]) -> None:

@@ -112,7 +112,7 @@ class ModelInfo:
     outputs: tuple[TensorInfo, ...]
     max_batch: int
     ready: bool
-    reason: str = ""  # why it is not ready
+    reason: str = ""  # why it is not ready; of one that is, what of its settings comes to nothing
     config: Mapping[str, Any] = field(default_factory=dict)  # Triton's model configuration, as JSON has it
     labels: tuple[str, ...] = ()  # names of the classes that its output tells apart
 

@@ -324,6 +324,7 @@ class Weft(Policy):
 
     def _expire(self, group: Group, now_s: float) -> None:
         """Drop the first jobs, which would be late; those that may be so are due again later."""
+        group.look()  # by what is known now: a result may have told that there is time yet
         again: list[tuple[Job, float]] = []
         while group.entries and group.latest_s() < now_s:
             (job,) = group.take(0, 1)

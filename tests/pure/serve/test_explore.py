@@ -132,3 +132,24 @@ def test_s5_4_large_requests_that_seem_impossible_are_tried_though_small_ones_ke
     assert not outcomes[10_000].on_time
     assert sum(outcomes[each.number].on_time for each in large[-25:]) >= 24
     assert sum(outcomes[each.number].on_time for each in small[-500:]) >= 480
+
+
+@pytest.mark.parametrize("factor", [3, 30, 300])
+def test_s5_4_profiles_of_a_slower_machine_are_found_out_within_a_second(factor: float):
+    """What the first is to be tried with the second takes, and is the one that was tried."""
+    measured_ms = (
+        {1: (1.5, 15), 2: (2.8, 17), 3: (2.7, 7), 32: (4.0, 2)},
+        {1: (11.4, 4), 2: (16.3, 4), 3: (7.2, 3), 32: (11.7, 2)},
+    )
+    devices = [Device(name, {"a": Cost(2 * MS, 0.5 * MS)}) for name in "xy"]
+    stored = [
+        {
+            "resource": device.name, "model": "a", "max_batch": 32, "results": 30,
+            "availability": 1.0, "error": 0.1, "ratios": [*[1.0] * 15, 1.2],
+            "sizes": [[size, factor * ms * MS, count] for size, (ms, count) in sizes.items()],
+        }
+        for device, sizes in zip(devices, measured_ms, strict=True)
+    ]  # fmt: skip
+    simulation = Simulation(Weft(settings(), Profiles.from_list(stored)), devices)
+    outcomes = simulation.run([job(number, number / 40, samples=2) for number in range(400)])
+    assert sum(outcome.on_time for outcome in outcomes if outcome.job.arrival_s > 1.0) > 0.95 * 360

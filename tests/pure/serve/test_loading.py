@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -20,7 +20,9 @@ from weft.runtime.serve.http.messages import HttpResponse, encode
 from weft.runtime.serve.http.problem import problem_of
 from weft.runtime.serve.loading import Loading, merged
 from weft.runtime.serve.profiling import ALONE_S, BESIDE_S
+from weft.runtime.serve.program import table
 from weft.runtime.serve.repository import Entry, Platform, Repository, Version
+from weft.runtime.serve.request import UnknownModel
 from weft.runtime.serve.settings import ServerSettings
 from weft.runtime.serve.worker import ELSEWHERE
 
@@ -78,7 +80,7 @@ class Puzzled:
 
 
 def loading(worker: Any, repository: Any = None) -> Loading:
-    nothing: Any = Mock(loaded={}, awaited={}, all=list, settings=ServerSettings())
+    nothing: Any = Mock(loaded={}, awaited={}, problems={}, all=list, settings=ServerSettings())
     return Loading([worker], repository, nothing, nothing, nothing)
 
 
@@ -112,6 +114,44 @@ def test_a_new_model_is_looked_at_shortly_where_others_are_served_already():
         await made.load_all()
         assert not await made.put(Entry("c", versions=(Version("c", 1, Path(), Platform.ONNX),)))
         assert looks == [("a", ALONE_S), ("b", ALONE_S), ("c", BESIDE_S)]
+
+    asyncio.run(main())
+
+
+class Chooses(Puzzled):
+    """A worker that cannot read what lies in a folder named 2."""
+
+    async def load(self, key: str, path: str, *arguments: Any) -> dict[str, Any]:
+        if Path(path).name == "2":
+            raise WeftError(f"{path}: is damaged")
+        return {"inputs": [["x", "FP32", [-1, 1]]], "outputs": [["y", "FP32", [-1, 1]]], "labels": []}
+
+
+def test_who_asks_for_what_could_not_be_loaded_is_told_why_until_it_can():
+    def versions(*numbers: int) -> Entry:
+        return Entry("m", versions=tuple(Version("m", n, Path(f"m/{n}"), Platform.ONNX) for n in numbers))
+
+    async def main() -> None:
+        catalog, looking = Catalog(ServerSettings()), Mock(first_look=AsyncMock())
+        made: Any = Loading([Chooses()], None, catalog, Mock(), looking)  # type: ignore[list-item]
+        await made.put(versions(2))
+        damaged = r"\. It could not be loaded: m/2: is damaged$"
+        with pytest.raises(UnknownModel, match=r"no model 'm' is loaded; there are none" + damaged):
+            catalog.find("m")
+        with pytest.raises(UnknownModel, match=r"no model 'other' is loaded; there are none$"):
+            catalog.find("other")
+        await made.put(Entry("m", reason="its weft.toml is wrong"))
+        with pytest.raises(UnknownModel, match=r"there are none\. It could not be loaded: its weft.toml is"):
+            catalog.find("m", "2")
+        await made.put(versions(1, 2))
+        assert catalog.find("m").version.number == 1
+        with pytest.raises(UnknownModel, match=r"no version '2' loaded; there are '1'" + damaged):
+            catalog.find("m", "2")
+        with pytest.raises(UnknownModel, match=r"no version '3' loaded; there are '1'$"):
+            catalog.find("m", "3")
+        await made.unload("m")
+        with pytest.raises(UnknownModel, match=r"no model 'm' is loaded; there are none$"):
+            catalog.find("m")
 
     asyncio.run(main())
 
@@ -216,11 +256,44 @@ def test_others_are_answered_while_a_slow_file_system_is_read():
             return {"m": Entry("m", reason="is damaged")}
 
     async def main() -> None:
-        nothing: Any = Mock(loaded={}, awaited={}, all=list)
+        nothing: Any = Mock(loaded={}, awaited={}, problems={}, all=list)
         repository: Any = Slow()
         index = asyncio.create_task(Loading([], repository, nothing, nothing, nothing).index())
         await asyncio.sleep(0.01)
         answered.set()
         assert [(info.name, info.reason) for info in await index] == [("m", "is damaged")]
+
+    asyncio.run(main())
+
+
+def test_s5_2_a_variant_with_other_inputs_is_told_to_whoever_starts_the_server(tmp_path: Path):
+    class Wide(Puzzled):
+        async def load(self, key: str, path: str, *arguments: Any) -> dict[str, Any]:
+            width = 6 if "wide" in path else 4
+            return {"inputs": [["x", "FP32", [-1, width]]], "outputs": [["y", "FP32", [-1]]], "labels": []}
+
+    for name in ("big", "small", "wide"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").touch()
+        (tmp_path / name / "2").symlink_to("1")
+        (tmp_path / name / "weft.toml").write_text("versions = [1]")
+    with open(tmp_path / "big" / "weft.toml", "a") as settings:
+        settings.write('\nvariants = [{ model = "small" }, { model = "wide" }]')
+
+    async def main() -> None:
+        catalog, looking = Catalog(ServerSettings()), Mock(first_look=AsyncMock())
+        made: Any = Loading([Wide()], Repository(tmp_path), catalog, Mock(), looking)  # type: ignore[list-item]
+        await made.load_all()
+        service = Mock(index=made.index, status=lambda: {"workers": [{"resource": "rank 0 cpu"}]})
+        told = await table(service)
+        assert (
+            "weft: warning: big 1: its variant wide/1 never answers for it: that has inputs FP32 [-1, 6] "
+            "and outputs FP32 [-1], this inputs FP32 [-1, 4] and outputs FP32 [-1]\n"
+        ) in told
+        assert told.count("warning") == 1
+        assert "weft: big 2 is not served: is not among versions = [1] in its weft.toml\n" in told
+        assert [model.name for model in catalog.policy_settings().families["big/1 or variants"]] == [
+            "big/1", "small/1",
+        ]  # fmt: skip
 
     asyncio.run(main())

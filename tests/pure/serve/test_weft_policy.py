@@ -197,6 +197,22 @@ def test_s5_5_what_becomes_impossible_while_it_waits_is_dropped_at_once():
     assert {refused.reason for _, refused in dropped} == {Reason.EXPIRED}
 
 
+def test_s5_5_what_waits_is_not_given_up_by_what_was_known_before_the_last_results():
+    policy = started(Weft, FAST)
+    assert policy.arrive(job(0), 0.0) is None
+    under_way = policy.next(0.0)
+    assert isinstance(under_way, Batch)
+    assert policy.arrive(job(1), 0.0) is None
+    for _ in range(5):  # 0.5 ms instead of 3.7
+        policy.profile("fast", "a").measured(1, 0.5 * MS, 0.01)
+    assert policy.next(0.048) > 0.048
+    assert policy.dropped() == []
+    policy.ended(under_way, 0.0, 0.0485)
+    batch = policy.next(0.0485)
+    assert isinstance(batch, Batch)
+    assert [each.number for each in batch.jobs] == [1]
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_s5_5_what_no_resource_can_meet_any_more_keeps_none_from_other_work(busy):
     policy = started(Weft, FAST)
