@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from ...kernels.compiled import kept
 from ...kernels.vectors import intrinsic
 
 Words = NDArray[np.int64]
@@ -26,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def short(function: F) -> F:
     """Compile at the first call, cached on disk; runs with the interpreter's lock held."""
-    return cast(F, numba.njit(cache=True)(function))
+    return kept(cast(F, numba.njit(function)))
 
 
 @short
