@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
+import pytest
 from mpi4py import MPI
 
 from weft.kernels.device import Device
@@ -114,12 +116,46 @@ class Held:
             await self._ran[kernel].wait()
 
 
+def each_way(name: str, cases: Mapping[str, object]) -> pytest.MarkDecorator:
+    """Parametrizes with the cases, as `name`, and ways to exchange, as `inside`.
+
+    On one node each case has one of the two, in turn, and on an even number of ranks the other than on an odd
+    one; on several nodes each has both.
+    """
+    return pytest.mark.parametrize(
+        (name, "inside"),
+        [
+            pytest.param(case, inside, id=f"{inside}-{words}")
+            for number, (words, case) in enumerate(cases.items())
+            for inside in ways(number)
+        ],
+    )
+
+
+def ways(number: int) -> Sequence[str]:
+    """In which of the two ways case `number` exchanges on so many ranks."""
+    if "+" in os.environ.get("WEFT_NODES", ""):
+        return ("shared", "flat")
+    return (("shared", "flat")[(number + MPI.COMM_WORLD.Get_size()) % 2],)
+
+
+def read(job: Job) -> Data:
+    """The job's data; read once, for most tests have the same."""
+    key = f"{job.seed} {job.data.model_dump_json()}"
+    if key not in READ:
+        READ[key] = load_data(job.data, job.seed)
+    return READ[key]
+
+
+READ: dict[str, Data] = {}
+
+
 class Bench:
     """A job with its data; makes replicas and trains them."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.data: Data = load_data(job.data, job.seed)
+        self.data = read(job)
         self.graph = build(job.model, self.data)
         self.rank, self.size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
 
