@@ -9,7 +9,8 @@ portions_N_over_numpy          the same by blocks of 240 neurons, as portions ne
 ..._gflops                     oneDNN's rate; ..._numpy_gflops NumPy's
 
 Both write into the same kind of arrays and are compared before the clock starts, within rounding of float32.
-A layer takes oneDNN where that is installed (the extra `onednn`) and the layer is large enough.
+A layer takes oneDNN where that is installed (the extra `onednn`), the processor has AVX-512, and the layer is
+large enough.
 """
 
 from __future__ import annotations

@@ -284,8 +284,8 @@ def _blas() -> str:
     used = next((library for library in found if "numpy" in library["filepath"]), found[0])
     parts = (used["internal_api"], used["version"], used.get("architecture", ""))
     text = " ".join(filter(None, parts)) + f", {used['num_threads']} thread(s)"
-    onednn = sys.modules.get("weft.kernels.onednn")
-    library = onednn.load() if onednn is not None else None
+    blas = sys.modules.get("weft.kernels.blas")
+    library = blas.onednn.load() if blas is not None and blas.WIDE else None
     return text + (f", oneDNN {library.version}" if library is not None else "")
 
 

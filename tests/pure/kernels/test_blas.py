@@ -107,7 +107,18 @@ def asked(monkeypatch, one_thread):
             return True
 
     monkeypatch.setattr(onednn, "load", Library)
+    monkeypatch.setattr(blas, "WIDE", True)
     return seen
+
+
+def test_without_avx_512_numpy_computes_all_and_nobody_is_told_of_onednn(asked, monkeypatch):
+    """There it is slower: blocks of a weight gradient took it 2.5 times as long as the whole."""
+    monkeypatch.setattr(blas, "WIDE", False)
+    a, b, out = rows(4, 6), rows(6, 5), np.full((4, 5), np.nan, np.float32)
+    blas.product(a, b, out, of=blas.LARGE)
+    assert asked == []
+    np.testing.assert_array_equal(out, a @ b)
+    assert "oneDNN" not in blas.describe()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +199,7 @@ def test_every_thread_multiplies_alone(monkeypatch):
 
 def test_a_missing_onednn_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(onednn, "_find", lambda: (None, ""))
+    monkeypatch.setattr(blas, "WIDE", True)
     monkeypatch.setattr(blas.platform, "machine", lambda: "x86_64")
     assert "no oneDNN" in blas.describe()
     assert "weft[onednn]" in blas.describe()
@@ -196,6 +208,7 @@ def test_a_missing_onednn_is_named_with_its_remedy(monkeypatch):
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
     """A library file of this environment, and how to say what loading one does."""
+    monkeypatch.setattr(blas, "WIDE", True)
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / onednn.LIBRARY).touch()
     monkeypatch.setattr(onednn.sys, "prefix", str(tmp_path))
