@@ -26,8 +26,11 @@
 set -eu
 shopt -s nullglob
 runs=runs/$SLURM_JOB_ID  # the same number in every turn
+job=$SLURM_JOB_ID
+# Of an array's tasks one has the number that stands for all: they would go back to the queue with it.
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
 
-case $(scontrol show job "$SLURM_JOB_ID") in
+case $(scontrol show job "$job") in
     *TimeLimit=00:0[01]:*)
         echo "slurm-requeue.sh: turns of less than 2 minutes are over as soon as they begin, for Slurm warns 60" \
             "to 120 s before the end; give them more time, sbatch --time=MINUTES" >&2
@@ -73,11 +76,10 @@ case $status in
     143 | 138)  # 128 + SIGTERM, or SIGUSR1: stopped, with checkpoints
         if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && [ "$(checkpoints)" = "$before" ]; then
             echo "slurm-requeue.sh: the time of this turn was over before a step was done, and so would be the" \
-                "next one's; give turns more, sbatch --time=MINUTES, and go on with the runs in $runs: put" \
-                "--resume RUN in place of the job" >&2
+                "next one's; give turns more, and go on: sbatch --time=MINUTES … slurm-requeue.sh ${what[*]}" >&2
             exit 1
         fi
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
         ;;
 esac
 exit "$status"

@@ -51,6 +51,7 @@ def turn(
     limit: str = "01:00:00",
     restarts: int = 0,
     writes: str = "",
+    **variables: str,
 ) -> CompletedProcess[str]:
     """Run the script with `folder` as the working folder; training writes a file, and ends so."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -61,6 +62,7 @@ def turn(
     shell = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     shell |= {"SLURM_JOB_ID": "7", "STATUS": str(status), "LIMIT": limit, "WRITES": writes}
     shell |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+    shell |= variables
     return run(["bash", ROOT / "hostfiles" / "slurm-requeue.sh", *arguments], env=shell, cwd=folder)
 
 
@@ -73,6 +75,12 @@ def test_when_the_batch_job_goes_back_to_the_queue(tmp_path: Path, status, reque
     result = turn(tmp_path, "a.toml", status=status)
     assert result.returncode == status
     assert result.stdout.endswith("then requeue 7\n") == requeued
+
+
+def test_of_an_array_one_task_goes_back_to_the_queue(tmp_path: Path):
+    """Slurm takes the number of the whole array for one of its tasks, too: that took all others with it."""
+    result = turn(tmp_path, "a.toml", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
+    assert result.stdout.endswith("<runs/7> then requeue 7_3\n"), result
 
 
 @pytest.mark.parametrize(
@@ -130,11 +138,15 @@ def test_turns_with_a_limit_of(tmp_path: Path, limit):
 
 
 @pytest.mark.parametrize(
-    ("run", "arguments"),
-    [("runs/7/a-1", ["a.toml"]), ("runs/old", ["--resume", "runs/old"]), ("runs/old", ["--resume=runs/old"])],
+    ("run", "arguments", "on"),
+    [
+        ("runs/7/a-1", ["a.toml"], "--resume runs/7/a-1"),
+        ("runs/old", ["--resume", "runs/old"], "--resume runs/old"),
+        ("runs/old", ["--resume=runs/old"], "--resume=runs/old"),
+    ],
     ids=["its own run", "a run that was begun elsewhere", "however the option was written"],
 )
-def test_a_turn_that_gets_no_further_is_the_last(tmp_path: Path, run, arguments):
+def test_a_turn_that_gets_no_further_is_the_last(tmp_path: Path, run, arguments, on):
     """It went back to the queue for ever, and nobody was told."""
     folder = tmp_path / run / "checkpoints"
     folder.mkdir(parents=True)
@@ -147,3 +159,4 @@ def test_a_turn_that_gets_no_further_is_the_last(tmp_path: Path, run, arguments)
     assert again.returncode == 1
     assert "requeue" not in again.stdout
     assert "before a step was done" in again.stderr
+    assert again.stderr.endswith(f"slurm-requeue.sh {on}\n")
