@@ -161,7 +161,7 @@ def _unread(job: Job, folder: RunFolder) -> str:
     before = load_job(str(folder.job)) if folder.job.is_file() else None
     if weights is not None and (before is None or weights != before.model.weights):
         notes.append(f"with its own weights; those of [model] weights = {weights!r} are")
-    if before is None or parent not in (Run().folder, before.run.folder):
+    if parent != Run().folder and (before is None or parent != before.run.folder):
         notes.append(f"where it is stored; [run] folder = {parent!r} is")
     return "\n".join(f"{job.name}: goes on {note} for a new run" for note in notes)
 

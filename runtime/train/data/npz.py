@@ -57,10 +57,10 @@ def compare(data: NpzData) -> None:
         path = locate(data.path)
     except MissingData:
         return
-    names = {f"{name}.npy" for name in (data.inputs, data.targets, data.test_inputs, data.test_targets)}
+    names = {data.inputs, data.targets, data.test_inputs, data.test_targets}
     with _opened(path) as archive:
         for member in archive.infolist():
-            if member.filename in names and _is_plain(member):
+            if _name(member) in names and _is_plain(member):
                 _require_sound(archive, member)
 
 
@@ -84,7 +84,7 @@ def _pair(archive: zipfile.ZipFile, path: Path, inputs: str | None, targets: str
 
 
 def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
-    members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    members = {_name(entry): entry for entry in archive.infolist()}
     if name not in members:
         hint = nearest(name, members)
         raise DataError(f"{path}: holds no array {name!r}{hint}; it holds {', '.join(members) or 'nothing'}")
@@ -98,6 +98,11 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
         file.seek(0)
         array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
     return array
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """The array's: NumPy takes members without an ending, too."""
+    return member.filename.removesuffix(".npy")
 
 
 def _is_plain(member: zipfile.ZipInfo) -> bool:

@@ -271,6 +271,16 @@ def damaged_lzma(archive: bytes) -> bytes:
     return content[:200] + b"\xff" * 30 + content[230:]
 
 
+def without_endings(archive: bytes) -> bytes:
+    """The archive, its members named without .npy, and a byte of the first of them flipped."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as named, zipfile.ZipFile(made, "w") as renamed:
+        for entry in named.namelist():
+            renamed.writestr(entry.removesuffix(".npy"), named.read(entry))
+    content = made.getvalue()
+    return content[:300] + bytes([content[300] ^ 1]) + content[301:]
+
+
 def with_a_password(archive: bytes) -> bytes:
     """The archive, its first member marked as encrypted in the directory at the end."""
     flags = archive.index(b"PK\1\2") + 8
@@ -374,6 +384,11 @@ DAMAGE = {
         "a plain npz file",
         lambda: rewrite("plain.npz", lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]),
         r"plain.npz: is not a whole .npz file: Bad CRC-32 for file 'x.npy'",
+    ),
+    "flipped bytes in an npz file whose members have no ending": (
+        "a plain npz file",
+        lambda: rewrite("plain.npz", without_endings),
+        r"plain.npz: is not a whole .npz file: Bad CRC-32 for file 'x'",
     ),
     "flipped bytes in an npz file of another compression": (
         "a plain npz file",
