@@ -135,11 +135,11 @@ class RunFolder:
         belongs = f"; it belongs to the run {inside}" if (inside := run_of(path)) else ""
         if not path.is_dir():
             raise Mistake(f"{path} is a file, not a run's folder{belongs}")
-        if belongs:
-            raise Mistake(f"{path} is not a run{belongs}")
         inside_it = _runs(path)
         if inside_it:
             raise Mistake(f"{path} is not a run but holds {len(inside_it)}" + _suggestion(inside_it))
+        if belongs:
+            raise Mistake(f"{path} is not a run{belongs}")
         if cls(path).job.is_file():
             raise Mistake(f"{path} is not a run: it holds a job, job.toml, and nothing that was trained")
         found = sorted(entry.name for entry in path.iterdir())

@@ -94,6 +94,8 @@ def make(tmp_path: Path) -> None:
     (tmp_path / "runs" / "digits-20260314-150926" / "job.toml").write_text("name = 'digits'\n")
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "job.toml").write_text("name = 'digits'\n")
+    (tmp_path / "trained" / "checkpoints").mkdir(parents=True)  # as projects often have one
+    (tmp_path / "trained" / "runs" / "digits-20260314-150926" / "checkpoints").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "pictures").mkdir()
     for name in "abcdefg":
@@ -107,6 +109,10 @@ NO_RUNS = {
     "the folder of all runs": ("runs", rf"is not a run but holds 1; the newest run is .*{RUN}$"),
     "a file of a run": (f"runs/{RUN}/job.toml", rf"is a file.*it belongs to the run .*{RUN}$"),
     "a folder of a run": (f"runs/{RUN}/checkpoints", rf"is not a run; it belongs to the run .*{RUN}$"),
+    "the folder of all runs, in one that looks like a run": (
+        "trained/runs",
+        rf"is not a run but holds 1; the newest run is .*{RUN}$",
+    ),
     "a folder with a job of somebody's": ("project", r"holds a job, job\.toml, and nothing that was trained"),
     "a job of somebody's": ("project/job.toml", r"is a file, not a run's folder$"),
     "an empty folder": ("empty", r"no metrics\.jsonl and no checkpoints, only nothing$"),
