@@ -181,7 +181,7 @@ class Loading:
         for version in entry.wanted:
             kept.add(version.number)
             if problem := version.reason or await self._load_version(version, entry):
-                self._catalog.problems[name, str(version.number)] = problem
+                self._catalog.problems[name, version.title] = problem
                 problems.append(problem)
         if not entry.reason:
             await self._forget(served for served in old if served.version.number not in kept)

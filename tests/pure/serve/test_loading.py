@@ -156,6 +156,25 @@ def test_who_asks_for_what_could_not_be_loaded_is_told_why_until_it_can():
     asyncio.run(main())
 
 
+def test_of_a_checkpoint_that_could_not_be_loaded_is_told_under_its_step():
+    def step(number: int, folder: str) -> Entry:
+        version = Version("m", 1, Path(f"m/{folder}"), Platform.CHECKPOINT, shown=str(number))
+        return Entry("m", versions=(version,))
+
+    async def main() -> None:
+        catalog, looking = Catalog(ServerSettings()), Mock(first_look=AsyncMock())
+        made: Any = Loading([Chooses()], None, catalog, Mock(), looking)  # type: ignore[list-item]
+        await made.put(step(20, "1"))
+        await made.put(step(40, "2"))
+        assert catalog.find("m", "20").version.title == "20"
+        with pytest.raises(UnknownModel, match=r"no version '40' loaded; there are '20'\. It could not be"):
+            catalog.find("m", "40")
+        with pytest.raises(UnknownModel, match=r"no version '1' loaded; there are '20'$"):
+            catalog.find("m", "1")
+
+    asyncio.run(main())
+
+
 def test_what_a_load_raises_is_not_lost_on_a_caller_who_has_left(monkeypatch: pytest.MonkeyPatch):
     async def main() -> None:
         told: list[dict[str, Any]] = []
