@@ -1,6 +1,7 @@
 """arg_max, top_k, top_k_indices and cumulative_sum: along one axis of every sample, by the order in it.
 
-Of equal elements the first comes first, as ONNX has it. What is no number counts as the largest.
+Of equal elements the first comes first, as ONNX has it. What is no number counts as the largest in an order;
+arg_max finds it also where the smallest is asked for, as NumPy, CuPy and PyTorch do.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def read(
         title = node.name or next((name for name in node.output if name), f"{node.op_type} {number}")
         results = _node(node, title, operands, version, writing)
         for name in read_later.intersection(node.output[len(results) :]):
-            made = ", ".join(map(repr, node.output[: len(results)]))
+            made = ", ".join(repr(name) for name in node.output[: len(results)] if name) or "those before it"
             raise GraphError(
                 f"node {title!r} ({node.op_type}): its output {name!r} is needed, and Weft makes only {made};"
                 " export the model without it, or name the values that you need with outputs=[…]"

@@ -380,11 +380,15 @@ def _recurrent(to: To, kernel: Recurrent) -> None:
     attributes: dict[str, Any] = {"hidden_size": kernel.features, "direction": kernel.direction}
     if isinstance(kernel, GRU):
         attributes["linear_before_reset"] = int(kernel.reset_after)
-    y = to.put(
-        kernel.name.upper(), x, to.weight(), to.weight("recurrent_weight"), *biases, to="states", **attributes
+    y = to.sheet.put(
+        kernel.name.upper(),
+        [x, to.weight(), to.weight("recurrent_weight"), *biases],
+        to.part("states"),
+        to.node.name,  # by which readers call its weights
+        **attributes,
     )
     y = to.put("Transpose", y, to="samples", perm=(2, 0, 1, 3))
-    to.put("Reshape", y, to.integers("shape", (-1, *to.output.shape[1:])))
+    to.put("Reshape", y, to.integers("shape", (-1, *to.output.shape[1:])), name="beside")
 
 
 WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {

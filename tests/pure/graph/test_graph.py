@@ -106,6 +106,19 @@ def test_weights_that_no_gradient_reaches_are_refused(read):
         with_loss(graph, "mean_squared_error", ArraySpec((6, 3)))
 
 
+def test_where_a_gradient_ends_is_told_without_what_reads_the_inputs_alone():
+    """Each embedding of tokens and each learned constant was named with it."""
+    builder = Builder()
+    x = builder.input("x", (4,))
+    words = builder("embedding", builder.input("tokens", (), "int32"), entries=9, width=4, name="words")
+    best = builder("arg_max", builder("dense", x, features=6, name="before"), keepdims=False)
+    choice = builder("embedding", builder("cast", best, dtype="int32"), entries=6, width=4, name="choice")
+    both = builder("add", words, choice, builder("constant", x, shape=[4]))
+    graph = builder.build(builder("dense", both, features=3))
+    with pytest.raises(GraphError, match=r"of before: it ends at choice \(embedding\); remove"):
+        with_loss(graph, "mean_squared_error", ArraySpec((3,)))
+
+
 def test_weights_that_a_gradient_reaches_on_another_way_are_not():
     builder = Builder()
     h = builder("dense", builder.input("x", (4,)), features=6)

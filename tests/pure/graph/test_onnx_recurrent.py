@@ -220,6 +220,19 @@ def test_what_weft_does_not_compute_is_refused(given, words):
     assert "node 'y_node'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"), [("- h", "makes only 'h';"), ("- -", "makes only those before it;")]
+)
+def test_of_the_outputs_that_are_made_those_with_names_are_told(given, words):
+    """Exporters leave out names of what nobody reads."""
+    proto = one("LSTM", outputs="c")
+    (lstm,) = proto.graph.node
+    lstm.output[:] = [name.replace("-", "") for name in given.split()] + ["c"]
+    with pytest.raises(GraphError) as caught:
+        read(proto)
+    assert f"its output 'c' is needed, and Weft {words}" in str(caught.value)
+
+
 def test_what_changes_nothing_is_read():
     more = {
         "l": np.full(3, PLACES, np.int32), "h": np.zeros((3, 1, FEATURES), "f4"),

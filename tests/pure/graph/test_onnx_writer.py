@@ -330,6 +330,18 @@ def test_weights_have_a_checkpoints_names_also_when_they_are_read_again():
     assert [(each.key, each.value) for each in proto.metadata_props] == [("run", "here")]
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_weights_of_recurrent_layers_keep_their_names_too(kind):
+    b = Builder()
+    h = b(kind, b.input("x", (4, 5)), features=3, direction="bidirectional", name="encoder")
+    graph = b.build(b(kind, h, features=2, name="decoder"))
+    weights = weights_of(graph, np.random.default_rng(5))
+    again = read(write(graph, weights))
+    assert set(again.weights) == set(weights)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(again.weights[name], array)
+
+
 def test_a_loss_is_refused_by_name():
     graph = with_loss(one((5,), "dense", features=3).graph(), "softmax_cross_entropy", ArraySpec((), "int32"))
     with pytest.raises(GraphError, match="node 'loss': softmax_cross_entropy has no operator"):

@@ -39,10 +39,12 @@ def test_of_equal_elements_the_first_comes_first():
     assert computed(TopKIndices(k=4, smallest=True), x).tolist() == [[1, 4, 3, 0]]
 
 
-def test_what_is_no_number_is_the_largest():
+def test_what_is_no_number_is_the_largest_and_found_by_every_arg_max():
     x = np.array([[3, np.nan, 7]], np.float32)
     assert computed(ArgMax(), x).tolist() == [[1]]
+    assert computed(ArgMax(smallest=True), x).tolist() == [[1]]
     assert computed(TopKIndices(k=3), x).tolist() == [[1, 2, 0]]
+    assert computed(TopKIndices(k=3, smallest=True), x).tolist() == [[0, 2, 1]]
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
