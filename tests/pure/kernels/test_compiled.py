@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
+from numba.core.caching import CompileResultCacheImpl
 
 from tests.pure.kernels.checks import oracle_only
-from weft.kernels.compiled import compiled, fast_path, flat
+from weft.kernels.compiled import compiled, fast_path, flat, jit
 
 
 def _oracle(x, y):
@@ -66,3 +69,77 @@ def test_a_function_that_is_kept_on_disk_is_had_without_making_the_compiler_read
         for _ in range(2)
     ]
     assert told[1] == "1 False\n"
+
+
+@pytest.fixture
+def process(monkeypatch, tmp_path):
+    """Makes a function as a process of its own has it, whose folder of what is kept was empty before."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def double(x, y):
+        for i in range(x.size):
+            y[i] = 2 * x[i]
+
+    return lambda: jit(double)
+
+
+def doubles(function, dtype="f4"):
+    y = np.zeros(4, dtype)
+    function(np.arange(4, dtype=dtype), y)
+    assert y.tolist() == [0, 2, 4, 6]
+    return True
+
+
+def kept_of(function):
+    return sum(function.stats.cache_hits.values())
+
+
+def test_processes_that_compile_two_signatures_at_once_keep_each_under_its_own_name(process):
+    """Every later process was given, for the one, what was compiled for the other."""
+    one, other, later = process(), process(), process()
+    write = one._cache._cache_file._save_data
+    for each in (one, other):  # both have read what is kept before either has written
+        each._cache._cache_file._load_index = dict
+    one._cache._cache_file._save_data = lambda *named: doubles(other, "f8") and write(*named)
+    doubles(one, "f4")
+    doubles(later, "f8")
+    doubles(later, "f4")
+    assert kept_of(later) == 1  # of the index the last writer's: the other is compiled again, and kept
+    again = process()
+    assert doubles(again, "f8")
+    assert doubles(again, "f4")
+    assert kept_of(again) == 2
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("left", [0, 20], ids=["empty", "a part"])
+def test_what_is_kept_but_cut_short_is_compiled_again(process, tmp_path, suffix, left):
+    doubles(process())
+    (file,) = tmp_path.rglob(f"*.{suffix}")
+    file.write_bytes(file.read_bytes()[:left])
+    doubles(process())
+    last = process()
+    assert doubles(last)
+    assert kept_of(last) == 1
+
+
+def test_a_disk_that_is_full_ends_no_kernel(process, monkeypatch):
+    def full(path: Path, **_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    function = process()
+    monkeypatch.setattr("numba.core.caching.os.makedirs", full)
+    assert doubles(function)
+
+
+def test_where_no_folder_can_be_written_kernels_are_compiled_and_not_kept(process, monkeypatch):
+    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])
+    assert doubles(process())
+
+
+def test_without_numba_kernels_are_plain_python(process, monkeypatch):
+    """So they are debugged, with NUMBA_DISABLE_JIT=1."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    function = process()
+    assert doubles(function)
+    assert type(function) is type(doubles)
