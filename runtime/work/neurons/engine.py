@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
-from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import numpy as np
@@ -40,6 +39,7 @@ from ...message.meeting import to_the_end
 from ...message.window import Window, rounded_up
 from ..alike import agree_on_model
 from ..cores import share_cores
+from ..made import Made
 from . import rates
 from .crew import Crew, Job, Spans
 
@@ -66,7 +66,7 @@ class Neurons:
         self._spans: Spans | None = None
         self._crew: Crew | None = None
         # What is to be closed at the end, and what with every plan.
-        self._made, self._planned = AsyncExitStack(), AsyncExitStack()
+        self._made, self._planned = Made(), Made()
         self._closing: asyncio.Task[None] | None = None
         self._rates = Rates(1.0, 1.0)
 
@@ -120,7 +120,7 @@ class Neurons:
         # Its own: of engines that were opened at once, by asyncio.gather, one met the others for the next: it
         # read how large a window was where they had written something else.
         self._node = await self._world.apart("an engine", node=True)
-        self._made.callback(self._node.free)
+        self._made.push(self._node.free)
         # Of another graph a rank computed other neurons, and nobody heard of it.
         await agree_on_model(self._world, "an engine", self.graph, among=self._node)
         settings = f"batch={self.batch}, ranks={self._ranks}, barrier={self._barrier}"
@@ -244,11 +244,11 @@ class Neurons:
             ranks=self._ranks,
         )
         self._crew = await Crew.open(self._world, self._node, job, self._spans)
-        self._planned.push_async_callback(self._crew.close)
+        self._planned.push(self._crew.close)
 
-    async def _window(self, nbytes: int, closed_with: AsyncExitStack) -> Window:
+    async def _window(self, nbytes: int, closed_with: Made) -> Window:
         window = await self._world.window(nbytes, node=self._node)
-        closed_with.push_async_callback(window.close)
+        closed_with.push(window.close)
         return window
 
     async def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -292,12 +292,12 @@ class Neurons:
             await self._close_plan()
             for view in ("_bound", "graph_table", "_arena", "parameters"):  # of what is given back
                 self.__dict__.pop(view, None)
-            await self._made.aclose()
+            await self._made.close()
 
     async def _close_plan(self) -> None:
         self._crew = None
         self.__dict__.pop("table", None)
-        await self._planned.aclose()
+        await self._planned.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
 from ...message import Communicator, World
+from ..made import Made
 from .counts import Counts
 from .rest import Rest
 from .shelf import Shelf
@@ -27,7 +27,7 @@ class Memory:
         cls,
         world: World,
         node: Communicator,
-        made: AsyncExitStack,
+        made: Made,
         *,
         lanes: int,
         places: int,
@@ -35,13 +35,13 @@ class Memory:
     ) -> Self:
         """Collective over `node`, which is the pool's own; to be closed with `made`, or with the world."""
         shelf = await Shelf.allocate(world, node, lanes=lanes, places=places, place_bytes=place_bytes)
-        made.push_async_callback(shelf.close)
+        made.push(shelf.close)
         slots = None
         if node.size > 1:
             slots = await Slots.allocate(world, node, places, place_bytes)
-            made.push_async_callback(slots.close)
+            made.push(slots.close)
         counts = await Counts.allocate(world, node, lanes)
-        made.push_async_callback(counts.close)
+        made.push(counts.close)
         rest = await Rest.begin(node)
         counts.window.at_close.append(rest.close)  # also where it is the world that closes that
         return cls(shelf, slots, counts, rest)

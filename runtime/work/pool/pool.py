@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import msgpack
@@ -42,6 +41,7 @@ from ...errors import Mistake
 from ...message import Communicator, World
 from ...message.meeting import to_the_end
 from ..cores import share_cores
+from ..made import Made
 from . import measure
 from .beyond import Beyond
 from .demands import Demand, Demands, Function, check, checked_seconds
@@ -82,7 +82,7 @@ class Pool:
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
         self._closing: asyncio.Task[None] | None = None
-        self._made: AsyncExitStack  # what is to be closed when nobody is answered any more
+        self._made: Made  # what is to be closed when nobody is answered any more
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
         self.near, self.far = near, near
@@ -113,12 +113,12 @@ class Pool:
 
         Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
-        made = AsyncExitStack()
+        made = Made()
         try:
             # Its own: one that was cancelled while it waited for others may use the world's before they are
             # here.
             comm = await world.apart(f"weft {name}")
-            made.callback(comm.free)
+            made.push(comm.free)
             functions = {GROUP: run_group, **functions}
             settings = [sorted(functions), classes, places, place_bytes]
             await world.agree(f"functions and settings of the pool {name!r}", str(settings), among=comm)
@@ -128,7 +128,7 @@ class Pool:
             # Its own, too: of two that were opened at once a rank had the one's memory for the other's.
             node = await comm.split(world.node.ranks[0], world.node_rank, name="node")
             assert node is not None
-            made.callback(node.free)
+            made.push(node.free)
             memory = await Memory.allocate(
                 world, node, made, lanes=len(lanes.all), places=places, place_bytes=place_bytes
             )
@@ -143,7 +143,7 @@ class Pool:
             pool.far = pool._beyond.far = await measure.far(world, comm, channel)
             return pool
         except Exception:  # most often all ranks have it; others' part in this is not waited for
-            world.closing(made.aclose(), "a pool that could not be opened closes")
+            world.closing(made.close(), "a pool that could not be opened closes")
             raise
 
     async def close(self) -> None:
@@ -159,7 +159,7 @@ class Pool:
         await self._left(self._ending)
         self._demands.close()
         await self._beyond.close()
-        await self._made.aclose()
+        await self._made.close()
 
     async def __aenter__(self) -> Self:
         return self
