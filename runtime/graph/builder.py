@@ -114,10 +114,15 @@ def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
         and not keeps_parameters(graph, node)
     ]
     if cut_off:
+        behind = set(cut_off)  # and what is computed from them: other tokens end no gradient of theirs
+        for node in graph.nodes:
+            if behind.intersection(node.inputs):
+                behind.add(node.name)
         ends = [
             f"{node.name} ({node.kernel.name})"
             for node in graph.nodes
-            if node.name in reached and not all(has_gradient(node, at) for at in range(len(node.inputs)))
+            if node.name in reached
+            and any(value in behind and not has_gradient(node, at) for at, value in enumerate(node.inputs))
         ]
         raise GraphError(
             f"no gradient of the output {prediction!r} reaches the weights of {', '.join(cut_off)}: it ends "
