@@ -150,7 +150,8 @@ class Meetings:
         """
         timer = threading.Timer(self._stall_s, lambda: say(late(visit, self._rank, self._stall_s)))
         timer.daemon = True
-        tells = self._stall_s < inf and self._rank in visit.ranks[:2]
+        # A thread can wait no longer than that, and raised on stderr where a stall was to be told never.
+        tells = self._stall_s <= threading.TIMEOUT_MAX and self._rank in visit.ranks[:2]
         if tells:
             timer.start()
         try:

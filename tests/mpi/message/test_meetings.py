@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Coroutine
+from math import inf
 from random import Random
 from typing import Any
 
@@ -197,3 +199,16 @@ def test_who_waits_in_mpi_for_a_rank_that_blocks_its_loop_says_so(monkeypatch: p
             assert "asyncio.to_thread" in text
 
     run(main, stall_s=1.0)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("stall_s", [inf, sys.maxsize])
+def test_where_stalls_are_told_never_nothing_is(stall_s: float, capfd: pytest.CaptureFixture[str]) -> None:
+    """The thread that tells of them was to wait longer than one can."""
+
+    async def main(world: World) -> None:
+        await world.window(8)
+        await world.node.duplicate("again")
+
+    run(main, stall_s=stall_s)
+    assert "Traceback" not in capfd.readouterr().err
