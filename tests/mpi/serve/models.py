@@ -24,6 +24,11 @@ def expected(samples: np.ndarray, seed: int) -> np.ndarray:
     return np.maximum(samples @ weights(seed, samples.shape[1]), 0)
 
 
+def close_to(seed: int, given: np.ndarray, answer: np.ndarray) -> None:
+    """Fail unless `answer` is the model's."""
+    np.testing.assert_allclose(answer, expected(given, seed), rtol=1e-5, atol=1e-6)
+
+
 def dense(seed: int, width: int = WIDTH) -> onnx.ModelProto:
     """relu(pixels @ weights) -> scores"""
     return file(

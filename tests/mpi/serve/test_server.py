@@ -15,19 +15,15 @@ import onnx
 import pytest
 from mpi4py import MPI
 
-from tests.mpi.serve.models import dense, expected, put, samples, shared
+from tests.mpi.serve.models import close_to, dense, put, samples, shared
 from weft.runtime.errors import Mistake, WeftError
-from weft.runtime.message import Message, RequestError, World, run
+from weft.runtime.message import Message, World, run
 from weft.runtime.serve.client import Client
 from weft.runtime.serve.model import Model
 from weft.runtime.serve.request import Reason, Refused, UnknownModel, WrongInput
 from weft.runtime.serve.server import Server
 
 pytestmark = pytest.mark.mpi
-
-
-def close_to(seed: int, given: np.ndarray, answer: np.ndarray) -> None:
-    np.testing.assert_allclose(answer, expected(given, seed), rtol=1e-5, atol=1e-6)
 
 
 def test_r4_any_rank_asks_rank_0_for_any_model_and_gets_its_own_answer(tmp_path: Path):
@@ -133,110 +129,6 @@ def test_what_is_wrong_with_a_request_is_told_to_who_asked(tmp_path: Path):
                 await client.infer("a", samples(1), deadline_ms=1e-6)
             assert refused.value.reason in (Reason.IMPOSSIBLE, Reason.OVERLOAD, Reason.EXPIRED)
             await world.barrier()
-
-    run(main)
-
-
-def test_s5_3_a_kernel_that_raises_fails_its_own_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    compute = Model.run
-
-    def run_or_raise(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
-        if (pieces[0][0] == 13).any():
-            raise ArithmeticError("unlucky")
-        return compute(self, pieces, count)
-
-    monkeypatch.setattr(Model, "run", run_or_raise)
-
-    async def main(world: World) -> None:
-        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
-        async with await Server.open(world, root, device="cpu"):
-            client = await Client.open(world)
-            with pytest.raises(RequestError, match="unlucky"):
-                await client.infer("a", np.full((1, 4), 13, np.float32), best_effort=True)
-            close_to(1, samples(1), (await client.infer("a", samples(1), best_effort=True)).outputs["scores"])
-            await world.barrier()
-
-    run(main)
-
-
-@pytest.mark.mpi(min_size=2)
-def test_s5_1_a_rank_on_which_everything_fails_costs_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    compute, broken = Model.run, False
-
-    def run_or_raise(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
-        if broken:
-            raise MemoryError("none left")
-        return compute(self, pieces, count)
-
-    monkeypatch.setattr(Model, "run", run_or_raise)
-
-    async def main(world: World) -> None:
-        nonlocal broken
-        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
-        async with await Server.open(world, root, device="cpu") as server:
-            client = await Client.open(world)
-            await world.barrier()
-            broken = world.rank == world.size - 1
-            await world.barrier()
-
-            async def one(number: int) -> None:
-                given = samples(1, number)
-                close_to(1, given, (await client.infer("a", given, best_effort=True)).outputs["scores"])
-
-            profile = None
-            if server.service is not None:
-                profile = server._dispatcher.policy.profiles.of(f"rank {world.size - 1} cpu", "a/1")
-            while profile is not None and profile.availability == 1.0:  # until it has failed
-                await asyncio.gather(*(one(number) for number in range(4 * world.size)))
-            await world.barrier()
-
-    run(main)
-
-
-@pytest.mark.mpi(min_size=2)
-def test_s5_1_a_broken_rank_is_told_from_requests_that_break_every_rank(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    compute, broken = Model.run, False
-
-    def run_or_raise(self: Model, pieces: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
-        if broken or any((piece == 13).any() for piece in pieces[0]):
-            raise MemoryError("none left")
-        return compute(self, pieces, count)
-
-    monkeypatch.setattr(Model, "run", run_or_raise)
-
-    async def main(world: World) -> None:
-        nonlocal broken
-        root = await shared(world, tmp_path / "models", lambda path: put(path, "a", 1, dense(1)))
-        async with await Server.open(world, root, device="cpu") as server:
-            await world.barrier()
-            broken = world.rank == 0  # to which nothing has to travel, so that others are asked less
-            if world.rank:
-                return
-            client = await Client.open(world)
-            policy = server._dispatcher.policy
-            first, *well = (f"rank {rank} cpu" for rank in range(world.size))
-            profiles = {name: policy.profiles.of(name, "a/1") for name in (first, *well)}
-            unlucky = np.full((1, 4), 13, np.float32)
-
-            async def ask(given: np.ndarray) -> None:
-                close_to(1, given, (await client.infer("a", given, best_effort=True)).outputs["scores"])
-
-            async def ask_in_vain(given: np.ndarray) -> None:
-                with pytest.raises(RequestError, match="none left"):
-                    await client.infer("a", given, best_effort=True)
-
-            while "a/1" in policy.resources[first].models:
-                await asyncio.gather(*(ask_in_vain(unlucky) for _ in range(4 * world.size)))
-                await asyncio.gather(*(ask(samples(1, number)) for number in range(4 * world.size)))
-            assert min(profiles[name].availability for name in well) > 0.9
-            await asyncio.gather(*(ask_in_vain(unlucky) for _ in range(40)))
-            assert all("a/1" in policy.resources[name].models for name in well)
-            assert min(profiles[name].availability for name in well) > 0.9
-            await asyncio.gather(*(ask(samples(1, number)) for number in range(40)))
 
     run(main)
 
