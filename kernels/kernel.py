@@ -238,6 +238,14 @@ def need_floats(name: str, *inputs: ArraySpec, halves: bool = False) -> None:
             )
 
 
+def sample_axis(name: str, axis: int, rank: int) -> int:
+    """`axis` of an input of `rank` axes, from the front; ValueError where there is none, or the batch."""
+    found = axis + rank if axis < 0 else axis
+    if not 0 < found < rank:
+        raise ValueError(f"{name}: axis is {axis}; an input of {rank} axes has 1 to {rank - 1}")
+    return found
+
+
 def with_last(rows: slice, extent: int) -> bool:
     """Whether the last of `extent` rows is among `rows`."""
     return rows.indices(extent)[1] == extent

@@ -19,7 +19,7 @@ from typing import ClassVar
 from . import elementary
 from .compiled import compiled, flat
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats, sample_axis
 from .largest import largest
 from .region import keep_whole, on_copies
 
@@ -85,10 +85,7 @@ class Softmax(Kernel):
     axis: int = -1
 
     def _axis(self, rank: int) -> int:
-        axis = self.axis + rank if self.axis < 0 else self.axis
-        if not 0 < axis < rank:
-            raise ValueError(f"{self.name}: axis is {self.axis}; an input of {rank} axes has 1 to {rank - 1}")
-        return axis
+        return sample_axis(self.name, self.axis, rank)
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         need_floats(self.name, *inputs)

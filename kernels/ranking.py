@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, sample_axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,7 @@ class _AlongAxis(Kernel):
     axis: int = -1
 
     def _axis(self, rank: int) -> int:
-        axis = self.axis + rank if self.axis < 0 else self.axis
-        if not 0 < axis < rank:
-            raise ValueError(f"{self.name}: axis is {self.axis}; an input of {rank} axes has 1 to {rank - 1}")
-        return axis
+        return sample_axis(self.name, self.axis, rank)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         (x,) = inputs

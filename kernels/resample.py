@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import array_module
-from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats
+from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Region, Split, need_floats, sample_axis
 from .region import keep_whole, on_views
 
 Ways = Literal["half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric"]
@@ -90,10 +90,7 @@ class Resample(Kernel):
             )
 
     def _axis(self, rank: int) -> int:
-        axis = self.axis + rank if self.axis < 0 else self.axis
-        if not 0 < axis < rank:
-            raise ValueError(f"resample: axis {self.axis} of an input of {rank} axes; give 1 to {rank - 1}")
-        return axis
+        return sample_axis(self.name, self.axis, rank)
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         (x,) = inputs

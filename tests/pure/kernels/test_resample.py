@@ -44,7 +44,7 @@ def test_wrong_attributes_are_named(attributes, message):
 
 
 def test_the_batch_is_no_axis_of_it():
-    with pytest.raises(ValueError, match="axis 0 of an input of 3 axes; give 1 to 2"):
+    with pytest.raises(ValueError, match="axis is 0; an input of 3 axes has 1 to 2"):
         Resample(0, 4).output(ArraySpec((2, 3, 4)))
 
 
