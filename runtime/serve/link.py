@@ -35,7 +35,13 @@ class Link(Protocol):
         """Have a batch computed; `answer` is called in the loop."""
 
     async def load(
-        self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int
+        self,
+        key: str,
+        path: str,
+        platform: str,
+        sizes: Mapping[str, int],
+        largest: int,
+        together: bool = False,
     ) -> dict[str, Any]:
         """Load a model; what it is. WeftError."""
 
@@ -92,10 +98,16 @@ class There:
         self._answers.pop(number)(Done(number, message.arrays, compute_s, error))
 
     async def load(
-        self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int
+        self,
+        key: str,
+        path: str,
+        platform: str,
+        sizes: Mapping[str, int],
+        largest: int,
+        together: bool = False,
     ) -> dict[str, Any]:
         """Over there."""
-        told: dict[str, Any] = await self._ask("load", key, path, platform, dict(sizes), largest)
+        told: dict[str, Any] = await self._ask("load", key, path, platform, dict(sizes), largest, together)
         return told
 
     async def unload(self, key: str) -> None:

@@ -211,9 +211,9 @@ class Loading:
 
     async def _read(self, version: Version, settings: ModelSettings, key: str) -> Served:
         """Have all workers read a version; WeftError says why one cannot, or what a first look has found."""
-        platform = str(version.platform)
+        path, platform = str(version.path), str(version.platform)
         calls = (
-            link.load(key, str(version.path), platform, settings.sizes, settings.max_batch)
+            link.load(key, path, platform, settings.sizes, settings.max_batch, settings.together)
             for link in self._links
         )
         results = await asyncio.gather(*calls, return_exceptions=True)

@@ -29,7 +29,7 @@ class Model:
     """
 
     def __init__(self, source: Source, device: Device, parameters: Any, max_batch: int) -> None:
-        self._source = source
+        self.source = source
         self._device = device
         self._parameters = parameters
         self._layout = Layout.of(source.graph)
@@ -42,7 +42,7 @@ class Model:
         """The program for `count` samples; made once."""
         if count not in self._programs:
             self._programs[count] = Program(
-                self._source.graph, self._layout, self._memory, count, self._parameters
+                self.source.graph, self._layout, self._memory, count, self._parameters
             )
         return self._programs[count]
 
@@ -56,20 +56,25 @@ class Model:
         `pieces` has for each input, in the order of the source's names, arrays that together hold them.
         """
         program = self.program(count)
-        for name, parts in zip(self._source.inputs.values(), pieces, strict=True):
+        for name, parts in zip(self.source.inputs.values(), pieces, strict=True):
             staged, at = self._staging[name], 0
             for part in parts:
-                self._put(part, staged[at : at + len(part)])
+                self.put(part, staged[at : at + len(part)])
                 at += len(part)
             self._device.copy_in(staged[:count], program.inputs[name])
-        for step in program.forward:
-            step.run()
+        self.compute(count)
         # Copies: the arena is the next batch's as soon as this returns.
         outputs = [np.array(self._device.to_host(program.outputs[place])) for place in self._places]
-        return [*outputs, *self._source.constants.values()]
+        return [*outputs, *self.source.constants.values()]
 
-    def _put(self, part: Array, into: Array) -> None:
-        if (affine := self._source.affine) is None:
+    def compute(self, count: int) -> None:
+        """Run the program for `count` samples over what its inputs hold."""
+        for step in self.program(count).forward:
+            step.run()
+
+    def put(self, part: Array, into: Array) -> None:
+        """Samples as clients send them, into the graph's input."""
+        if (affine := self.source.affine) is None:
             into[...] = part
         elif affine.mean.dtype == into.dtype:
             np.subtract(part, affine.mean, out=into)

@@ -55,6 +55,7 @@ class ModelSettings(Section):
     accuracy: Share | None = None
     cost: Positive | None = None
     variants: list[Variant] = Field(default_factory=list)
+    together: bool = False  # a single sample is computed by all of its node's ranks that have nothing to do
     versions: list[Count] | None = None  # to load; None: all
     sizes: dict[str, Count] = Field(default_factory=dict)  # axes that an ONNX file leaves open, by name
 

@@ -15,6 +15,9 @@ the time to send them.
 A batch that is known to take less than the way to the lane and back is computed in the loop, unless the lane
 has something to do.
 
+A single sample of a model that is to be computed `together` is a batch of the node's first rank, whose lane
+the other ranks help while their own have nothing to do (together.py).
+
 What a batch raises is its own failure: the lane goes on. Inference goes before everything else that the lane
 has ready, such as the kernels of training (their priorities begin at 0).
 """
@@ -41,9 +44,10 @@ from ..work import Compute
 from .model import Array, Model
 from .repository import Platform
 from .source import Source, read
+from .together import Together
 
 PRIORITY = -1
-ELSEWHERE = "another rank of the node could not read it"
+ELSEWHERE = "another rank of the node could not load it"
 SHORT_S = 1e-4
 """From the loop to the lane and back takes as long, and the loop may well be held up for it."""
 
@@ -72,12 +76,17 @@ class Done:
     error: str = ""
 
 
+class Elsewhere(Mistake):
+    """Another rank of the node has told what is wrong."""
+
+
 @dataclass(slots=True)
 class Loaded:
     """A model on this rank, and the node's window with its weights."""
 
     model: Model | None
     window: Window | None
+    together: Together | None = None
     took_s: dict[int, float] = field(default_factory=dict)  # the last batch of each size
     batches: int = 0  # submitted and not answered
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while there are any
@@ -107,7 +116,13 @@ class Worker:
     # -- models -----------------------------------------------------------------------------------------
 
     async def load(
-        self, key: str, path: str, platform: str, sizes: Mapping[str, int], largest: int
+        self,
+        key: str,
+        path: str,
+        platform: str,
+        sizes: Mapping[str, int],
+        largest: int,
+        together: bool = False,
     ) -> dict[str, Any]:
         """Load a model under `key`; what it is (source.py). Collective over the node, as is a failure.
 
@@ -121,13 +136,16 @@ class Worker:
             problem = str(error)
         if not Path(path).exists():
             problem = f"{path} does not exist here: all ranks read the repository from one shared file system"
-        if not await self._all(source is not None):
-            raise Mistake(problem or ELSEWHERE)
+        await self._agree(None if source is not None else Mistake(problem))
         assert source is not None
         loaded = self._loaded[key] = Loaded(None, None)
         parameters = await self._share(source, loaded)
         try:
             loaded.model = await self._first_of_the_node_first(self._made(source, parameters, largest))
+            if together and loaded.window is not None:
+                loaded.together = await self._together(loaded.model, parameters, key)
+        except Elsewhere:
+            raise
         except Exception as error:
             raise WeftError(f"{path}: {type(error).__name__}: {error}") from error
         return told
@@ -137,6 +155,9 @@ class Worker:
         loaded = self._loaded.pop(key, None)
         if loaded is not None:
             await loaded.idle.wait()
+        if loaded is not None and loaded.together is not None:
+            together, loaded.together = loaded.together, None
+            await together.close()
         if loaded is not None and loaded.window is not None:
             window, loaded.model, loaded.window = loaded.window, None, None
             await window.close()
@@ -147,10 +168,12 @@ class Worker:
             await self.unload(key)
         self.closed.set()
 
-    async def _all(self, well: bool) -> bool:
-        flag = np.array([well], np.uint8)
-        await self._node.allreduce(flag, "min", what="whether all ranks of the node could read a model")
-        return bool(flag[0])
+    async def _agree(self, problem: Exception | None) -> None:
+        """Raise on all ranks of the node where one has a problem: that, or Elsewhere."""
+        flag = np.array([problem is None], np.uint8)
+        await self._node.allreduce(flag, "min", what="whether all ranks of the node could load a model")
+        if not flag[0]:
+            raise problem or Elsewhere(ELSEWHERE)
 
     async def _share(self, source: Source, loaded: Loaded) -> Any:
         """The flat vector of weights: the node's one copy, or this rank's own on a GPU or alone."""
@@ -176,6 +199,17 @@ class Worker:
         await self._run_all([run for count in sorted({1, largest}) for run in model.warm_ups(count)])
         return model
 
+    async def _together(self, model: Model, parameters: Array, key: str) -> Together:
+        return await Together.open(
+            self._world,
+            model,
+            parameters,
+            key.partition("@")[0],
+            free=lambda: not self._compute.busy,
+            on_lane=self._run_all,
+            agree=self._agree,
+        )
+
     async def _run_all(self, calls: Sequence[Callable[[], object]]) -> None:
         """Run them on the lane, behind what is urgent, until one fails; raises what that one raised."""
         errors: list[Exception] = []
@@ -194,20 +228,21 @@ class Worker:
     async def _first_of_the_node_first(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await it, on the node's first rank before the others, which find its code in numba's cache.
 
-        All that may fail on one rank alone, for want of memory say, belongs into it: who does not come to the
-        barriers has the others wait there for ever.
+        All that may fail on one rank alone, for want of memory say, belongs into it: who does not come to
+        agree has the others wait there for ever.
         """
-        result: T | Exception
-        for turn in (True, False):
-            if turn == (self._node.rank == 0):
-                try:
-                    result = await coroutine
-                except Exception as error:
-                    result = error
-            await self._node.barrier(what="compiled kernels of a model")
-        if isinstance(result, Exception):
-            raise result
-        return result
+        problem: Exception | None = None
+        try:
+            for turn in (True, False):
+                if turn == (self._node.rank == 0):
+                    try:
+                        result = await coroutine
+                    except Exception as error:
+                        problem = error
+                await self._agree(problem)
+            return result
+        finally:
+            coroutine.close()  # which nobody has awaited, where the first rank failed
 
     # -- batches ----------------------------------------------------------------------------------------
 
@@ -219,6 +254,10 @@ class Worker:
             loaded.batches += 1
             loaded.idle.clear()
 
+        together = None
+        if loaded is not None and batch.count == 1 and self._node.rank == 0:
+            together = loaded.together
+
         def run() -> None:
             started_s = time.monotonic()
             outputs: Sequence[Array] = ()
@@ -226,7 +265,10 @@ class Worker:
             try:
                 if loaded is None or loaded.model is None:
                     raise Mistake(f"{self._where} has not loaded {batch.key!r}")
-                outputs = loaded.model.run(batch.pieces, batch.count)
+                if together is None:
+                    outputs = loaded.model.run(batch.pieces, batch.count)
+                else:
+                    outputs = together.run(batch.pieces)
             except Exception as problem:
                 error = "".join(traceback.format_exception(problem))
             took_s = time.monotonic() - started_s
@@ -242,7 +284,7 @@ class Worker:
 
         info: dict[str, object] = {"phase": "inference", "model": batch.key, "samples": batch.count}
         task = Task(f"infer {batch.key}", run, priority=PRIORITY, info=info)
-        short = loaded is not None and loaded.took_s.get(batch.count, SHORT_S) < SHORT_S
+        short = loaded is not None and together is None and loaded.took_s.get(batch.count, SHORT_S) < SHORT_S
         if short and not self._device.asynchronous:
             tell = self._loop.call_soon
             if self._compute.run_if_idle(task):

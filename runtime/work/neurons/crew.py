@@ -6,6 +6,10 @@
 A block is a tuple of calls on arrays that all ranks see. The threads need nobody to hand out work: claims.py
 says how a block is taken. A helper that has just worked watches for the next request for a millisecond, which
 spares the next one a wake-up, then sleeps until the front rings.
+
+Whose core has other work does not help (`free`): it takes no block, and comes back as soon as that is done.
+Who has taken a block and does not end it, a stopped process say, holds up the request; a front that has only
+so much patience gives it up then, and goes on with the next ones as soon as that block has ended after all.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -34,6 +39,15 @@ Spans = Callable[[str, int, int, int], None]
 Called on the thread that ran it. What it raises counts as raised by the block.
 """
 
+Free = Callable[[], bool]
+"""Whether the core of a rank has nothing better to do than another's request; asked before each block."""
+
+
+def always() -> bool:
+    """It has not."""
+    return True
+
+
 CLOSED = -1  # instead of a request
 TEXT_BYTES = 8184  # of a traceback, behind its length
 NAP_S = 0.5  # a sleeping helper looks so often whether it is to end; a request rings it
@@ -41,6 +55,8 @@ LOOKS = 2000  # for a block, before the thread looks whether it is to stop: abou
 PATIENCE = 20  # looks for a block that is at home here, before others' count: about 1 us
 SPIN_LOOKS = 1_000_000  # for the next request: about 1 ms, 10 times a wake-up
 CROWDED_NAP_S = 50e-6  # where ranks share cores, whoever waits gives its core away
+GRACE_S = 0.02  # for those who hold no block to leave a request that was given up: the others are named
+BUSY_NAP_S = 200e-6  # between a busy helper's looks at whether it is free, while a request is under way
 
 
 class BlockError(WeftError):
@@ -49,6 +65,15 @@ class BlockError(WeftError):
     def __init__(self, rank: int, block: str, trace: str) -> None:
         super().__init__(f"rank {rank} of the node failed at the block {block!r}:\n{trace.rstrip()}")
         self.rank, self.block, self.traceback = rank, block, trace
+
+
+class BlockHeld(WeftError):
+    """A rank of the node has not ended the block that it took; `ranks` are those that have not even now."""
+
+    def __init__(self, ranks: Sequence[int]) -> None:
+        who = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else "a rank"
+        super().__init__(f"a request was given up: {who} of the node did not end the block that it had taken")
+        self.ranks = ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +92,11 @@ class Job:
 class Crew:
     """This rank's part; made by `open`, ended by `close` on all ranks of the node."""
 
-    def __init__(self, world: World, job: Job, spans: Spans | None, window: Window, bells: Doorbells) -> None:
+    def __init__(
+        self, world: World, job: Job, spans: Spans | None, free: Free, window: Window, bells: Doorbells
+    ) -> None:
         self._world, self._job, self._spans, self._window = world, job, spans, window
+        self._free = free if world.node_rank else always
         self._rank, self._ranks = world.node_rank, world.node_size
         self._book = claims.book(job.needs, job.own, job.others)
         count = claims.words(len(job.needs), self._ranks)
@@ -80,6 +108,7 @@ class Crew:
         self._bells = bells
         self._crowded = world.loop.mpi.policy.crowded
         self._request, self._stopped, self._busy = 0, False, False
+        self._failed = False  # the last request has, and not all have left it yet
         self._loop = world.loop
         #: On the front, one for each request.
         self._asked: SimpleQueue[asyncio.Future[None] | None] = SimpleQueue()
@@ -87,13 +116,16 @@ class Crew:
         self._guard: asyncio.Task[None]
 
     @classmethod
-    async def open(cls, world: World, node: Communicator, job: Job, spans: Spans | None = None) -> Self:
+    async def open(
+        cls, world: World, node: Communicator, job: Job, spans: Spans | None = None, free: Free = always
+    ) -> Self:
         """Collective over `node`; all but `own`, `others` and the calls' arrays alike on its ranks."""
         # Behind the words a place for every rank's traceback.
         nbytes = 8 * claims.words(len(job.needs), world.node_size) + (8 + TEXT_BYTES) * world.node_size
         window = await world.window(nbytes if world.node_rank == 0 else 0, node=node)
         arrival = node.barrier(what="doorbells of an engine")
-        self = cls(world, job, spans, window, await node.meet(arrival, lambda: Doorbells(node.quiet)))
+        bells = await node.meet(arrival, lambda: Doorbells(node.quiet))
+        self = cls(world, job, spans, free, window, bells)
         await asyncio.to_thread(claims.warm_up)
         # The loop's thread naps longer while a kernel of ours computes on its core.
         world.loop.mpi.beside.add(self.busy)
@@ -126,19 +158,27 @@ class Crew:
         """The front's thread."""
         while (ended := self._asked.get()) is not None:
             try:
-                self._front()
+                self.front()
             except Exception as error:
                 self._loop.call_soon_threadsafe(ended.set_exception, error)
             else:
                 self._loop.call_soon_threadsafe(ended.set_result, None)
 
-    def _front(self) -> None:
+    def front(self, patience_s: float = inf) -> None:
+        """Run all blocks once, on the calling thread; on the front alone, and never beside `run`.
+
+        BlockError when one raised. BlockHeld when nothing has ended for `patience_s`, as a rank does not end
+        the block that it has taken; and at once, as long as that rank has not come back.
+        """
+        if self._failed and isinstance(error := self._recover(0.0), BlockHeld):
+            raise error
         self._request += 1
         claims.put(self._words, claims.REQUEST, self._request)
         self._ring()
-        self._work(self._request)
+        given_up = self._work(self._request, patience_s)
         if self._words[claims.FAILED] == self._request:
-            raise self._recover()
+            self._failed = True
+            raise self._recover(GRACE_S if given_up else patience_s)
 
     def _ring(self) -> None:
         for rank in range(1, self._job.ranks):
@@ -164,22 +204,32 @@ class Crew:
             bells.heard()
         return CLOSED
 
-    def _work(self, request: int) -> None:
-        """Take blocks of a request until none is left."""
-        words, book, job, spans = self._words, self._book, self._job, self._spans
+    def _work(self, request: int, patience_s: float = inf) -> bool:
+        """Take blocks of a request until none is left; whether it was given up here."""
+        words, book, job, spans, free = self._words, self._book, self._job, self._spans, self._free
         take, advance, now_ns = claims.take, claims.advance, time.monotonic_ns
         mine = claims.entered(len(job.needs), self._rank)
         claims.put(words, mine, request)
-        self._busy = True
         claims.begin(book)
-        block = take(words, book, request, LOOKS, PATIENCE)
+        given_up, ended, since_s = False, -1, 0.0
+        looks = LOOKS if free() else 0  # with none a block is never taken
+        block = take(words, book, request, looks, PATIENCE)
         while block != claims.OVER:
+            self._busy = looks > 0
             if block == claims.NOTHING:
                 if self._stopped:
                     break
-                if self._crowded:
+                if ended != words[claims.ENDED]:
+                    ended, since_s = int(words[claims.ENDED]), time.monotonic()
+                elif given_up := time.monotonic() - since_s > patience_s:
+                    claims.fail(words, request)
+                    break
+                if not looks:
+                    time.sleep(BUSY_NAP_S)
+                elif self._crowded:
                     time.sleep(CROWDED_NAP_S)
-                block = take(words, book, request, LOOKS, PATIENCE)
+                looks = LOOKS if free() else 0
+                block = take(words, book, request, looks, PATIENCE)
                 continue
             start_ns = now_ns()
             try:
@@ -192,9 +242,11 @@ class Crew:
                 self._tell(block, request)
                 break
             job.took_s[block] = (end_ns - start_ns) * 1e-9
-            block = advance(words, book, block, request, LOOKS, PATIENCE)
+            looks = LOOKS if free() else 0
+            block = advance(words, book, block, request, looks, PATIENCE)
         self._busy = False
         claims.put(words, mine + 1, request)
+        return given_up
 
     def _tell(self, block: int, request: int) -> None:
         """Leave the traceback where the front finds it; nobody takes another block."""
@@ -204,14 +256,15 @@ class Crew:
         own[:8].view(np.int32)[:] = block, len(text)
         claims.fail(self._words, request)
 
-    def _recover(self) -> BlockError:
-        """The error of a request that failed, once all have left it; then the next may begin."""
-        words, count = self._words, len(self._job.needs)
-        for rank in range(self._ranks):
-            at = claims.entered(count, rank)
-            while words[at] == self._request != claims.watch(words, at + 1, 0, 1):
-                time.sleep(CROWDED_NAP_S)
-        claims.settle(words, self._book, self._request)
+    def _recover(self, within_s: float) -> WeftError:
+        """What the last request failed of; the next may begin once all have left it, else it is BlockHeld."""
+        end_s = time.monotonic() + within_s
+        while inside := self._inside():
+            if time.monotonic() >= end_s:
+                return BlockHeld(inside)
+            time.sleep(CROWDED_NAP_S)
+        claims.settle(self._words, self._book, self._request)
+        self._failed = False
         errors = []
         for rank, own in enumerate(self._texts):
             block, length = own[:8].view(np.int32).tolist()
@@ -219,7 +272,15 @@ class Crew:
                 trace = own[8 : 8 + length].tobytes().decode(errors="replace")
                 errors.append(BlockError(rank, self._job.names[block], trace))
                 own[:8] = 0
-        return errors[0]
+        return errors[0] if errors else BlockHeld(inside)
+
+    def _inside(self) -> list[int]:
+        """The ranks that have entered the last request and not left it."""
+        words, request, count = self._words, self._request, len(self._job.needs)
+        lines = [claims.entered(count, rank) for rank in range(self._ranks)]
+        return [
+            rank for rank, at in enumerate(lines) if words[at] == request != claims.watch(words, at + 1, 0, 1)
+        ]
 
     async def _end_with_the_world(self) -> None:
         """The thread, where nobody closes: it looked at the window that the world had closed, a SIGSEGV."""

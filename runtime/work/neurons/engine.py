@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
+from math import inf
 from typing import Any, Self
 
 import numpy as np
@@ -41,7 +42,7 @@ from ..alike import agree_on_model
 from ..cores import share_cores
 from ..made import Made
 from . import rates
-from .crew import Crew, Job, Spans
+from .crew import Crew, Free, Job, Spans, always
 
 Array = NDArray[Any]
 NO_TAGS: Tags = {}
@@ -64,6 +65,7 @@ class Neurons:
         self._turn = asyncio.Lock()
         self._node: Communicator
         self._spans: Spans | None = None
+        self._free: Free = always
         self._crew: Crew | None = None
         # What is to be closed at the end, and what with every plan.
         self._made, self._planned = Made(), Made()
@@ -85,13 +87,17 @@ class Neurons:
         capture: bool = True,
         barrier: bool = False,
         spans: Spans | None = None,
+        shared: bool = False,
+        free: Free = always,
     ) -> Self:
         """For requests of `batch` samples on `ranks` ranks of the node (all); collective over it, all alike.
 
         `parameters` is the flat vector of weights, read on rank 0 alone. With `capture` rank 0 runs every
         kernel twice for its cost; otherwise costs are determined from operations and bytes. `tags` override
         both. Neurons in `dropped` (by node) are zero, and nobody waits for them. With `barrier` every layer
-        waits for the one before: for comparison. From then on BLAS uses this rank's part of the node's cores.
+        waits for the one before: for comparison. Where `parameters` are `shared`, every rank gives its view
+        of one array that all the node's ranks see, and no copy is made. A rank helps while it is `free`:
+        asked before every block, on a thread. From then on BLAS uses this rank's part of the node's cores.
 
         Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
@@ -99,23 +105,30 @@ class Neurons:
             if count < 1:
                 raise Mistake(f"an engine was asked for with {what}={count}; give 1 or more")
         self = cls(world, graph, batch, min(ranks or world.node_size, world.node_size), barrier)
-        self._spans = spans
+        self._spans, self._free = spans, free
         shape = (self._layout.size,)
-        if world.node_rank == 0 and np.shape(parameters) != shape:  # one number was taken for every weight
+        if (shared or world.node_rank == 0) and np.shape(
+            parameters
+        ) != shape:  # one number was taken for every weight
             raise Mistake(
                 f"an engine was given parameters of shape {np.shape(parameters)}; this graph has "
                 f"{self._layout.size}, in one flat array of shape {shape}"
             )
         share_cores(world)
         try:
-            await self._open(parameters, tags, dropped, capture)
+            await self._open(parameters, shared, tags, dropped, capture)
         except Exception:  # most often all ranks have it; others' part in this is not waited for
             world.closing(self._close(), "an engine that could not be opened closes")
             raise
         return self
 
     async def _open(
-        self, parameters: Array, tags: Tags, dropped: Mapping[str, Collection[int]], capture: bool
+        self,
+        parameters: Array,
+        shared: bool,
+        tags: Tags,
+        dropped: Mapping[str, Collection[int]],
+        capture: bool,
     ) -> None:
         # Its own: of engines that were opened at once, by asyncio.gather, one met the others for the next: it
         # read how large a window was where they had written something else.
@@ -123,26 +136,27 @@ class Neurons:
         self._made.push(self._node.free)
         # Of another graph a rank computed other neurons, and nobody heard of it.
         await agree_on_model(self._world, "an engine", self.graph, among=self._node)
-        settings = f"batch={self.batch}, ranks={self._ranks}, barrier={self._barrier}"
+        settings = f"batch={self.batch}, ranks={self._ranks}, barrier={self._barrier}, shared={shared}"
         await self._world.agree("settings of an engine", settings, among=self._node)
         await self._agree_on_plan(tags, dropped)
-        await self._allocate(parameters)
+        await self._allocate(parameters, shared)
         if capture and self._world.node_rank == 0:
             await asyncio.to_thread(self._capture)
         await self._plan(tags, dropped)
 
-    async def _allocate(self, parameters: Array) -> None:
-        first = self._world.node_rank == 0
-        sizes = [4 * self._layout.size, ROW.itemsize * rows(self.graph), arena_nbytes(self._storage)]
+    async def _allocate(self, parameters: Array, shared: bool) -> None:
+        first, own = self._world.node_rank == 0, 0 if shared else self._layout.size
+        sizes = [4 * own, ROW.itemsize * rows(self.graph), arena_nbytes(self._storage)]
         weights, table, arena = map(rounded_up, sizes)
         self._memory = await self._window(weights + table + arena if first else 0, self._made)
         #: The node's copy of the weights; not to be changed while a request is under way.
-        self.parameters = self._memory.array(0, np.float32, self._layout.size)
+        self.parameters = parameters if shared else self._memory.array(0, np.float32, own)
         #: The rows of kernels and layers; `table` has those of the blocks of neurons, in their order.
         self.graph_table: Table = self._memory.array(0, ROW, rows(self.graph), weights)
         self._arena = self._memory.array(0, np.uint8, arena, weights + table)
         if first:
-            self.parameters[:] = parameters
+            if not shared:
+                self.parameters[:] = parameters
             self._rates = rates.measure()
             write_graph(self.graph_table, self.graph, self.batch, self._rates, NO_TAGS, {})
         await self._memory.fence()
@@ -243,7 +257,7 @@ class Neurons:
             took_s=self.table["measured_s"].data,
             ranks=self._ranks,
         )
-        self._crew = await Crew.open(self._world, self._node, job, self._spans)
+        self._crew = await Crew.open(self._world, self._node, job, self._spans, self._free)
         self._planned.push(self._crew.close)
 
     async def _window(self, nbytes: int, closed_with: Made) -> Window:
@@ -277,6 +291,21 @@ class Neurons:
                 self._bound.values[name][...] = inputs[name]
             await self._crew.run()
             return {name: self._bound.values[name].copy() for name in self.graph.outputs}
+
+    def infer_here(self, patience_s: float = inf) -> None:
+        """`infer` on the calling thread, from `arrays` to `arrays`; nothing else may be asked meanwhile.
+
+        BlockError; BlockHeld when nothing has ended for `patience_s`, and as long as the rank that holds a
+        block has not come back.
+        """
+        if self._crew is None:
+            raise Mistake("this engine is closed: open another")
+        self._crew.front(patience_s)
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """Inputs and what every node gives, by name, as the ranks of the node see them."""
+        return self._bound.values
 
     async def close(self) -> None:
         """End the helpers and give the memory back; collective over the node.

@@ -120,6 +120,7 @@ def test_what_is_wrong_with_a_request_is_told_to_who_asked(tmp_path: Path):
                 "has 1 to 32 samples, and this one 33: split it": client.infer("a", samples(33)),
                 "has 1 to 32 samples, and this one 0$": client.infer("a", samples(1)[:0]),
                 "priority .* not -5": client.infer("a", samples(1), priority=-5),
+                "deadline_ms .* not '50'$": client.infer("a", samples(1), deadline_ms="50"),  # type: ignore[arg-type]
                 "no class 'royal'; there are 'interactive', ": client.infer("a", samples(1), qos="royal"),
             }
             for words, asked in wrong.items():
