@@ -33,6 +33,11 @@ def amount(value: Any, least: float = 0) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and bool(value >= least)
 
 
+def whole(value: Any, least: int = 0) -> bool:
+    """Whether it is a whole number, and that much or more."""
+    return isinstance(value, int | np.integer) and bool(value >= least)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One task: its estimated cost, its demand, and the tasks whose output it reads, with the bytes of each.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import NamedTuple
@@ -11,16 +10,12 @@ from ...errors import Mistake
 from ...graph.tasks import amount
 from .group import GROUP
 from .lanes import Lanes
-from .parcel import MOST_PLACES
 
 Function = Callable[..., object]
 """Called with the pool, the body and the arrays of a task; what it returns is the task's result."""
 
 MOST_DEMANDS = 1024
 """Of which a pool keeps the places: it kept those of every number of bytes that a task had ever named."""
-
-NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-"""Whether a function, called, begins nothing."""
 
 
 class Demand(NamedTuple):
@@ -60,7 +55,10 @@ class Demands:
 
     def place(self, demand: Demand) -> tuple[int, int, int]:
         """The number of a function, and the lane and the queue of a task of it; Mistake if there is none."""
-        found = self._places.get(demand)
+        try:
+            found = self._places.get(demand)
+        except TypeError:  # a list among the tags, say, which has no hash: told below what to give instead
+            return self._find(*demand)
         if found is None:
             if len(self._places) == MOST_DEMANDS:  # a program may name other bytes of memory for every task
                 self._places.clear()
@@ -68,7 +66,7 @@ class Demands:
         return found
 
     def _number(self, name: str) -> int:
-        number = self._numbers.get(name)
+        number = self._numbers.get(name) if isinstance(name, str) else None
         if number is None:
             known = ", ".join(each for each in self._numbers if each != GROUP)
             raise Mistake(f"no task is called {name!r}; this pool knows {known}")
@@ -83,6 +81,8 @@ class Demands:
             raise Mistake(
                 f"task {name!r} is given with memory_bytes={memory_bytes!r}; give what it holds, 0 or more"
             )
+        if not isinstance(device, str | None):
+            raise Mistake(f"task {name!r} is given with device={device!r}; give the name of one, or None")
         lane = self._lanes.of(priority, device, memory_bytes)
         if not here:
             return number, lane, lane
@@ -92,24 +92,6 @@ class Demands:
                 f" ({device or 'any device'}, {memory_bytes} bytes)"
             )
         return number, lane, len(self._lanes.all) + priority
-
-
-def check(pool: str, functions: Mapping[str, Function], places: int, place_bytes: int) -> None:
-    """Mistake for what the pool of that name cannot be opened with."""
-    if not (amount(places, 1) and places <= MOST_PLACES):
-        raise Mistake(f"the pool {pool!r} is to have {places!r} places a lane; it has 1 to {MOST_PLACES}")
-    if not amount(place_bytes, 1):
-        raise Mistake(
-            f"the pool {pool!r} is to have places of {place_bytes!r} bytes; give 1 or more: what does not"
-            " fit goes by message"
-        )
-    for each, function in functions.items():
-        # Called, they begin nothing: a spawned task counted as run, and nobody heard that it was not.
-        if any(kind(function) for kind in NOT_PLAIN):
-            raise Mistake(
-                f"the function {each!r} of the pool {pool!r} is `async def`, or has a `yield`; tasks run"
-                " on a thread: give a plain one, which may call `asyncio.run`, or consume a generator"
-            )
 
 
 def checked_seconds(name: str, given: float) -> float:

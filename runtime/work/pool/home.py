@@ -97,6 +97,8 @@ class Home:
         self._forsaken = 0  # submissions up to this number: nobody is to be told of their failures
         #: Whether a run has been called and is not over: else a result is awaited in vain.
         self.running = False
+        #: Tasks that were given here since, and that nobody has run if the pool is closed now.
+        self.given = 0
 
     @property
     def open(self) -> bool:
@@ -121,6 +123,7 @@ class Home:
         with self._lock:
             self._number = number = self._number + 1
             self._counts.spawned[LOOPS] += 1
+            self.given += not self.running
             self._open[number] = submission
             for need, _ in task[-1] or ():
                 if need.error is not None:
@@ -137,6 +140,7 @@ class Home:
         """The loop has spawned a task."""
         with self._lock:
             self._counts.spawned[LOOPS] += 1
+            self.given += not self.running
 
     def begin(self) -> None:
         """Something runs on the loop that may submit: no end before it has called `end`."""

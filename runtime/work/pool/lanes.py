@@ -11,13 +11,11 @@ class. Pure: everybody computes the same lanes from the same offers.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
 
 from ...errors import Mistake
-from ...graph.tasks import amount
+from ...graph.tasks import whole
 
 UNLIMITED = 1 << 62
 
@@ -60,13 +58,6 @@ class Lanes:
     """The lanes of a pool whose rank i offers `offers[i]`."""
 
     def __init__(self, offers: Sequence[Offer], classes: int = 1) -> None:
-        if not amount(classes, 1):
-            raise Mistake(f"a pool with {classes!r} priority classes was asked for; give 1 or more")
-        for rank, offer in enumerate(offers):
-            if not amount(offer.memory_bytes):
-                raise Mistake(
-                    f"rank {rank} opens a pool with memory_bytes={offer.memory_bytes!r}; give 0 or more"
-                )
         self.offers, self.classes = tuple(offers), classes
         #: By the ranks that meet them, what tasks may demand.
         self._demanded: dict[frozenset[int], list[tuple[str | None, int]]] = {}
@@ -82,7 +73,7 @@ class Lanes:
 
     def of(self, priority: int, device: str | None = None, memory_bytes: int = 0) -> int:
         """The lane of a task; Mistake where no rank can run it."""
-        if not isinstance(priority, SupportsIndex) or not 0 <= operator.index(priority) < self.classes:
+        if not (whole(priority) and priority < self.classes):
             raise Mistake(
                 f"a task of priority class {priority!r}; this pool has classes 0 (first) to"
                 f" {self.classes - 1}: give one of these, or open it with more `classes`"
@@ -99,7 +90,7 @@ class Lanes:
                 f"no rank can run a task that wants {memory_bytes} bytes on {device or 'any device'}: {have}."
                 " Divide the task, or open the pool with other `devices` and `memory_bytes`"
             )
-        return operator.index(priority) * len(self._sets) + self._sets[ranks]
+        return int(priority) * len(self._sets) + self._sets[ranks]
 
     def open_to(self, rank: int) -> list[list[int]]:
         """For each class the lanes that a rank may take from, those that the fewest can run first."""

@@ -31,7 +31,7 @@ result is awaited, or by `run`, if nobody awaited it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import msgpack
@@ -44,11 +44,12 @@ from ..cores import share_cores
 from ..made import Made
 from . import measure
 from .beyond import Beyond
-from .demands import Demand, Demands, Function, check, checked_seconds
+from .demands import Demand, Demands, Function, checked_seconds
 from .group import GROUP, run_group
 from .home import Home, Need, Submission
 from .lanes import UNLIMITED, Lanes, Offer
 from .memory import Memory
+from .opening import check_functions, check_settings, checked_offer
 from .parcel import HEAD, MOST_NEEDS, NO_NEEDS, NO_SLOT, Array, Result, pack
 from .queues import Queues
 from .tally import Recorder, Tally
@@ -113,6 +114,9 @@ class Pool:
 
         Cancelling ends the waiting only: the others get theirs, and this rank's is closed with the world.
         """
+        check_functions(name, functions)
+        check_settings(name, classes=classes, task_s=task_s, places=places, place_bytes=place_bytes)
+        offer = checked_offer(name, devices, memory_bytes)
         made = Made()
         try:
             # Its own: one that was cancelled while it waited for others may use the world's before they are
@@ -122,9 +126,8 @@ class Pool:
             functions = {GROUP: run_group, **functions}
             settings = [sorted(functions), classes, places, place_bytes]
             await world.agree(f"functions and settings of the pool {name!r}", str(settings), among=comm)
-            check(name, functions, places, place_bytes)
             share_cores(world)
-            lanes = Lanes(await offers(comm, Offer(tuple(devices), memory_bytes)), classes)
+            lanes = Lanes(await offers(comm, offer), classes)
             # Its own, too: of two that were opened at once a rank had the one's memory for the other's.
             node = await comm.split(world.node.ranks[0], world.node_rank, name="node")
             assert node is not None
@@ -149,11 +152,18 @@ class Pool:
     async def close(self) -> None:
         """Give the memory back; collective over the world. Mistakes from then on: tasks, and runs.
 
-        Cancelling ends the waiting only.
+        A Mistake, when it is closed, on a rank that has given tasks and called no run behind them: they were
+        dropped without a word. Cancelling ends the waiting only.
         """
         if self._closing is None:
             self._closing = self._world.closing(self._close(), "a pool closes")
         await asyncio.shield(self._closing)
+        given, self._home.given = self._home.given, 0
+        if given:
+            raise Mistake(
+                f"a pool is closed with {given} task{'s' * (given > 1)} that nobody has run, given on rank"
+                f" {self._world.rank}: every rank calls `await pool.run()` behind them"
+            )
 
     async def _close(self) -> None:
         await self._left(self._ending)
@@ -224,14 +234,7 @@ class Pool:
             )
         number, lane, queue = self._demands.place(Demand(name, priority, device, memory_bytes, here))
         seconds = self._worker.seconds[number] if seconds is None else checked_seconds(name, seconds)
-        wanted = None
-        if needs is not None:
-            wanted = [self._need(name, need) for need in needs]
-        if wanted and len(wanted) > MOST_NEEDS:
-            raise Mistake(
-                f"task {name!r} is submitted with {len(wanted)} needs; it can have {MOST_NEEDS} at most: have"
-                " tasks between gather their results"
-            )
+        wanted = None if needs is None else self._needs(name, needs)
         task = (number, lane, seconds, pack(body, arrays), wanted)
         submission = self._home.submit(name, queue, task)
         self._worker.offer()
@@ -251,6 +254,11 @@ class Pool:
         However it is given up, the thread stops after the task that it is at, and nothing waits for that but
         `close`, the next run, and the end of the world; tasks that were not begun are left for the next run.
         """
+        if main is not None and not isinstance(main, Coroutine):
+            raise Mistake(
+                f"a pool's run was given a {type(main).__name__} as its main; give a coroutine, what an"
+                " `async def` returns when it is called: pool.run(main())"
+            )
         if self._demands.closed or self._home.running:
             if main is not None:
                 main.close()
@@ -258,7 +266,7 @@ class Pool:
             raise Mistake(
                 f"this pool is run already on rank {self._world.rank}: await that run before the next"
             )
-        self._home.running = True
+        self._home.running, self._home.given = True, 0
         entered = self._world.background(self._enter(self._ending, main), "a pool's run begins")
         try:
             await asyncio.shield(entered)
@@ -367,6 +375,21 @@ class Pool:
         await asyncio.wait([thread])
         if error := _failure(thread):
             raise error
+
+    def _needs(self, name: str, given: Any) -> list[Need]:
+        """The needs of task `name` as they were given; Mistake if they are none."""
+        if isinstance(given, Submission) or not isinstance(given, Iterable):
+            raise Mistake(
+                f"task {name!r} is submitted with needs of type {type(given).__name__}; give a list, also of"
+                " one: needs=[pool.submit(...)]"
+            )
+        needs = [self._need(name, need) for need in given]
+        if len(needs) > MOST_NEEDS:
+            raise Mistake(
+                f"task {name!r} is submitted with {len(needs)} needs; it can have {MOST_NEEDS} at most: have"
+                " tasks between gather their results"
+            )
+        return needs
 
     def _need(self, name: str, given: Any) -> Need:
         """A need of task `name` as it was given, and which part of it; Mistake if it is none."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from weft.runtime.errors import MachineError, Mistake, TaskError
 from weft.runtime.message import World, run, window
@@ -32,6 +33,10 @@ def test_a_second_run_beside_the_first_is_refused():
                     await pool.run(asyncio.sleep(0))
                 await pool.submit("nothing")
 
+            with pytest.raises(
+                Mistake, match=r"was given a function as its main; give .*: pool\.run\(main\(\)\)"
+            ):
+                await pool.run(ask)
             for _ in range(2):
                 await asyncio.wait_for(pool.run(ask()), 30)
 
@@ -52,6 +57,25 @@ def test_a_pool_that_is_closed_says_so_keeps_its_results_and_is_closed_again():
             for given in (None, asyncio.sleep(0)):
                 with pytest.raises(Mistake, match="this pool is closed"):
                     await pool.run(given)
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("gives", [Pool.spawn, Pool.submit])
+def test_a_pool_that_is_closed_before_its_tasks_were_run_says_so(gives):
+    """They were dropped without a word, and the job ended as if all were well."""
+
+    async def main(world: World) -> None:
+        pool = await Pool.open(world, {"one": lambda pool, body: 1})
+        gives(pool, "one")
+        await pool.run()
+        for _ in range(2 if world.rank == 0 else 0):
+            gives(pool, "one")
+        if world.rank == 0:
+            with pytest.raises(Mistake, match=r"closed with 2 tasks that nobody has run, given on rank 0: "):
+                await pool.close()
+        await pool.close()
 
     run(main)
 
@@ -123,7 +147,7 @@ def test_a_pool_that_cannot_be_opened_leaves_no_communicator_and_no_memory(monke
             return  # alone nobody's results come through memory; of several nodes one may have room
         before, rooms = list(world.selector.communicators), iter([1 << 30, 100])
         monkeypatch.setattr(window, "room_bytes", lambda: next(rooms))
-        with pytest.raises(error, match=r"0 places a lane|shared memory is too small"):
+        with pytest.raises(error, match=r"places=0 a lane|shared memory is too small"):
             await Pool.open(world, {"one": lambda pool, body: 1}, **settings)
         while world.closings:
             await asyncio.wait(world.closings)
@@ -263,6 +287,16 @@ def test_what_would_end_the_loop_is_the_failure_of_the_task_that_raised_it(raise
             {"memory_bytes": 2000},
             r"wants 2000 bytes on any device: .* is 1000 bytes",
         ),
+        (["work"], None, np.zeros(1), {}, r"no task is called \['work'\]; this pool knows add, work"),
+        ("work", None, np.zeros(1), {"priority": [0]}, r"priority class \[0\]; .*: give one of these"),
+        ("work", None, np.zeros(1), {"device": ["cpu"]}, r"device=\['cpu'\]; give the name of one, or None"),
+        (
+            "work",
+            None,
+            np.zeros(1),
+            {"memory_bytes": np.zeros(1)},
+            r"memory_bytes=array.*; give what it holds",
+        ),
     ],
     ids=[
         "unknown",
@@ -278,6 +312,10 @@ def test_what_would_end_the_loop_is_the_failure_of_the_task_that_raised_it(raise
         "a class as text",
         "device",
         "memory",
+        "a list of names",
+        "a list of classes",
+        "a list of devices",
+        "memory as an array",
     ],
 )
 def test_a_task_that_cannot_be_is_refused_where_it_is_given(name, body, array, tags, message):
@@ -295,11 +333,9 @@ def test_a_task_that_cannot_be_is_refused_where_it_is_given(name, body, array, t
 @pytest.mark.mpi
 def test_what_numbers_of_16_bits_cannot_count_is_refused_before_it_is_counted():
     async def main(world: World) -> None:
-        with pytest.raises(Mistake, match=r"'pool' is to have 65536 places a lane; it has 1 to 65535"):
+        with pytest.raises(Mistake, match=r"'pool' is to have places=65536 a lane; give .* to 65535"):
             await Pool.open(world, {}, places=65536)
-        with pytest.raises(
-            Mistake, match=r"'pool' is to have places of 0 bytes; give 1 or more: what does not"
-        ):
+        with pytest.raises(Mistake, match=r"'pool' is to have place_bytes=0; give .*: what does not fit"):
             await Pool.open(world, {}, place_bytes=0)
 
         def count(pool: Pool, body: None, needs: list[Result]) -> int:
@@ -375,6 +411,11 @@ def test_a_need_that_is_no_submission_of_the_pool_is_refused_before_it_is_counte
                 ):
                     with pytest.raises(Mistake, match=message):
                         pool.submit("count", needs=[one, need])
+                for needs in (one, 3):  # a TypeError of Python's own, that named neither
+                    with pytest.raises(
+                        Mistake, match=r"'count' .* needs of type (Sub|int).*; give a list, also"
+                    ):
+                        pool.submit("count", needs=needs)
                 assert (await pool.submit("count", needs=[one, (one, 0)])).body == 2
                 with pytest.raises(Mistake, match=r"part 1 of the result of task 'one' is asked for, .* 1$"):
                     one.result(1)
@@ -387,6 +428,7 @@ def test_a_need_that_is_no_submission_of_the_pool_is_refused_before_it_is_counte
 
 
 @pytest.mark.mpi
+@pytest.mark.skipif(MPI.COMM_WORLD.size > 2, reason="two ranks are enough: one gives a task, one takes it")
 def test_a_task_takes_and_returns_more_arrays_than_16_bits_count():
     def back(pool: Pool, body: None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(array + 1 for array in arrays)
