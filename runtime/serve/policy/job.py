@@ -70,6 +70,7 @@ class Job:
     best_effort: bool = False  # rather late than refused
     priority: int | None = None  # of its class, unless given
     place: Any = field(default=None, repr=False)  # where it waits: the policy's own
+    left: bool = field(default=False, repr=False)  # nobody waits for it any more
 
 
 @dataclass(slots=True, eq=False)

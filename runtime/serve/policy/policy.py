@@ -129,6 +129,7 @@ class Policy(ABC):
 
     def cancel(self, job: Job) -> bool:
         """Forget `job`, which waits; False if it is on its way already, or was never here."""
+        job.left = True
         if not self.withdraw(job):
             return False
         self.queued[job.service_class] -= 1
@@ -174,13 +175,22 @@ class Policy(ABC):
         that fails everything would be given many more. Where one of them fails there, too, it was the job,
         and what was held against the first resource is taken back: once, for however many such jobs were in
         its batch, it failed but once. Of the second one nothing is learned.
+
+        Jobs whose callers have left are tried nowhere else, so of a batch that has no others nothing is
+        learned, either: who sends what fails everywhere, and leaves, would keep out one resource after the
+        other. Unless it took longer than it should, for then they may have left for its sake.
         """
+        resource = self.resources[batch.resource]
+        taken_s = now_s - max(batch.start_s, resource.started_s)
         self._leave(batch, now_s)
         profile, first = self.profile(batch.resource, batch.model), batch.retries
         profile.failed()
         if first is not None and first.resource != batch.resource:
             profile.forgive()
             self._forgive(first, now_s)
+            return
+        if all(job.left for job in batch.jobs) and taken_s <= profile.safe_s(batch.samples):
+            profile.forgive()
             return
         batch.held = True
         if profile.availability < LEAST and any(batch.model in each.models for each in self._others(batch)):

@@ -273,3 +273,44 @@ def test_s5_1_what_fails_on_the_last_that_is_not_left_out_is_tried_on_one_that_i
     assert again.resource == "fast"
     policy.ended(again, 0.1, 0.2)
     assert policy.profile("slow", "a").availability < 1.0
+
+
+def left_and_failed(policy: Policy, number: int, now_s: float, after_s: float) -> str:
+    """Who fails a job that arrives now and whose caller leaves while it is computed, `after_s` later."""
+    batch = committed(policy, number, 1, now_s)
+    assert not policy.cancel(batch.jobs[0])
+    policy.failed(batch, now_s + after_s)
+    return batch.resource
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_s5_1_who_leaves_what_fails_everywhere_keeps_nobody_out(policy: type[Policy]):
+    """Nothing tries it elsewhere, so it was held against whoever was given it."""
+    made = started(policy, FAST, SLOW)
+    before = made.profile("fast", "a").availability
+    for number in range(40):
+        assert left_and_failed(made, number, number / 10, after_s=1e-4) == "fast"
+    assert made.resources["fast"].models == {"a", "b"}
+    assert made.profile("fast", "a").availability == pytest.approx(before)
+
+
+def test_s5_1_who_fails_so_slowly_that_callers_leave_is_left_out():
+    policy, asked = started(Weft, FAST, SLOW), 0
+    while left_and_failed(policy, asked, asked / 10, after_s=0.09) == "fast":
+        asked += 1
+        assert asked < 40
+    assert policy.resources["fast"].models == {"b"}
+
+
+def test_s5_1_a_failure_is_held_as_long_as_anybody_waits_who_can_be_tried_elsewhere():
+    policy = started(Weft, FAST, SLOW)
+    batch = committed(policy, 0, 2, 0.0)
+    policy.cancel(batch.jobs[0])
+    policy.failed(batch, 1e-4)
+    assert batch.held
+    again = policy.alone(batch, batch.jobs[1], 1e-4)
+    assert again is not None
+    policy.cancel(batch.jobs[1])
+    policy.failed(again, 2e-4)  # seen, though nobody waits for it any more
+    assert not batch.held
+    assert policy.profile("fast", "a").availability == pytest.approx(1.0)
