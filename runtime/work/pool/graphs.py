@@ -65,8 +65,7 @@ async def run_graph(
     if missing := [name for name in original.by_name if name not in calls]:
         raise GraphError(f"no call is given for task {missing[0]!r} (of {len(missing)} without one)")
     for name in original.by_name:
-        if not isinstance(calls[name], Call):
-            raise Mistake(f"task {name!r} calls {calls[name]!r}; give a Call, as in Call('function', body)")
+        _check(name, calls[name])
     found: dict[str, Need] = {}
 
     def submit(target: TaskSpec) -> Submission:
@@ -90,6 +89,16 @@ async def run_graph(
     for name in wanted:
         await found[name][0]
     return {name: found[name][0].result(found[name][1]) for name in wanted}
+
+
+def _check(name: str, call: Any) -> None:
+    if not isinstance(call, Call):
+        raise Mistake(f"task {name!r} calls {call!r:.80}; give a Call, as in Call('function', body)")
+    if not isinstance(call.arrays, tuple | list):  # of a bare array each row would have been one
+        raise Mistake(
+            f"task {name!r} is given arrays of type {type(call.arrays).__name__}; give a tuple, also of one:"
+            " Call('function', body, (array,))"
+        )
 
 
 async def _submit_within(schedule: Schedule, submit: Callable[[TaskSpec], Submission]) -> None:

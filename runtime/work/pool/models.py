@@ -49,9 +49,9 @@ class Kernels:
         """What `run_graph` calls for these inputs, (batch, ...) each; Mistake where they do not fit."""
         for name in self._graph.inputs:
             wanted = self._specs[name]
-            found = inputs.get(name)
-            if found is None or ArraySpec(np.shape(found), str(found.dtype)) != wanted:
-                told = "missing" if found is None else f"{np.shape(found)} {found.dtype}"
+            found = None if (given := inputs.get(name)) is None else np.asarray(given)
+            if found is None or ArraySpec(found.shape, str(found.dtype)) != wanted:
+                told = "missing" if found is None else f"{found.shape} {found.dtype}"
                 raise Mistake(f"the input {name!r} is {told}; give {wanted.shape} {wanted.dtype}")
         return {
             node.name: Call(FUNCTION, node.name, tuple(inputs[value] for value in self._own(node.inputs)))

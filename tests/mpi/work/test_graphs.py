@@ -187,6 +187,8 @@ def test_a_graph_that_cannot_run_says_why():
                     await run_graph(pool, graph, {"a": Call("fail")})
                 with pytest.raises(Mistake, match=r"'b' calls 'fail'; give a Call, as in Call\('function'"):
                     await run_graph(pool, combined, {"a": Call("fail"), "b": "fail"})
+                with pytest.raises(Mistake, match=r"'b' is given arrays of type ndarray; give a tuple, also"):
+                    await run_graph(pool, graph, {"a": Call("fail"), "b": Call("fail", None, np.ones(2))})
                 with pytest.raises(Mistake, match=r"graph is a list; give a TaskGraph\(tasks\)"):
                     await run_graph(pool, list(graph.tasks), {})
                 with pytest.raises(Mistake, match="stands alone; give a list of what there is"):

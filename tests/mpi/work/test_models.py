@@ -66,6 +66,7 @@ def test_inputs_that_do_not_fit_are_named():
     for inputs, words in (
         ({}, "the input 'x' is missing; give (2, 12, 16) float32"),
         ({"x": np.zeros((3, 12, 16), "f4")}, "the input 'x' is (3, 12, 16) float32; give (2, 12, 16)"),
+        ({"x": [[1.0, 2.0]]}, "the input 'x' is (1, 2) float64; give"),
         ({"x": np.zeros((2, 12, 16))}, "the input 'x' is (2, 12, 16) float64; give (2, 12, 16) float32"),
     ):
         with pytest.raises(Mistake) as caught:
