@@ -92,7 +92,7 @@ class Communicator:
     def send(self, array: NDArray[Any], dest: int, tag: int = 0, *, what: str | None = None) -> Operation:
         """Send `array` to rank `dest`."""
         self._check_rank(dest)
-        request = self.mpi.Isend(raw(array), dest, tag)
+        request = self._posting.Isend(raw(array), dest, tag)
         what = what or f"send to rank {dest} (tag {tag}) on {self.name!r}"
         return Operation(self.selector, what, [request], array, self.peer(dest))
 
@@ -100,6 +100,7 @@ class Communicator:
         self, array: NDArray[Any], source: int = ANY, tag: int = ANY, *, what: str | None = None
     ) -> asyncio.Future[Status]:
         """Receive into `array` from rank `source`; the result is the `Status`."""
+        self.selector.check_thread()
         if source != ANY:
             self._check_rank(source)
         if what is None:
@@ -111,21 +112,21 @@ class Communicator:
 
     def barrier(self, **telling: Unpack[Telling]) -> Operation:
         """Done when every rank has called it."""
-        return self._collective("barrier", [self.mpi.Ibarrier()], None, **telling)
+        return self._collective("barrier", [self._posting.Ibarrier()], None, **telling)
 
     def broadcast(self, array: NDArray[Any], root: int = 0, **telling: Unpack[Telling]) -> Operation:
         """Copy `array` of rank `root` into everyone's `array`."""
         self._check_rank(root)
         if self.rank != root:
             writable(array)
-        request = self.mpi.Ibcast(raw(array), root)
+        request = self._posting.Ibcast(raw(array), root)
         return self._collective(f"broadcast from rank {root}", [request], array, array, **telling)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum", **telling: Unpack[Telling]) -> Operation:
         """Combine everyone's `array` element by element, in place on every rank."""
         reduction = reduction_named(op, array)
         writable(array)
-        requests = [self.mpi.Iallreduce(MPI.IN_PLACE, piece, reduction) for piece in countable(array)]
+        requests = [self._posting.Iallreduce(MPI.IN_PLACE, piece, reduction) for piece in countable(array)]
         return self._collective(f"allreduce ({op})", requests, array, array, **telling)
 
     def reduce_scatter(
@@ -135,14 +136,14 @@ class Communicator:
         reduction = reduction_named(op, array)
         self._check_shares("reduce-scatter", array, share)
         writable(share)
-        request = self.mpi.Ireduce_scatter_block(array, share, reduction)
+        request = self._posting.Ireduce_scatter_block(array, share, reduction)
         return self._collective(f"reduce-scatter ({op})", [request], (array, share), share, **telling)
 
     def allgather(self, share: NDArray[Any], array: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
         """Put everyone's `share`, by rank, into everyone's `array` (size × share.size elements)."""
         self._check_shares("allgather", array, share)
         writable(array)
-        request = self.mpi.Iallgather(raw(share), raw(array, self.size))
+        request = self._posting.Iallgather(raw(share), raw(array, self.size))
         return self._collective("allgather", [request], (share, array), share, **telling)
 
     def gather(
@@ -158,7 +159,7 @@ class Communicator:
             self._check_shares("gather", array, share)
             writable(array)
         into = None if array is None else raw(array, self.size)
-        request = self.mpi.Igather(raw(share), into, root)
+        request = self._posting.Igather(raw(share), into, root)
         return self._collective(f"gather to rank {root}", [request], (share, array), share, **telling)
 
     def alltoall(self, array: NDArray[Any], into: NDArray[Any], **telling: Unpack[Telling]) -> Operation:
@@ -176,7 +177,7 @@ class Communicator:
                 "type"
             )
         self._check_orders("all-to-all", array, into)
-        request = self.mpi.Ialltoall(raw(array, self.size), raw(into, self.size))
+        request = self._posting.Ialltoall(raw(array, self.size), raw(into, self.size))
         return self._collective("all-to-all", [request], (array, into), array, **telling)
 
     # -- communicators --------------------------------------------------------------------------
@@ -236,6 +237,12 @@ class Communicator:
             return Communicator(mpi, self.selector, name, group)
 
         return await asyncio.shield(self.meet(arrival, made))
+
+    @property
+    def _posting(self) -> MPI.Intracomm:
+        """MPI's own, for what begins an operation; Mistake on another thread than the loop's."""
+        self.selector.check_thread()
+        return self.mpi
 
     def _check_rank(self, rank: int) -> None:
         """Mistake if there is no such rank.

@@ -12,6 +12,9 @@ want its help.
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
+import resource
 import socket
 import time
 import types
@@ -36,6 +39,7 @@ T = TypeVar("T")
 Main = Callable[[World], Coroutine[Any, Any, T]]
 
 DRAIN_S = 2.0  # for operations that main left behind to end by themselves
+FULL_S = 10.0  # between two words about connections that cannot be accepted
 FIRST_S = 0.5  # head start of rank 0 where every rank would do the same
 
 
@@ -81,6 +85,7 @@ class Rank(Generic[T]):
         self._loop = loop
         self._main: asyncio.Task[None]
         self._thrown: PeerFailure | None = None
+        self._told_full_s = -math.inf
         self._control = Control(MPI.COMM_WORLD.Dup(), loop.mpi)
         self.failures = Failures(self._control, loop, self._interrupt)
         self._meetings = loop.mpi.meetings = Meetings(self._control, stall_s)
@@ -150,9 +155,12 @@ class Rank(Generic[T]):
 
         A callback or a task that raised, with nobody to notice, ends the job like an error in main. A
         connection's trouble does not: the other end may be no part of the job. (asyncio names the transport
-        or protocol then.)
+        or protocol then, or the socket that listens.)
         """
         error = context.get("exception")
+        if isinstance(error, OSError) and "socket" in context:
+            self._tell_full(error)
+            return
         if error is None or "transport" in context or "protocol" in context:
             loop.default_exception_handler(context)
             return
@@ -161,6 +169,24 @@ class Rank(Generic[T]):
         if isinstance(task, asyncio.Task):
             where = f"task {task.get_name()!r}"
         self.failures.local(error, where)
+
+    def _tell_full(self, error: OSError) -> None:
+        """A socket that listens cannot accept: asyncio tries again after a second, and tells each attempt."""
+        now_s = time.monotonic()
+        if now_s < self._told_full_s + FULL_S:
+            return
+        self._told_full_s = now_s
+        remedy = "what waits is accepted when the machine has more to give"
+        if error.errno == errno.EMFILE:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            remedy = (
+                f"this process may have {limit} open. What waits is accepted when others are closed; "
+                "`ulimit -n` allows more"
+            )
+        say(
+            f"weft: rank {self.world.rank} of {self.world.size} on {socket.gethostname()} accepts no "
+            f"connections for now: {error.strerror}; {remedy}"
+        )
 
     # -- the end ----------------------------------------------------------------------------------------
 

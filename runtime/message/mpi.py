@@ -72,6 +72,10 @@ def start() -> bool:
         raise Mistake("MPI has ended in this process and cannot start again: call run(main) once")
     here = not MPI.Is_initialized()
     if here:
+        # More than Weft itself calls for: only the loop's thread is ever in MPI (what other threads change in
+        # shared memory they change by atomics.py), so a program that has started MPI with SERIALIZED will do.
+        # But a function of a pool, or of asyncio.to_thread, may use MPI itself or a library that does
+        # (parallel HDF5), beside the loop, which cannot be told to keep out meanwhile.
         for sign, name, value in SETTINGS:
             if sign in MPI.Get_library_version():
                 os.environ.setdefault(name, value)

@@ -21,6 +21,8 @@ import asyncio
 import os
 import select
 import selectors
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mpi4py import MPI
 
+from ..errors import Mistake
 from .doorbell import Doorbells
 from .latency import ask_for_short_slice
 from .nap import NapPolicy
@@ -147,6 +150,8 @@ class MpiSelector(selectors.BaseSelector):
         #: How long awaited operations took lately, in seconds; each counts for an eighth.
         self.pace_s = 0.0
         self.loop: MpiLoop
+        #: The loop's thread, the only one that calls MPI.
+        self.thread = threading.get_ident()
         #: Whether a kernel runs on this rank now; set by the owner of the lane.
         self.computing: Callable[[], bool] = lambda: False
         #: The same of others than the lane, that compute on threads of their own.
@@ -163,6 +168,19 @@ class MpiSelector(selectors.BaseSelector):
         self.reporters: list[Callable[[], Iterable[Waiting]]] = []
 
     # -- MPI requests -------------------------------------------------------------------------
+
+    def check_thread(self) -> None:
+        """Mistake on another thread than the loop's, such as that of a pool's task.
+
+        What was begun there was begun in fact, to no good: its future is the loop's, to be awaited nowhere
+        else, and the others met this rank's next collective in it.
+        """
+        if threading.get_ident() != self.thread:
+            raise Mistake(
+                f"MPI is called on thread {threading.current_thread().name!r}; messages and collectives are "
+                "begun on the loop's thread alone. Have it do so: "
+                "asyncio.run_coroutine_threadsafe(coroutine, world.loop).result(); or return it"
+            )
 
     def add(self, request: MPI.Request, pending: Pending) -> None:
         """Watch `request`; when it ends, `pending.complete` or `pending.fail` is called."""
@@ -408,7 +426,16 @@ class MpiLoop(asyncio.SelectorEventLoop):
     def run_forever(self) -> None:
         """As in asyncio; this thread is to answer soon, whatever else computes on its core."""
         ask_for_short_slice()
+        self.mpi.thread = threading.get_ident()
         super().run_forever()
+
+    def _start_serving(self, protocol_factory: Any, sock: socket.socket, *args: Any) -> None:
+        """As in asyncio, which calls it again a second after it could not accept for want of files.
+
+        A server that was closed in that second was an error of the loop, which ended the job.
+        """
+        if sock.fileno() >= 0:
+            super()._start_serving(protocol_factory, sock, *args)  # type: ignore[misc]
 
     @property
     def ready(self) -> Any:

@@ -197,6 +197,7 @@ class Switchboard:
         self, kind: int, channel: int, number: int, dest: int, body: Any, arrays: Sequence[NDArray[Any]]
     ) -> Operation | None:
         """Send a message; None if MPI took all of it at once, else the operation to wait for."""
+        self.selector.check_thread()
         header, frames = encode(body, arrays)
         nbytes = 0
         for frame in frames:
