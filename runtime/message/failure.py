@@ -67,7 +67,8 @@ def report_of(error: BaseException, rank: int, size: int, host: str, where: str)
     error = plain_error(error) or error
     plain = isinstance(error, Mistake | MachineError)  # not Weft's own fault: where it was seen helps nobody
     if isinstance(error, Mistake | MachineError):
-        text, status = str(error), error.exit_status
+        notes = getattr(error, "__notes__", ())  # such as which task of a pool raised it
+        text, status = "\n".join([str(error), *notes]), error.exit_status
     elif isinstance(error, SystemExit):
         # Like Python itself: sys.exit("text") prints the text, sys.exit(3) nothing.
         text = f"sys.exit({error.code!r})"

@@ -74,6 +74,15 @@ def test_what_is_not_wefts_fault_comes_without_its_traceback() -> None:
     assert report_of(raised(MachineError("x"), OSError("y")), 0, 1, "n1", "main").text == "x"
 
 
+def test_what_a_mistake_was_raised_in_is_told_with_it() -> None:
+    """A pool notes which task it was: the message alone was that of any."""
+    error = DataError("a.npz is damaged")
+    error.add_note("(in task 'load' of the pool)")
+    assert report_of(raised(error), 0, 1, "n1", "main").text == (
+        "a.npz is damaged\n(in task 'load' of the pool)"
+    )
+
+
 def test_a_group_of_mistakes_comes_without_its_traceback() -> None:
     group = ExceptionGroup("g", [ExceptionGroup("g", [DataError("x")]), MachineError("y")])
     assert report_of(raised(group), 0, 1, "n1", "main").plain
