@@ -278,6 +278,9 @@ def _check(qos: Qos) -> None:
     priority: Any = qos.priority
     if priority is not None and not (isinstance(priority, Integral) and int(priority) >= 1):
         raise WrongInput(f"priority of a request is a whole number from 1 on or None, not {priority!r:.40}")
+    for name, text in (("the class", qos.service_class), ("the client", qos.client)):
+        if not isinstance(text, str | None):
+            raise WrongInput(f"{name} of a request is a name, as text, not {text!r:.40}")
 
 
 def _model(served: Served) -> Model:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -83,7 +84,9 @@ class Client:
         named = {name: np.asarray(array) for name, array in given.items()}
         # A name is a sequence of names, too, of its letters; and what can be read but once was empty later.
         wanted = [outputs] if isinstance(outputs, str) else list(outputs)
-        deadline_s = None if deadline_ms is None else deadline_ms / 1000
+        if not isinstance(deadline_ms, Real | None):  # the rest of what is asked rank 0 looks at (catalog.py)
+            raise WrongInput(f"deadline_ms of a request is a number above 0 or None, not {deadline_ms!r:.40}")
+        deadline_s = None if deadline_ms is None else float(deadline_ms) / 1000
         wish = (qos, deadline_s, priority, accuracy, cost, best_effort, client)
         if self._port is not None:
             request = InferRequest(model, named, wanted, str(version), Qos(*wish))

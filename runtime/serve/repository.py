@@ -75,7 +75,8 @@ class Entry:
 class Repository:
     """The folder; every method looks anew, for models come and go while the server runs."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | str) -> None:
+        root = Path(root)
         try:
             is_folder = root.is_dir()
         except OSError as error:  # it lies where this user may not look

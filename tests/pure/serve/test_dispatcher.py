@@ -211,9 +211,11 @@ def test_the_status_is_json_whatever_was_refused():
         ({"deadline_s": float("nan")}, "deadline_ms of a request is a number above 0 or None, not nan"),
         ({"deadline_s": -1.0}, "deadline_ms .* not -1000"),
         ({"accuracy": "best"}, "accuracy of a request is a number or None, not 'best'"),
+        ({"service_class": ["batch"]}, r"the class of a request is a name, as text, not \['batch'\]"),
+        ({"client": ["me"]}, r"the client of a request is a name, as text, not \['me'\]"),
         ({"cost": float("inf")}, "cost .* not inf"),
     ],
-    ids=["negative priority", "priority in words", "NaN", "negative deadline", "accuracy", "endless cost"],
+    ids=["negative priority", "in words", "NaN", "past", "accuracy", "classes", "clients", "endless cost"],
 )
 def test_a_wish_that_is_none_is_told(qos: dict[str, Any], words: str):
     async def main() -> None:

@@ -32,6 +32,12 @@ def test_versions_are_folders_named_by_whole_numbers_and_the_newest_is_the_great
     assert list(Repository(tmp_path).scan()) == ["m"]
 
 
+def test_a_repository_may_be_named_as_text(tmp_path: Path):
+    """A program's `Server.open(world, "models")` ended with an AttributeError."""
+    put(tmp_path, "m/1/model.onnx")
+    assert list(Repository(str(tmp_path)).scan()) == ["m"]
+
+
 def test_a_folder_whose_name_is_no_text_is_no_model(tmp_path: Path):
     put(tmp_path, "m/1/model.onnx")
     os.makedirs(os.fsencode(tmp_path) + b"/\xff\xfe/1")
