@@ -39,7 +39,8 @@ def read_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arra
     dtype = DTYPES[datatype]
     if foreign := set(map(type, flat)) - _ELEMENTS[dtype.kind]:
         element = next(element for element in flat if type(element) in foreign)
-        raise WrongInput(f"input {name!r}: data of {datatype} holds {shown(element)}")
+        told = "null" if element is None else shown(element)  # among numbers it is no absence
+        raise WrongInput(f"input {name!r}: data of {datatype} holds {told}")
     try:
         if datatype == BYTES:
             return _objects([text.encode() for text in flat]).reshape(shape)

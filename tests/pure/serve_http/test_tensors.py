@@ -89,7 +89,7 @@ def test_bytes_at_an_odd_address_give_an_aligned_array():
         pytest.param("FP32", [2, 2], [[1, 2, 3, 4]], "axis 0", id="nested in another shape"),
         pytest.param("FP32", [2], [1, [2]], r"holds \[2\]", id="a row among numbers"),
         pytest.param("FP32", [1], ["1"], 'holds "1"', id="text as a number"),
-        pytest.param("FP32", [1], [None], "holds nothing", id="nothing as a number"),
+        pytest.param("FP32", [1], [None], "holds null$", id="nothing as a number"),
         pytest.param("FP32", [1], [True], "holds true", id="a boolean as a number"),
         pytest.param("FP32", [1], {"0": 1}, "is a list, not an object", id="an object as data"),
         pytest.param("FP32", [], 1.0, "is a list", id="a bare number"),
