@@ -23,11 +23,13 @@ import typer
 
 from ..errors import MachineError, WeftError
 from ..launcher import HEAD_START_S, launcher_rank
+from .usage import Command, Group
 
 P = ParamSpec("P")
 
 app = typer.Typer(
     name="weft",
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -82,28 +84,31 @@ def _open(stream: TextIO | None) -> TextIO:
     return stream
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+def command(name: str | None = None, *, epilog: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """A command: usage was right, so all ranks may speak again; a WeftError is a message, not a traceback."""
 
-    # Typer keeps a paragraph's line ends, which a terminal of another width breaks in mid-sentence.
-    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    function.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    def decorate(function: Callable[P, None]) -> Callable[P, None]:
+        # Typer keeps a paragraph's line ends, which a terminal of another width breaks in mid-sentence.
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        function.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **keys: P.kwargs) -> None:
-        global begun
-        begun = True
-        silent = sys.stderr
-        sys.stdout, sys.stderr = _open(sys.__stdout__), _open(sys.__stderr__)
-        try:
-            require_folder()
-            function(*args, **keys)
-        except WeftError as error:
-            if launcher_rank():
-                sys.stderr = silent
-            fail(error)
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **keys: P.kwargs) -> None:
+            global begun
+            begun = True
+            silent = sys.stderr
+            sys.stdout, sys.stderr = _open(sys.__stdout__), _open(sys.__stderr__)
+            try:
+                require_folder()
+                function(*args, **keys)
+            except WeftError as error:
+                if launcher_rank():
+                    sys.stderr = silent
+                fail(error)
 
-    return wrapper
+        return app.command(name, cls=Command, epilog=epilog)(wrapper)
+
+    return decorate
 
 
 def require_folder() -> None:

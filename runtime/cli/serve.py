@@ -9,7 +9,7 @@ import typer
 
 from ..errors import Mistake
 from ..launcher import launcher_rank
-from .app import app, command, complete_job, known_device
+from .app import command, complete_job, known_device
 
 SERVE_EXAMPLES = """
 [bold]Examples[/bold]
@@ -23,7 +23,9 @@ weft serve runs/digits-20260314-150926
 WEFT_TOKEN=secret mpirun -n 2 weft serve models/ --host 0.0.0.0
 
 A repository holds NAME/VERSION/model.onnx, or a run of weft train as NAME/VERSION; weft.toml in it says \
-which classes of requests there are. Ctrl-C and SIGTERM answer what has been accepted, then end with status 0.
+which classes of requests there are. All of that is in docs/serving.md, and how to ask in docs/http.md.
+
+Ctrl-C and SIGTERM answer what has been accepted, then end with status 0.
 """
 
 
@@ -41,8 +43,7 @@ def host_names(names: list[str] | None) -> list[str] | None:
     return names
 
 
-@app.command(epilog=SERVE_EXAMPLES)
-@command
+@command(epilog=SERVE_EXAMPLES)
 def serve(
     repository: Annotated[
         Path, typer.Argument(metavar="REPO", help="A folder of models, or of one run.", show_default=False)
@@ -77,7 +78,10 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", callback=known_device, help="Compute there.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda", callback=known_device, help="auto: a GPU for each rank, if there are."
+        ),
     ] = "auto",
     profile: Annotated[
         bool, typer.Option("--profile", help="First measure how long each model takes, for all batch sizes.")
@@ -102,18 +106,17 @@ def serve(
     run(lambda world: serve_all(world, options))
 
 
-@app.command(
-    name="run",
+@command(
+    "run",
     epilog="[bold]Examples[/bold]\n\nmpirun -n 4 weft run job.toml\n\n"
     "WEFT_TOKEN=secret mpirun -n 4 weft run job.toml --set serve.port=9000",
 )
-@command
 def train_and_serve(
     job: Annotated[
         str | None,
         typer.Argument(
             metavar="JOB",
-            help="A job file, perhaps with a \\[serve] table, or a packaged job's name. Not needed with "
+            help="One job file, perhaps with a \\[serve] table, or a packaged job's name. Not needed with "
             "--resume: the run has its job.",
             autocompletion=complete_job,
             show_default=False,
@@ -162,12 +165,11 @@ def train_and_serve(
     run(main)
 
 
-@app.command(
+@command(
     epilog="[bold]Examples[/bold]\n\nmpirun -n 4 weft predict runs/digits-20260314-150926 images.npy\n\n"
     "weft predict runs/trees-20260314-150926 new.npy answers.csv   [dim]class and probability[/dim]\n\n"
     "weft predict model.onnx x.npy y.npy --output probabilities --batch 256"
 )
-@command
 def predict(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A run's folder, or an .onnx file.", show_default=False)
@@ -191,7 +193,10 @@ def predict(
     ] = "",
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples that are computed together.")] = 32,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", callback=known_device, help="Compute there.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda", callback=known_device, help="auto: a GPU for each rank, if there are."
+        ),
     ] = "auto",
 ) -> None:
     """Compute a model's predictions for a file of samples, on all ranks.

@@ -11,20 +11,19 @@ import typer
 
 from ..errors import Mistake
 from ..launcher import launcher_rank
-from .app import app, command, complete_job, show
+from .app import command, complete_job, show
 
 if TYPE_CHECKING:
     from ..graph.onnx import Model
     from ..observe.model import Tensor
 
 
-@app.command(
+@command(
     epilog="[bold]Examples[/bold]\n\nweft info\n\n"
     "mpirun -n 4 weft info   [dim]how the ranks are placed, too[/dim]\n\n"
     "weft info model.onnx --batch 8   [dim]what a model consists of[/dim]\n\n"
     "weft info digits-mlp"
 )
-@command
 def info(
     model: Annotated[
         str | None,
@@ -126,11 +125,10 @@ def onnx_model(path: Path, sizes: list[str], whole: bool) -> Model:
     return read(path, sizes=named, batched=not whole)
 
 
-@app.command(
+@command(
     epilog="[bold]Examples[/bold]\n\nweft export runs/digits-20260314-150926\n\n"
     "weft export runs/digits-20260314-150926 models/digits/1/model.onnx   [dim]a model repository[/dim]"
 )
-@command
 def export(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in it.", show_default=False)
@@ -152,11 +150,10 @@ def export(
     show(write(run, file))
 
 
-@app.command(
+@command(
     epilog="[bold]Examples[/bold]\n\nweft report runs/digits-20260314-150926\n\n"
     "weft report runs/digits-20260314-150926 runs/digits-20260314-153012   [dim]what a change changed[/dim]"
 )
-@command
 def report(
     run: Annotated[
         Path,

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import Mistake
 from ..launcher import launcher_rank
-from .app import app, command, complete_job, known_device
+from .app import command, complete_job, known_device
 
 TRAIN_EXAMPLES = """
 [bold]Examples[/bold]
@@ -24,14 +24,14 @@ mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, inte
 
 srun weft train digits --folder $SCRATCH/runs
 
-Packaged jobs are digits, digits-mlp and stdlib-gpt. Ctrl-C, SIGTERM and Slurm's warning write a checkpoint \
-and end the run; --resume goes on from there: on other ranks too, and on as many bit for bit with \
-train.deterministic, if gradients travel as float32.
+The keys of a job file are in docs/training.md; packaged jobs are digits, digits-mlp and stdlib-gpt.
+
+Ctrl-C, SIGTERM and Slurm's warning write a checkpoint and end the run; --resume goes on from there: on \
+other ranks too, and on as many bit for bit with train.deterministic.
 """
 
 
-@app.command(epilog=TRAIN_EXAMPLES)
-@command
+@command(epilog=TRAIN_EXAMPLES)
 def train(
     jobs: Annotated[
         list[str] | None,
@@ -67,7 +67,7 @@ def train(
         typer.Option(
             metavar="auto|cpu|cuda",
             callback=known_device,
-            help="Compute there instead of on the job's device.",
+            help="Compute on it, instead of the job's device; auto: a GPU for each rank, if there are.",
         ),
     ] = None,
 ) -> None:

@@ -1,7 +1,13 @@
-"""The program `weft`, as a person calls it: alone, and under mpirun."""
+"""The program `weft`, as a person calls it: alone, and under mpirun.
+
+Help and mistakes that are found without MPI are asked of `called`, in this process: another one imports for a
+second. What a process as a whole does (its status, where it prints to, MPI) is seen on one of its own.
+"""
 
 from __future__ import annotations
 
+import importlib
+import io
 import re
 import subprocess
 import sys
@@ -17,6 +23,25 @@ from weft.runtime.serve.policy import POLICIES
 def weft(*arguments: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     settings = environment("mpich", {"COLUMNS": "120", "NO_COLOR": "1", **env})
     return run([sys.executable, "-m", "weft.runtime.cli", *arguments], env=settings, cwd=cwd, timeout=60)
+
+
+def called(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same for a command that starts no MPI, without a process of its own."""
+    app, out, err = importlib.import_module("weft.runtime.cli.app"), io.StringIO(), io.StringIO()
+    command = ["weft", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as here:
+        for name, stream in (("stdout", out), ("stderr", err)):
+            here.setattr(sys, name, stream)
+            here.setattr(sys, f"__{name}__", stream)
+        here.setattr(sys, "argv", command)
+        here.setattr(app, "begun", False)
+        here.setenv("COLUMNS", "120")
+        here.setenv("NO_COLOR", "1")
+        if cwd is not None:
+            here.chdir(cwd)
+        with pytest.raises(SystemExit) as end:
+            app.main()
+    return subprocess.CompletedProcess(command, end.value.code or 0, out.getvalue(), err.getvalue())
 
 
 def weft_onto_a_full_disk(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -78,9 +103,20 @@ def test_version() -> None:
     ids=["of weft", "of train", "of info", "of report", "of serve", "of run", "of export", "of predict"],
 )
 def test_help(arguments: list[str], words: list[str]) -> None:
-    result = weft(*arguments, "--help")
+    result = called(*arguments, "--help")
     assert result.returncode == 0
     assert [word for word in words if word not in plain(result.stdout)] == []
+
+
+@pytest.mark.parametrize(
+    "command", ["", "train", "serve", "run", "predict", "info", "export", "report"], ids="of {}".format
+)
+def test_help_names_no_types_of_python(command: str) -> None:
+    """`--profile <bool>` asked for a value that a flag does not take; `{REPO}` is what is to be given."""
+    shown = plain(called(*command.split(), "--help").stdout)
+    usage = next(line for line in shown.splitlines() if "Usage:" in line)
+    assert [word for word in ("<bool>", "<str>", "<path>", "<list[str]>") if word in shown] == []
+    assert "{" not in usage
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -157,7 +193,7 @@ WRONG = {
 def test_a_mistake_is_one_message_and_a_status(
     arguments: list[str], status: int, message: str, tmp_path: Path
 ) -> None:
-    result = weft(*arguments, cwd=tmp_path)
+    result = called(*arguments, cwd=tmp_path)
     assert message in plain(result.stderr)
     assert "Traceback" not in result.stderr
     assert (result.returncode, result.stdout) == (status, "")
@@ -237,7 +273,7 @@ def onnx_file(path: Path, *operators: str) -> Path:
 
 def test_info_shows_the_nodes_of_an_onnx_file(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "small.onnx", "Relu", "GlobalAveragePool")
-    result = weft("info", path, "--size", "pixels=8", "--batch", "1000")
+    result = called("info", path, "--size", "pixels=8", "--batch", "1000")
     assert result.returncode == 0, result.stderr
     head, relu, pool, *_ = result.stdout.splitlines()
     assert head.split()[:5] == ["node", "kernel", "output", "MFLOP", "MB"]
@@ -252,7 +288,7 @@ def test_info_shows_the_nodes_of_an_onnx_file(tmp_path: Path) -> None:
 
 
 def test_info_shows_the_model_of_a_job() -> None:
-    result = weft("info", "digits-mlp")
+    result = called("info", "digits-mlp")
     assert result.returncode == 0, result.stderr
     assert [line.split()[:4] for line in result.stdout.splitlines()[1:5]] == [
         ["flatten_1", "flatten", "64", "0.00"],
@@ -319,7 +355,7 @@ def test_what_cannot_be_printed_is_told_in_a_line(arguments: list[str], tmp_path
     ids=["a misspelt job", "no such job", "a job without a batch", "a folder that is no run"],
 )
 def test_info_refuses_what_is_no_model(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = weft("info", *arguments, cwd=tmp_path)
+    result = called("info", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith(message), result.stderr
 
@@ -343,7 +379,7 @@ WRONG_MODELS = {
 @pytest.mark.parametrize(("operators", "sizes", "message"), WRONG_MODELS.values(), ids=WRONG_MODELS.keys())
 def test_info_refuses_a_file(tmp_path: Path, operators: list[str], sizes: list[str], message: str) -> None:
     path = onnx_file(tmp_path / "wrong.onnx", *operators)
-    result = weft("info", path, *(word for size in sizes for word in ("--size", size)))
+    result = called("info", path, *(word for size in sizes for word in ("--size", size)))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(message)
     assert "Traceback" not in result.stderr
@@ -379,13 +415,13 @@ def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
     assert "step-00000060.safetensors: 60 steps are done, and the job has 50 in all" in fewer.stderr
     assert "Traceback" not in fewer.stderr
 
-    shown = weft("info", stored).stdout.splitlines()
+    shown = called("info", stored).stdout.splitlines()
     assert shown[-2:] == [
         "gives   x        float32  FP32      [batch, 1, 8, 8]",
         "gets    dense_2  float32  FP32      [batch, 10]",
     ]
 
-    report = weft("report", stored)
+    report = called("report", stored)
     assert report.returncode == 0, report.stderr
     assert "digits-mlp: 60 steps" in report.stdout
     assert "no wire: one rank" in report.stdout

@@ -1,0 +1,41 @@
+"""How usage is written: what an argument or an option takes is told by its metavar, and by nothing else.
+
+Typer 0.29 writes Python's names of types beside them (`--profile <bool>`, which asks for a value that a flag
+does not take, `JOB <list[str]>`), and braces in the usage line around whatever must be given (`{REPO}`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+
+def untyped(parameters: list[Any]) -> list[Any]:
+    """The parameters, whose help tells no type."""
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption) and parameter.is_flag:
+            parameter.metavar = ""
+        elif isinstance(parameter, TyperArgument):
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+    return parameters
+
+
+class Command(TyperCommand):
+    """A command of the program."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """What it takes, --help included."""
+        return untyped(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What stands behind the command in the usage line."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
+class Group(TyperGroup):
+    """The program, whose commands these are."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """What it takes itself, --help included."""
+        return untyped(super().get_params(ctx))
