@@ -11,8 +11,10 @@ import ast
 import importlib
 import os
 import pkgutil
+import shutil
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from pathlib import Path
@@ -72,10 +74,17 @@ def benches() -> dict[str, str]:
     return found
 
 
+def _listed(name: str, line: str) -> str:
+    """A bench in the list, as wide as the terminal is."""
+    columns = max(40, shutil.get_terminal_size().columns - 2)  # as argparse has it
+    lead = f"  {name:<12} "
+    return textwrap.fill(line, columns, initial_indent=lead, subsequent_indent=" " * len(lead))
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; the chosen bench's module adds its own options."""
     known = benches()
-    listing = "\n".join(f"  {name:<12} {line}" for name, line in sorted(known.items()))
+    listing = "\n".join(_listed(name, line) for name, line in sorted(known.items()))
     parser = Options(
         prog="python -m bench",
         description="Microbenchmarks of Weft; each checks the result it times.",
@@ -84,6 +93,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     if not arguments or arguments[0] not in known:
         parser.add_argument("name", choices=sorted(known), metavar="NAME", help="one of the benches below")
+        if arguments and arguments[0] == "hosts":
+            parser.error("hosts is a program of its own: python -m bench.hosts --help")
         if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
             parser.error(f"options stand behind the bench's name: python -m bench NAME {arguments[0]} …")
         return parser.parse_args(arguments or ["--help"])  # prints the help or what is wrong, and ends
@@ -103,15 +114,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run one bench; returns the exit status."""
     options = parse(arguments)
-    if options.json is not None and launched_rank() == 0:
+    for option in ("json", "picture"):
+        path = getattr(options, option, None)
+        if path is None or launched_rank():
+            continue
         try:
-            writable(options.json)  # now, and not when all is measured
+            writable(path)  # now, and not when all is measured
         except OSError as error:
-            print(
-                f"{options.name}: --json {options.json} cannot be written: {error.strerror}",
-                file=sys.stderr,
-                flush=True,
-            )
+            told = f"{options.name}: --{option} {path} cannot be written: {error.strerror}"
+            print(told, file=sys.stderr, flush=True)
             return _end_all(2)
     try:
         figures = options.module.main(options)

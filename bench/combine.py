@@ -45,7 +45,7 @@ from weft.runtime.work import Compute
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--repetitions", type=positive, default=9, metavar="N")
+    add("--repetitions", type=positive, default=9, metavar="N", help="rounds")
     add("--tasks", type=positive, default=2000, metavar="N", help="of a job, about (2000)")
     add("--words", type=positive, default=64, metavar="N", help="of a task's output, 8 bytes each (64)")
     add("--passes", type=positive, default=1, metavar="N", help="how often a task computes its sum (1)")

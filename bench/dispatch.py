@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--queued", type=positive, default=1000, metavar="N", help="requests that wait (1000)")
     add("--events", type=positive, default=20000, metavar="N", help="in a repetition (20000)")
-    add("--repetitions", type=positive, default=3, metavar="N", help="(3)")
+    add("--repetitions", type=positive, default=3, metavar="N", help="rounds (3)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

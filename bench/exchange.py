@@ -55,7 +55,7 @@ CLOSE = 1e-6  # of Adam's results, relative: NumPy rounds elsewhere
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--repetitions", type=positive, default=5, metavar="N")
+    add("--repetitions", type=positive, default=5, metavar="N", help="rounds")
     add("--rounds", type=positive, default=2, metavar="N", help="of a repetition, which is their mean (2)")
     add("--megabytes", type=positive, default=64, metavar="N", help="of gradients (64)")
     add(

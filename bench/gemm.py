@@ -29,9 +29,11 @@ Product = Callable[[np.ndarray, np.ndarray, np.ndarray], object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4, 32, 512, 1024], metavar="N")
+    parser.add_argument(
+        "--batch", type=positive, nargs="+", default=[1, 4, 32, 512, 1024], metavar="N", help="samples"
+    )
     parser.add_argument("--width", type=positive, default=1024, metavar="N", help="neurons before and behind")
-    parser.add_argument("--repetitions", type=positive, default=21, metavar="N")
+    parser.add_argument("--repetitions", type=positive, default=21, metavar="N", help="rounds")
 
 
 def main(arguments: argparse.Namespace) -> dict[str, Figure]:

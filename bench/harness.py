@@ -154,6 +154,16 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else -math.inf
 
 
+def readable(text: str) -> Path:
+    """An option's file that is there: rank 0 alone would read it, minutes later, and end with a traceback."""
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error.strerror}") from None
+
+
 def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     """An option's list, with commas between."""
 
@@ -230,10 +240,12 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
     for heading in ("figure", "value", "unit", "min", "max"):
         table.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
     for name, figure in figures.items():
-        numbers = [f"{number:,.4g}" for number in (figure.value, figure.min, figure.max)]
+        numbers = [shown(number) for number in (figure.value, figure.min, figure.max)]
         table.add_row(name, numbers[0], figure.unit, *numbers[1:])
     console = Console()
     console.print(table)
+    told = f"python -m bench {bench} --help tells what each figure is"
+    console.print(told, highlight=False, soft_wrap=True)
     console.print(command, highlight=False, soft_wrap=True)
     console.print(", ".join(f"{k} {v}" for k, v in about.items()), highlight=False, soft_wrap=True)
     if json_path is not None:
@@ -248,6 +260,11 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         json_path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def shown(number: float) -> str:
+    """A figure as the table has it: 15,123 requests a second are read at once, 1.512e+04 are not."""
+    return f"{number:,.0f}" if abs(number) >= 9999.5 else f"{number:,.4g}"
 
 
 def writable(path: Path) -> None:

@@ -98,7 +98,7 @@ class Hosts(Network):
         counts = [ppn] * len(self.names) if isinstance(ppn, int) else list(ppn)
         if len(counts) != len(self.names) or min(counts) < 1:
             raise ValueError(
-                f"ppn {counts}: write one number, or one for each of the {len(self.names)} hosts"
+                f"{counts} ranks per host: give one number, or one for each of the {len(self.names)} hosts"
             )
         environment = self._environment(os.environ if env is None else env, counts)
         line = shlex.join([*self._launcher(environment, counts), *map(str, command)])

@@ -57,7 +57,7 @@ LAST_WORDS = 2000  # bytes, of a server's that has ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repetitions", type=positive, default=5, metavar="N")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="rounds")
     parser.add_argument("--seconds", type=amount, default=1.0, metavar="N", help="length of a repetition")
 
 

@@ -254,8 +254,12 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
-    parser.add_argument("--seconds", type=amount, default=5.0, help="time to spend on each side of a case")
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help="only these"
+    )
+    parser.add_argument(
+        "--seconds", type=amount, default=5.0, metavar="N", help="time to spend on each side of a case"
+    )
 
 
 def main(arguments: argparse.Namespace) -> dict[str, Figure]:

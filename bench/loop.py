@@ -34,7 +34,7 @@ LEAST = 5  # measurements, however slow the machine is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repetitions", type=positive, default=5, metavar="N")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="rounds")
     parser.add_argument("--seconds", type=amount, default=2.0, metavar="N", help="length of a repetition")
 
 

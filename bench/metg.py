@@ -54,7 +54,7 @@ PEER_S = 300.0  # after which a peer is taken to hang
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", type=positive, default=1000, metavar="N", help="(1000)")
-    add("--repetitions", type=positive, default=3, metavar="N")
+    add("--repetitions", type=positive, default=3, metavar="N", help="rounds")
     add("--peers", type=known, default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}")
     add("--peer-steps", type=positive, default=100, metavar="N", help="for peers, which are slower (100)")
 

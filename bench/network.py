@@ -192,7 +192,8 @@ def missing() -> str | None:
         return "hosts are network namespaces, which only root may make: run this as root"
     for package, programs in PROGRAMS.items():
         if lacking := [program for program in programs if shutil.which(program) is None]:
-            return f"{' and '.join(lacking)} not found: apt-get install {package}"
+            told = f"{' and '.join(lacking)} not found in PATH: apt-get install {package}"
+            return f"{told}, or PATH=$PATH:/usr/sbin if it is there"  # which `su` leaves out
     command = ["unshare", "--net", "--uts", "--mount", "sh", "-c", PROBE]
     probe = subprocess.run(command, capture_output=True, text=True, check=False)
     if probe.returncode != 0:

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the image's sides, where the model allows (224)",
     )
-    add("--repetitions", type=positive, default=15, metavar="N")
+    add("--repetitions", type=positive, default=15, metavar="N", help="rounds")
     add("--patience", type=amount_or_none, default=60.0, metavar="S", help="to repeat disturbed rounds (60)")
     add("--picture", type=Path, metavar="FILE", help="draw where blocks of two later layers run ahead")
     add("--tuned", type=int, default=2, metavar="N", help="times to plan anew by what runs took (2)")

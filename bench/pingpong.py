@@ -27,7 +27,7 @@ REST_S = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repetitions", type=positive, default=7, metavar="N")
+    parser.add_argument("--repetitions", type=positive, default=7, metavar="N", help="rounds")
     parser.add_argument("--trips", type=positive, default=2000, metavar="N", help="round trips a repetition")
     parser.add_argument("--megabytes", type=positive, default=64, metavar="N", help="size of a large message")
     parser.add_argument("--idle", type=amount, default=2.0, metavar="SECONDS", help="how long to wait idly")

@@ -41,12 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=several(positive),
         default="16,64,256,1024,4096",
         metavar="R[,R...]",
-        help="(16,64,256,1024,4096)",
+        help="how many, one after the other (16,64,256,1024,4096)",
     )
     add("--node", type=positive, default=16, metavar="N", help="ranks of a node (16)")
     add("--tasks", type=positive, default=50, metavar="N", help="for each rank (50)")
     add("--task-bytes", type=amount_or_none, default=1000.0, metavar="N", help="that move with a task (1000)")
-    add("--seed", type=int, default=1)
+    add("--seed", type=int, default=1, metavar="N", help="of what is drawn at random (1)")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

@@ -35,7 +35,7 @@ CREDIT = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _rig.add_arguments(parser)
-    parser.add_argument("--repetitions", type=positive, default=5, metavar="N")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="rounds")
     parser.add_argument("--megabytes", type=positive, default=64, metavar="N", help="of gradients (64)")
 
 

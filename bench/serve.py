@@ -101,15 +101,16 @@ def worst(by_load: Sequence[Sequence[float]], *, most: bool = False) -> Figure:
 
 
 def table(scores: Scores, capacity_per_s: float) -> None:
-    """Every policy at every load, on stderr: goodput over capacity, late, and on time by class."""
+    """Every policy at every load, on stderr."""
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title="on emulated devices")
-    for heading in ("arrivals", "load", "policy", "goodput", "late", "on time by class"):
-        shown.add_column(heading, justify="right" if heading in ("load", "goodput", "late") else "left")
+    shown = Table(title="emulated devices: goodput over capacity; on time by deadline")
+    for heading in ("arrivals", "load", "policy", "goodput", "late"):
+        shown.add_column(heading, justify="left" if heading in ("arrivals", "policy") else "right")
+    for each in CLASSES:
+        shown.add_column(f"{each.deadline_s:g} s", justify="right")
     for (bursty, load, policy), own in scores.items():
-        mean = [sum(each.of_class(c.name) for each in own) / len(own) for c in CLASSES]
         late = sum(each.late_share for each in own) / len(own)
         shown.add_row(
             "bursty" if bursty else "Poisson",
@@ -117,6 +118,6 @@ def table(scores: Scores, capacity_per_s: float) -> None:
             policy,
             f"{sum(goodput(own)) / len(own) / capacity_per_s:.3f}",
             f"{late:.2%}",
-            "  ".join(f"{share:7.2%}" for share in mean),
+            *(f"{sum(each.of_class(c.name) for each in own) / len(own):.2%}" for c in CLASSES),
         )
     Console(file=sys.stderr).print(shown)

@@ -69,8 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tree", choices=sorted(TREES), default="T1", help="(T1)")
     add("--geometric", metavar="SEED,B0,DEPTH", help="a tree of this kind, as T1 is 19,4,10")
     add("--binomial", metavar="SEED,B0,Q,M", help="a tree of this kind, as T3 is 42,2000,0.124875,8")
-    add("--repetitions", type=positive, default=3, metavar="N")
+    add("--repetitions", type=positive, default=3, metavar="N", help="rounds")
     add("--grain", type=positive, default=GRAIN, metavar="N", help=f"nodes a task visits ({GRAIN})")
+
+
+def constants(text: str, names: str) -> list[str]:
+    """An option's, as many as there are names."""
+    if len(found := text.split(",")) != len(names.split(",")):
+        raise ValueError(f"{text!r} is not {names}")
+    return found
 
 
 def chosen(args: argparse.Namespace) -> Tree:
@@ -78,10 +85,10 @@ def chosen(args: argparse.Namespace) -> Tree:
     tree = TREES[args.tree]
     try:
         if args.geometric:
-            seed, b0, depth = args.geometric.split(",")
+            seed, b0, depth = constants(args.geometric, "SEED,B0,DEPTH")
             tree = Tree(int(seed), int(b0), depth=int(depth))
         if args.binomial:
-            seed, b0, q, m = args.binomial.split(",")
+            seed, b0, q, m = constants(args.binomial, "SEED,B0,Q,M")
             tree = Tree(int(seed), int(b0), q=float(q), m=int(m))
             if not 0 < tree.q * tree.m < 1:
                 raise ValueError(

@@ -27,8 +27,10 @@ from bench.harness import (
     portion_bytes,
     positive,
     ratio,
+    readable,
     require,
     several,
+    shown,
     timed,
 )
 from tests.launch import ROOT, run
@@ -210,8 +212,25 @@ def test_rank_0_writes_the_table_and_the_same_values_as_json(a_bench, capsys, tm
     assert written["machine"]["cores"] >= 1
     assert datetime.fromisoformat(written["when"]).tzinfo is UTC
     out = capsys.readouterr().out
+    assert "python -m bench sample --help tells what each figure is" in out
     assert "rtt_us" in out
     assert "12.5" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (15_123.4, "15,123"),
+        (9_999.7, "10,000"),
+        (4_953.2, "4,953"),
+        (0.0056789, "0.005679"),
+        (0.0, "0"),
+        (-20_000.5, "-20,000"),
+        (math.inf, "inf"),
+    ],
+)
+def test_a_figure_is_shown_without_an_exponent(number, text):
+    assert shown(number) == text
 
 
 def test_other_ranks_write_nothing(a_bench, capsys, tmp_path, monkeypatch):
@@ -234,12 +253,40 @@ def test_a_wrong_result_ends_non_zero_without_figures(a_bench, capsys, tmp_path)
     assert "wrong result: sum is 3, expected 4" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_told_of_before_anything_is_measured(a_bench, capsys, tmp_path):
+@pytest.mark.parametrize("option", ["json", "picture"])
+def test_a_file_that_cannot_be_written_is_told_of_before_anything_is_measured(
+    option, a_bench, capsys, tmp_path
+):
     a_bench.main = lambda arguments: pytest.fail("it was measured")
-    path = tmp_path / "missing" / "out.json"
-    assert command.main(["sample", "--json", str(path)]) == 2
-    told = f"sample: --json {path} cannot be written: No such file or directory\n"
+    a_bench.add_arguments = lambda parser: parser.add_argument("--picture", type=Path)
+    path = tmp_path / "missing" / "out"
+    assert command.main(["sample", f"--{option}", str(path)]) == 2
+    told = f"sample: --{option} {path} cannot be written: No such file or directory\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_file_to_read_is_looked_for_before_anything_is_measured(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    assert readable(str(tmp_path / "model.onnx")) == tmp_path / "model.onnx"
+    for path, reason in (tmp_path / "none.onnx", "No such file"), (tmp_path, "Is a directory"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"cannot be read: {reason}"):
+            readable(str(path))
+
+
+def test_the_list_is_as_wide_as_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command.main([])
+    lines = capsys.readouterr().out.splitlines()
+    listed = lines[lines.index("benches:") :]
+    assert [line for line in listed if len(line) > 80] == []
+    assert any(line.startswith(" " * 15) for line in listed)  # what goes on stands under what began
+
+
+def test_who_looks_for_hosts_among_the_benches_is_told_where_it_is(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["hosts"])
+    assert "hosts is a program of its own: python -m bench.hosts --help" in capsys.readouterr().err
 
 
 def test_a_file_of_before_is_kept_until_there_are_figures(a_bench, tmp_path):

@@ -138,7 +138,7 @@ def test_a_wrong_count_of_the_first_repetition_gives_no_figures(tmp_path):
         ("binomial", "42,10,0.1,0", "Q times M is 0"),
         ("binomial", "42,5000,0.1,8", "a node has from 1 to 4,096 children"),
         ("geometric", "19,0,10", "a node has from 1 to 4,096 children"),
-        ("geometric", "19,4", "not enough values"),
+        ("geometric", "19,4", "'19,4' is not SEED,B0,DEPTH"),
     ],
 )
 def test_a_tree_without_an_end_or_a_node_is_refused(kind, constants, told):

@@ -211,7 +211,8 @@ def test_missing_programs_are_named_with_their_package(tmp_path):
         [sys.executable, *RIG, "--", "python"], env=environment("mpich", {"PATH": str(tmp_path)}), cwd=ROOT
     )
     assert result.returncode == 1
-    assert result.stderr == "hosts: ip and tc not found: apt-get install iproute2\n"
+    told = "apt-get install iproute2, or PATH=$PATH:/usr/sbin if it is there"
+    assert result.stderr == f"hosts: ip and tc not found in PATH: {told}\n"
 
 
 def test_a_user_who_is_not_root_is_told_so(monkeypatch):
