@@ -13,6 +13,7 @@ from .compare import Run
 from .palette import Palette
 from .picture import INK, QUIET, picture, title
 from .shares import models
+from .steps import starts
 from .strip import LANE_IN, SLOPE_IN, Strip
 from .timeline import (
     AXES_IN,
@@ -58,10 +59,14 @@ def draw_comparison(path: Path, name: str, runs: Sequence[Run]) -> bool:
         draw_key(drawing, lines)
         axes, unit_ns = time_axes(drawing, above, longest_ns, sum(heights))
         top = 0.0
-        for strip, height, (run, trace, number, start_ns, end_ns) in zip(strips, heights, shown, strict=True):
+        for strip, height, names, (run, trace, number, start_ns, end_ns) in zip(
+            strips, heights, trained, shown, strict=True
+        ):
             head = beside(axes, 0.0, top + NAME_IN / 2, run.label, fontweight="bold", fontsize=8)
             after = head.get_window_extent().width / drawing.dpi + 0.08
-            which = f"step {number + 1:,}" + (f", rank {trace.rank}" if len(run.traces) > 1 else "")
+            # Of models that train together the busiest one's: a run of 220 steps showed its "step 357".
+            which = f"step {number + 1:,}" + (f" of {starts(trace)[0]}" if len(names) > 1 else "")
+            which += f", rank {trace.rank}" if len(run.traces) > 1 else ""
             beside(axes, after, top + NAME_IN / 2, which, color=QUIET, fontsize=7.5)
             strip.draw(axes, top + NAME_IN, unit_ns, longest_ns / AXES_IN, start_ns)
             end = (end_ns - start_ns) / unit_ns
