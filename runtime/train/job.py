@@ -110,6 +110,8 @@ def _read(name: str) -> tuple[str, str, FilePath | None]:
         return entry.read_text("utf-8"), f"{name}.toml", None
     path = FilePath(name)
     if not path.suffix and path.parent == FilePath("."):
+        if os.path.isfile(own := f"{name}.toml"):
+            raise JobError(f"no packaged job is called {name!r}; for the file here give {own}")
         choices = "\n".join(f"    {other}" for other in packaged)
         raise JobError(
             f"no packaged job is called {name!r}{nearest(name, packaged)}\nThere are\n{choices}\n"

@@ -238,6 +238,15 @@ def test_what_is_measured_on_the_validation_set_needs_one(key: str, value: str, 
     ]
 
 
+def test_a_name_without_its_ending_is_told_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JobError, match=r"called 'mine'; for the file here give mine\.toml"):
+        load_job("mine")
+
+
 def test_an_unknown_name_lists_the_packaged_jobs() -> None:
     with pytest.raises(
         JobError, match=r"'digit'; did you mean digits\?\nThere are\n    digits\n    digits-mlp\n"
