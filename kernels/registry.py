@@ -27,7 +27,7 @@ from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from .probability import LogSoftmax, Softmax
 from .ranking import ArgMax, CumulativeSum, TopK, TopKIndices
 from .rearrange import Pad, Slice, Take, Transpose
-from .recurrent import GRU, LSTM
+from .recurrent import GRU, LSTM, RNN
 from .reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from .resample import Resample
 from .response_norm import ResponseNorm
@@ -91,6 +91,7 @@ KERNELS: dict[str, type[Kernel]] = {
         LayerNorm,
         ResponseNorm,
         Attention,
+        RNN,
         LSTM,
         GRU,
         Embedding,

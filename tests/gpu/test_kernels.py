@@ -45,6 +45,11 @@ CALLS = {
     "lstm": (kernel("lstm", features=5, direction="bidirectional"), (ROWS,)),
     "gru": (kernel("gru", features=5, direction="reverse"), (ROWS,)),
     "gru, first reset": (kernel("gru", features=5, reset_after=False), (ROWS,)),
+    "rnn": (kernel("rnn", features=5, direction="bidirectional"), (ROWS,)),
+    "lstm, with states and cells": (
+        kernel("lstm", features=5, cells=True),
+        (ROWS, (*ROWS[:-2], 5), (*ROWS[:-2], 5)),
+    ),
     "embedding": (kernel("embedding", entries=9, width=5), (TOKENS,)),
     "position_embedding": (kernel("position_embedding"), (ROWS,)),
     "erf": (kernel("erf"), (ROWS,)),

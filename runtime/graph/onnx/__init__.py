@@ -2,7 +2,7 @@
 
 from .model import Model
 from .package import load, save
-from .reader import read
+from .reader import read, sizes_of
 from .writer import write
 
-__all__ = ["Model", "load", "read", "save", "write"]
+__all__ = ["Model", "load", "read", "save", "sizes_of", "write"]

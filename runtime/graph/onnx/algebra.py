@@ -1,4 +1,4 @@
-"""Operators that work element by element or along an axis."""
+"""Operators that work element by element, norms and softmax."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ....kernels.activation import GELU, Dropout, ReLU, Softplus, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber, ArithmeticWeight, Operator
 from ....kernels.batch_norm import InstanceNorm
-from ....kernels.function import Exp, Log, Sqrt
+from ....kernels.function import Sqrt
 from ....kernels.kernel import Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.piecewise import ELU, Clip, LeakyReLU
 from ....kernels.probability import Softmax
-from ....kernels.reduce import Reduce, ReduceMax, ReduceMean, ReduceSum
+from ....kernels.reduce import ReduceMean
 from ....kernels.shape import Add, Reshape
 from .node import At, Dynamic, Operand, Static, show
 
@@ -103,6 +103,11 @@ WHOLE = ("add", "sub", "mul", "max", "min")
 def both(at: At, operator: Operator, first: Operand, second: Operand, part: str = "") -> Dynamic:
     """Two operands, at least one of them dynamic, element by element."""
     first, second = (at.settled(each) if isinstance(each, Dynamic) else each for each in (first, second))
+    if ahead := _ones_ahead(first, second) or _ones_ahead(second, first):
+        rank = min(len(_shape(each)) for each in (first, second))
+        first, second = (_of_rank(at, each, rank) for each in (first, second))
+        y = both(at, operator, first, second, part)
+        return at.reshape(y, (*[1] * ahead, *y.shape))
     kinds = [_kind(first), _kind(second)]
     if operator in WHOLE and kinds[0] == kinds[1] and np.dtype(kinds[0]).kind in "iu":
         return _of_whole(at, operator, first, second, part)
@@ -129,6 +134,33 @@ def both(at: At, operator: Operator, first: Operand, second: Operand, part: str 
     if isinstance(first, Static):
         return _with_static(at, operator, second, first, part, reverse=True)
     return _with_static(at, operator, first, second, part, reverse=False)
+
+
+def _shape(operand: Operand) -> tuple[int, ...]:
+    """In the file."""
+    return operand.shape if isinstance(operand, Dynamic) else operand.array.shape
+
+
+def _ones_ahead(less: Operand, more: Operand) -> int:
+    """How many axes of 1, none of them the batch, `more` has ahead of all those of a value."""
+    ahead = len(_shape(more)) - len(_shape(less))
+    if ahead <= 0 or isinstance(less, Static) or _shape(more)[:ahead] != (1,) * ahead:
+        return 0
+    of_batch = isinstance(more, Dynamic) and (
+        not more.layout or any(0 in group for group in more.layout[:ahead])
+    )
+    return 0 if of_batch else ahead
+
+
+def _of_rank(at: At, operand: Operand, rank: int) -> Operand:
+    """The operand without the axes of 1 that it has ahead of so many."""
+    ahead = len(_shape(operand)) - rank
+    if not ahead:
+        return operand
+    if isinstance(operand, Dynamic):
+        return at.reshape(operand, operand.shape[ahead:])
+    other = None if operand.other is None else operand.other.reshape(operand.other.shape[ahead:])
+    return Static(operand.array.reshape(operand.array.shape[ahead:]), operand.trained, other)
 
 
 def _kind(operand: Operand) -> str:
@@ -232,63 +264,6 @@ def total(at: At) -> Operand:
     for other in rest:
         result = both(at, "add", result, other)
     return result
-
-
-def reduce(kind: type[Reduce]) -> Reading:
-    """ReduceMean, ReduceSum, ReduceMax, ReduceL2; over all axes where none is given."""
-    return lambda at: _reduce(at, kind)
-
-
-def _reduce(at: At, kind: type[Reduce]) -> Operand:
-    x = at.value(0)
-    if (own := _reduced(at, x)) is None:
-        if kind not in (ReduceMean, ReduceSum, ReduceMax):
-            at.refuse("it has no axes and noop_with_empty_axes, which Weft reads of means, sums and maxima")
-        return x
-    return at.add(at.kernel(kind, own, bool(at.attributes.get("keepdims", 1))), x)
-
-
-def _reduced(at: At, x: Dynamic) -> tuple[int, ...] | None:
-    """The axes that go, as Weft counts them; None where there is none and nothing is to be done."""
-    rank = len(x.shape)
-    axes = at.integers(1, "axes")
-    if not axes:
-        if at.attributes.get("noop_with_empty_axes", 0):
-            return None
-        axes = list(range(rank))
-    return tuple(sorted(at.axis(axis, rank) for axis in axes))
-
-
-def reduce_of(kind: type[Reduce], before: Kernel, after: Kernel | None = None) -> Reading:
-    """ReduceMin, ReduceL1, ReduceSumSquare: one of these, of another function of each element."""
-    return lambda at: _reduce_of(at, kind, before, after)
-
-
-def _reduce_of(at: At, kind: type[Reduce], before: Kernel, after: Kernel | None) -> Operand:
-    x = at.value(0)
-    if (own := _reduced(at, x)) is None:
-        at.refuse("it has no axes and noop_with_empty_axes, which Weft reads of means, sums and maxima")
-    kernel = at.kernel(kind, own, bool(at.attributes.get("keepdims", 1)))
-    y = at.add(kernel, at.add(before, x, part="each"), part="" if after is None else "reduced")
-    return y if after is None else at.add(after, y)
-
-
-LARGEST = float(np.finfo(np.float32).max)
-
-
-def reduce_log_sum_exp(at: At) -> Operand:
-    """ReduceLogSumExp: of what is left without the largest, which is added again and cannot overflow."""
-    x = at.value(0)
-    if (own := _reduced(at, x)) is None:
-        at.refuse("it has no axes and noop_with_empty_axes, which Weft reads of means, sums and maxima")
-    largest = at.add(at.kernel(ReduceMax, own), x, part="any")
-    largest = at.add(Clip(-LARGEST, LARGEST), largest, part="largest")  # an infinity less itself is no number
-    powers = at.add(Exp(), at.add(Arithmetic("sub"), x, largest, part="less"), part="powers")
-    below = at.add(Log(), at.add(at.kernel(ReduceSum, own), powers, part="sum"), part="log")
-    keep = bool(at.attributes.get("keepdims", 1))
-    y = at.add(Add(), below, largest, part="" if keep else "kept")
-    gone = {axis - (0 if at.writing.batched else 1) for axis in own}
-    return y if keep else at.reshape(y, [n for axis, n in enumerate(x.shape) if axis not in gone], part="")
 
 
 def unary(kernel: Kernel) -> Reading:

@@ -16,7 +16,9 @@ from ....kernels.arithmetic import ArithmeticWeight
 from ....kernels.batch_norm import BatchNorm, InstanceNorm
 from ....kernels.conv import Conv2d
 from ....kernels.conv_transpose import ConvTranspose2d
+from ....kernels.kernel import Kernel
 from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
+from ....kernels.rearrange import Transpose
 from ....kernels.response_norm import ResponseNorm
 from .node import At, Dynamic, Operand, Static, show
 
@@ -213,10 +215,21 @@ def batch_normalization(at: At) -> Operand:
     )
     words = ("scale", "bias", "mean", "variance")
     weights = tuple(at.weight(index + 1, word) for index, word in enumerate(words))
-    x = at.value(0)
+    x = at.loose(0)
+    if x.folded and not x.layout and len(x.shape) == 2:
+        return _norm_of_rows(at, x, kernel, weights)
+    x = at.plain(x)
     if (image := at.image_beneath(x)) is not None:
         return at.as_line(at.add(kernel, image, weights=weights))
     return at.add(kernel, x, weights=weights)
+
+
+def _norm_of_rows(at: At, x: Dynamic, kernel: Kernel, weights: tuple[NDArray[np.float32], ...]) -> Operand:
+    """One of (N · places, channels), which the batch is folded into: over samples and places alike."""
+    *places, channels = range(1, len(x.spec.shape))
+    y = at.add(at.kernel(Transpose, (channels, *places)), x, part="channels")
+    y = at.add(kernel, y, weights=weights)
+    return at.along(x, at.add(at.kernel(Transpose, (*(place + 1 for place in places), 1)), y, part="rows"))
 
 
 def instance_normalization(at: At) -> Operand:

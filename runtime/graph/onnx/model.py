@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class Model:
     inputs: Mapping[str, str]  # the file's names of inputs -> the graph's
     outputs: Mapping[str, str]  # the file's names of outputs -> the graph's
     constants: Mapping[str, NDArray[Any]]  # outputs of the file that depend on no input
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The file's weights that several of its nodes read, by those: in the graph each has one of its own."""
 
     def parameters(self, layout: Layout, seed: int = 0) -> NDArray[np.float32]:
         """The flat vector of a graph that holds these weights; parameters of its own are drawn by `seed`."""

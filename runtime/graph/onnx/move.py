@@ -196,7 +196,7 @@ def split(at: At) -> tuple[Operand, ...]:
     extent = x.shape[given]
     lengths = at.integers(1, "split")
     if lengths is None:
-        each = -(-extent // int(at.attributes.get("num_outputs", at.outputs)))
+        each = -(-extent // int(at.attributes.get("num_outputs", len(at.outputs))))
         lengths = [min(each, extent - start) for start in range(0, extent, each)]
     if sum(lengths) != extent:
         at.refuse(f"its parts {lengths} are not the {extent} of axis {given}")

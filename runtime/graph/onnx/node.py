@@ -111,7 +111,7 @@ class At:
     inputs: tuple[Operand | None, ...]
     attributes: Mapping[str, Any]
     version: int  # of the operator set
-    outputs: int  # how many are read
+    outputs: tuple[bool, ...]  # of each whether anybody reads it
     tags: Mapping[str, Any]
     writing: Writing
 
@@ -196,9 +196,11 @@ class At:
     def refuse_folded(self, value: Dynamic) -> NoReturn:
         """Raise what cannot be read because of where the value's batch is."""
         where = "folded into its first" if not value.layout else "in another"
+        also = ", and what cuts, joins or sums up an axis" if value.layout else ""
         self.refuse(
-            f"{value.name!r} has shape {show(value.shape)} with the batch {where} axis; "
-            "Weft reads that only around Gemm, MatMul and element by element"
+            f"{value.name!r} has shape {show(value.shape)} with the batch {where} axis, where Weft computes "
+            f"products, recurrent layers, what works element by element or along the last axis{also}; have "
+            "the model bring the batch to the front, by itself, before this node"
         )
 
     def check_fixed(self, static: Static) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
-from . import algebra, choice, images, move, package, products, ranking, recurrent
+from . import algebra, choice, images, move, package, products, ranking, recurrent, reduction
 from .attention import attention
 from .einsum import einsum
 from .merge import merge
@@ -105,14 +106,15 @@ OPERATORS: Mapping[str, Reading] = {
     "Pow": algebra.binary("pow"),
     "RMSNormalization": algebra.rms_normalization,
     "Reciprocal": algebra.unary(ArithmeticNumber("div", 1.0, reverse=True)),
-    "ReduceL1": algebra.reduce_of(ReduceSum, LeakyReLU(-1.0)),
-    "ReduceL2": algebra.reduce(ReduceL2),
-    "ReduceLogSumExp": algebra.reduce_log_sum_exp,
-    "ReduceMax": algebra.reduce(ReduceMax),
-    "ReduceMean": algebra.reduce(ReduceMean),
-    "ReduceMin": algebra.reduce_of(ReduceMax, NEGATIVE, NEGATIVE),
-    "ReduceSum": algebra.reduce(ReduceSum),
-    "ReduceSumSquare": algebra.reduce_of(ReduceSum, ArithmeticNumber("pow", 2.0)),
+    "ReduceL1": reduction.reduce_of(ReduceSum, LeakyReLU(-1.0)),
+    "ReduceL2": reduction.reduce(ReduceL2),
+    "ReduceLogSumExp": reduction.reduce_log_sum_exp,
+    "ReduceMax": reduction.reduce(ReduceMax),
+    "ReduceMean": reduction.reduce(ReduceMean),
+    "ReduceMin": reduction.reduce_of(ReduceMax, NEGATIVE, NEGATIVE),
+    "ReduceSum": reduction.reduce(ReduceSum),
+    "ReduceSumSquare": reduction.reduce_of(ReduceSum, ArithmeticNumber("pow", 2.0)),
+    "RNN": recurrent.rnn,
     "Relu": algebra.unary(ReLU()),
     "Reshape": move.reshape,
     "Resize": move.resize,
@@ -155,6 +157,14 @@ RANDOM = (
 
 UNLEARNT = ("Ceil", "Cos", "Floor", "Round", "Sign", "Sin")
 """Operators that make no weight of one: what they are given are places and frequencies of a file's tables."""
+
+NO_KERNEL = "write the model without it, or read it up to a value before it"
+WITHOUT = dict.fromkeys(
+    ("If", "Loop", "Scan"),
+    "its graphs do not branch or loop; export the model with fixed lengths, and an nn.Embedding with a mean "
+    "or a sum behind it in place of nn.EmbeddingBag",
+)
+"""What to do without an operator that has no kernel."""
 
 SHOWN = 5  # values that an error lists
 
@@ -210,10 +220,13 @@ def read(
         raise GraphError("the file has no output; name values of it with outputs=[…]")
     _require_values(file.node, wanted, operands)
     nodes = _needed(rewritten(file.node, stored), wanted)
+    sources = {name: {name} for name, each in operands.items() if isinstance(each, Static) and each.trained}
+    readers: dict[str, list[str]] = {}
     read_later = {*wanted, *(name for _, node in nodes for name in node.input)} - {""}
     for number, node in nodes:
         title = node.name or next((name for name in node.output if name), f"{node.op_type} {number}")
-        results = _node(node, title, operands, version, writing)
+        read_here = [name in read_later for name in node.output]
+        results = _node(node, title, operands, version, writing, read_here)
         for name in read_later.intersection(node.output[len(results) :]):
             made = ", ".join(repr(name) for name in node.output[: len(results)] if name) or "those before it"
             raise GraphError(
@@ -221,12 +234,26 @@ def read(
                 " export the model without it, or name the values that you need with outputs=[…]"
             )
         operands.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
+        from_weights: set[str] = set().union(*(sources.get(name, ()) for name in node.input))
+        if all(isinstance(each, Static) for each in results):
+            sources.update((name, from_weights) for name in node.output)
+        else:
+            for name in from_weights:
+                readers.setdefault(name, []).append(title)
 
-    return _model(writing, operands, wanted, inputs, inference)
+    model = _model(writing, operands, wanted, inputs, inference)
+    # Of arrays that hold one number alone, as new norms do, exporters store equal ones once.
+    shared = {name: tuple(found) for name, found in readers.items() if found[1:] and np.ptp(stored[name])}
+    return replace(model, shared=shared)
 
 
 def _node(
-    node: package.Proto, title: str, operands: Mapping[str, Operand], version: int, writing: Writing
+    node: package.Proto,
+    title: str,
+    operands: Mapping[str, Operand],
+    version: int,
+    writing: Writing,
+    outputs: Sequence[bool],
 ) -> Sequence[Operand]:
     """The outputs of one node: computed now where its inputs are fixed, else what its operator makes."""
     for name in node.input:
@@ -256,14 +283,15 @@ def _node(
     if reading is None:
         op = node.op_type if standard else f"{node.domain}.{node.op_type}"
         raise GraphError(
-            f"node {title!r}: Weft has no kernel for the operator {op}; it has {', '.join(sorted(OPERATORS))}"
+            f"node {title!r}: Weft has no kernel for the operator {op}: {WITHOUT.get(op, NO_KERNEL)}; it has "
+            f"{', '.join(sorted(OPERATORS))}"
         )
     tags = {
         each.key.removeprefix(TAG): each.value for each in node.metadata_props if each.key.startswith(TAG)
     }
     _require_numbers(title, node.op_type, tags)
     attributes = package.attributes(node)
-    at = At(node.op_type, title, found, attributes, version, len(node.output), tags, writing)
+    at = At(node.op_type, title, found, attributes, version, tuple(outputs), tags, writing)
     try:
         result = reading(at)
     except KeyError as error:
@@ -342,6 +370,17 @@ def _require_once(file: package.Proto, entries: Iterable[Any]) -> None:
         )
 
 
+def sizes_of(proto: package.Proto, sample: Sequence[int]) -> dict[str, int]:
+    """What `sizes` are where the file's one input takes samples of this shape; none where it takes others."""
+    stored = {each.name for each in proto.graph.initializer}
+    entries = [each for each in proto.graph.input if each.name not in stored]
+    axes = list(entries[0].type.tensor_type.shape.dim) if len(entries) == 1 else []
+    if len(axes) != 1 + len(sample):
+        return {}
+    batch, *names = (each.dim_param for each in axes)
+    return {name: size for name, size in zip(names, sample, strict=True) if name not in ("", batch)}
+
+
 def _require_axes(entries: Iterable[Any], sizes: Mapping[str, int]) -> None:
     """Raise GraphError for sizes of axes that no input has."""
     axes = {dimension.dim_param: None for entry in entries for dimension in entry.type.tensor_type.shape.dim}
@@ -365,7 +404,10 @@ def _shape(entry: Any, batched: bool, sizes: Mapping[str, int]) -> tuple[int, ..
         if extent < 1 and (axis or not batched):
             name, behind = dimension.dim_param, " behind the batch" if batched else ""
             called = f" ({name!r})" if name else ""
-            way = f"by its name, as in --size {name}=128 (from Python sizes={{{name!r}: 128}})"
+            way = (
+                f"by its name, with --size {name}=128 for weft info, sizes = {{ {name} = 128 }} in weft.toml "
+                f"for weft serve, sizes={{{name!r}: 128}} in Python"
+            )
             state = extent if dimension.HasField("dim_value") else "open"
             raise GraphError(
                 f"axis {axis}{called} of the input {entry.name!r} is {state}; Weft's graphs have fixed shapes"
@@ -401,7 +443,7 @@ def _model(
     names, constants = {}, {}
     for name in wanted:
         operand = operands[name]
-        at = At("output", name, (), {}, 0, 1, {}, writing)
+        at = At("output", name, (), {}, 0, (True,), {}, writing)
         if isinstance(operand, Static):
             at.check_fixed(operand)
             constants[name] = operand.array

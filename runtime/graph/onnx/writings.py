@@ -30,7 +30,8 @@ from ....kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d, Pool
 from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.ranking import ArgMax, CumulativeSum, TopK, TopKIndices
 from ....kernels.rearrange import Pad, Slice, Take, Transpose
-from ....kernels.recurrent import GRU, LSTM, Recurrent
+from ....kernels.recurrence import Recurrent
+from ....kernels.recurrent import GRU, LSTM, RNN
 from ....kernels.reduce import Reduce, ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ....kernels.resample import Resample
 from ....kernels.response_norm import ResponseNorm
@@ -369,25 +370,36 @@ def _attention(to: To, kernel: Attention) -> None:
 
 def _recurrent(to: To, kernel: Recurrent) -> None:
     """With transposes around it: layout 1, which has the batch in front, onnxruntime does not know."""
-    (x,), (*_, places, features) = to.node.inputs, to.specs[0].shape
+    (x, *begin), (*_, places, features) = to.node.inputs, to.specs[0].shape
+    ways, width = kernel.directions, kernel.features
     if len(to.specs[0].shape) > 3:
         x = to.put("Reshape", x, to.integers("sequences", (-1, places, features)), to="together")
     x = to.put("Transpose", x, to="places", perm=(1, 0, 2))
-    biases = []
+    given = [x, to.weight(), to.weight("recurrent_weight")]
     if kernel.bias:
         both = [to.parameters[name] for name in ("bias", "recurrent_bias")]
-        biases = [to.store("bias", np.concatenate(both, axis=1))]
-    attributes: dict[str, Any] = {"hidden_size": kernel.features, "direction": kernel.direction}
+        given.append(to.store("bias", np.concatenate(both, axis=1)))
+    if begin:
+        given += [""] * (5 - len(given))  # no bias, no lengths
+        apart = to.integers("directions", (-1, ways, width))
+        for number, state in enumerate(begin):
+            state = to.put("Reshape", state, apart, to=f"begin{number}.apart")
+            given.append(to.put("Transpose", state, to=f"begin{number}", perm=(1, 0, 2)))
+    attributes: dict[str, Any] = {"hidden_size": width, "direction": kernel.direction}
     if isinstance(kernel, GRU):
         attributes["linear_before_reset"] = int(kernel.reset_after)
-    y = to.sheet.put(
-        kernel.name.upper(),
-        [x, to.weight(), to.weight("recurrent_weight"), *biases],
-        to.part("states"),
-        to.node.name,  # by which readers call its weights
-        **attributes,
-    )
+    if isinstance(kernel, RNN):
+        attributes["activations"] = [kernel.activation.capitalize()] * ways
+    y, cells = to.part("states"), to.part("cells")
+    outputs = [y, "", cells] if kernel.places_behind else [y]
+    # The operator has the node's name, by which readers call its weights.
+    to.sheet.put(kernel.name.upper(), given, y, to.node.name, outputs=outputs, **attributes)
     y = to.put("Transpose", y, to="samples", perm=(2, 0, 1, 3))
+    if kernel.places_behind:
+        y = to.put("Reshape", y, to.integers("beside", (-1, places, ways * width)), to="whole")
+        cells = to.put("Transpose", cells, to="last", perm=(1, 0, 2))
+        cells = to.put("Reshape", cells, to.integers("one", (-1, 1, ways * width)), to="behind")
+        y = to.put("Concat", y, cells, to="all", axis=1)
     to.put("Reshape", y, to.integers("shape", (-1, *to.output.shape[1:])), name="beside")
 
 
@@ -431,6 +443,7 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     MaxPool2d: _pool("MaxPool"),
     Pad: _pad,
     PositionEmbedding: _position_embedding,
+    RNN: _recurrent,
     ReLU: _as("Relu"),
     ReduceL2: _reduce("ReduceL2"),
     ReduceMax: _reduce("ReduceMax"),

@@ -34,6 +34,29 @@ def test_a_batch_is_folded_in_no_other_way(shape):
         read(file(nodes, {"x": ("n", 3, 4)}, ["y"], {"s": np.array(shape)}))
 
 
+@pytest.mark.parametrize("batch", ["n", 1, 3])
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5)], ids=str)
+def test_a_batch_norm_of_folded_rows_is_one_of_channels_over_samples_and_places(shape, batch):
+    """As models normalise each place of a sequence: BatchNorm1d behind a reshape to (-1, features)."""
+    weights = {
+        "s": np.array([-1, 5]), "back": np.array([-1, *shape]), "w": normal(5, 5), "scale": normal(5),
+        "shift": normal(5, seed=1), "mean": normal(5, seed=2), "variance": normal(5, seed=3) ** 2 + 0.5,
+    }  # fmt: skip
+    nodes = [
+        node("Reshape", "x s", "flat"), node("MatMul", "flat w", "h"),
+        node("BatchNormalization", "h scale shift mean variance", "n"), node("Relu", "n", "r"),
+        node("Reshape", "r back", "y"),
+    ]  # fmt: skip
+    proto = file(nodes, {"x": (batch, *shape)}, ["y"], weights)
+    samples = {"x": normal(1 if batch == 1 else 3, *shape)}
+    model = read(proto)
+    (got,), (wanted,) = compute(model, samples).values(), expected(proto, samples)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    (norm,) = (each for each in model.graph.nodes if each.kernel.name == "batch_norm")
+    channels = model.graph.specs(3)[norm.inputs[0]].shape
+    assert channels == (3, 5, *shape[:-1]), "training takes its statistics over samples and places"
+
+
 FOLDED = {
     "softmax of another axis": node("Softmax", "flat", "y", axis=0),
     "a mean": node("ReduceMean", "flat", "y", axes=[-1], keepdims=1),

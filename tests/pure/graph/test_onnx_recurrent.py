@@ -1,4 +1,4 @@
-"""LSTM and GRU as exporters write them: the batch in front or behind, directions, stacks, last states."""
+"""RNN, LSTM and GRU as exporters write them: the batch in front or behind, directions, stacks, states."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from weft.runtime.graph import Layout, Memory, Program, with_loss
 from weft.runtime.graph.onnx import read
 
 PLACES, WIDTH, FEATURES = 6, 5, 4
-GATES = {"LSTM": 4, "GRU": 3}
-KINDS = {"lstm": ("LSTM", {}), "gru": ("GRU", {"linear_before_reset": 1}), "gru, first reset": ("GRU", {})}
+GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
+KINDS = {
+    "rnn": ("RNN", {}),
+    "lstm": ("LSTM", {}),
+    "gru": ("GRU", {"linear_before_reset": 1}),
+    "gru, first reset": ("GRU", {}),
+}
 kinds = pytest.mark.parametrize(("op", "attributes"), KINDS.values(), ids=KINDS)
 directions = pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 
@@ -122,7 +127,7 @@ def test_weights_are_pytorchs_after_some_steps(op):
     program = Program(graph, layout, memory, 3, flat, gradients)
     x, target = normal(3, PLACES, WIDTH), normal(3, PLACES, 2 * FEATURES, seed=1)
 
-    order = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}[op]  # PyTorch's, in ONNX's numbers
+    order = {"RNN": (0,), "LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}[op]  # PyTorch's, in ONNX's numbers
 
     def turned(array):
         return np.concatenate([np.split(array, len(order))[gate] for gate in order])
@@ -163,6 +168,113 @@ def test_weights_are_pytorchs_after_some_steps(op):
         np.testing.assert_allclose(ours(name), parameter.detach().numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def reduced(op: str, axis: int, keep: int) -> onnx.ModelProto:
+    """What a layer makes, with the batch behind the places, over one of the axes."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[1, 0, 2]), node("GRU", "t w0 r0 b0", "y0", hidden_size=FEATURES),
+        node("Squeeze", "y0 one", "s"), node(op, "s axis", "y", keepdims=keep),
+    ]  # fmt: skip
+    stored = weights("GRU", 1, WIDTH, "0") | {"one": np.array([1]), "axis": np.array([axis])}
+    return file(nodes, {"x": ("n", PLACES, WIDTH)}, ["y"], stored)
+
+
+SUMS = [f"Reduce{of}" for of in ("Mean", "Sum", "Max", "Min", "L1", "L2", "SumSquare", "LogSumExp")]
+
+
+@pytest.mark.parametrize("op", SUMS)
+@pytest.mark.parametrize("keep", [0, 1])
+def test_places_are_summed_up_where_the_batch_is_behind_them(op, keep):
+    """As models without batch_first take the mean over time."""
+    proto, samples = reduced(op, 0, keep), {"x": normal(3, PLACES, WIDTH)}
+    if keep:
+        proto.graph.node.append(node("Transpose", "y", "z", perm=[1, 0, 2]))
+        proto.graph.output[0].name = "z"
+    (got,), (wanted,) = compute(read(proto), samples).values(), expected(proto, samples)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sum_over_the_batch_is_refused_wherever_it_is():
+    with pytest.raises(GraphError, match=r"node 'y_node' \(ReduceSum\): it works along axis 1, the batch"):
+        read(reduced("ReduceSum", 1, 0))
+
+
+def given(op: str, direction: str, begin: str, ends: str, more=None, **own) -> onnx.ModelProto:
+    """x (N, places, …) by a layer that begins with `begin`; its outputs in the order of samples."""
+    ways = 1 + (direction == "bidirectional")
+    stored = weights(op, ways, WIDTH, "0") | (more or {})
+    layer = node(op, f"t w0 r0 b0 none {begin}", ends, hidden_size=FEATURES, direction=direction, **own)
+    layer.input[:] = [name.replace("none", "") for name in layer.input]
+    nodes = [node("Transpose", "x", "t", perm=[1, 0, 2])]
+    values = {"x": ("n", PLACES, WIDTH)}
+    for name in begin.split():
+        if name not in stored and name != "none":
+            values[f"{name}_x"] = ("n", ways, FEATURES)
+            nodes.append(node("Transpose", f"{name}_x", name, perm=[1, 0, 2]))
+    nodes.append(layer)
+    outputs = [name for name in ends.split() if name != "none"]
+    layer.output[:] = [name.replace("none", "") for name in layer.output]
+    for name in outputs:
+        nodes.append(node("Transpose", name, f"{name}_n", perm=[2, 0, 1, 3] if name == "y" else [1, 0, 2]))
+    return file(nodes, values, [f"{name}_n" for name in outputs], stored)
+
+
+@kinds
+@directions
+def test_states_are_taken_and_given(op, attributes, direction):
+    """As a decoder begins with what an encoder ends with."""
+    names = "h c" if op == "LSTM" else "h"
+    proto = given(op, direction, names, "y yh yc" if op == "LSTM" else "y yh", **attributes)
+    ways = 1 + (direction == "bidirectional")
+    samples = {"x": normal(3, PLACES, WIDTH)} | {
+        f"{name}_x": normal(3, ways, FEATURES, seed=seed) for seed, name in enumerate(names.split())
+    }
+    model = read(proto)
+    for got, wanted in zip(compute(model, samples).values(), expected(proto, samples), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("begin", "ends"),
+    [("h none", "y"), ("none c", "y"), ("h c", "none none yc"), ("none none", "none yh yc")],
+)
+def test_states_that_are_stored_are_weights_the_same_for_each_sample(begin, ends):
+    learned = {name: normal(1, 1, FEATURES, seed=seed) for seed, name in enumerate("hc") if name in begin}
+    model = read(given("LSTM", "forward", begin, ends, learned))
+    samples = {"x": normal(3, PLACES, WIDTH)}
+    repeated = given("LSTM", "forward", begin, ends, {n: a.repeat(3, axis=1) for n, a in learned.items()})
+    for got, wanted in zip(compute(model, samples).values(), expected(repeated, samples), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+    starts = [each for each in model.graph.nodes if each.kernel.name == "constant" and each.kernel.trained]
+    assert len(starts) == len(learned), "one that is left out is no weight"
+
+
+def test_states_of_0_that_are_stored_as_weights_are_trained():
+    """As nn.Parameter(torch.zeros(…)) is before its first step."""
+    zero = np.zeros((1, 1, FEATURES), np.float32)
+    model = read(given("GRU", "forward", "h", "y", {"h": zero}))
+    (start,) = (name for name, array in model.weights.items() if array.shape == (FEATURES,))
+    assert not model.weights[start].any()
+
+
+def test_a_loop_over_places_that_is_written_out_begins_with_a_stored_state():
+    """As PyTorch's newer exporter writes an RNN: (1, N, features) meets (N, features)."""
+    proto = file(
+        [
+            node("MatMul", "h0 r", "hr"), node("Gather", "x first", "x0", axis=1),
+            node("MatMul", "x0 w", "xw"), node("Add", "xw hr", "s1"),
+            node("Tanh", "s1", "h1"), node("MatMul", "h1 r", "h1r"),
+            node("Gather", "x second", "x1", axis=1), node("MatMul", "x1 w", "x1w"),
+            node("Add", "x1w h1r", "s2"), node("Squeeze", "s2 axis", "y"),
+        ],
+        {"x": ("n", PLACES, WIDTH)}, ["y"],
+        {"h0": normal(1, 1, FEATURES), "r": normal(FEATURES, FEATURES), "w": normal(WIDTH, FEATURES),
+         "first": np.array(0), "second": np.array(1), "axis": np.array([0])},
+    )  # fmt: skip
+    samples = {"x": normal(3, PLACES, WIDTH)}
+    (got,), (wanted,) = compute(read(proto), samples).values(), expected(proto, samples)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
 def one(op: str, inputs="x w0 r0 b0", outputs="y", more=None, places=("n", PLACES, WIDTH), **own):
     """A single operator, the batch in front (layout 1)."""
     stored = weights(op, 1, WIDTH, "0") | (more or {})
@@ -174,13 +286,25 @@ def one(op: str, inputs="x w0 r0 b0", outputs="y", more=None, places=("n", PLACE
 
 
 REFUSED = {
-    "a state that is given": (
+    "a state of other features": (
         {"op": "GRU", "inputs": "x w0 r0 b0 - h"},
-        "its initial_h is computed ('h'); Weft's states begin with 0",
+        "its initial_h is (N, 6, 5) by samples; for (N, 6, 5) it is (N, 1, 4)",
     ),
-    "cells that are stored": (
-        {"op": "LSTM", "inputs": "x w0 r0 b0 - - c", "more": {"c": np.full((1, 1, FEATURES), 0.5, "f4")}},
-        "its initial_c holds 0.5; Weft's cells begin with 0",
+    "cells of other features": (
+        {"op": "LSTM", "inputs": "x w0 r0 b0 - - c", "more": {"c": np.full((1, 1, 7), 0.5, "f4")}},
+        "its initial_c has shape (1, 1, 7); here it is (N, 1, 4)",
+    ),
+    "cells that differ from sample to sample": (
+        {"op": "LSTM", "inputs": "x w0 r0 b0 - - c", "more": {"c": normal(3, 1, FEATURES)}},
+        "differs from sample to sample",
+    ),
+    "curves that RNN has not": (
+        {"op": "RNN", "activations": ["Sigmoid"]},
+        "its activations are ['Sigmoid']; Weft's are ['Tanh'], or Relu in their place",
+    ),
+    "directions of different curves": (
+        {"op": "RNN", "direction": "bidirectional", "activations": ["Relu", "Tanh"]},
+        "its activations are ['Relu', 'Tanh']; Weft's are ['Relu', 'Relu']",
     ),
     "lengths": (
         {"op": "GRU", "inputs": "x w0 r0 b0 l", "more": {"l": np.array([PLACES, 3], np.int32)}},
@@ -194,7 +318,7 @@ REFUSED = {
         {"op": "GRU", "activations": ["Sigmoid", "Relu"]},
         "its activations are ['Sigmoid', 'Relu']; Weft's are ['Sigmoid', 'Tanh']",
     ),
-    "a bound": ({"op": "LSTM", "clip": 3.0}, "clip is 3.0, a bound of what goes into the gates"),
+    "a bound": ({"op": "LSTM", "clip": 3.0}, "clip is 3.0, a bound of what goes into the curves"),
     "one gate of two": ({"op": "LSTM", "input_forget": 1}, "input_forget is 1, which makes one gate of two"),
     "another size": ({"op": "GRU", "hidden_size": 7}, "hidden_size is 7, and its weights are of 4 features"),
     "another direction": ({"op": "GRU", "direction": "both"}, "direction is 'both'; give forward, reverse"),
@@ -202,8 +326,8 @@ REFUSED = {
         {"op": "GRU", "direction": "bidirectional"},
         "its weight has shape (1, 12, 5); it takes (2, 12, 5) here",
     ),
-    "the last cells": (
-        {"op": "LSTM", "outputs": "y h c"}, "its output 'c' is needed, and Weft makes only 'y', 'h'; export"
+    "more than it has": (
+        {"op": "GRU", "outputs": "y h c"}, "its output 'c' is needed, and Weft makes only 'y', 'h'; export"
     ),
     "the batch among the places": ({"op": "GRU", "layout": 0}, "(N, 6, 5) with the batch not along axis 1"),
     "features that are tokens": (
@@ -225,9 +349,9 @@ def test_what_weft_does_not_compute_is_refused(given, words):
 )
 def test_of_the_outputs_that_are_made_those_with_names_are_told(given, words):
     """Exporters leave out names of what nobody reads."""
-    proto = one("LSTM", outputs="c")
-    (lstm,) = proto.graph.node
-    lstm.output[:] = [name.replace("-", "") for name in given.split()] + ["c"]
+    proto = one("GRU", outputs="c")
+    (gru,) = proto.graph.node
+    gru.output[:] = [name.replace("-", "") for name in given.split()] + ["c"]
     with pytest.raises(GraphError) as caught:
         read(proto)
     assert f"its output 'c' is needed, and Weft {words}" in str(caught.value)

@@ -58,7 +58,13 @@ WRONG = {
     "an operator that Weft lacks": (
         one("Det"),
         {},
-        ["node 'y_node': Weft has no kernel for the operator Det; it has Abs, Add, ", "Unsqueeze"],
+        [
+            "node 'y_node': Weft has no kernel for the operator Det: write the model without it, or read it "
+            "up to a value before it; it has Abs, Add, ", "Unsqueeze",
+        ],
+    ),
+    "a loop": (
+        one("Loop", "x"), {}, ["operator Loop: its graphs do not branch or loop; ", "of nn.EmbeddingBag; it"]
     ),
     "an operator of another domain": (domain(), {}, ["operator com.example.Relu"]),
     "an image that is cropped": (
@@ -336,12 +342,10 @@ WRONG = {
     "an output with its batch elsewhere": (
         one("Transpose"), {}, ["(output): ", " has shape (4, N) with the batch in another axis"]
     ),
-    "a mean of values whose batch is elsewhere": (
-        file(
-            [node("Transpose", "x", "t"), node("ReduceMean", "t", "y", axes=[0])], {"x": ("n", 4)}, ["y"], {}
-        ),
+    "probabilities of values whose batch is elsewhere": (
+        file([node("Transpose", "x", "t"), node("Softmax", "t", "y", axis=0)], {"x": ("n", 4)}, ["y"], {}),
         {},
-        ["(ReduceMean): ", " has shape (4, N) with the batch in another axis"],
+        ["(Softmax): ", " has shape (4, N) with the batch in another axis", "bring the batch to the front"],
     ),
     "a batch folded away": (
         one("Reshape", "x s", shape=("n", 4, 6), weights={"s": np.array([4, -1])}),
@@ -391,7 +395,10 @@ WRONG = {
     "an open axis": (
         one("Relu", shape=("n", "places")),
         {},
-        ["axis 1 ('places') of the input 'x' is open", "behind the batch", "--size places=128"],
+        [
+            "axis 1 ('places') of the input 'x' is open", "behind the batch", "--size places=128",
+            "sizes = { places = 128 } in weft.toml", "sizes={'places': 128} in Python",
+        ],
     ),
     "an open axis where there is no batch": (
         one("Relu", shape=("n", "places")),

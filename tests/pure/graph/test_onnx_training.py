@@ -459,3 +459,24 @@ def test_a_trained_batch_norm_is_not_folded_away():
         compute(folded, {"x": x}).values(), compute(read(network()), {"x": x}).values(), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+SHARED = {
+    "a table that comes back transposed": (
+        [node("Gather", "w x", "h"), node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "h t", "y")],
+        np.arange(12, dtype=np.float32).reshape(4, 3), {"w": ("h_node", "y_node")},
+    ),
+    "a table that is read once": (
+        [node("Gather", "w x", "y")], np.arange(12, dtype=np.float32).reshape(4, 3), {},
+    ),
+    "equal numbers, which exporters store once": (
+        [node("Gather", "w x", "h"), node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "h t", "y")],
+        np.ones((4, 3), np.float32), {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "weight", "shared"), SHARED.values(), ids=SHARED)
+def test_weights_that_become_several_are_told(nodes, weight, shared):
+    model = read(file(nodes, {"x": ("n", 5)}, ["y"], {"w": weight}, integers=["x"]))
+    assert model.shared == shared

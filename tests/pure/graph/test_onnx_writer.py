@@ -72,6 +72,20 @@ def truths(b, x):
     )
 
 
+def handed_over(b, x):
+    """A decoder that begins with what an encoder ends with."""
+    both = {"features": 3, "direction": "bidirectional"}
+    coded = b("lstm", x, cells=True, **both)
+    ends = [b("flatten", b("slice", coded, axis=1, start=place, stop=place + 1)) for place in (3, 4)]
+    return b("concat", coded, b("lstm", x, *ends, **both))
+
+
+def of_each(b, x):
+    """Each of two sequences begins with a state of its own."""
+    begin = b("reduce_max", b("slice", x, axis=3, start=0, stop=3), axes=[2], keepdims=False)
+    return b("rnn", x, begin, features=3, bias=False)
+
+
 def squares(b, x):
     return b("arithmetic_number", x, operator="pow", value=2.0)
 
@@ -236,6 +250,12 @@ CASES = {
     "gated units backwards, without biases": one((4, 5), "gru", features=3, direction="reverse", bias=False),
     "gated units as first published": one((4, 5), "gru", features=3, reset_after=False),
     "several sequences a sample": Case((2, 4, 5), [("lstm", {"features": 3})]),
+    "a recurrent layer backwards": one((4, 5), "rnn", features=3, direction="reverse"),
+    "one of rectified sums, both ways": one(
+        (4, 5), "rnn", features=3, direction="bidirectional", activation="relu"
+    ),
+    "states and cells that are handed over": Case((4, 5), build=handed_over),
+    "states of several sequences": Case((2, 4, 5), build=of_each),
     "an embedding of bytes": Case(
         (5,), [("embedding", {"entries": 11, "width": 4})], dtype="uint8", largest=11
     ),
@@ -330,7 +350,7 @@ def test_weights_have_a_checkpoints_names_also_when_they_are_read_again():
     assert [(each.key, each.value) for each in proto.metadata_props] == [("run", "here")]
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_weights_of_recurrent_layers_keep_their_names_too(kind):
     b = Builder()
     h = b(kind, b.input("x", (4, 5)), features=3, direction="bidirectional", name="encoder")

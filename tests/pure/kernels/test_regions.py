@@ -29,7 +29,7 @@ from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
 from weft.kernels.probability import LogSoftmax, Softmax
 from weft.kernels.ranking import ArgMax, CumulativeSum, TopK, TopKIndices
 from weft.kernels.rearrange import Pad, Slice, Take, Transpose
-from weft.kernels.recurrent import GRU, LSTM
+from weft.kernels.recurrent import GRU, LSTM, RNN
 from weft.kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from weft.kernels.region import reshaped
 from weft.kernels.registry import KERNELS
@@ -164,7 +164,9 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "attention, causal": (Attention(2, causal=True), (PLACES,)),
     "lstm": (LSTM(5, "reverse"), (PLACES,)),
     "lstm, both directions": (LSTM(5, "bidirectional"), (PLACES,)),
+    "lstm, both directions, with cells": (LSTM(5, "bidirectional", cells=True), (PLACES,)),
     "gru, both directions": (GRU(5, "bidirectional"), (PLACES,)),
+    "rnn, both directions, with states": (RNN(5, "bidirectional"), (PLACES, (PLACES[0], 10))),
     "embedding": (Embedding(11, 8), ((3, 5),)),
     "position_embedding": (PositionEmbedding(), (PLACES,)),
     "softmax_cross_entropy": (SoftmaxCrossEntropy(), ((3, 5), (3,))),

@@ -70,6 +70,7 @@ OF_FLOATS = {
     "layer_norm": ({}, IMAGE),
     "response_norm": ({"size": 3}, IMAGE),
     "attention": ({"heads": 2}, PLACES),
+    "rnn": ({"features": 3}, PLACES),
     "lstm": ({"features": 3}, PLACES),
     "gru": ({"features": 3}, PLACES),
     "position_embedding": ({}, PLACES),
