@@ -10,7 +10,7 @@ the 16-bit formats each a slice of the portion for all, who then decode the same
 next, so that over steps nothing is lost. There is one residual for each element of the flat gradient:
 another cut into portions finds it where it was. The sum of a slice is rounded too, with the residual of the
 rank that adds it up. That puts right, within the step, that rank's own first rounding, and a second residual
-is not needed. Residuals are zero at the start of a run, a resumed one included.
+is not needed. Residuals are zero at the start of a run; one that is resumed has what it had.
 
 **Statistics** (of batch norms) are no gradients, and no later step could put right what one left out of a
 variance: they travel beside the code as they are, in float32.
@@ -60,7 +60,7 @@ def make_carrier(
 ) -> Carrier:
     """What carries portions of `gradient` in a format; in top_k the fraction `keep` of each.
 
-    `residual` is zeros, as long as the gradient; only float32 needs none.
+    `residual` is as long as the gradient, and zeros where nothing was left out yet; only float32 needs none.
     """
     if wire == "float32":
         return Exact(comm, gradient)

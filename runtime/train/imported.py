@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,22 @@ from ..graph import Graph, Node
 from .data.files import locate
 from .schema import Layer, Model
 
+if TYPE_CHECKING:
+    from ..graph.onnx import Model as OnnxModel
+
 Weights = Mapping[str, NDArray[np.float32]]
 
+SHOWN = 4  # nodes in a line
 
-def imported(model: Model, sample: ArraySpec) -> tuple[Graph, Weights]:
-    """The graph that [model] describes for such samples, and the weights in its file.
+
+def imported(model: Model, sample: ArraySpec) -> tuple[Graph, Weights, str]:
+    """The graph that [model] describes for such samples, the weights in its file, and a note on them.
 
     GraphError where the file takes something else, or has more than one output to train.
     """
     place = f"[model] onnx = {model.onnx!r}"
-    graph, weights = read(locate(str(model.onnx)), model.output, place)
+    found = read(locate(str(model.onnx)), model.output, place, sample)
+    graph = found.graph
     if len(graph.outputs) != 1:
         raise GraphError(
             f"{place} has {len(graph.outputs)} outputs that depend on an input; name the value to train as "
@@ -48,18 +55,39 @@ def imported(model: Model, sample: ArraySpec) -> tuple[Graph, Weights]:
             f"{place} takes {told}, and a sample of the data is {sample.dtype} {sample.shape}; [data] shape "
             "gives samples another shape"
         )
-    return _with_head(Graph({"x": sample}, graph.nodes, graph.outputs), model.head or []), weights
+    return (
+        _with_head(Graph({"x": sample}, graph.nodes, graph.outputs), model.head or []),
+        found.weights,
+        _parted(found.shared),
+    )
 
 
-def read(path: Path, output: str | None, place: str) -> tuple[Graph, Weights]:
-    """A file's graph, up to a value of it, and its weights; an error begins with `place`."""
-    from ..graph.onnx import read as read_onnx  # needs the onnx package
+def _parted(shared: Mapping[str, tuple[str, ...]]) -> str:
+    """What is told of weights of the file that become several; nothing where there are none."""
+    if not shared:
+        return ""
+    name, readers = next(iter(shared.items()))
+    more = f", and so have {len(shared) - 1:,} more" if len(shared) > 1 else ""
+    return (
+        f"the file's weight {name!r} has {len(readers)} readers ({', '.join(readers[:SHOWN])}"
+        f"{', …' * (len(readers) > SHOWN)}){more}: each trains a copy of its own, from the same values"
+    )
+
+
+def read(path: Path, output: str | None, place: str, sample: ArraySpec | None = None) -> OnnxModel:
+    """What is in a file, up to a value of it; an error begins with `place`.
+
+    Axes that the file leaves open behind the batch are as long as those of a sample.
+    """
+    from ..graph.onnx import load, sizes_of  # needs the onnx package
+    from ..graph.onnx import read as read_onnx
 
     try:
-        model = read_onnx(path, outputs=[output] if output else [])
+        proto = load(path)
+        sizes = sizes_of(proto, sample.shape) if sample else {}
+        return read_onnx(proto, outputs=[output] if output else [], sizes=sizes)
     except WeftError as error:
         raise type(error)(f"{place}: {error}") from error
-    return model.graph, model.weights
 
 
 def _fits(own: ArraySpec, sample: ArraySpec) -> bool:

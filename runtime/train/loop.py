@@ -21,6 +21,7 @@ from math import isfinite, prod
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...kernels.lane import Task
 from ..errors import WeftError, first_of
@@ -111,7 +112,8 @@ class TrainingLoop:
 
     `memory` is what the ranks of a node share; without it the exchange is flat. `turns` are given where other
     models train beside this one, which is number `model` among them. With a `dealer` faster ranks get more
-    micro-batches; else all get the same number.
+    micro-batches; else all get the same number. `residual` is what the wire's format left out before, where
+    ranks have none in `memory`; None for zeros.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class TrainingLoop:
         turns: Turn | None = None,
         model: int = 0,
         dealer: Dealer | None = None,
+        residual: NDArray[np.float32] | None = None,
     ) -> None:
         self._team = team
         self._comm = comm
@@ -160,6 +163,8 @@ class TrainingLoop:
         self._planned: Plan | None = None  # that was told
         #: Whether gradients travel at all.
         self.travels = travels(team.size, memory)
+        #: What the wire's format has left out here; None where nothing is.
+        self.residual = residual if memory is None else memory.residual
         self._carrier = self._make_carrier()
         self._configure(self.settings)
 
@@ -220,14 +225,15 @@ class TrainingLoop:
         replica, memory, exchange = self._replica, self._memory, self._job.exchange
         wire = exchange.wire if self.travels else "float32"
         if memory is None:
-            residual = None if wire == "float32" else np.zeros_like(replica.travelling)
+            if wire != "float32" and self.residual is None:
+                self.residual = np.zeros_like(replica.travelling)
             return make_carrier(
-                wire, self._comm, replica.travelling, residual, replica.layout, keep=exchange.keep
+                wire, self._comm, replica.travelling, self.residual, replica.layout, keep=exchange.keep
             )
         if memory.peers is None:
             return None
         return make_carrier(
-            wire, memory.peers, memory.gradients, memory.residual, replica.layout, keep=exchange.keep
+            wire, memory.peers, memory.gradients, self.residual, replica.layout, keep=exchange.keep
         )
 
     async def open(self) -> None:

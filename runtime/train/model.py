@@ -40,12 +40,13 @@ def build(model: Model, data: Shaped) -> Graph:
     return build_with_weights(model, data)[0]
 
 
-def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights]:
-    """The same, and the weights that a model's own file has, by the layout's names."""
+def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights, str]:
+    """The same, the weights that a model's own file has, by the layout's names, and a note on them."""
     sample, target = data.input_spec, data.target_spec
     weights: Weights = {}
+    note = ""
     if model.onnx is not None:
-        graph, weights = imported(model, sample)
+        graph, weights, note = imported(model, sample)
     elif model.gpt is not None:
         graph = gpt(model.gpt, sample)
     elif model.layers is not None:
@@ -74,7 +75,7 @@ def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights]:
             f"node {trained.outputs[1]!r} has {logits} outputs, but the data has {data.classes} classes;"
             " the last layer needs one for each (they are numbered from 0 to the greatest target)"
         )
-    return trained, weights
+    return trained, weights, note
 
 
 def _require_classes(graph: Graph, target: ArraySpec) -> None:

@@ -1,7 +1,7 @@
-"""Everything before the first step: data, model, agreement between the ranks, weights, the run's folder.
+"""Everything before the first step: jobs examined, agreement between the ranks, weights, the run's folder.
 
-What is wrong with a job, its data or a checkpoint is found here, on every rank, before anything is computed
-and before a folder is made.
+What is wrong with a job, its data or a checkpoint is found here (examine.py), on every rank, before anything
+is computed and before a folder is made.
 """
 
 from __future__ import annotations
@@ -13,48 +13,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...kernels.device import Device, DeviceUnavailable, choose_device
-from ..errors import CheckpointError, DataError, MachineError, Mistake
+from ..errors import MachineError, Mistake
 from ..exchange import NodeMemory, cut, rows_of, travels
 from ..exchange.stealing import Lent
 from ..exchange.tune import SMALLEST_BYTES
 from ..graph import Graph, Layout
-from ..graph.outline import outline
 from ..graph.program import shared_bytes
 from ..message import World
 from ..observe import RunFolder
 from ..work.alike import agree_on_model
 from ..work.cores import share_cores
 from ..work.offers import worth_offering
-from . import checkpoint
+from . import checkpoint, residuals
 from .advice import coarse, uneven, unwarmed, without_effect
 from .best import Best
-from .course import schedule
-from .data import Data, MissingData, compare, load_data
-from .data.section import files
+from .data import Data
 from .ending import kept, reached
 from .evaluate import Score
-from .job import load_job
-from .model import build_with_weights
+from .examine import Examined, examine_all
 from .replica import Flats, Replica
-from .schema import Job, Run
-from .start import Start, start
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """A job with all that it names: it can be trained, as far as one rank can tell."""
-
-    job: Job
-    data: Data
-    graph: Graph
-    start: Start  # of a new run
-    folder: RunFolder | None  # of the run that goes on
-    resumed: tuple[Path, checkpoint.Snapshot] | None
+from .residuals import Flat
+from .schema import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +51,7 @@ class Prepared:
     memory: NodeMemory | None
     folder: RunFolder
     first_step: int
+    residual: Flat | None = None  # what the wire's format left out before, where ranks have none in `memory`
     best: Best | None = None  # what is known of the best evaluation
     score: Score | None = None  # of the validation set behind the first steps, if it was evaluated there
     note: str = ""  # for the reader, of what goes on otherwise than it would have
@@ -77,93 +61,6 @@ class Prepared:
         """None where its target or its patience has ended it before its last step."""
         ended = reached(self.job, self.score) or (self.best is not None and self.best.over)
         return 0 if ended else self.job.train.total_steps(len(self.data.train)) - self.first_step
-
-
-def examine(job: Job, resume: Path | None) -> Examined:
-    """Read all that `job` names, and the newest checkpoint of the run `resume`; Mistake if any is wrong."""
-    try:
-        data = load_data(job.data, job.seed, job.model.loss)
-    except MissingData as error:
-        if resume is None:
-            raise
-        given = (key for key in files(job.data.source) if getattr(job.data, key, None))
-        places = " ".join(f"--set data.{key}=FILE" for key in given)
-        raise DataError(f"{error}. If the data has moved, say where it is: {places}") from None
-    graph, own = build_with_weights(job.model, data)
-    schedule(job, len(data.train))
-    if resume is None:
-        return Examined(job, data, graph, start(job.model, graph, own), None, None)
-    folder = RunFolder.open(resume)
-    path = checkpoint.latest(folder.checkpoints)
-    snapshot = checkpoint.load(path)
-    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data, graph))
-    if snapshot.step > (steps := job.train.total_steps(len(data.train))):
-        raise CheckpointError(
-            f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
-            "--set train.steps=N or train.epochs=N"
-        )
-    notes = [_unread(job, folder)]
-    best = checkpoint.best_of(folder.checkpoints, snapshot.progress)
-    if job.train.best is not None and best is not None and not best.is_file():
-        # Kept in mind it ended the run behind its last step, untested, and every later one that went on.
-        progress = {key: value for key, value in snapshot.progress.items() if key != "best"}
-        snapshot = replace(snapshot, progress=progress)
-        notes.append(f"{job.name}: {best}, its best checkpoint, is missing: the best is from here on")
-    return Examined(job, data, graph, Start(note="\n".join(filter(None, notes))), folder, (path, snapshot))
-
-
-async def _examine_all(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Examined]:
-    """All jobs, examined; Mistake with all that is wrong with them. Collective over the node.
-
-    The first rank of each node compares the data with its checksums, and the others wait for its word before
-    they read: what they find in a damaged file would say nothing of the damage (a class of 2^30), and may
-    have taken all memory before anybody told of it.
-    """
-    world.position("reading data")
-    mistakes: dict[str, Mistake] = {}  # by what is told of them
-
-    def wrong(job: Job, mistake: Mistake) -> None:
-        name = f"{job.name}: " if len(jobs) > 1 else ""
-        mistakes[name + str(mistake).removeprefix(name)] = mistake
-
-    for job in jobs if world.node_rank == 0 else ():
-        try:
-            compare(job.data)
-        except Mistake as mistake:
-            wrong(job, mistake)
-    if damage := await _word_of_the_first(world, "\n".join(mistakes)):
-        raise DataError(damage)
-    found: list[Examined] = []
-    for job, run in zip(jobs, resume, strict=True):
-        try:
-            found.append(examine(job, run))
-        except Mistake as mistake:
-            wrong(job, mistake)
-    if mistakes:
-        raise next(iter(mistakes.values())) if len(jobs) == 1 else Mistake("\n".join(mistakes))
-    return found
-
-
-async def _word_of_the_first(world: World, text: str) -> str:
-    """What the first rank of this rank's node says."""
-    told = np.zeros(1 << 14, np.uint8)
-    encoded = text.encode(errors="backslashreplace")[: len(told)]
-    told[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    await world.node.broadcast(told, 0, what="what this node's first rank has found in the data")
-    return told.tobytes().rstrip(b"\0").decode(errors="replace")
-
-
-def _unread(job: Job, folder: RunFolder) -> str:
-    """What to say of keys that a run is given when it goes on, and that are for a new one."""
-    weights, parent, notes = job.model.weights, job.run.folder, []
-    if weights is None and parent == Run().folder:
-        return ""
-    before = load_job(str(folder.job)) if folder.job.is_file() else None
-    if weights is not None and (before is None or weights != before.model.weights):
-        notes.append(f"with its own weights; those of [model] weights = {weights!r} are")
-    if parent != Run().folder and (before is None or parent != before.run.folder):
-        notes.append(f"where it is stored; [run] folder = {parent!r} is")
-    return "\n".join(f"{job.name}: goes on {note} for a new run" for note in notes)
 
 
 def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
@@ -210,8 +107,10 @@ def stretched(found: Examined) -> str:
     )
 
 
-async def _replicate(world: World, found: Examined, device: Device) -> tuple[Replica, NodeMemory | None]:
-    """The model on every rank, with new weights or those of its checkpoint."""
+async def _replicate(
+    world: World, found: Examined, device: Device
+) -> tuple[Replica, NodeMemory | None, Flat | None]:
+    """The model on every rank, with new weights or those of its checkpoint; and what its wire format owes."""
     job, data = found.job, found.data
     await world.agree(f"data of {job.name}", data.digest())
     await agree_on_model(world, job.name, found.graph)
@@ -224,14 +123,33 @@ async def _replicate(world: World, found: Examined, device: Device) -> tuple[Rep
     with _fitting(job, found.graph):
         memory = await share_memory(world, job, found.graph, device)
         replica = make_replica(job, found.graph, device, memory, world.size)
+    residual = None
     if found.resumed is not None:
-        checkpoint.require_tensors(path, snapshot, replica.specs())
+        left_out = residuals.specs(snapshot.tensors, replica.layout)
+        checkpoint.require_tensors(path, snapshot, {**replica.specs(), **left_out})
         replica.restore(snapshot.tensors)
+        if left_out:
+            residual = _give_back(world, job, snapshot, replica.layout, memory)
     elif found.start.weights:
         replica.begin(found.start.weights)
     if memory is not None:
         await memory.fence()  # the node's weights are there for all its ranks
-    return replica, memory
+    return replica, memory, residual
+
+
+def _give_back(
+    world: World, job: Job, snapshot: checkpoint.Snapshot, layout: Layout, memory: NodeMemory | None
+) -> Flat | None:
+    """Let those who hold what the wire's format leaves out have what it left out before."""
+    holding = residuals.holders(world.nodes, shared=memory is not None)
+    leaves_out = job.exchange.wire != "float32" and travels(world.size, memory)
+    if not leaves_out or world.rank not in holding:
+        return None
+    own = residuals.owed(snapshot.tensors, layout, holding.index(world.rank), len(holding))
+    if memory is None or memory.residual is None:
+        return own
+    memory.residual[...] = own
+    return None
 
 
 @contextmanager
@@ -258,7 +176,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
     await world.agree("version of weft", version("weft"))
     await world.agree("job" if len(jobs) == 1 else "jobs", " ".join(job.digest() for job in jobs))
     share_cores(world)
-    found = [as_before(one, world.nodes) for one in await _examine_all(world, jobs, resume)]
+    found = [as_before(one, world.nodes) for one in await examine_all(world, jobs, resume)]
     device = _device(world, jobs)
     device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
     replicas = [await _replicate(world, one, device) for one in found]
@@ -271,11 +189,12 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             memory,
             one.folder or await _new_folder(world, one.job),
             one.resumed[1].step if one.resumed else 0,
+            residual,
             Best.of(one.job.train.best, progress),
             kept(progress),
             _note(asked, one, world.nodes, travels=travels(world.size, memory), alone=len(jobs) == 1),
         )
-        for asked, one, (replica, memory) in zip(jobs, found, replicas, strict=True)
+        for asked, one, (replica, memory, residual) in zip(jobs, found, replicas, strict=True)
         for progress in [one.resumed[1].progress if one.resumed else {}]
     ]
 
@@ -329,16 +248,6 @@ def _postponed(job: Job, graph: Graph, travelling: bool) -> frozenset[str]:
 def smallest_portion(job: Job) -> int:
     """The least number of bytes that a portion of this job may have, tuning included."""
     return job.exchange.portion_bytes or SMALLEST_BYTES
-
-
-def lineage(job: Job, data: Data, graph: Graph) -> dict[str, Any]:
-    """What a run that resumes must have in common with the one it resumes: keys of the job, data and model.
-
-    The graph of a function or a file is compared node by node: it may have changed, or be that of another.
-    """
-    found = {**job.lineage(), checkpoint.DIGEST: data.digest()}
-    elsewhere = job.model.python is not None or job.model.onnx is not None
-    return {**found, "node": outline(graph)} if elsewhere else found
 
 
 def _device(world: World, jobs: Sequence[Job]) -> Device:

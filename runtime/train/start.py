@@ -46,13 +46,14 @@ class Start:
         return hashed.hexdigest()
 
 
-def start(model: Model, graph: Graph, given: Weights) -> Start:
+def start(model: Model, graph: Graph, given: Weights, of_given: str = "") -> Start:
     """The `given` weights of the model's own file, and over them what [model] weights has for the graph.
 
-    Raises Mistake where that has nothing for it, CheckpointError or GraphError where it cannot be read.
+    `of_given` is told of the former. Raises Mistake where [model] weights has nothing for the graph,
+    CheckpointError or GraphError where it cannot be read.
     """
     if model.weights is None:
-        return Start(given)
+        return Start(given, of_given)
     path = locate(model.weights)
     found = stored(path)
     names, fitting, drawn = [], {}, []
@@ -70,7 +71,8 @@ def start(model: Model, graph: Graph, given: Weights) -> Start:
             f"model's; it holds {_some(found)}, and the model has {_some(drawn or names)}"
         )
     note = f"starts with {len(fitting):,} of its {len(names):,} arrays from {path}"
-    return Start({**given, **fitting}, f"{note}; drawn anew: {_some(drawn)}" if drawn else note)
+    note = f"{note}; drawn anew: {_some(drawn)}" if drawn else note
+    return Start({**given, **fitting}, "\n".join(filter(None, (of_given, note))))
 
 
 def _some(names: Iterable[str]) -> str:
@@ -82,7 +84,7 @@ def _some(names: Iterable[str]) -> str:
 def stored(path: Path) -> Weights:
     """The weights of a run (its folder, or a checkpoint), of an ONNX file or of another safetensors file."""
     if path.suffix == ".onnx":
-        return imported.read(path, None, "[model] weights")[1]
+        return imported.read(path, None, "[model] weights").weights
     if path.is_dir():
         path = checkpoint.chosen(RunFolder.open(path).checkpoints)
     try:

@@ -31,18 +31,19 @@ from ..message.failure import render, report_of
 from ..observe.folder import write_whole
 from ..observe.words import figure
 from ..work import Compute
-from . import checkpoint
+from . import checkpoint, residuals
 from .chain import Share
 from .course import Pauses
 from .data import Samples
 from .dealer import Dealer
 from .ending import reached, told
 from .evaluate import Score, evaluate
+from .examine import lineage
 from .inference import WEIGHT, described
 from .log import Log
 from .loop import TrainingLoop, diverged, odd_weights
 from .order import steps_per_epoch
-from .prepare import Prepared, lineage
+from .prepare import Prepared
 from .sample import shown, write_text
 from .schema import Job
 from .tally import Tally
@@ -116,7 +117,7 @@ class Trainer:
             world, comm, job, ready.data, ready.replica, compute,
             on_step=self._on_step, on_plan=log.exchange,
             wire=wire if world.size > 1 else None,  # alone it carries to nobody
-            memory=ready.memory, turns=turns, model=model, dealer=self._dealer,
+            memory=ready.memory, turns=turns, model=model, dealer=self._dealer, residual=ready.residual,
         )  # fmt: skip
         self._written: asyncio.Task[Path] | None = None  # the checkpoint under way
         self._scored = ready.first_step, ready.score  # the last step where the validation set was evaluated
@@ -349,21 +350,23 @@ class Trainer:
             self._loop.wrong, self._failed = odd_weights(self._job.name, odd, done), True
             return
         self._stored = done
+        nodes, layout = self._world.nodes, self._replica.layout
+        holding = residuals.holders(nodes, shared=self._memory is not None)
+        left_out = await residuals.gather(self._comm, holding, self._loop.residual, layout, self._job.name)
         if self._world.rank != 0:
             return
         await self._saved()
         self._keep_place()
-        nodes = [len(ranks) for ranks in self._world.nodes]
         progress = {
             "lineage": lineage(self._job, self._data, self._replica.graph),
             "steps": self._loop.total_steps,
             "labels": list(self._data.labels),
             "samples": described(self._data),
-            "exchange": {"ranks_of_nodes": nodes, **asdict(self._loop.settings)},
+            "exchange": {"ranks_of_nodes": [len(ranks) for ranks in nodes], **asdict(self._loop.settings)},
             **({} if self._best is None else self._best.progress),
             **told(self._scored[1] if self._scored[0] == done else None),
         }
-        snapshot = checkpoint.Snapshot(done, self._replica.tensors(), progress)
+        snapshot = checkpoint.Snapshot(done, {**self._replica.tensors(), **left_out}, progress)
         self._written = asyncio.create_task(
             asyncio.to_thread(checkpoint.save, self._folder.checkpoints, snapshot, self._job.checkpoint.keep)
         )

@@ -21,7 +21,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 def test_half_the_bytes_go_over_the_link(hosts: Hosts, tmp_path: Path) -> None:
-    """400 KB of gradient a step on two hosts, 30 steps; what else is said is little."""
+    """400 KB of gradient a step on two hosts, 30 steps; the rest, a checkpoint's among it, is little."""
 
     def moved(wire: str) -> float:
         job = ["train", "digits", "--set", "train.steps=30", "--set", f"exchange.wire={wire}"]

@@ -2,6 +2,7 @@
 
 from .files import MissingData
 from .load import compare, load_data
+from .npz import Sound
 from .samples import Affine, Data, Samples
 
-__all__ = ["Affine", "Data", "MissingData", "Samples", "compare", "load_data"]
+__all__ = ["Affine", "Data", "MissingData", "Samples", "Sound", "compare", "load_data"]

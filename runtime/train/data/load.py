@@ -8,13 +8,14 @@ from .arrays import Pair, Plan, as_data
 from .samples import Data
 
 
-def compare(data: section.DataSection) -> None:
+def compare(data: section.DataSection, sound: npz.Sound) -> None:
     """Compare what `load_data` maps with its checksums, where it has any: DataError where it is damaged.
 
-    One rank of a node is enough. Where there is nothing, or no such array, `load_data` says so.
+    One rank of a node is enough; several jobs give the same `sound`, and what they share is read once. Where
+    there is nothing, or no such array, `load_data` says so.
     """
     if isinstance(data, section.NpzData):
-        npz.compare(data)
+        npz.compare(data, sound)
 
 
 def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy") -> Data:

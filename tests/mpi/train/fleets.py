@@ -117,8 +117,8 @@ class Held:
     def broadcast(self, array, root=0, *, what="", patience_s=None):
         return self.comm.broadcast(array, root, what=what, patience_s=patience_s)
 
-    def barrier(self, *, what="", patience_s=None):
-        return self.comm.barrier(what=what, patience_s=patience_s)
+    def __getattr__(self, name):
+        return getattr(self.comm, name)
 
     def allreduce(self, array, op="sum", *, what="", patience_s=None):
         self.started(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from tests.mpi.train.fleets import RANK, dense
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
+from weft.runtime.train import examine
 from weft.runtime.train.data import npz
 from weft.runtime.train.data.section import NpzData
 from weft.runtime.train.prepare import prepare
@@ -41,6 +43,62 @@ def test_one_rank_of_a_node_compares_an_archive_with_its_checksums(folder, monke
         return world.node_rank
 
     assert compared == ([] if run(main) else ["x.npy", "y.npy"])
+
+
+@pytest.mark.mpi
+def test_an_archive_that_several_jobs_share_is_compared_once(folder, monkeypatch):
+    compared = []
+    monkeypatch.setattr(npz, "_require_sound", lambda archive, member: compared.append(member.filename))
+    one = of_archive(folder, "shared")
+    jobs = [one, one.model_copy(update={"name": "other"})]
+
+    async def main(world: World) -> int:
+        await world.barrier(what="the archive")
+        assert len(await prepare(world, jobs, [None, None])) == 2
+        return world.node_rank
+
+    assert compared == ([] if run(main) else ["x.npy", "y.npy"])
+
+
+@pytest.mark.mpi
+def test_damage_is_told_with_what_is_wrong_with_other_jobs(folder):
+    """It alone was told; who had mended it heard of the next mistake."""
+    damaged, other = of_archive(folder, "damaged", damage=b"\xff" * 8), of_archive(folder, "sound")
+    misnamed = other.data.model_copy(update={"targets": "z"})
+    jobs = [damaged, other.model_copy(update={"data": misnamed})]
+
+    async def main(world: World) -> None:
+        await world.barrier(what="the archives")
+        with pytest.raises(Mistake) as found:
+            await prepare(world, jobs, [None, None])
+        first, second = str(found.value).splitlines()
+        assert "damaged.npz: is not a whole .npz file: Bad CRC-32" in first
+        assert "sound.npz: holds no array 'z'" in second
+
+    run(main)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("reading", ["compare", "load_data"])
+def test_a_rank_that_reads_answers_meanwhile(reading, folder, monkeypatch):
+    """The others told of it as one that does not answer, and it heard nothing of one that had failed."""
+    job, answers = of_archive(folder, "large"), []
+    read = getattr(examine, reading)
+
+    async def main(world: World) -> int:
+        def slow(*given):
+            answered = threading.Event()
+            world.loop.call_soon_threadsafe(answered.set)
+            answers.append(answered.wait(10))
+            return read(*given)
+
+        monkeypatch.setattr(examine, reading, slow)
+        await world.barrier(what="the archive")
+        await prepare(world, [job], [None])
+        return world.node_rank
+
+    reads = run(main) == 0 or reading == "load_data"
+    assert answers == [True] * reads
 
 
 @pytest.mark.mpi

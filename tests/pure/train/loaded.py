@@ -16,7 +16,7 @@ AnyArray = NDArray[Any]
 
 def load(source: str, loss: str = "softmax_cross_entropy", seed: int = 0, **keys: Any) -> Data:
     section: DataSection = TypeAdapter(DataSection).validate_python({"source": source, **keys})
-    compare(section)  # as one rank of a node does
+    compare(section, set())  # as one rank of a node does
     return load_data(section, seed, loss)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import save_file
 
@@ -17,10 +18,10 @@ from weft.runtime.observe import RunFolder
 from weft.runtime.train import checkpoint
 from weft.runtime.train.data import load_data
 from weft.runtime.train.data.samples import Affine
+from weft.runtime.train.examine import examine, lineage
 from weft.runtime.train.inference import Shapes
 from weft.runtime.train.job import load_job
 from weft.runtime.train.model import build, build_with_weights
-from weft.runtime.train.prepare import examine, lineage
 from weft.runtime.train.replica import Replica
 from weft.runtime.train.schema import Layer, Model
 from weft.runtime.train.start import start
@@ -62,8 +63,8 @@ def file_of(folder: Path, graph: Graph, weights: dict[str, np.ndarray]) -> str:
 
 def begun(model: Model) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
     """The weights that a run of this model starts with, those that would be drawn, and what is told."""
-    graph, own = build_with_weights(model, DATA)
-    first = start(model, graph, own)
+    graph, own, of_own = build_with_weights(model, DATA)
+    first = start(model, graph, own, of_own)
     optimizer = load_job("digits").train.optimizer.build()
     replica = Replica(graph, optimizer, Device(), 2, seed=3)
     replica.begin(first.weights)
@@ -91,7 +92,7 @@ def test_a_file_is_read_up_to_a_value_and_a_head_stands_behind_it(tmp_path):
     assert [name for name in got if name not in weights] == ["mine.weight", "mine.bias"]
     np.testing.assert_array_equal(got["stem.weight"], weights["stem.weight"])
     np.testing.assert_array_equal(got["mine.weight"], drawn["mine.weight"])
-    graph, _ = build_with_weights(model, DATA)
+    graph, *_ = build_with_weights(model, DATA)
     assert [node.name for node in graph.nodes][-3:] == ["head_1", "mine", "loss"]
 
 
@@ -101,6 +102,43 @@ def test_tokens_of_a_file_may_be_other_integers_than_the_datas(tmp_path):
     path = file_of(tmp_path, graph := b.build(b("dense", b("flatten", h), features=5)), weights_of(graph))
     data = Shapes(ArraySpec((4,), "int32"), DATA.target_spec, 5, DATA.affine)
     assert build_with_weights(Model(onnx=path), data)[0].inputs["x"] == ArraySpec((4,), "int32")
+
+
+def opened(axes: tuple[str, ...]) -> onnx.ModelProto:
+    """A network that is called twice, for samples whose axes are open."""
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["h"], name="once"),
+        onnx.helper.make_node("MatMul", ["h", "w"], ["y"], name="again"),
+    ]
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes,
+            "opened",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, axes)],
+            [onnx.helper.make_empty_tensor_value_info("y")],
+            [onnx.numpy_helper.from_array(np.arange(25, dtype=np.float32).reshape(5, 5), "w")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+    )
+
+
+def test_axes_that_a_file_leaves_open_are_as_long_as_the_datas(tmp_path):
+    data = Shapes(ArraySpec((3, 5)), ArraySpec((3, 5)), 5, DATA.affine)
+    model = Model(onnx=str(tmp_path / "open.onnx"), loss="mean_squared_error")
+    onnx.save(opened(("n", "time", "width")), model.onnx)
+    assert build_with_weights(model, data)[0].inputs["x"] == ArraySpec((3, 5))
+    onnx.save(opened(("n", "n", "width")), model.onnx)  # whatever is called as the batch is no size
+    with pytest.raises(WeftError, match="open"):
+        build_with_weights(model, data)
+
+
+def test_weights_of_a_file_that_train_apart_from_each_other_are_told(tmp_path):
+    data = Shapes(ArraySpec((3, 5)), ArraySpec((3, 5)), 5, DATA.affine)
+    onnx.save(opened(("n", "time", "width")), path := str(tmp_path / "open.onnx"))
+    model = Model(onnx=path, loss="mean_squared_error")
+    graph, own, of_own = build_with_weights(model, data)
+    told = "weight 'w' has 2 readers (once, again): each trains a copy of its own, from the same values"
+    assert told in start(model, graph, own, of_own).note
 
 
 def test_weights_are_found_by_name_in_pytorchs_words_too(tmp_path):

@@ -1,0 +1,28 @@
+"""A run in a short wire format goes on with what it has left out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.formats import WIRES
+from tests.mpi.train.fleets import RANK, assert_equal, changed, dense, final, fleet
+from weft.runtime.train.residuals import PREFIX
+
+# Where gradients travel: on one node only without its memory.
+INSIDE = ["shared", "flat"] if "+" in os.environ.get("WEFT_NODES", "") else ["flat"]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("inside", INSIDE)
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_resumed_run_owes_what_an_unbroken_one_owes(wire, inside, folder):
+    """What its ranks had left out was forgotten: with top_k most of what they had computed."""
+    job = changed(dense(folder, wire, clip_norm=1.0), "exchange", wire=wire, inside=inside)
+    whole = fleet([job])
+    first = fleet([changed(job, "train", steps=4)])
+    if RANK == 0:
+        assert any(name.startswith(PREFIX) and tensor.any() for name, tensor in final(first, 0).items())
+    rest = fleet([job], resume=[first.ready[0].folder.path])
+    assert_equal(rest, 0, whole)
