@@ -22,13 +22,22 @@ from .settings import ModelSettings
 LOOK_S = 0.5
 
 
+def first_checkpoint(job: Job) -> str:
+    """When a run has its first checkpoint, in words; how many steps its epochs have is not known here."""
+    every, ways = job.checkpoint.every, []
+    if job.train.best is not None:
+        ways.append("with the first evaluation")
+    if every:
+        ways.append(f"after step {every:,}")
+    if not ways:
+        return "when training ends, for [checkpoint] every is 0"
+    return f"{', '.join(ways)} or when training ends, whichever is first"
+
+
 async def follow(loading: Loading, job: Job, run: RunFolder, largest: int) -> None:
     """Serve the chosen checkpoint of a job's run, for ever."""
-    name, every = job.name, job.checkpoint.every
-    when = f"after step {every}" if every else "at the end of training, for [checkpoint] every is 0"
-    if job.train.best is not None:
-        when = "with the first evaluation"
-    loading.await_model(name, f"no checkpoint yet: the first comes {when}")
+    name = job.name
+    loading.await_model(name, f"no checkpoint yet: the first comes {first_checkpoint(job)}")
     settings = ModelSettings(max_batch=largest)
     served: Path | None = None
     while True:
