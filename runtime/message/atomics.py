@@ -48,6 +48,28 @@ def barrier() -> None:
     fence()
 
 
+class AtomicWord:
+    """A signed 64-bit word in shared memory that several threads of several ranks change."""
+
+    __slots__ = ("_view", "_word")
+
+    def __init__(self, word: Words) -> None:
+        self._word, self._view = word, word.data
+
+    def peek(self) -> int:
+        """The word as this rank sees it now, at the cost of a load: a hint, soon out of date."""
+        value: int = self._view[0]
+        return value
+
+    def add(self, value: int) -> int:
+        """Add `value`; returns the word before it. Overflow wraps."""
+        return add(self._word, 0, value)
+
+    def swap(self, value: int) -> int:
+        """Put `value` in its place; returns the word before it."""
+        return swap(self._word, 0, value)
+
+
 # For compiled code
 
 

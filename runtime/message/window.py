@@ -23,16 +23,18 @@ import operator
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import MachineError, Mistake
-from . import atomics
 from .communicator import Communicator
 from .meeting import Meeting
+
+if TYPE_CHECKING:
+    from .atomics import AtomicWord
 
 LINE_BYTES = 64
 WORD_BYTES = 8
@@ -43,7 +45,15 @@ NOBODY_KNOWS_BYTES = 2**62  # where there is no such folder
 class Window:
     """A shared window; made by `Window.allocate`, used with `async with` or closed by `close`."""
 
-    def __init__(self, node: Communicator, sizes: NDArray[np.int64], number: int) -> None:
+    def __init__(
+        self,
+        node: Communicator,
+        sizes: NDArray[np.int64],
+        number: int,
+        word: type[AtomicWord],
+        barrier: Callable[[], None],
+    ) -> None:
+        self._word, self._barrier = word, barrier
         # Apart, each segment starts on a page of its own: near the rank that touches it first.
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})
         size = rounded_up(max(int(sizes[node.rank]), 1) + LINE_BYTES)
@@ -80,6 +90,10 @@ class Window:
         """
         if not isinstance(nbytes, SupportsIndex) or operator.index(nbytes) < 0:
             raise Mistake(f"a window of {nbytes!r} bytes was asked for; give a whole number, 0 or more")
+        # Not above: numba comes with it, half of a rank's start, and who only sends messages makes no window.
+        # Before ranks meet: in MPI all would wait for the one that still imports.
+        from .atomics import AtomicWord, barrier
+
         # The pages come with the first touch: too few of them would be a SIGBUS, not an error. All decide by
         # the same numbers: one that found too little left the others in MPI for ever.
         asked = np.empty((node.size, 2), np.int64)
@@ -89,7 +103,7 @@ class Window:
 
         def made() -> Window:
             check_room(int(asked[:, 0].sum()), node.size, int(asked[:, 1].min()))
-            window = cls(node, asked[:, 0].copy(), number)
+            window = cls(node, asked[:, 0].copy(), number, AtomicWord, barrier)
             if keep is not None:
                 keep(window)
             return window
@@ -130,11 +144,11 @@ class Window:
         """The 64-bit word at byte `offset_bytes` (a multiple of 8) of the segment of node rank `rank`."""
         if offset_bytes % WORD_BYTES:
             raise Mistake(f"an atomic word at byte {offset_bytes}: it must be at a multiple of {WORD_BYTES}")
-        return AtomicWord(self.array(rank, np.int64, 1, offset_bytes))
+        return self._word(self.array(rank, np.int64, 1, offset_bytes))
 
     def sync(self) -> None:
         """A memory barrier: earlier stores of this thread come before its later ones, for everyone."""
-        atomics.barrier()
+        self._barrier()
 
     async def fence(self, *, among: Communicator | None = None) -> None:
         """Everyone's stores before it are seen by everyone after it; collective over the node.
@@ -181,28 +195,6 @@ class Window:
         # After an error the others may never come here: their memory goes with their processes.
         if error is None:
             await self.close()
-
-
-class AtomicWord:
-    """A signed 64-bit word in shared memory that several threads of several ranks change."""
-
-    __slots__ = ("_view", "_word")
-
-    def __init__(self, word: NDArray[np.int64]) -> None:
-        self._word, self._view = word, word.data
-
-    def peek(self) -> int:
-        """The word as this rank sees it now, at the cost of a load: a hint, soon out of date."""
-        value: int = self._view[0]
-        return value
-
-    def add(self, value: int) -> int:
-        """Add `value`; returns the word before it. Overflow wraps."""
-        return atomics.add(self._word, 0, value)
-
-    def swap(self, value: int) -> int:
-        """Put `value` in its place; returns the word before it."""
-        return atomics.swap(self._word, 0, value)
 
 
 def rounded_up(nbytes: int) -> int:

@@ -15,16 +15,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Final, TextIO
-
-from rich.cells import cell_len
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, TextIO
 
 from .terminal import Terminal, find_terminal
+
+if TYPE_CHECKING:
+    from .bars import Bars
 
 
 class Screen:
@@ -35,8 +31,12 @@ class Screen:
     ) -> None:
         self._stream: TextIO | None = sys.stdout if stream is None else stream
         self._stream.flush()  # what was printed before stays above
-        terminal = find()
-        self._bars = _Bars(terminal) if terminal else None
+        self._bars: Bars | None = None
+        if terminal := find():
+            # Not above: rich takes a rank 0.08 s of its start, and one of them has a terminal, if any.
+            from .bars import Bars
+
+            self._bars = Bars(terminal)
 
     @property
     def bars(self) -> int:
@@ -94,94 +94,3 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-class _Bars:
-    """Lines of a terminal that are drawn again and again."""
-
-    NARROWEST: Final = 10
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._console = _SteadyConsole(file=terminal.stream, width=terminal.columns())
-        self.rows: dict[str, tuple[int, int, dict[str, str]]] = {}
-        self.status = ""
-        self._drawn = False
-        self._start()
-
-    def draw(self, name: str, step: int, total: int, fields: dict[str, str]) -> None:
-        self.rows[name] = step, total, dict(fields)
-        self._drawn = True
-        self._console.width = self._terminal.columns()
-        self._live.update(self._picture(), refresh=True)
-
-    def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def clear(self) -> None:
-        """Take the bars away until they are drawn again: somebody else prints."""
-        self._live.transient = True
-        self._live.stop()
-        self._start()
-
-    def close(self) -> None:
-        if self._drawn:
-            self._live.update(self._picture())
-        self._live.stop()
-        if self._terminal.stream is not sys.stdout:
-            self._terminal.stream.close()
-
-    def _start(self) -> None:
-        # Rich's own refresh would be a thread more on cores that compute. Errors go to stderr, untouched;
-        # what this process prints to stdout, Rich puts above the bars.
-        self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=False)
-        self._live.start()
-
-    def _picture(self) -> Table | Group:
-        longest = max(map(cell_len, self.rows))
-        counts = {name: f"{step:,}/{total:,}" for name, (step, total, _) in self.rows.items()}
-        room = self._console.width - longest - 1 - self.NARROWEST - 1 - max(map(cell_len, counts.values()))
-        grid = Table.grid(expand=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(ratio=1)
-        grid.add_column(no_wrap=True)
-        for name, (step, total, fields) in self.rows.items():
-            bar = ProgressBar(
-                total=max(total, 1),
-                completed=step,
-                style="bright_black",
-                complete_style="cyan",
-                finished_style="green",
-            )
-            tail = Text(f" {counts[name]}")
-            for text in fitting(fields, room):
-                tail.append("  ").append_text(_dimmed(text))
-            grid.add_row(Text(f"{name} ", style="bold"), bar, tail)
-        return Group(grid, Text(self.status, style="dim", no_wrap=True)) if self.status else grid
-
-
-class _SteadyConsole(Console):
-    """A console that leaves the cursor visible: a job that MPI aborts could not bring it back."""
-
-    def show_cursor(self, show: bool = True) -> bool:
-        return False
-
-
-def fitting(fields: dict[str, str], room: int) -> list[str]:
-    """As many of the fields as `room` columns hold, two columns before each, in their order."""
-    shown = {key: text for key, text in fields.items() if text}
-    for key in ("epoch", "rate", "evaluation", "rate", "left", "loss"):  # the least missed goes first
-        if sum(2 + cell_len(text) for text in shown.values()) <= room:
-            break
-        text = shown.pop(key, "")
-        if text.endswith(" samples/s"):
-            shown[key] = text.replace(" samples/s", "/s")
-    return [shown[key] for key in fields if key in shown]
-
-
-def _dimmed(text: str) -> Text:
-    """The words dim, the figures as they are."""
-    parts = Text()
-    for word in text.split(" "):
-        parts.append(f"{' ' if parts else ''}{word}", style="" if word[:1].isdigit() else "dim")
-    return parts

@@ -427,8 +427,13 @@ def test_a_main_that_is_no_coroutine_function_is_told_so() -> None:
     )
 
 
-def test_importing_weft_does_not_start_mpi() -> None:
-    code = "import weft.runtime.message; from mpi4py import MPI; assert not MPI.Is_initialized()"
+def test_importing_weft_does_not_start_mpi_or_load_what_few_ranks_need() -> None:
+    code = (
+        "import sys, weft.runtime.message; from mpi4py import MPI; assert not MPI.Is_initialized()\n"
+        "assert 'numba' not in sys.modules  # that of windows, half of a rank's start\n"
+        "import weft.runtime.serve.program, weft.runtime.train.fleet\n"
+        "assert not {'rich', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    )
     result = launch.run([launch.python("mpich"), "-c", code], env=launch.environment("mpich"))
     assert result.returncode == 0, result.stderr
 

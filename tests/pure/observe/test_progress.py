@@ -11,8 +11,9 @@ from contextlib import closing, suppress
 
 import pytest
 
+from weft.runtime.observe.bars import fitting
 from weft.runtime.observe.progress import Progress
-from weft.runtime.observe.screen import Screen, fitting
+from weft.runtime.observe.screen import Screen
 from weft.runtime.observe.terminal import Terminal
 
 

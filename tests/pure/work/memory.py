@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.runtime.message.window import AtomicWord
+from weft.runtime.message.atomics import AtomicWord
 
 
 class Memory:
