@@ -19,16 +19,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numba.core.runtime.nrt import rtsys
 from numba.extending import is_jitted
 
 from .kernel import Array
+
+try:
+    from .kept import FromFirstCall
+except (ImportError, AttributeError):  # of a numba that has moved what it does not promise to keep
+    FromFirstCall = None  # type: ignore[assignment, misc]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,59 +72,12 @@ def kept(function: F) -> F:
     """
     if is_jitted(function):
         dispatcher = cast(Any, function)
-        with contextlib.suppress(RuntimeError):  # no folder: neither the source's, nor the user's
-            dispatcher._cache = _Kept(dispatcher.py_func)
+        if FromFirstCall is not None:
+            dispatcher._cache = FromFirstCall(dispatcher.py_func)
+        else:
+            with contextlib.suppress(RuntimeError):  # no folder: neither the source's, nor the user's
+                dispatcher.enable_caching()
     return function
-
-
-class _Kept(FunctionCache):
-    """numba's cache, but what it holds is had without what only compiling needs.
-
-    numba makes its compiler ready before each look into a cache, for which it imports 200 modules (scipy is
-    among them). The first kernel of every process took 0.7 s, and takes 0.06 s without. Where the cache holds
-    nothing, the compiler makes itself ready.
-    """
-
-    def __init__(self, body: Callable[..., Any]) -> None:
-        super().__init__(body)
-        stamp = self._impl.locator.get_source_stamp()
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        rtsys.initialize(target_context)  # with which compiled code allocates
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        # A kernel that is compiled needs no disk: a full one, or a quota, ended the job.
-        with contextlib.suppress(OSError):
-            super().save_overload(sig, data)
-
-
-class _Files(IndexDataCacheFile):
-    """numba's files of a function, but each overload's is named by what it is.
-
-    numba numbers them: ranks that compiled two overloads at once, or one on two kinds of processor, both
-    wrote the first, and whose index came last led, for every later process, to the other's code. And a file
-    that was cut short (a machine went down) ended all of these: whatever reading one raises, nothing is kept.
-    """
-
-    def load(self, key: Any) -> Any:
-        with contextlib.suppress(Exception):
-            return super().load(key)
-        return None
-
-    def _load_index(self) -> dict[Any, str]:
-        with contextlib.suppress(Exception):
-            return cast("dict[Any, str]", super()._load_index())
-        return {}
-
-    def save(self, key: Any, data: Any) -> None:
-        digest = blake2b(repr(key).encode(), digest_size=7).digest()
-        name, known = self._data_name(int.from_bytes(digest)), self._load_index()
-        if known.get(key) != name:
-            self._save_index({**known, key: name})
-        self._save_data(name, data)
 
 
 class FastPath(Generic[P, R]):

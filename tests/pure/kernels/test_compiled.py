@@ -13,6 +13,7 @@ import pytest
 from numba.core.caching import CompileResultCacheImpl
 
 from tests.pure.kernels.checks import oracle_only
+from weft.kernels import kept
 from weft.kernels.compiled import compiled, fast_path, flat, jit
 
 
@@ -97,10 +98,11 @@ def kept_of(function):
 def test_processes_that_compile_two_signatures_at_once_keep_each_under_its_own_name(process):
     """Every later process was given, for the one, what was compiled for the other."""
     one, other, later = process(), process(), process()
-    write = one._cache._cache_file._save_data
-    for each in (one, other):  # both have read what is kept before either has written
-        each._cache._cache_file._load_index = dict
-    one._cache._cache_file._save_data = lambda *named: doubles(other, "f8") and write(*named)
+    files = [each._cache.made._cache_file for each in (one, other)]
+    write = files[0]._save_data
+    for each in files:  # both have read what is kept before either has written
+        each._load_index = dict
+    files[0]._save_data = lambda *named: doubles(other, "f8") and write(*named)
     doubles(one, "f4")
     doubles(later, "f8")
     doubles(later, "f4")
@@ -109,6 +111,13 @@ def test_processes_that_compile_two_signatures_at_once_keep_each_under_its_own_n
     assert doubles(again, "f8")
     assert doubles(again, "f4")
     assert kept_of(again) == 2
+
+
+def test_a_function_that_nobody_calls_leaves_the_disk_alone(process, tmp_path):
+    function = process()
+    assert not list(tmp_path.iterdir())
+    doubles(function)
+    assert list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
@@ -135,6 +144,40 @@ def test_a_disk_that_is_full_ends_no_kernel(process, monkeypatch):
 def test_where_no_folder_can_be_written_kernels_are_compiled_and_not_kept(process, monkeypatch):
     monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])
     assert doubles(process())
+
+
+@pytest.mark.parametrize("place", ["__init__", "load_overload", "save_overload"])
+def test_where_numba_has_changed_its_own_cache_keeps_kernels(process, monkeypatch, place):
+    def changed(*given: object) -> None:
+        raise AttributeError("'FunctionCache' object has no attribute '_of_old'")
+
+    monkeypatch.setattr(kept._Kept, place, changed)
+    assert doubles(process())
+    again = process()
+    assert doubles(again)
+    assert kept_of(again) == 1
+
+
+def test_where_numba_has_moved_what_is_imported_its_own_cache_keeps_kernels(process, monkeypatch):
+    monkeypatch.setattr("weft.kernels.compiled.FromFirstCall", None)
+    assert doubles(process())
+    again = process()
+    assert doubles(again)
+    assert kept_of(again) == 1
+
+
+def test_a_numba_without_what_is_not_promised_is_no_reason_to_stop():
+    program = textwrap.dedent("""
+        import sys
+        sys.modules["weft.kernels.kept"] = None  # cannot be imported
+        import numpy
+        from weft.kernels.activation import _relu as function
+        y = numpy.ones(2, "f4")
+        function(numpy.array([-1, 2], "f4"), y)
+        print(y)
+    """)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "[0. 2.]\n"
 
 
 def test_without_numba_kernels_are_plain_python(process, monkeypatch):
