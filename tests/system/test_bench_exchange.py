@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from bench.__main__ import main
 from bench._rounds import MB, Network
 from bench._sums import gradient, total
 from bench.exchange import RATE, adam_step
 from bench.network import missing
-from tests.launch import ROOT, environment, installed_vendor, mpiexec, requires, run
+from tests.launch import ROOT, mpiexec, requires, run
 from weft.kernels.optimizer import Adam
 from weft.runtime.errors import Mistake
 
@@ -134,13 +135,14 @@ def test_portions_are_compared_on_hosts_of_their_own(tmp_path):
     assert "portions: n1 sent " in result.stderr
 
 
-def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path):
-    env = environment(installed_vendor(), {"PATH": str(tmp_path)})
-    result = run([sys.executable, "-m", "bench", *PORTIONS], cwd=ROOT, env=env)
-    assert result.returncode == 1
-    assert "not found: apt-get install" in result.stderr
-    assert "mpirun -n 2 python -m bench portions" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="1"):
+        main(PORTIONS)
+    said = capsys.readouterr().err
+    assert "not found in PATH: apt-get install" in said
+    assert "mpirun -n 2 python -m bench portions" in said
+    assert "Traceback" not in said
 
 
 def test_a_part_of_a_layer_is_refused_in_a_sentence():

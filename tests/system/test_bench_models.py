@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bench.__main__ import main
 from bench.network import missing
 from tests.launch import ROOT, environment, installed_vendor, mpiexec, requires, run
 
@@ -105,11 +106,10 @@ def test_an_update_left_out_behind_the_first_steps_gives_no_figures(tmp_path):
     assert not path.exists()
 
 
-def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path):
-    result = run(
-        [sys.executable, "-m", "bench", "models", *SMALL],
-        cwd=ROOT, env=environment(installed_vendor(), {"PATH": str(tmp_path)}),
-    )  # fmt: skip
-    assert result.returncode == 1
-    assert "models: " in result.stderr
-    assert "--no-rig" in result.stderr
+def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="1"):
+        main(["models", *SMALL])
+    said = capsys.readouterr().err
+    assert "models: " in said
+    assert "--no-rig" in said

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from bench.__main__ import main
 from bench.network import missing
 from tests.launch import ROOT, environment, installed_vendor, mpiexec, requires, run
 
@@ -170,14 +171,14 @@ def test_without_hosts_a_rank_and_its_peer_have_one_core_too(ddp):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_option_is_explained(options, told):
+def test_a_wrong_option_is_explained(options, told, capsys):
     lacking = missing()
     requires(lacking is None, str(lacking))
-    command = [sys.executable, "-m", "bench", "overlap", *SMALL, *options]
-    result = run(command, cwd=ROOT, env=environment(installed_vendor()))
-    assert result.returncode == 2
-    assert told in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit, match="2"):
+        raise SystemExit(main(["overlap", *SMALL, *options]))
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("program", [BROKEN, LAZY], ids=["in every step", "behind the first steps"])
@@ -203,11 +204,10 @@ def test_wrong_sums_of_the_wire_alone_give_no_figures(tmp_path):
     assert not path.exists()
 
 
-def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path):
-    result = run(
-        [sys.executable, "-m", "bench", "overlap", *SMALL],
-        cwd=ROOT, env=environment(installed_vendor(), {"PATH": str(tmp_path)}),
-    )  # fmt: skip
-    assert result.returncode == 1
-    assert "not found: apt-get install" in result.stderr
-    assert "--no-rig" in result.stderr
+def test_without_hosts_to_be_had_the_way_out_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="1"):
+        main(["overlap", *SMALL])
+    said = capsys.readouterr().err
+    assert "not found in PATH: apt-get install" in said
+    assert "--no-rig" in said

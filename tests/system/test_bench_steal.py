@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from bench.__main__ import main
 from bench.hosts import Hosts
 from bench.network import missing
-from tests.launch import ROOT, environment, mpiexec, python, requires, run
+from tests.launch import ROOT, environment, mpiexec, python, requires
 
 SMALL = ["--kernels", "12", "--kernel-ms", "5"]
 
@@ -122,7 +122,7 @@ def test_a_peer_runs_once_on_the_ranks_cores_and_is_compared_at_as_many_steps(co
         assert found[f"dask_{graph}_over_weft"] == pytest.approx(over)
 
 
-def test_an_unknown_peer_is_refused_before_anything_is_measured():
-    result = run([sys.executable, "-m", "bench", "metg", "--peers", "dask,foo"], cwd=ROOT)
-    assert result.returncode == 2
-    assert "'foo' is none of dask, ray, charm4py" in result.stderr
+def test_an_unknown_peer_is_refused_before_anything_is_measured(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["metg", "--peers", "dask,foo"])
+    assert "'foo' is none of dask, ray, charm4py" in capsys.readouterr().err

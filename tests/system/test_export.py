@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.launch import mpiexec
 from tests.pure.graph.test_onnx_writer import computed
-from tests.system.test_cli import weft
+from tests.system.test_cli import called, weft
 from weft.runtime.graph import Layout
 from weft.runtime.serve import source
 from weft.runtime.serve.repository import Platform
@@ -56,7 +56,7 @@ def table(tmp_path_factory) -> Path:
     lines = [f"{a},{b},{c},{'left' if a < 0 else 'right'}" for a, b, c in ROWS]
     (folder / "table.csv").write_text("\n".join(["a,b,c,kind", *lines]))
     run = run_of(folder, TABLE)
-    done = weft("export", run.name, "../table/1/model.onnx", cwd=run.parent)
+    done = called("export", run.name, "../table/1/model.onnx", cwd=run.parent)
     assert done.stdout == (
         "../table/1/model.onnx: 62 parameters, x float32 [batch, 3] to dense_2 float32 [batch, 2], "
         "as of step 5\n"
@@ -91,12 +91,12 @@ def test_a_file_is_trained_on_with_another_head_resumed_and_exported(table):
         named = [str(run) if each == "runs/again" else each for each in arguments]
         done = mpiexec(2, ["-m", "weft.runtime.cli", "train", *named], cwd=table)
         assert done.returncode == 0, done.stderr
-    done = weft("export", run)
+    done = called("export", run)
     assert "x float32 [batch, 3] to kinds float32 [batch, 2], as of step 7" in done.stdout
     found = {parameter.name for parameter in Layout.of(trained(run).graph).parameters}
     assert {"dense_1.weight", "batch_norm_1.running_mean", "kinds.weight"} <= found
     (table / "table" / "1" / "model.onnx").rename(table / "moved.onnx")
-    done = weft("export", run)
+    done = called("export", run)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "model.onnx: there is no such file" in done.stderr
     done = weft("train", "--resume", run, "--set", "train.steps=8", "--set", f"model.onnx={table}/moved.onnx")
@@ -108,7 +108,7 @@ def test_the_file_of_a_transformer_takes_bytes_and_a_checkpoint_may_be_named(tmp
     (tmp_path / "text").write_text("What is written down is read again. " * 40)
     run = run_of(tmp_path, TEXT)
     (newest,) = checkpoints(run / "checkpoints")
-    done = weft("export", newest)
+    done = called("export", newest)
     assert done.returncode == 0, done.stderr
     assert "x int32 [batch, 16] to logits float32 [batch, 16, 256], as of step 3" in done.stdout
     found = trained(run)
@@ -136,7 +136,7 @@ def test_where_float32_tells_too_little_of_a_feature_samples_are_float64_and_an_
     run = run_of(tmp_path, TIMES)
     done = weft("train", "--resume", run, "--set", "train.steps=6", cwd=tmp_path)
     assert "take samples in float32, which near 1.7e+09 have steps of 128" in done.stdout, done.stderr
-    done = weft("export", run)
+    done = called("export", run)
     assert done.returncode == 0, done.stderr
     assert "float32, which near 1.7e+09 have steps of 128, and a feature there deviates by " in done.stdout
     assert "what the file answers to samples that differ there is wrong" in done.stdout
@@ -152,8 +152,8 @@ def test_where_float32_tells_too_little_of_a_feature_samples_are_float64_and_an_
 
 
 def test_what_cannot_be_exported_is_told_in_a_line(tmp_path):
-    done = weft("export", tmp_path)
+    done = called("export", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"weft: {tmp_path} is not a run")
-    done = weft("export", "nothing", cwd=tmp_path)
+    done = called("export", "nothing", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

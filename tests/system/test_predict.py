@@ -10,7 +10,7 @@ import pytest
 
 from tests.launch import mpiexec
 from tests.pure.graph.test_onnx_writer import computed
-from tests.system.test_cli import weft, weft_onto_a_full_disk
+from tests.system.test_cli import called, weft, weft_onto_a_full_disk
 from weft.runtime.train.inference import trained
 
 JOB = """
@@ -42,7 +42,7 @@ def test_every_sample_gets_its_prediction(tmp_path):
     wanted = computed(found.graph, dict(found.weights), samples.astype(np.float32) / 255)
     np.testing.assert_allclose(np.load(tmp_path / "new-predictions.npy"), wanted, rtol=1e-4, atol=1e-5)
 
-    assert weft("export", run).returncode == 0
+    assert called("export", run).returncode == 0
     done = weft("predict", run / "model.onnx", "new.npy", "again.npy", "--batch", "7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "again.npy"), wanted, rtol=1e-4, atol=1e-5)
@@ -89,7 +89,7 @@ def test_a_table_of_classes_by_their_names(tmp_path):
     np.testing.assert_allclose([float(row[2]) for row in found], shares.max(axis=1), rtol=1e-4)
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["new.csv"]
 
-    assert weft("export", run).returncode == 0  # the file has the names, too, and its samples are float32
+    assert called("export", run).returncode == 0  # the file has the names, too, and its samples are float32
     done = weft("predict", run / "model.onnx", "new.npy", "again.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("again.csv: class and probability of 60 samples, ")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,19 +19,33 @@ from tests.system.small import JOB, WEFT, final_tensors, run_folder, train
 from weft.runtime.observe import Metrics
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, Path]]:
+    """On so many ranks, once: the folders of a run and of one that was shorter."""
+
+    @cache
+    def on(ranks: int) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp("runs")
+        (folder / "small.toml").write_text(JOB)
+        whole = train(ranks, "small.toml", folder=folder)
+        assert whole.returncode == 0, whole.stderr
+        # A constant rate, so that a shorter run is a beginning of the longer.
+        first = train(ranks, "small.toml", "--set", "train.steps=17", folder=folder)
+        assert first.returncode == 0, first.stderr
+        return folder / run_folder(whole.stdout), folder / run_folder(first.stdout)
+
+    return on
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 3), (3, 1)])
-def test_a_resumed_run_ends_where_an_unbroken_one_does(before, after, job, tmp_path):
+def test_a_resumed_run_ends_where_an_unbroken_one_does(before, after, runs, tmp_path):
     """Optimizer, dropout, data order and batch norm's statistics go on; to the bit on as many ranks."""
-    whole = train(before, job, folder=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    # A constant rate, so that a shorter run is a beginning of the longer.
-    first = train(before, job, "--set", "train.steps=17", folder=tmp_path)
-    assert first.returncode == 0, first.stderr
-    broken = run_folder(first.stdout)
+    whole, first = runs(before)
+    broken = shutil.copytree(first, tmp_path / first.name)
     second = train(after, "--resume", broken, "--set", "train.epochs=2", folder=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "from step 17" in second.stdout
-    expected, found = final_tensors(tmp_path / run_folder(whole.stdout)), final_tensors(tmp_path / broken)
+    expected, found = final_tensors(whole), final_tensors(broken)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         if before == after:

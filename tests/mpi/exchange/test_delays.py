@@ -67,8 +67,8 @@ class Delays:
             time.sleep(10 ** self._random.uniform(-5, -2.5))
 
 
-@pytest.mark.mpi
-@pytest.mark.limit(60 + STEPS / 20)
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.limit(90 + STEPS / 20)
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 def test_s3_6_random_delays_neither_block_nor_change_anything(exchange):
     bench = Bench(tiny(STEPS // len(EXCHANGES), **exchange))
