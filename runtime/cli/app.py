@@ -115,12 +115,22 @@ def require_folder() -> None:
     """MachineError where somebody has removed the folder in which the command was called.
 
     Relative paths mean nothing then, and Python's own words for it, of whatever needed one, were a traceback.
+    It may be so on one node alone: raised among ranks, it ends them all. One that left before MPI has started
+    leaves the others to wait for it there.
     """
     try:
         os.getcwd()
     except OSError as error:
         reason = error.strerror or error
-        raise MachineError(f"the working folder cannot be found: {reason}; cd into another") from error
+        lost = MachineError(f"the working folder cannot be found: {reason}; cd into another")
+        if launcher_rank() is not None:
+            from ..message import World, run
+
+            async def main(_: World) -> None:
+                raise lost
+
+            run(main)
+        raise lost from error
 
 
 def show(text: str) -> None:

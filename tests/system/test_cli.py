@@ -333,6 +333,21 @@ def test_a_working_folder_that_is_gone_is_told_in_a_line(tmp_path: Path) -> None
     assert (result.returncode, result.stdout, result.stderr) == (3, "", said)
 
 
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_working_folder_that_is_gone_for_one_rank_ends_all(vendor: str, tmp_path: Path) -> None:
+    """They waited for it in MPI_Init, for ever."""
+    code = (
+        "import os, sys; from weft.runtime import cli; from weft.runtime.launcher import launcher_rank\n"
+        "if launcher_rank() == 1:\n"
+        "    os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+        "sys.argv[1:] = ['train', 'digits-mlp']; cli.main()"
+    )
+    result = mpiexec(2, ["-c", code], vendor=vendor, cwd=tmp_path)
+    assert result.returncode == 3
+    assert result.stderr.count("weft: the working folder cannot be found: No such file or directory; cd") == 1
+    assert "(rank 1 of 2 on " in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["info"], ["info", "digits-mlp"], ["--help"], ["train", "--help"], [], ["--version"]],
