@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.arithmetic import ArithmeticWeight, Operator
 from ...kernels.kernel import ArraySpec
 from ..errors import Mistake
 from ..graph import Graph
+from ..graph.graph import Node
 from ..observe import RunFolder
 from . import checkpoint
 from .data import Data, load_data
@@ -36,11 +38,15 @@ class Shapes:
     target_spec: ArraySpec
     classes: int | None
     affine: Affine
+    outcome: Affine
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A run's model at a step: raw samples in, predictions out; `weights` by the layout's names."""
+    """A run's model at a step: raw samples in, predictions out; `weights` by the layout's names.
+
+    Predictions are in the targets' own units, whether or not these were normalised in training.
+    """
 
     graph: Graph
     weights: Mapping[str, NDArray[np.float32]]
@@ -58,6 +64,8 @@ def described(data: Data) -> dict[str, Any]:
         "mean": np.asarray(data.affine.mean).tolist(),
         "scale": np.asarray(data.affine.scale).tolist(),
         "wide": data.affine.of_wide,
+        "target_mean": np.asarray(data.outcome.mean).tolist(),
+        "target_scale": np.asarray(data.outcome.scale).tolist(),
     }
 
 
@@ -82,7 +90,25 @@ def trained(path: Path) -> Trained:
     }
     labels = tuple(snapshot.progress.get("labels", ()))
     graph = without_loss(build(job.model, shapes))
+    if shapes.outcome.changes:
+        graph, led_back = in_units(graph, shapes.outcome)
+        weights |= led_back
     return Trained(graph, weights, shapes.affine, labels, snapshot.step)
+
+
+def in_units(graph: Graph, outcome: Affine) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+    """The graph, led back to targets that were normalised by `outcome`; and the two weights that do it."""
+    (output,) = graph.outputs
+    nodes, weights, last = list(graph.nodes), {}, output
+    steps: list[tuple[str, Operator, NDArray[np.float64]]] = [
+        (f"{output}_deviations", "mul", 1.0 / np.asarray(outcome.scale)),
+        (f"{output}_in_units", "add", np.asarray(outcome.mean)),
+    ]
+    for name, operator, by in steps:
+        nodes.append(Node(name, ArithmeticWeight(operator, by.shape, trained=False), (last,)))
+        weights[f"{name}.weight"] = by.astype(np.float32)
+        last = name
+    return Graph(graph.inputs, tuple(nodes), (last,)), weights
 
 
 def predicting(name: str) -> Graph:
@@ -101,4 +127,5 @@ def _shapes(told: Mapping[str, Any]) -> Shapes:
         ArraySpec(tuple(target_shape), target_dtype),
         told["classes"],
         Affine(np.array(told["mean"]), np.array(told["scale"]), told.get("wide", True)),
+        Affine(np.array(told.get("target_mean", 0.0)), np.array(told.get("target_scale", 1.0))),
     )

@@ -43,6 +43,7 @@ class Plan:
     test: float
     regression: bool
     normalise: Normalise | Affine = "none"
+    normalise_targets: bool = False
     shape: Sequence[int] | None = None
     labels: tuple[str, ...] = ()
 
@@ -53,10 +54,16 @@ def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
     classes = None if plan.regression else _classes(pair)
     fraction = 0.0 if own_test else plan.test
     parts = split(len(pair.inputs), plan.seed, plan.validation, fraction, pair.inputs_name)
-    affine = _affine(pair, parts[0], plan.normalise)
+    affine, outcome = _affine(pair, parts[0], plan.normalise), Affine()
+    if plan.normalise_targets:
+        outcome = _standard(pair.targets, pair.targets_name, parts[0])
+
+    def sample(pair: Pair, rows: order.Indices) -> Rows:
+        return Rows(pair.inputs, pair.targets, rows, classes, affine, pair.inputs_name, outcome)
+
     if own_test is None:
-        train, validation, test = (_rows(pair, rows, classes, affine) for rows in parts)
-        return Data(train, validation, test, affine, plan.labels)
+        train, validation, test = (sample(pair, rows) for rows in parts)
+        return Data(train, validation, test, affine, plan.labels, outcome)
     own_test = _checked(own_test, plan)
     if classes is not None:
         classes = max(classes, _classes(own_test))
@@ -69,14 +76,9 @@ def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
                 f"{getattr(own_test, what + '_name')}: a sample's {what} have shape {theirs.shape[1:]}, "
                 f"but {ours.shape[1:]} in {getattr(pair, what + '_name')}; they must agree"
             )
-    train, validation = (_rows(pair, rows, classes, affine) for rows in parts[:2])
+    train, validation = (sample(pair, rows) for rows in parts[:2])
     every = np.arange(len(own_test.inputs), dtype=np.int64)
-    test = _rows(own_test, every, classes, affine)
-    return Data(train, validation, test, affine, plan.labels)
-
-
-def _rows(pair: Pair, rows: order.Indices, classes: int | None, affine: Affine) -> Rows:
-    return Rows(pair.inputs, pair.targets, rows, classes, affine, pair.inputs_name)
+    return Data(train, validation, sample(own_test, every), affine, plan.labels, outcome)
 
 
 def _checked(pair: Pair, plan: Plan) -> Pair:
@@ -141,34 +143,39 @@ def _affine(pair: Pair, rows: order.Indices, normalise: Normalise | Affine) -> A
     dtype = pair.inputs.dtype
     if normalise == "range" and dtype.kind == "u":
         return Affine(scale=1.0 / np.iinfo(dtype).max)
-    if normalise != "standard":
-        return Affine()
-    # Of the training samples only: test samples must not be known. Images by channel, others by feature.
-    inputs = pair.inputs
-    feature_axis = 1 if inputs.ndim == 4 else inputs.ndim - 1
-    axes = tuple(axis for axis in range(inputs.ndim) if axis != feature_axis)
-    step = max(1, CHUNK_BYTES // (8 * prod(inputs.shape[1:])))
+    return _standard(pair.inputs, pair.inputs_name, rows) if normalise == "standard" else Affine()
+
+
+def _standard(array: AnyArray, name: str, rows: order.Indices) -> Affine:
+    """Mean 0 and deviation 1. Of the training samples only: test samples must not be known.
+
+    Images by channel, others by feature.
+    """
+    feature_axis = 1 if array.ndim == 4 else array.ndim - 1
+    axes = tuple(axis for axis in range(array.ndim) if axis != feature_axis)
+    step = max(1, CHUNK_BYTES // (8 * prod(array.shape[1:])))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    count = len(rows) * prod(inputs.shape[1:]) // inputs.shape[feature_axis]
+    count = len(rows) * prod(array.shape[1:]) // array.shape[feature_axis]
     with np.errstate(over="ignore", invalid="ignore"):  # every rank printed NumPy's warning above our error
-        mean = sum(inputs[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / count
-        squares = sum(np.square(inputs[chunk] - mean).sum(axes, keepdims=True) for chunk in chunks) / count
+        mean = sum(array[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / count
+        squares = sum(np.square(array[chunk] - mean).sum(axes, keepdims=True) for chunk in chunks) / count
     if not np.isfinite(squares).all():
-        raise _abnormal(pair, chunks)
+        raise _abnormal(array, name, chunks)
     # A column of equal numbers stays as large as it is; rounding makes its deviation a little more than zero.
-    one = inputs[rows[:1]][tuple(slice(None if axis == feature_axis else 1) for axis in range(inputs.ndim))]
-    varies = np.logical_or.reduce([(inputs[chunk] != one).any(axes, keepdims=True) for chunk in chunks])[0]
+    one = array[rows[:1]][tuple(slice(None if axis == feature_axis else 1) for axis in range(array.ndim))]
+    varies = np.logical_or.reduce([(array[chunk] != one).any(axes, keepdims=True) for chunk in chunks])[0]
     deviation = np.sqrt(squares[0])
-    return Affine(mean[0], 1.0 / np.where(varies & (deviation > 0.0), deviation, 1.0), wide(dtype))
+    scale = 1.0 / np.where(varies & (deviation > 0.0), deviation, 1.0)
+    return Affine(mean[0], scale, wide(array.dtype))
 
 
-def _abnormal(pair: Pair, chunks: Sequence[order.Indices]) -> DataError:
+def _abnormal(array: AnyArray, name: str, chunks: Sequence[order.Indices]) -> DataError:
     """Why samples have no mean and deviation: the first number of theirs that is none, or is too large."""
     for chunk in chunks:
-        if len(odd := np.argwhere(~np.isfinite(pair.inputs[chunk]))):
+        if len(odd := np.argwhere(~np.isfinite(array[chunk]))):
             sample, *place = odd[0].tolist()
-            found = f"sample {chunk[sample]} holds {pair.inputs[(chunk[sample], *place)]}"
+            found = f"sample {chunk[sample]} holds {array[(chunk[sample], *place)]}"
             break
     else:
         found = "it holds numbers too large to be squared"
-    return DataError(f"{pair.inputs_name}: {found}, so that nothing can be normalised; clean it")
+    return DataError(f"{name}: {found}, so that nothing can be normalised; clean it")

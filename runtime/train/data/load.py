@@ -41,12 +41,19 @@ def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_e
     regression = loss == "mean_squared_error"
     if labels and regression:
         raise DataError(f"{pair.targets_name}: holds names ({labels[0]!r}, …), which {loss} cannot approach")
+    targets = None if isinstance(data, section.DigitsData) else data.normalise_targets
+    if targets and not regression:
+        raise DataError(
+            f'[data] normalise_targets = "{targets}" is for numbers, and {loss} takes classes: leave it out, '
+            'or use [model] loss = "mean_squared_error"'
+        )
     plan = Plan(
         seed=seed,
         validation=data.validation,
         test=data.test,
         regression=regression,
         normalise=digits.AFFINE if isinstance(data, section.DigitsData) else data.normalise,
+        normalise_targets=targets is not None,
         shape=data.shape if isinstance(data, section.NpzData | section.NpyData | section.IdxData) else None,
         labels=labels,
     )

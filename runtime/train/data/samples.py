@@ -70,6 +70,11 @@ class Affine:
     of_wide: bool = False  # taken from numbers that a float32 rounds
 
     @property
+    def changes(self) -> bool:
+        """Whether it is more than nothing."""
+        return bool(np.any(self.mean) or np.any(np.asarray(self.scale) != 1.0))
+
+    @property
     def takes(self) -> str:
         """The dtype of raw samples from which a model sees what it saw in training."""
         return "float64" if self.of_wide and self.coarse() else "float32"
@@ -97,7 +102,10 @@ def wide(dtype: np.dtype[Any]) -> bool:
 
 
 class Rows(Samples):
-    """Chosen rows of a pair of arrays, which may be memory-mapped; `name` is what errors call the inputs."""
+    """Chosen rows of a pair of arrays, which may be memory-mapped; `name` is what errors call the inputs.
+
+    `affine` is how inputs are normalised, and `outcome` how targets are.
+    """
 
     def __init__(
         self,
@@ -107,8 +115,10 @@ class Rows(Samples):
         classes: int | None,
         affine: Affine,
         name: str = "inputs",
+        outcome: Affine = Affine(),
     ) -> None:
         self._name = name
+        self._outcome = outcome if outcome.changes else None
         self._inputs = inputs
         self._targets = targets
         self._rows = rows
@@ -126,7 +136,11 @@ class Rows(Samples):
         """Rows by number, normalised; no loop over samples."""
         rows = self._rows[indices]
         into = inputs[: len(rows)]
-        targets[: len(rows)] = self._targets[rows]
+        if self._outcome is None:
+            targets[: len(rows)] = self._targets[rows]
+        else:
+            away = self._targets[rows] - self._outcome.mean  # float64
+            np.multiply(away, self._outcome.scale, out=targets[: len(rows)], casting="unsafe")
         if self._wide:
             np.multiply(self._inputs[rows] - self._mean, self._scale, out=into, casting="unsafe")
             return
@@ -196,6 +210,9 @@ class Data:
 
     labels: tuple[str, ...] = ()
     """The classes' names where the source has names."""
+
+    outcome: Affine = Affine()
+    """How targets were normalised: what the model predicts is led back by it."""
 
     @property
     def classes(self) -> int | None:

@@ -41,6 +41,10 @@ class _Data(Section):
         return self
 
 
+NormaliseTargets = Literal["standard"]
+"""standard: each column of targets to mean 0 and deviation 1; what the model predicts is led back."""
+
+
 class _Arrays(_Data):
     """Arrays of samples. `inputs` and `targets` are files, or for npz names of arrays in the file `path`."""
 
@@ -48,6 +52,7 @@ class _Arrays(_Data):
     test_targets: Name | None = None
     shape: list[Count] | None = None  # of one sample, where the model wants another: [1, 28, 28] for conv2d
     normalise: Normalise = "range"
+    normalise_targets: NormaliseTargets | None = None
 
     @property
     def has_own_test(self) -> bool:
@@ -103,6 +108,7 @@ class CsvData(_Data):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     test_path: Name | None = None  # a test set of its own, with the same columns; then `test` is not used
     normalise: Normalise = "standard"
+    normalise_targets: NormaliseTargets | None = None
 
     @field_validator("delimiter")
     @classmethod
