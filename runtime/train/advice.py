@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from .data import Data
 from .data.section import TextData
 from .data.text import is_one_file
@@ -11,6 +13,11 @@ from .optimizers import StepSchedule
 from .schema import Job
 from .section import Section
 from .toml import to_toml_value
+
+FAR = 30.0
+"""A layer's first outputs are of size 1: targets so many times larger or smaller take it long to reach."""
+
+LOOKED_AT = 64  # samples
 
 UNEVEN = 0.2
 """Of a step; of less that ranks are idle nothing is said."""
@@ -105,6 +112,24 @@ def coarse(job: Job, data: Data) -> str:
     return (
         f"{job.name}: an exported file will take samples in {data.affine.coarse()}: to export it, take a "
         "number near its mean from that feature in the data"
+    )
+
+
+def far_off(job: Job, data: Data) -> str:
+    """What to say of a regression whose targets, as they are, are very large or very small numbers."""
+    if data.classes is not None or data.outcome.changes:
+        return ""
+    rows = np.linspace(0, len(data.train) - 1, min(LOOKED_AT, len(data.train))).astype(np.int64)
+    specs = (data.input_spec, data.target_spec)
+    inputs, targets = (np.empty((len(rows), *spec.shape), spec.dtype) for spec in specs)
+    with np.errstate(all="ignore"):  # of inputs that no float32 can hold a step tells, with their place
+        data.train.gather(rows, inputs, targets)
+    size = float(np.sqrt(np.square(targets, dtype=np.float64).mean()))
+    if not size or 1 / FAR <= size <= FAR:
+        return ""
+    return (
+        f"{job.name}: targets are numbers of about {size:.3g} (root mean square), which train slowly: "
+        '[data] normalise_targets = "standard" trains on their deviations, and predicts in their units'
     )
 
 

@@ -38,7 +38,7 @@ class Shapes:
     target_spec: ArraySpec
     classes: int | None
     affine: Affine
-    outcome: Affine
+    outcome: Affine = Affine()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from ..work.alike import agree_on_model
 from ..work.cores import share_cores
 from ..work.offers import worth_offering
 from . import checkpoint, residuals
-from .advice import coarse, uneven, unwarmed, without_effect
+from .advice import coarse, far_off, uneven, unwarmed, without_effect
 from .best import Best
 from .data import Data
 from .ending import kept, reached
@@ -87,6 +87,7 @@ def _note(job: Job, found: Examined, nodes: Sequence[Sequence[int]], *, travels:
         uneven(job, samples, sum(map(len, nodes))),
         without_effect(job, samples, nodes, travels=travels, alone=alone),
         coarse(job, data),
+        far_off(job, data) if found.resumed is None else "",
     )
     return "\n".join(filter(None, (stretched(found), found.start.note, *of_job)))
 

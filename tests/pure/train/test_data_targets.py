@@ -10,16 +10,19 @@ import pytest
 
 from tests.pure.train.loaded import gathered, load
 from weft.runtime.errors import DataError
+from weft.runtime.train.advice import far_off
 from weft.runtime.train.data import Data
 from weft.runtime.train.inference import described
+from weft.runtime.train.job import load_job
 
 REGRESSION = {"loss": "mean_squared_error", "normalise_targets": "standard"}
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with 200 samples of three targets: around 300, in thousandths, and a constant."""
+    """A folder with 200 samples of three targets: around 300, in thousandths, and a constant; and classes."""
     monkeypatch.chdir(tmp_path)
+    np.save("c.npy", np.arange(200) % 30)
     random = np.random.default_rng(3)
     np.save("x.npy", random.standard_normal((200, 4)))
     columns = random.normal(300, 100, 200), random.normal(0, 1e-3, 200), np.full(200, 7.0)
@@ -72,9 +75,28 @@ def test_times_near_1e9_keep_their_minutes(here: Path):
 
 
 def test_classes_are_not_normalised(here: Path):
-    np.save("y.npy", np.arange(200) % 3)
     with pytest.raises(DataError, match=r'normalise_targets = "standard" is for numbers, and softmax_cross'):
-        npy(loss="softmax_cross_entropy")
+        npy(loss="softmax_cross_entropy", targets="c.npy")
+
+
+@pytest.mark.parametrize(
+    ("targets", "about"),
+    [
+        (lambda y: y * 0 + 250.0, "250"),
+        (lambda y: y * 0 + 1e-3, "0.001"),
+        (lambda y: y[:, 1:2] * 1e3, ""),
+        (lambda y: y * 0, ""),
+    ],
+    ids=["large", "small", "as they should be", "nothing but zeros"],
+)
+def test_of_targets_that_train_slowly_a_run_says_so(here: Path, targets: Any, about: str):
+    np.save("y.npy", targets(np.load("y.npy")))
+    job = load_job("digits")
+    told = far_off(job, npy(normalise_targets=None))
+    assert told == "" if not about else f"numbers of about {about}" in told
+    np.save("y.npy", 250 + np.random.default_rng(1).standard_normal(200))
+    assert far_off(job, npy()) == ""
+    assert far_off(job, npy(loss="softmax_cross_entropy", normalise_targets=None, targets="c.npy")) == ""
 
 
 def test_a_checkpoint_tells_how_targets_were_normalised(here: Path):
