@@ -24,8 +24,9 @@ from ..work.neurons import BlockHeld, Neurons
 from .model import Array, Model
 
 PATIENCE_S, PATIENCE_TIMES = 0.3, 3.0
-"""How long nothing may end: so long, and so many times what the sample takes on one rank. Shorter than the
-dispatcher waits for a batch, which would give the rank up that waits here."""
+"""How long nothing may end: so long, and so many times what the sample takes together, of which a block is
+but a part. Shorter than the dispatcher waits for a batch, which would give the rank up that waits here: where
+many ranks make a sample fast, three times what it takes on one of them is longer."""
 
 RUNS = 3  # of which the fastest counts
 
@@ -84,7 +85,7 @@ class Together:
         self._model.compute(1)
 
     def _compared(self, alone_s: float, together_s: float) -> None:
-        self._patience_s = max(PATIENCE_S, PATIENCE_TIMES * alone_s)
+        self._patience_s = max(PATIENCE_S, PATIENCE_TIMES * together_s)
         slower = "" if together_s < alone_s else ": better without together in its weft.toml"
         say(
             f"weft: {self._name}: a single sample takes {1e3 * alone_s:.3g} ms on one rank, "

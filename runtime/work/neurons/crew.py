@@ -4,8 +4,8 @@
     helper's thread   asleep ──────── rung ── takes blocks ────────────────────────────────── asleep
 
 A block is a tuple of calls on arrays that all ranks see. The threads need nobody to hand out work: claims.py
-says how a block is taken. A helper that has just worked watches for the next request for a millisecond, which
-spares the next one a wake-up, then sleeps until the front rings.
+says how a block is taken. A helper that has just worked, and is free, watches for the next request for a
+millisecond, which spares the next one a wake-up, then sleeps until the front rings.
 
 Whose core has other work does not help (`free`): it takes no block, and comes back as soon as that is done.
 Who has taken a block and does not end it, a stopped process say, holds up the request; a front that has only
@@ -170,8 +170,10 @@ class Crew:
         BlockError when one raised. BlockHeld when nothing has ended for `patience_s`, as a rank does not end
         the block that it has taken; and at once, as long as that rank has not come back.
         """
-        if self._failed and isinstance(error := self._recover(0.0), BlockHeld):
-            raise error
+        if self._failed:
+            error = self._recover(0.0)
+            if self._failed:
+                raise error
         self._request += 1
         claims.put(self._words, claims.REQUEST, self._request)
         self._ring()
@@ -192,7 +194,7 @@ class Crew:
     def _next(self, last: int) -> int:
         """The next request, or CLOSED."""
         words, bells = self._words, self._bells
-        looks = 1 if self._crowded or not last else SPIN_LOOKS
+        looks = 1 if self._crowded or not last or not self._free() else SPIN_LOOKS
         while not self._stopped:
             if (found := claims.watch(words, claims.REQUEST, last, looks)) != last:
                 return found
@@ -204,6 +206,8 @@ class Crew:
             bells.heard()
         return CLOSED
 
+    # As on a lane, what overflows is infinite; NumPy keeps that by thread, and a warning may be an error.
+    @np.errstate(all="ignore")
     def _work(self, request: int, patience_s: float = inf) -> bool:
         """Take blocks of a request until none is left; whether it was given up here."""
         words, book, job, spans, free = self._words, self._book, self._job, self._spans, self._free

@@ -162,6 +162,7 @@ class Neurons:
         await self._memory.fence()
         self._bound = Bound(self.graph, self.batch, self._storage, self._arena, self.parameters)
 
+    @np.errstate(all="ignore")  # its inputs are zeros
     def _capture(self) -> None:
         """What every node takes on this rank alone, by the clock."""
         costs = costs_s(self.graph_table, self.graph)

@@ -11,8 +11,9 @@ import pytest
 from tests.mpi.serve.models import shared
 from tests.mpi.work.engines import tags
 from tests.pure.graph.neuron_graphs import GRAPHS, parameters, samples, serial
+from weft.runtime.graph import Builder
 from weft.runtime.message import World, run
-from weft.runtime.work.neurons import BlockHeld, Neurons
+from weft.runtime.work.neurons import BlockHeld, Neurons, claims
 from weft.runtime.work.neurons.crew import BlockError
 
 pytestmark = pytest.mark.mpi(min_size=2)
@@ -67,10 +68,11 @@ def test_s1_7_a_rank_takes_blocks_while_it_is_free(tmp_path: Path):
         def told(block: str, request: int, start_ns: int, end_ns: int) -> None:
             took.append(request)
             if world.node_rank:
-                flags.say(f"helped {request}")
                 free[0] = request < 3  # the third one comes back to a rank that has other work from then on
-            elif request > 1:
-                flags.wait(f"helped {request}")
+            if request > 1:  # nobody computes all that there is before the others are awake
+                first = world.node_rank == 0
+                flags.say(f"{'first' if first else 'helped'} {request}")
+                flags.wait(f"{'helped' if first else 'first'} {request}")
 
         engine = await opened(world, spans=told, free=lambda: free[0])
         if world.node_rank == 0 and world.node_size > 1:
@@ -91,6 +93,35 @@ def test_s1_7_a_rank_takes_blocks_while_it_is_free(tmp_path: Path):
     run(main)
 
 
+def test_who_has_other_work_does_not_watch_for_the_next_request(tmp_path: Path, monkeypatch):
+    """A millisecond of its core behind each."""
+    looked, watch = [], claims.watch
+
+    def told(words: np.ndarray, at: int, value: int, looks: int) -> int:
+        looked.append(looks)
+        return watch(words, at, value, looks)
+
+    async def main(world: World) -> None:
+        flags = Flags(await shared(world, tmp_path / "flags", lambda _: None), world)
+
+        def free() -> bool:
+            flags.say(f"{world.node_rank} was asked")  # it has entered the request
+            return False
+
+        engine = await opened(world, free=free)
+        monkeypatch.setattr(claims, "watch", told)
+        await world.barrier()
+        if world.node_rank == 0:
+            infer(engine, 1)
+            for rank in range(1, world.node_size):
+                flags.wait(f"{rank} was asked")
+        await world.barrier()
+        await engine.close()
+        assert set(looked) <= {1}
+
+    run(main)
+
+
 def test_a_request_of_which_a_block_is_held_is_given_up_and_the_next_ones_until_it_has_ended(tmp_path: Path):
     async def main(world: World) -> None:
         flags = Flags(await shared(world, tmp_path / "flags", lambda _: None), world)
@@ -99,7 +130,7 @@ def test_a_request_of_which_a_block_is_held_is_given_up_and_the_next_ones_until_
             if request == 1 and world.node_rank == 1:
                 flags.say("has it")
                 flags.wait("go on")
-            elif request == 1 and world.node_rank == 0:
+            elif request == 1:  # nor is all done before it has one
                 flags.wait("has it")
 
         engine = await opened(world, spans=told)
@@ -109,13 +140,11 @@ def test_a_request_of_which_a_block_is_held_is_given_up_and_the_next_ones_until_
                     infer(engine, 1, patience_s)
             flags.say("go on")
             end_s = time.monotonic() + LONG_S
-            while True:
-                try:
-                    infer(engine, 2)
-                    break
-                except BlockHeld:
-                    assert time.monotonic() < end_s
-            infer(engine, 3)
+            while engine._crew._inside():
+                assert time.monotonic() < end_s
+                time.sleep(0.002)
+            for seed in (2, 3):  # the first one, too
+                infer(engine, seed)
         await world.barrier()
         await engine.close()
 
@@ -138,6 +167,25 @@ def test_a_block_that_raises_is_told_also_to_who_has_only_so_much_patience(tmp_p
             with pytest.raises(BlockError, match="too large"):
                 infer(engine, 1)
             infer(engine, 2)
+        await world.barrier()
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_what_is_infinite_is_no_error_on_any_rank(capture: bool):
+    """As on a lane. Before the first request all inputs are 0; NumPy warns by thread, here by an error."""
+    b = Builder()
+    graph = b.build(b("log", b.input("x", (64, 64)), name="y"))
+
+    async def main(world: World) -> None:
+        engine = await Neurons.open(world, graph, np.zeros(0, np.float32), tags=tags(graph), capture=capture)
+        if world.node_rank == 0:
+            engine.infer_here()
+            assert (engine.arrays["y"] == -np.inf).all()
+            found = await engine.infer({"x": np.zeros((1, 64, 64), np.float32)})
+            assert (found["y"] == -np.inf).all()
         await world.barrier()
         await engine.close()
 
