@@ -226,6 +226,7 @@ def read(
     for number, node in nodes:
         title = node.name or next((name for name in node.output if name), f"{node.op_type} {number}")
         read_here = [name in read_later for name in node.output]
+        written = len(writing.weights)
         results = _node(node, title, operands, version, writing, read_here)
         for name in read_later.intersection(node.output[len(results) :]):
             made = ", ".join(repr(name) for name in node.output[: len(results)] if name) or "those before it"
@@ -236,8 +237,8 @@ def read(
         operands.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
         from_weights: set[str] = set().union(*(sources.get(name, ()) for name in node.input))
         if all(isinstance(each, Static) for each in results):
-            sources.update((name, from_weights) for name in node.output)
-        else:
+            sources.update((name, from_weights) for name in node.output if name)
+        elif len(writing.weights) > written:  # a Resize, say, makes no weight of its factors
             for name in from_weights:
                 readers.setdefault(name, []).append(title)
 

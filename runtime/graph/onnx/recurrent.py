@@ -9,6 +9,7 @@ An LSTM whose Y_c is read has its last cells as a place behind its last.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,11 @@ def _state(at: At, x: Dynamic, index: int, kernel: Recurrent, order: tuple[int, 
         of = [(*wanted[1:2], "N", wanted[2]), ("N", *wanted[1:])][order == (0, 1, 2)]
         at.refuse(f"its {name} has shape {operand.array.shape}; here it is ({', '.join(map(str, of))})")
 
+    of_sample = x.spec.shape[1:-2] if at.writing.batched else ()  # several sequences, perhaps
+
     def rows(array: NDArray[Any]) -> NDArray[Any]:
-        return array.transpose(order).reshape(-1, width)
+        found = array.transpose(order).reshape(-1, width)
+        return found if len(found) % prod(of_sample) else found.reshape(-1, *of_sample, width)
 
     other = None if operand.other is None else rows(operand.other)
     return _constant(at, x, Static(rows(operand.array), operand.trained, other))
@@ -142,7 +146,7 @@ def _state(at: At, x: Dynamic, index: int, kernel: Recurrent, order: tuple[int, 
 
 def _constant(at: At, x: Dynamic, rows: Static) -> Dynamic:
     """Rows that are known, the same for each sample of x."""
-    array = at.per_sample(rows, 2)
+    array = at.per_sample(rows, max(2, rows.array.ndim))
     own = np.ascontiguousarray(np.broadcast_to(array, (*x.spec.shape[1:-2], array.shape[-1])))
     return at.constant(Static(own, rows.trained), own.ndim + 1)
 

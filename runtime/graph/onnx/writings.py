@@ -395,12 +395,14 @@ def _recurrent(to: To, kernel: Recurrent) -> None:
     # The operator has the node's name, by which readers call its weights.
     to.sheet.put(kernel.name.upper(), given, y, to.node.name, outputs=outputs, **attributes)
     y = to.put("Transpose", y, to="samples", perm=(2, 0, 1, 3))
-    if kernel.places_behind:
-        y = to.put("Reshape", y, to.integers("beside", (-1, places, ways * width)), to="whole")
-        cells = to.put("Transpose", cells, to="last", perm=(1, 0, 2))
-        cells = to.put("Reshape", cells, to.integers("one", (-1, 1, ways * width)), to="behind")
-        y = to.put("Concat", y, cells, to="all", axis=1)
-    to.put("Reshape", y, to.integers("shape", (-1, *to.output.shape[1:])), name="beside")
+    beside = (-1, *to.output.shape[1:-2], places, ways * width)
+    if not kernel.places_behind:
+        to.put("Reshape", y, to.integers("shape", beside), name="beside")
+        return
+    y = to.put("Reshape", y, to.integers("shape", beside), to="beside")
+    cells = to.put("Transpose", cells, to="last", perm=(1, 0, 2))
+    cells = to.put("Reshape", cells, to.integers("one", (*beside[:-2], 1, ways * width)), to="behind")
+    to.put("Concat", y, cells, name="all", axis=len(beside) - 2)
 
 
 WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {

@@ -480,3 +480,10 @@ SHARED = {
 def test_weights_that_become_several_are_told(nodes, weight, shared):
     model = read(file(nodes, {"x": ("n", 5)}, ["y"], {"w": weight}, integers=["x"]))
     assert model.shared == shared
+
+
+def test_stored_numbers_of_which_no_weight_is_made_are_not_told_of():
+    """Two Resizes read one array of factors, and one without any numbers as their region."""
+    nodes = [node("Resize", "x region factors", "h"), node("Resize", "h region factors", "y")]
+    stored = {"region": np.zeros(0, np.float32), "factors": np.array([1, 1, 2, 2], np.float32)}
+    assert read(file(nodes, {"x": ("n", 3, 4, 4)}, ["y"], stored)).shared == {}

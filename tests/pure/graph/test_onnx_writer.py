@@ -86,6 +86,11 @@ def of_each(b, x):
     return b("rnn", x, begin, features=3, bias=False)
 
 
+def of_each_stored(b, x):
+    """So does each of the next two, of which a file knows them."""
+    return b("gru", x, b("constant", x, shape=(2, 3)), features=3)
+
+
 def squares(b, x):
     return b("arithmetic_number", x, operator="pow", value=2.0)
 
@@ -256,6 +261,8 @@ CASES = {
     ),
     "states and cells that are handed over": Case((4, 5), build=handed_over),
     "states of several sequences": Case((2, 4, 5), build=of_each),
+    "stored states of several sequences": Case((2, 4, 5), build=of_each_stored),
+    "cells of several sequences": one((2, 4, 5), "lstm", features=3, direction="bidirectional", cells=True),
     "an embedding of bytes": Case(
         (5,), [("embedding", {"entries": 11, "width": 4})], dtype="uint8", largest=11
     ),
