@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import bench
-from bench.harness import SIZES, WrongResultError, launched_rank, report, writable
+from bench.harness import SIZES, WrongResultError, launched_rank, readable, report, writable
 from weft.runtime.errors import Mistake
 from weft.runtime.launcher import HEAD_START_S
 
 NOT_BENCHES = {"harness", "hosts", "__main__"}
+FILES = (("json", writable, "written"), ("picture", writable, "written"), ("model", readable, "read"))
+"""Options of benches that name a file, which rank 0 alone writes or reads: on its host."""
 
 
 class Options(argparse.ArgumentParser):
@@ -114,14 +116,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run one bench; returns the exit status."""
     options = parse(arguments)
-    for option in ("json", "picture"):
+    for option, look, done in FILES:
         path = getattr(options, option, None)
-        if path is None or launched_rank():
+        if not isinstance(path, Path) or launched_rank():
             continue
         try:
-            writable(path)  # now, and not when all is measured
+            look(path)  # now, and not when all is measured
         except OSError as error:
-            told = f"{options.name}: --{option} {path} cannot be written: {error.strerror}"
+            told = f"{options.name}: --{option} {path} cannot be {done}: {error.strerror}"
             print(told, file=sys.stderr, flush=True)
             return _end_all(2)
     try:

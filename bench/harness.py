@@ -154,16 +154,6 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else -math.inf
 
 
-def readable(text: str) -> Path:
-    """An option's file that is there: rank 0 alone would read it, minutes later, and end with a traceback."""
-    path = Path(text)
-    try:
-        with path.open("rb"):
-            return path
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error.strerror}") from None
-
-
 def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     """An option's list, with commas between."""
 
@@ -265,6 +255,11 @@ def report(bench: str, figures: Mapping[str, Figure], json_path: Path | None) ->
 def shown(number: float) -> str:
     """A figure as the table has it: 15,123 requests a second are read at once, 1.512e+04 are not."""
     return f"{number:,.0f}" if abs(number) >= 9999.5 else f"{number:,.4g}"
+
+
+def readable(path: Path) -> None:
+    """Raise the OSError that reading it will raise."""
+    path.open("rb").close()
 
 
 def writable(path: Path) -> None:

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from bench._arrivals import Load, jobs
-from bench.harness import Figure, amount, check, interleaved, positive, ratio, readable, require, several
+from bench.harness import Figure, amount, check, interleaved, positive, ratio, require, several
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
 from weft.runtime.serve.client import Client
@@ -53,7 +53,7 @@ ASKED = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=readable, metavar="FILE", help="an ONNX file, one input and output (a small network)")
+    add("--model", type=Path, metavar="FILE", help="an ONNX file, one input and output (a small network)")
     add("--loads", type=several(amount), default="0.8,1.5", metavar="A,B", help="of the capacity (0.8,1.5)")
     add("--seconds", type=amount, default=5.0, metavar="S", help="of each turn (5)")
     add(

@@ -32,7 +32,7 @@ import numpy as np
 
 from bench._arrivals import CLASSES, MIX
 from bench._core import Speed
-from bench.harness import Figure, amount, check, positive, readable, require
+from bench.harness import Figure, amount, check, positive, require
 from bench.live import NAME, check_answers, close, shared
 from weft.runtime.errors import Mistake
 from weft.runtime.message import World, run
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=amount, default=30.0, metavar="N", help="of overload (30)")
     add("--windows", type=positive, default=30, metavar="N", help="that they are divided into (30)")
     add("--callers", type=positive, default=256, metavar="N", help="of all ranks together (256)")
-    add("--model", type=readable, metavar="FILE", help="an ONNX file with one input of 3 x 32 x 32 pixels")
+    add("--model", type=Path, metavar="FILE", help="an ONNX file with one input of 3 x 32 x 32 pixels")
 
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:

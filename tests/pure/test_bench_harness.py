@@ -27,7 +27,6 @@ from bench.harness import (
     portion_bytes,
     positive,
     ratio,
-    readable,
     require,
     several,
     shown,
@@ -265,12 +264,15 @@ def test_a_file_that_cannot_be_written_is_told_of_before_anything_is_measured(
     assert capsys.readouterr().err == told
 
 
-def test_a_file_to_read_is_looked_for_before_anything_is_measured(tmp_path):
-    (tmp_path / "model.onnx").touch()
-    assert readable(str(tmp_path / "model.onnx")) == tmp_path / "model.onnx"
-    for path, reason in (tmp_path / "none.onnx", "No such file"), (tmp_path, "Is a directory"):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"cannot be read: {reason}"):
-            readable(str(path))
+def test_a_file_to_read_is_looked_for_before_anything_is_measured(a_bench, capsys, tmp_path, monkeypatch):
+    a_bench.main = lambda arguments: pytest.fail("it was measured")
+    a_bench.add_arguments = lambda parser: parser.add_argument("--model", type=Path)
+    for path, reason in (tmp_path / "none.onnx", "No such file or directory"), (tmp_path, "Is a directory"):
+        assert command.main(["sample", "--model", str(path)]) == 2
+        assert capsys.readouterr().err == f"sample: --model {path} cannot be read: {reason}\n"
+    a_bench.main = lambda arguments: {}  # another rank does not read it: it may lie on rank 0's host alone
+    monkeypatch.setattr(command, "launched_rank", lambda: 1)
+    assert command.main(["sample", "--model", str(tmp_path / "none.onnx")]) == 0
 
 
 def test_the_list_is_as_wide_as_the_terminal(monkeypatch, capsys):
