@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, DataError, MachineError, Mistake
+from ..errors import CheckpointError, DataError, GraphError, MachineError, Mistake
 from ..graph import Graph
 from ..graph.outline import outline
 from ..message import World
@@ -27,7 +27,7 @@ from .course import schedule
 from .data import Data, MissingData, Sound, compare, load_data
 from .data.section import files
 from .job import load_job
-from .model import build_with_weights
+from .model import build_with_weights, function_of
 from .schema import Job, Run
 from .start import Start, start
 
@@ -56,11 +56,27 @@ async def examine_all(world: World, jobs: Sequence[Job], resume: Sequence[Path |
     they read: what they find in a damaged file would say nothing of the damage (a class of 2^30), and may
     have taken all memory before anybody told of it.
     """
+    unfound = [_unfound(job) for job in jobs]
     world.position("comparing data with its checksums")
     own = await asyncio.to_thread(_damages, jobs) if world.node_rank == 0 else [""] * len(jobs)
     damages = await _word_of_the_first(world, own)
+    wrong = [DataError(damage) if damage else one for damage, one in zip(damages, unfound, strict=True)]
     world.position("reading data")
-    return await asyncio.to_thread(_examined, jobs, resume, damages)
+    return await asyncio.to_thread(_examined, jobs, resume, wrong)
+
+
+def _unfound(job: Job) -> GraphError | None:
+    """What is wrong with the function that a job names, if any is.
+
+    Imported by the loop's thread. The other, at a program that named itself, ran that once more beside the
+    first, and waited for ever for a module whose import was not over.
+    """
+    try:
+        if job.model.python is not None:
+            function_of(job.model.python)
+    except GraphError as error:
+        return error
+    return None
 
 
 def _damages(jobs: Sequence[Job]) -> list[str]:
@@ -87,14 +103,16 @@ async def _word_of_the_first(world: World, texts: Sequence[str]) -> list[str]:
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in told]
 
 
-def _examined(jobs: Sequence[Job], resume: Sequence[Path | None], damages: Sequence[str]) -> list[Examined]:
-    """All jobs but the damaged, examined; Mistake with all that is wrong with any of them."""
+def _examined(
+    jobs: Sequence[Job], resume: Sequence[Path | None], wrong: Sequence[Mistake | None]
+) -> list[Examined]:
+    """All jobs, but those that are known to be wrong, examined; Mistake with all that is wrong with any."""
     found: list[Examined] = []
     mistakes: dict[str, Mistake] = {}  # by what is told of them
-    for job, run, damage in zip(jobs, resume, damages, strict=True):
+    for job, run, known in zip(jobs, resume, wrong, strict=True):
         try:
-            if damage:
-                raise DataError(damage)
+            if known is not None:
+                raise known
             found.append(examine(job, run))
         except Mistake as mistake:
             name = f"{job.name}: " if len(jobs) > 1 else ""

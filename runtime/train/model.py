@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -126,20 +127,28 @@ def gpt(shape: Gpt, sample: ArraySpec) -> Graph:
 
 
 def from_python(reference: str, sample: ArraySpec) -> Graph:
-    """What the user's function "module:function" returns for one sample's spec; the working folder counts."""
+    """What the user's function "module:function" returns for one sample's spec."""
+    graph = function_of(reference)(sample)
+    if not isinstance(graph, Graph):
+        raise GraphError(f"[model] python = {reference!r} returned {type(graph).__name__}, not a Graph")
+    return graph
+
+
+def function_of(reference: str) -> Callable[[ArraySpec], object]:
+    """The user's function "module:function"; the working folder counts."""
     module_name, _, function_name = reference.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
+    # First what is there: on another thread import_module waits for a module whose import is not over.
+    function: Callable[[ArraySpec], object] | None = getattr(
+        sys.modules.get(module_name), function_name, None
+    )
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        return function or getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise GraphError(
             f"[model] python = {reference!r}: {error}; looked in {here} and on sys.path"
         ) from error
-    graph = function(sample)
-    if not isinstance(graph, Graph):
-        raise GraphError(f"[model] python = {reference!r} returned {type(graph).__name__}, not a Graph")
-    return graph
 
 
 def without_loss(graph: Graph) -> Graph:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from tests.mpi.train.fleets import RANK, dense
 from weft.runtime.errors import Mistake
@@ -116,3 +119,31 @@ def test_a_damaged_archive_is_called_damaged_by_all_ranks_and_read_by_none(folde
     run(main)
     assert not read
     assert not (folder / "runs").exists()
+
+
+OF_ITSELF = """
+from pathlib import Path
+from tests.mpi.train.fleets import fleet, made
+from weft.runtime.graph import Builder
+
+def net(sample):
+    b = Builder()
+    x = b.input("x", sample.shape, sample.dtype)
+    return b.build(b("dense", b("flatten", x), features=10))
+
+train = {"steps": 1, "batch": 32, "micro_batch": 8, "optimizer": {"name": "sgd", "rate": 0.1}}
+job = made(Path(%r), "own", {"source": "digits"}, {"python": "of_itself:net"}, train)
+(result,) = fleet([job]).results
+"""
+
+
+@pytest.mark.mpi
+def test_a_program_that_runs_when_it_is_imported_may_name_its_own_function(folder, monkeypatch):
+    """The thread that examines jobs waited for the import that waited for it: all ranks, for ever."""
+    if RANK == 0:
+        (folder / "of_itself.py").write_text(OF_ITSELF % str(folder))
+    MPI.COMM_WORLD.Barrier()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "of_itself", None)
+    del sys.modules["of_itself"]
+    assert importlib.import_module("of_itself").result.steps == 1
