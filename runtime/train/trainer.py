@@ -98,7 +98,7 @@ class Trainer:
         command: str = "",
     ) -> None:
         self._world = world
-        self._comm = comm
+        self._comm = self._owing = comm
         self._asked = ready.asked
         self._job = job = ready.job
         self._data = ready.data
@@ -136,6 +136,9 @@ class Trainer:
             self._log.note(f"{self._job.name}: {ended}, nothing is left to train; for more give --set {more}")
         await self._warm_up()
         await self._loop.open()
+        if self._loop.residual is not None:
+            # Its own: on the world's, which a model alone has, what a program had sent before came instead.
+            self._owing = await self._comm.duplicate("what is left out")
 
     async def run(self) -> Result:
         """Train to the end."""
@@ -352,7 +355,7 @@ class Trainer:
         self._stored = done
         nodes, layout = self._world.nodes, self._replica.layout
         holding = residuals.holders(nodes, shared=self._memory is not None)
-        left_out = await residuals.gather(self._comm, holding, self._loop.residual, layout, self._job.name)
+        left_out = await residuals.gather(self._owing, holding, self._loop.residual, layout, self._job.name)
         if self._world.rank != 0:
             return
         await self._saved()

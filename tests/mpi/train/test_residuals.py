@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from tests.formats import WIRES
 from tests.mpi.train.fleets import RANK, assert_equal, changed, dense, final, fleet
+from weft.runtime.message import World, run
+from weft.runtime.train.fleet import train
 from weft.runtime.train.residuals import PREFIX
 
 # Where gradients travel: on one node only without its memory.
@@ -26,3 +29,19 @@ def test_a_resumed_run_owes_what_an_unbroken_one_owes(wire, inside, folder):
         assert any(name.startswith(PREFIX) and tensor.any() for name, tensor in final(first, 0).items())
     rest = fleet([job], resume=[first.ready[0].folder.path])
     assert_equal(rest, 0, whole)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_what_a_program_has_sent_before_is_not_taken_for_it(folder):
+    """It was, where one model trains, and the program received what its ranks had left out."""
+    job = changed(dense(folder, steps=1, evaluate_every=1), "exchange", wire="top_k", inside="flat")
+
+    async def main(world: World) -> None:
+        sent = world.send(np.full(3, world.rank), 0)
+        await train(world, [job])
+        for rank in range(world.size if world.rank == 0 else 0):
+            await world.recv(came := np.zeros(3, int), rank)
+            assert came.tolist() == [rank] * 3
+        await sent
+
+    run(main)
