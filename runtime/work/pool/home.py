@@ -123,7 +123,6 @@ class Home:
         with self._lock:
             self._number = number = self._number + 1
             self._counts.spawned[LOOPS] += 1
-            self.given += not self.running
             self._open[number] = submission
             for need, _ in task[-1] or ():
                 if need.error is not None:
@@ -132,6 +131,7 @@ class Home:
                 if need.parts is None:
                     need.readers.append((submission, number))
                     submission.waits += 1
+            self.given += not self.running
             if not submission.waits:
                 self._ready(number, submission)
         return submission
@@ -144,8 +144,10 @@ class Home:
 
     def begin(self) -> None:
         """Something runs on the loop that may submit: no end before it has called `end`."""
-        self._mains += 1
-        self.spawned()
+        with self._lock:
+            self._mains += 1
+            # No task that is given: the run may have been cancelled by now, and nobody is to run its main.
+            self._counts.spawned[LOOPS] += 1
 
     def end(self) -> None:
         """It is over."""

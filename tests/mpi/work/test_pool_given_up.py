@@ -350,3 +350,27 @@ def test_several_mains_may_raise_and_what_one_raises_while_it_is_cancelled_is_ra
                 assert (await asyncio.wait_for(pool.run(), 30)).ran == 0
 
     run(main)
+
+
+@pytest.mark.mpi
+def test_the_main_of_a_run_that_was_cancelled_is_no_task_that_nobody_has_run():
+    """A pool that was closed behind it told of a task, and ended the job."""
+
+    async def main(world: World) -> None:
+        at_task, ended = threading.Event(), threading.Event()
+
+        def work(pool: Pool, _: None) -> None:
+            at_task.set()
+            assert ended.wait(30)
+
+        async with await Pool.open(world, {"work": work}) as pool:
+            pool.spawn("work", here=True)
+            first = asyncio.create_task(pool.run())
+            assert await asyncio.to_thread(at_task.wait, 30)
+            await cancelled(first)
+            second = asyncio.create_task(pool.run(asyncio.sleep(60)))  # waits for the thread
+            await world.barrier()
+            await cancelled(second)
+            ended.set()
+
+    run(main)

@@ -81,6 +81,28 @@ def test_a_pool_that_is_closed_before_its_tasks_were_run_says_so(gives):
 
 
 @pytest.mark.mpi
+def test_a_pool_is_closed_behind_a_task_that_failed_where_it_was_submitted():
+    """Nobody was to run it, and who had submitted it was told."""
+
+    def fail(pool: Pool, body: None) -> None:
+        raise ValueError
+
+    async def main(world: World) -> None:
+        async with await Pool.open(world, {"fail": fail, "after": lambda pool, body, needs: None}) as pool:
+            failed = pool.submit("fail")
+
+            async def see() -> None:
+                with pytest.raises(TaskError):
+                    await failed
+
+            await pool.run(see())
+            with pytest.raises(TaskError):
+                await pool.submit("after", needs=[failed])
+
+    run(main)
+
+
+@pytest.mark.mpi
 def test_a_pool_whose_close_is_cancelled_is_closed_all_the_same():
     """The others waited for this rank in what it did not close, and it for them in what it did next."""
 
