@@ -250,6 +250,14 @@ def rewrite(name: str, change: Any) -> None:
     Path(name).write_bytes(change(Path(name).read_bytes()))
 
 
+def store_again_damaged(name: str, member: str) -> None:
+    """A second member of that name, which is read in place of the first."""
+    with zipfile.ZipFile(name, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(member, archive.read(member))
+    at = Path(name).read_bytes().rindex(b"\x93NUMPY") + 200
+    rewrite(name, lambda b: b[:at] + bytes([b[at] ^ 1]) + b[at + 1 :])
+
+
 def rezip(name: str, member: str, change: Any) -> None:
     with zipfile.ZipFile(name) as archive:
         held = {entry: archive.read(entry) for entry in archive.namelist()}
@@ -383,6 +391,11 @@ DAMAGE = {
     "flipped bytes in an npz file": (
         "a plain npz file",
         lambda: rewrite("plain.npz", lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]),
+        r"plain.npz: is not a whole .npz file: Bad CRC-32 for file 'x.npy'",
+    ),
+    "flipped bytes in the later of two arrays of one name": (
+        "a plain npz file",
+        lambda: store_again_damaged("plain.npz", "x.npy"),
         r"plain.npz: is not a whole .npz file: Bad CRC-32 for file 'x.npy'",
     ),
     "flipped bytes in an npz file whose members have no ending": (
