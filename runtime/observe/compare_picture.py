@@ -65,7 +65,8 @@ def draw_comparison(path: Path, name: str, runs: Sequence[Run]) -> bool:
             head = beside(axes, 0.0, top + NAME_IN / 2, run.label, fontweight="bold", fontsize=8)
             after = head.get_window_extent().width / drawing.dpi + 0.08
             # Of models that train together the busiest one's: a run of 220 steps showed its "step 357".
-            which = f"step {number + 1:,}" + (f" of {starts(trace)[0]}" if len(names) > 1 else "")
+            busiest = starts(trace, backward=True)[0]  # as the step was chosen
+            which = f"step {number + 1:,}" + (f" of {busiest}" if len(names) > 1 else "")
             which += f", rank {trace.rank}" if len(run.traces) > 1 else ""
             beside(axes, after, top + NAME_IN / 2, which, color=QUIET, fontsize=7.5)
             strip.draw(axes, top + NAME_IN, unit_ns, longest_ns / AXES_IN, start_ns)

@@ -288,12 +288,13 @@ def test_runs_of_one_model_each_are_coloured_by_phase(tmp_path: Path) -> None:
 def test_a_step_among_several_models_is_told_with_the_one_that_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The one with most kernels of backward, from which the step begins. The other has more in all."""
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     both, alone = (run_of(exchange_trace(0, "n0", models, steps=4)) for models in (TWO, ONE))
     assert draw_comparison(tmp_path / "c.png", "a", [both, alone])
     told = [text.get_text() for text in drawn[0].axes[0].texts if text.get_text().startswith("step ")]
-    assert [words.partition(" of ")[2] for words in told] == ["cnn", ""]
+    assert [words.partition(" of ")[2] for words in told] == ["mlp", ""]
 
 
 def test_the_timeline_of_many_ranks_shows_the_first(tmp_path: Path) -> None:
