@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Shapes:
     target_spec: ArraySpec
     classes: int | None
     affine: Affine
-    outcome: Affine = Affine()
+    outcome: Affine = field(default_factory=Affine)
 
 
 @dataclass(frozen=True, slots=True)
