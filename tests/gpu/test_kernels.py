@@ -10,6 +10,7 @@ from weft.kernels.kernel import ArraySpec, Buffers, Mode
 from weft.kernels.registry import kernel
 
 IMAGE, ROWS, TOKENS = ArraySpec((4, 6, 10, 9)), ArraySpec((4, 7, 12)), ArraySpec((4, 7), "int32")
+STATE = ArraySpec((4, 5))
 CALLS = {
     "dense": (kernel("dense", features=5), (ROWS,)),
     "conv2d": (kernel("conv2d", channels=8, kernel_size=3, stride=2, padding=1, groups=2), (IMAGE,)),
@@ -48,7 +49,7 @@ CALLS = {
     "rnn": (kernel("rnn", features=5, direction="bidirectional"), (ROWS,)),
     "lstm, with states and cells": (
         kernel("lstm", features=5, cells=True),
-        (ROWS, (*ROWS[:-2], 5), (*ROWS[:-2], 5)),
+        (ROWS, STATE, STATE),
     ),
     "embedding": (kernel("embedding", entries=9, width=5), (TOKENS,)),
     "position_embedding": (kernel("position_embedding"), (ROWS,)),
