@@ -152,17 +152,14 @@ def export(
 
 @command(
     epilog="[bold]Examples[/bold]\n\nweft report runs/digits-20260314-150926\n\n"
-    "weft report runs/digits-20260314-150926 runs/digits-20260314-153012   [dim]what a change changed[/dim]"
+    "weft report runs/digits-20260314-150926 runs/digits-20260314-153012   [dim]side by side[/dim]\n\n"
+    "weft report runs/digits-rate-*   [dim]which of them is best[/dim]"
 )
 def report(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run's folder, or a pool's trace file.", show_default=False),
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs, or a pool's trace file.", show_default=False),
     ],
-    other: Annotated[
-        Path | None,
-        typer.Argument(metavar="OTHER", help="Another run, to lay beside it.", show_default=False),
-    ] = None,
 ) -> None:
     """Show where a run's time went: tables of its ranks and of its gradient's portions, and pictures.
 
@@ -170,19 +167,25 @@ def report(
     when (timeline.png), and when each portion was ready, posted, done and used
     in every step (portions.csv).
 
-    With OTHER the two runs are laid side by side: a table, and a typical step of
-    each (compare.png in RUN).
+    Two runs are laid side by side: a table, and a typical step of each
+    (compare.png in the first). Three and more are lines of a table, the best
+    first, with what sets their jobs apart.
 
     Of a trace file that a pool of tasks has left (docs/tasks.md): who ran what,
     for whom, and took it from where; the picture comes beside the file.
     """
     if launcher_rank():
         return  # one rank is enough to draw
-    if os.path.isfile(run) and other is None:  # Path's own raises where it may not look
+    if len(runs) == 1 and os.path.isfile(runs[0]):  # Path's own raises where it may not look
         from ..observe.tasks import report_tasks
 
-        show(report_tasks(run))
+        show(report_tasks(runs[0]))
+        return
+    if len(runs) > 2:
+        from ..observe.standings import standings
+
+        show(standings(runs))
         return
     from ..observe import report as reports
 
-    show(reports.report(run) if other is None else reports.compare(run, other))
+    show(reports.compare(*runs) if len(runs) == 2 else reports.report(*runs))

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import Mistake
 from ..launcher import launcher_rank
-from .app import command, complete_job, known_device
+from .app import command, complete_job, known_device, show
 
 TRAIN_EXAMPLES = """
 [bold]Examples[/bold]
@@ -21,6 +21,8 @@ weft train my.toml --set train.epochs=3 --set train.optimizer.rate=0.01
 mpirun -n 2 weft train --resume runs/digits-20260314-150926
 
 mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, interleaved[/dim]
+
+mpirun -n 4 weft train my.toml --vary train.optimizer.rate=0.1,0.01,0.001   [dim]a sweep, the best told[/dim]
 
 srun weft train digits --folder $SCRATCH/runs
 
@@ -59,6 +61,14 @@ def train(
             "name:section.key=value. May be repeated.",
         ),
     ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,…",
+            help="Train a model of the job for each value of a key; repeated, for every combination. They "
+            "train together, and a table tells at the end which is best.",
+        ),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Store the run in DIR instead of \\[run] folder.")
     ] = None,
@@ -84,7 +94,7 @@ def train(
         overrides.append(f"run.folder={to_toml_value(str(folder))}")
     if device is not None:
         overrides.append(f"device={device}")
-    names, runs = list(jobs or []), list(resume or [])
+    names, runs, variations = list(jobs or []), list(resume or []), list(vary or [])
 
     def load() -> list[Job]:
         if not names and not runs:
@@ -96,12 +106,14 @@ def train(
                 f"{len(names)} jobs and {len(runs)} runs were named: a run has its job, so name only runs, "
                 "or a run for each job, in the same order"
             )
+        if variations and runs:
+            raise Mistake(f"--vary {variations[0]} is for new runs: {runs[0]} goes on as the job it is of")
         if folder is not None and runs:
             raise Mistake(f"--folder {folder} is for new runs: {runs[0]} goes on where it is stored")
         if len({run.resolve() for run in runs}) < len(runs):
             raise Mistake("--resume names a run twice: it can go on once")
         if names:
-            return load_jobs(names, overrides)
+            return load_jobs(names, overrides, variations)
         from ..observe import RunFolder
 
         return load_jobs([RunFolder.open(run).require_job() for run in runs], overrides)
@@ -111,10 +123,13 @@ def train(
 
     from ..message import World, run
     from ..message.signals import leave_last
+    from ..observe.standings import standings
     from ..train import fleet
 
     async def main(world: World) -> list[int]:
         results = await fleet.train(world, load(), resume=runs)
+        if variations and world.rank == 0:
+            show(standings([result.folder for result in results]))
         return world.node_pids if world.rank == 0 and any(result.failure for result in results) else []
 
     if pids := run(main):

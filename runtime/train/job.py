@@ -5,7 +5,7 @@
     --set train.seed=1: [train] seed: unknown key. Allowed: …
 
 Several jobs that train together have names of their own, which `--set NAME:section.key=value` uses; the
-second of a name is NAME-2.
+second of a name is NAME-2. A job of which `--vary` makes several lends them its name, with a value behind it.
 
 pydantic finds the problems (schema.py), and sentences.py says them in the job file's own terms.
 """
@@ -26,6 +26,7 @@ from .schema import ALTERNATIVES, Job
 from .section import nearest
 from .sentences import Origins, parse, validated, where
 from .toml import Path
+from .vary import variants
 
 __all__ = ["Job", "load_job", "load_jobs", "packaged_jobs"]
 
@@ -37,8 +38,10 @@ def packaged_jobs() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
-def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
+def load_job(name: str, overrides: Sequence[str] = (), varied: Sequence[str] = ()) -> Job:
     """The job of a packaged name or of a .toml file, with `section.key=value` overrides.
+
+    `varied` are more of them, which --vary gave and not --set.
 
     Raises JobError naming every problem: file and line, key, value and what is allowed.
     """
@@ -46,8 +49,9 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
     values, origins = parse(text, label)
     if folder is not None:
         _from_folder(values, folder)
-    for number, override in enumerate(overrides):
-        _apply(override, number, values, origins)
+    options = [("--set", text) for text in overrides] + [("--vary", text) for text in varied]
+    for number, (option, override) in enumerate(options):
+        _apply(option, override, number, values, origins)
     _from_folder(values, FilePath.cwd())  # those of --set; a stored job is resumed from anywhere
     if "name" not in values:
         values["name"] = FilePath(label).stem
@@ -55,22 +59,34 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> Job:
     return validated(Job, values, origins, label)
 
 
-def load_jobs(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Job]:
-    """Jobs that train together, under different names; an override holds for all, or for the job it names.
+def load_jobs(
+    names: Sequence[str], overrides: Sequence[str] = (), variations: Sequence[str] = ()
+) -> list[Job]:
+    """Jobs that train together, under different names: of each, one for every combination of `variations`.
 
-    Raises JobError with the problems of all of them.
+    An override or a variation holds for all, or for the job it names. Raises JobError with the problems of
+    all of them.
     """
     titles = _distinct([_title(name) for name in names])
+    options = [("--set", text) for text in overrides] + [("--vary", text) for text in variations]
     jobs, problems = [], [
-        f"--set {override}: no job here is called {job}{nearest(job, titles)}; there are {', '.join(titles)}"
-        for override in overrides
-        if (job := _addressee(override)) is not None and job not in titles
+        f"{option} {text}: no job here is called {job}{nearest(job, titles)}; there are {', '.join(titles)}"
+        for option, text in options
+        if (job := _addressee(text)) is not None and job not in titles
     ]  # fmt: skip
     for name, title in zip(names, titles, strict=True):
+        own = [text for text in overrides if _addressee(text) in (None, title)]
         try:
-            jobs.append(load_job(name, [text for text in overrides if _addressee(text) in (None, title)]))
+            found = variants([text for text in variations if _addressee(text) in (None, title)])
         except JobError as error:
-            problems += str(error).splitlines()
+            problems.append(str(error))
+            continue
+        for variant in found:
+            try:
+                job = load_job(name, own, variant.overrides)
+                jobs.append(job.model_copy(update={"name": job.name + variant.suffix}))
+            except JobError as error:
+                problems += str(error).splitlines()
     if problems:
         raise JobError("\n".join(dict.fromkeys(problems)))
     found = _distinct([job.name for job in jobs])
@@ -167,20 +183,21 @@ def _keeps_its_evaluations(path: Path, values: Mapping[str, Any]) -> bool:
 
 
 def _forget(path: tuple[str, str] | None, values: dict[str, Any], origins: Origins) -> None:
-    """Let a setting have its default again, unless a `--set` gave it."""
-    if path is None or origins.get(path, (0, ""))[1].startswith("--set"):
+    """Let a setting have its default again, unless an option gave it."""
+    if path is None or origins.get(path, (0, ""))[1].startswith(("--set", "--vary")):
         return
     values.get(path[0], {}).pop(path[1], None)
     origins.pop(path, None)
 
 
-def _apply(override: str, number: int, values: dict[str, Any], origins: Origins) -> None:
-    """Set one `section.key=value` in `values`; the value is TOML, or else a plain string."""
+def _apply(option: str, override: str, number: int, values: dict[str, Any], origins: Origins) -> None:
+    """Set the `section.key=value` of an option in `values`; the value is TOML, or else a plain string."""
+    label = f"{option} {override}"
     dotted, equals, text = override.partition("=")
     dotted = dotted.rpartition(":")[2]  # behind the job's name
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
-        raise JobError(f"--set {override}: must be section.key=value, as in --set train.epochs=3")
+        raise JobError(f"{label}: must be section.key=value, as in --set train.epochs=3")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -191,14 +208,12 @@ def _apply(override: str, number: int, values: dict[str, Any], origins: Origins)
         index: str | int = int(key) if isinstance(table, list) and key.isdecimal() else key
         path = (*path, index)
         if isinstance(table, list) and not (isinstance(index, int) and index < len(table)):
-            raise JobError(
-                f"--set {override}: {where(Job, path[:-1])} has elements 0 to {len(table) - 1}, not {key}"
-            )
+            raise JobError(f"{label}: {where(Job, path[:-1])} has elements 0 to {len(table) - 1}, not {key}")
         if depth == len(keys) - 1:
             break
         table = table.setdefault(index, {}) if isinstance(table, dict) else table[index]
         if not isinstance(table, dict | list):
-            raise JobError(f"--set {override}: {where(Job, path)} is a value, not a table")
+            raise JobError(f"{label}: {where(Job, path)} is a value, not a table")
     keeps = _keeps_its_evaluations(path, values)
     for other in ALTERNATIVES.get(keys[0], ()) if len(keys) == 2 else ():
         if keys[1] in ALTERNATIVES[keys[0]] and table.pop(other, None) is not None and other != keys[1]:
@@ -208,4 +223,4 @@ def _apply(override: str, number: int, values: dict[str, Any], origins: Origins)
     table[path[-1]] = value
     for inner in [other for other in origins if other[: len(path)] == path]:
         del origins[inner]
-    origins[path] = (1_000_000_000 + number, f"--set {override}")  # behind every line of the file
+    origins[path] = (1_000_000_000 + number, label)  # behind every line of the file

@@ -1,0 +1,82 @@
+"""One job, several models: every combination of the values that `--vary KEY=VALUE,VALUE` gives.
+
+--vary train.optimizer.rate=0.1,0.01 --vary seed=1,2
+
+-rate-0.1-seed-1     train.optimizer.rate=0.1    seed=1
+-rate-0.1-seed-2     train.optimizer.rate=0.1    seed=2
+-rate-0.01-seed-1    train.optimizer.rate=0.01   seed=1
+-rate-0.01-seed-2    train.optimizer.rate=0.01   seed=2
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from ..errors import JobError
+from .toml import to_toml_value
+
+LONGEST: Final = 24
+"""Of a value in a name, in characters; longer ones, tables and lists are numbered."""
+
+
+class Variant(NamedTuple):
+    """What one of the models has of its own: an ending of its name, and its overrides."""
+
+    suffix: str
+    overrides: tuple[str, ...]
+
+
+def variants(variations: Sequence[str]) -> list[Variant]:
+    """All combinations, the first key's values changing last; of no variations the one that changes nothing.
+
+    Raises JobError where a variation is none, or gives something twice.
+    """
+    keys = [_key(variation) for variation in variations]
+    if again := next((key for key in keys if keys.count(key) > 1), None):
+        raise JobError(f"--vary {again} is given twice: give all its values at once, as {again}=1,2,3")
+    axes = [_axis(variation) for variation in variations]
+    return [
+        Variant("".join(one.suffix for one in chosen), tuple(itertools.chain(*(c.overrides for c in chosen))))
+        for chosen in itertools.product(*axes)
+    ]
+
+
+def _axis(variation: str) -> list[Variant]:
+    """One for each value of a single variation."""
+    given, _, listed = variation.partition("=")
+    values = _values(listed)
+    if not _key(variation) or not all(values) or not values:
+        raise JobError(
+            f"--vary {variation}: must be section.key=value,value, as in --vary train.optimizer.rate=0.1,0.01"
+        )
+    if again := next((value for value in values if values.count(value) > 1), None):
+        raise JobError(f"--vary {variation}: gives {again} twice; give each value once")
+    last = _key(variation).rpartition(".")[2]
+    return [
+        Variant(f"-{last}-{_word(value) or number}", (f"{given}={value}",))
+        for number, value in enumerate(values, 1)
+    ]
+
+
+def _key(variation: str) -> str:
+    """The key that it varies, without the name of the job that it is for."""
+    return variation.partition("=")[0].rpartition(":")[2].strip()
+
+
+def _values(listed: str) -> list[str]:
+    """Values with commas between them: TOML, or else plain words."""
+    try:
+        return [to_toml_value(value) for value in tomllib.loads(f"values = [{listed}]")["values"]]
+    except tomllib.TOMLDecodeError:
+        return [value.strip() for value in listed.split(",")]
+
+
+def _word(value: str) -> str:
+    """A value as it may stand in a name; nothing where it does not fit there."""
+    if value[0] in "[{" or len(value) > LONGEST:
+        return ""
+    return re.sub(r"[^\w.]+", "-", value).strip("-.")
