@@ -127,27 +127,32 @@ def onnx_model(path: Path, sizes: list[str], whole: bool) -> Model:
 
 @command(
     epilog="[bold]Examples[/bold]\n\nweft export runs/digits-20260314-150926\n\n"
-    "weft export runs/digits-20260314-150926 models/digits/1/model.onnx   [dim]a model repository[/dim]"
+    "weft export runs/digits-20260314-150926 models/digits/1/model.onnx   [dim]a model repository[/dim]\n\n"
+    "weft export runs/digits-seed-* ensemble.onnx   [dim]several, as one model[/dim]"
 )
 def export(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in it.", show_default=False)
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN... [FILE]",
+            help="Folders of runs, or checkpoints in them, and the .onnx file to write. [RUN/model.onnx]",
+            show_default=False,
+        ),
     ],
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="FILE", help="The file to write. [RUN/model.onnx]", show_default=False),
-    ] = None,
 ) -> None:
-    """Write a trained model as an ONNX file.
+    """Write a trained model as an ONNX file, or several as one: the mean of what they predict.
 
     It holds the weights of the newest checkpoint (the best where \\[train] best keeps it), and takes samples
     as the run's data had them: what the run did to them first (a scale, a mean) is in the file.
+
+    Of several runs it holds all models, and has a second output: their deviation from the mean.
     """
     if launcher_rank():
         return  # one rank is enough to write
     from ..train.export import export as write
 
-    show(write(run, file))
+    file = runs.pop() if len(runs) > 1 and runs[-1].suffix == ".onnx" else None
+    show(write(runs, file))
 
 
 @command(

@@ -3,6 +3,7 @@
                rate    steps  validation loss  validation accuracy  test loss  test accuracy
 mlp-rate-0.03  0.03      400           0.1018               0.9611     0.0472         0.9833
 mlp-rate-0.3   0.3       400           0.4127               0.8712     0.4410         0.8655
+best by validation loss: runs/mlp-rate-0.03-20260314-150926
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Standing:
     label: str
     job: Mapping[str, Any]
     history: History
+    path: Path
 
     def score(self, split: str, metric: str) -> float:
         """That of the split's last evaluation, or of the one whose checkpoint [train] best has kept."""
@@ -66,7 +68,7 @@ def standings(paths: Sequence[Path]) -> str:
     ]
     return table(
         [
-            Standing(label, job_keys(folder.job), read_metrics(folder.metrics))
+            Standing(label, job_keys(folder.job), read_metrics(folder.metrics), folder.path)
             for label, folder in zip(labels, folders, strict=True)
         ]
     )
@@ -94,7 +96,14 @@ def table(runs: Sequence[Standing]) -> str:
         "  ".join([f"  {line[0]:<{widths[0]}}", *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in lines
     )
-    return f"{text}\n  they differ in {', '.join(more)}, too" if more else text
+    parts = [text, f"  they differ in {', '.join(more)}, too" if more else "", _best(ordered[0])]
+    return "\n".join(filter(None, parts))
+
+
+def _best(first: Standing) -> str:
+    evaluated, trained = map(math.isfinite, first.rank)
+    by = "validation loss" if evaluated else "the loss of its last step"
+    return f"  best by {by}: {first.path}" if evaluated or trained else ""
 
 
 def job_keys(path: Path) -> dict[str, Any]:

@@ -1,35 +1,51 @@
-"""A run as an ONNX file: its newest checkpoint, for whatever else computes models."""
+"""A run, or an ensemble of several, as an ONNX file: of newest checkpoints, for others to compute."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...kernels.kernel import ArraySpec
+from ..errors import Mistake
 from ..graph import Graph, Layout
 from ..graph.onnx import save, write
 from ..observe.folder import require_file
 from .data.samples import Affine
-from .inference import trained
+from .ensemble import ensemble
+from .inference import Trained, trained
 
 
-def export(run: Path, file: Path | None) -> str:
-    """Write the run in this folder (or one of its checkpoints) as ONNX; returns what was written, in a line.
+def export(runs: Sequence[Path], file: Path | None) -> str:
+    """Write the runs in these folders (or checkpoints in them) as ONNX; returns what was written, in a line.
 
-    Without `file` it becomes model.onnx in the run's folder. Raises Mistake for what is no run, GraphError
-    where the model has a kernel that ONNX lacks or too many weights, MachineError where it can't be written.
+    A single one becomes, without `file`, model.onnx in its folder. Raises Mistake for what is no run, for
+    several that do not take and predict the same, or have no `file`; GraphError where a model has a kernel
+    that ONNX lacks or too many weights, MachineError where it can't be written.
     """
     if file is None:
-        file = (run.parent.parent if run.suffix == ".safetensors" else run) / "model.onnx"
+        if len(runs) > 1:
+            raise Mistake(f"{len(runs)} runs become one file, which needs a name: behind them, ensemble.onnx")
+        file = (runs[0].parent.parent if runs[0].suffix == ".safetensors" else runs[0]) / "model.onnx"
     require_file(file, "model.onnx")
-    found = trained(run)
-    properties = {"step": str(found.step)}
-    if found.labels:
-        properties["labels"] = json.dumps(found.labels)
-    affine = found.affine
-    proto = write(found.graph, found.weights, mean=affine.mean, scale=affine.scale, properties=properties)
-    save(proto, file)
-    return f"{file}: {_described(found.graph)}, as of step {found.step:,}{_coarse(affine)}"
+    found = [trained(run) for run in runs]
+    if len(runs) > 1:
+        return _export_ensemble(found, [str(run) for run in runs], file)
+    (one,) = found
+    affine, properties = one.affine, {"step": str(one.step), **_labels(one)}
+    save(write(one.graph, one.weights, mean=affine.mean, scale=affine.scale, properties=properties), file)
+    return f"{file}: {_described(one.graph)}, as of step {one.step:,}{_coarse(affine)}"
+
+
+def _export_ensemble(members: Sequence[Trained], names: Sequence[str], file: Path) -> str:
+    graph, weights = ensemble(members, names)
+    save(write(graph, weights, properties=_labels(members[0])), file)
+    coarse = next(filter(None, (_coarse(member.affine) for member in members)), "")
+    return f"{file}: {len(members)} members, {_described(graph)}{coarse}"
+
+
+def _labels(found: Trained) -> dict[str, str]:
+    return {"labels": json.dumps(found.labels)} if found.labels else {}
 
 
 def _coarse(affine: Affine) -> str:

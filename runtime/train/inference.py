@@ -53,6 +53,7 @@ class Trained:
     affine: Affine
     labels: tuple[str, ...]
     step: int
+    classifies: bool  # what it predicts are logits of classes
 
 
 def described(data: Data) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def trained(path: Path) -> Trained:
     if shapes.outcome.changes:
         graph, led_back = in_units(graph, shapes.outcome)
         weights |= led_back
-    return Trained(graph, weights, shapes.affine, labels, snapshot.step)
+    classifies = job.model.loss == "softmax_cross_entropy"
+    return Trained(graph, weights, shapes.affine, labels, snapshot.step, classifies)
 
 
 def in_units(graph: Graph, outcome: Affine) -> tuple[Graph, dict[str, NDArray[np.float32]]]:

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from tests.launch import environment, launcher, mpiexec, python
 from tests.system.small import WEFT
+from tests.system.test_cli import called
 from tests.system.test_training import FAILING
 
 JOB = """
@@ -54,6 +55,46 @@ def stored(output: str, folder: Path) -> dict[str, Path]:
 
 def newest(folder: Path) -> Path:
     return sorted((folder / "checkpoints").glob("*.safetensors"))[-1]
+
+
+def test_a_sweep_tells_the_best_and_its_models_become_one(jobs, tmp_path):
+    small = jobs[1]
+    done = train(2, small, "--vary", "train.optimizer.rate=0.01,1e-9", "--vary", "seed=1,2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [f"small-rate-{rate}-seed-{seed}" for rate in ("0.01", "1e-09") for seed in (1, 2)]
+    folders = stored(done.stdout, tmp_path)
+    assert list(folders) == names
+    table = done.stdout[done.stdout.rindex("seed ") :].splitlines()
+    assert table[0].split()[:5] == ["seed", "rate", "steps", "validation", "loss"]
+    assert {line.split()[0] for line in table[1:3]} == set(names[:2])  # the other two learn nothing
+    assert {line.split()[0] for line in table[3:5]} == set(names[2:])
+    assert folders[table[1].split()[0]].samefile(tmp_path / table[5].partition(": ")[2])
+    # One of them is the model that the job trains with this seed and rate.
+    alone = train(2, small, "--set", "seed=2", "--set", "name=alone", folder=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    (lone,) = (tmp_path / "runs").glob("alone-*")
+    for name, array in load_file(newest(lone)).items():
+        if name.startswith("weight/"):
+            np.testing.assert_allclose(array, load_file(newest(folders[names[1]]))[name], atol=1e-4)
+    # Both that learned, as one model: its predictions are the mean of theirs.
+    report = called("report", *map(str, folders.values()), cwd=tmp_path)
+    assert report.stdout.splitlines()[-5:-1] == table[1:5]
+    members = [str(folders[name]) for name in names[:2]]
+    assert called("export", *members, "both.onnx", cwd=tmp_path).returncode == 0
+    samples = np.random.default_rng(1).random((50, 1, 8, 8), np.float32) * 16
+    np.save(tmp_path / "x.npy", samples)
+    for model, output in (("both.onnx", "dense_2"), (members[0], ""), (members[1], "")):
+        asked = [
+            "predict",
+            model,
+            "x.npy",
+            f"{Path(model).name}.npy",
+            *(["--output", output] if output else []),
+        ]
+        assert mpiexec(1, [*WEFT, *asked], cwd=tmp_path).returncode == 0
+    both, *logits = (np.load(tmp_path / f"{Path(name).name}.npy") for name in ("both.onnx", *members))
+    shares = [np.exp(each) / np.exp(each).sum(1, keepdims=True) for each in logits]
+    np.testing.assert_allclose(np.exp(both), np.mean(shares, axis=0), atol=1e-4)
 
 
 def test_two_models_train_and_leave_a_folder_each(jobs, tmp_path):

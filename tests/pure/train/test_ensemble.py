@@ -1,0 +1,88 @@
+"""Several runs as one model: what its graph computes, and which runs may be its members."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.pure.graph.onnx_files import expected
+from tests.pure.graph.test_onnx_writer import computed
+from weft.runtime.errors import Mistake
+from weft.runtime.graph import Graph, Layout
+from weft.runtime.graph.builder import sequential
+from weft.runtime.graph.onnx import write
+from weft.runtime.train.data.samples import Affine
+from weft.runtime.train.ensemble import ensemble
+from weft.runtime.train.inference import Trained
+
+FEATURES, OUTPUTS = 5, 3
+GRAPH = sequential((FEATURES,), [("dense", {"features": 4}), ("relu", {}), ("dense", {"features": OUTPUTS})])
+SAMPLES = np.random.default_rng(3).normal(20, 4, (7, FEATURES)).astype(np.float32)
+
+
+def member(seed: int, *, classifies: bool, labels: tuple[str, ...] = (), graph: Graph = GRAPH) -> Trained:
+    """A run's model of drawn weights; each seed has seen samples of another mean and scale."""
+    random = np.random.default_rng(seed)
+    weights = {
+        parameter.name: random.standard_normal(parameter.spec.shape).astype(np.float32)
+        for parameter in Layout.of(graph).parameters
+    }
+    affine = Affine(random.normal(20, 1, FEATURES), random.uniform(0.1, 0.4, FEATURES))
+    return Trained(graph, weights, affine, labels, 10 * seed, classifies)
+
+
+def predicted(one: Trained) -> np.ndarray:
+    samples = ((SAMPLES - one.affine.mean) * one.affine.scale).astype(np.float32)
+    return computed(one.graph, dict(one.weights), samples).astype(np.float64)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_values_are_the_members_mean_and_their_deviation_from_it(count: int) -> None:
+    members = [member(seed, classifies=False) for seed in range(count)]
+    graph, weights = ensemble(members, [f"run-{n}" for n in range(count)])
+    assert graph.outputs == ("dense_2", "dense_2_deviation")
+    wanted = np.array([predicted(one) for one in members])
+    mean, deviation = expected(write(graph, weights), {"x": SAMPLES})
+    np.testing.assert_allclose(mean, wanted.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(deviation, wanted.std(0, ddof=1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(computed(graph, weights, SAMPLES), mean, rtol=1e-5, atol=1e-5)
+
+
+def test_classes_have_the_members_mean_probability() -> None:
+    members = [member(seed, classifies=True) for seed in range(3)]
+    graph, weights = ensemble(members, ["a", "b", "c"])
+    logits, deviation = expected(write(graph, weights), {"x": SAMPLES})
+    shares = np.exp([predicted(one) for one in members])
+    shares /= shares.sum(-1, keepdims=True)
+    np.testing.assert_allclose(np.exp(logits), shares.mean(0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(deviation, shares.std(0, ddof=1), rtol=1e-3, atol=1e-4)
+
+
+def test_what_no_member_thinks_possible_has_a_finite_logarithm() -> None:
+    sure = member(1, classifies=True)
+    sure = replace(sure, weights={name: 1e4 * array for name, array in sure.weights.items()})
+    graph, weights = ensemble([sure, sure], ["a", "b"])
+    logits, deviation = expected(write(graph, weights), {"x": SAMPLES})
+    assert np.isfinite(logits).all()
+    assert logits.min() < -80
+    assert (deviation == 0).all()
+
+
+OTHER = sequential((FEATURES,), [("dense", {"features": OUTPUTS + 1})])
+WIDER = sequential((FEATURES + 1,), [("dense", {"features": OUTPUTS})])
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (member(2, classifies=False), r"b predicts dense_2 \(3,\) \(values\), and a dense_2 \(3,\)"),
+        (member(2, classifies=True, graph=OTHER), r"b predicts dense_1 \(4,\) \(scores of classes\), and a"),
+        (member(2, classifies=True, graph=WIDER), r"b takes x float32 \(6,\), and a x float32 \(5,\)"),
+        (member(2, classifies=True, labels=("u", "v", "w")), "b tells apart u, v, w, and a classes without"),
+    ],
+)  # fmt: skip
+def test_members_that_do_not_do_the_same_are_told(other: Trained, told: str) -> None:
+    with pytest.raises(Mistake, match=told):
+        ensemble([member(1, classifies=True), other], ["a", "b"])
