@@ -128,7 +128,7 @@ def train(
 
     async def main(world: World) -> list[int]:
         results = await fleet.train(world, load(), resume=runs)
-        if variations and world.rank == 0:
+        if world.rank == 0 and (variations or len(results) > 2):
             show(standings([result.folder for result in results]))
         return world.node_pids if world.rank == 0 and any(result.failure for result in results) else []
 
