@@ -32,6 +32,8 @@ from .schema import Job
 from .trainer import Result, Trainer
 from .turns import Turns
 
+NAMED = 8  # models whose shares the first line tells
+
 SPANS = 1 << 18
 """Kept over all ranks: rank 0 gathers them, and writes about 200 bytes of JSON for each."""
 
@@ -179,6 +181,8 @@ class Fleet:
     def _headline(self) -> str:
         names = [one.job.name for one in self._ready]
         parts = [f"{name} {part:.0%}" for name, part in zip(names, weights(self._claims), strict=True)]
+        if len(parts) > NAMED:
+            parts[NAMED - 1 :] = [f"and {len(parts) - NAMED + 1} more"]
         order = preview(self._claims, self._left, names)
         steps = f"\nsteps in the order {order}" if order else ""  # none are left of runs that have ended
         return f"{len(names)} models share every rank's compute time: {', '.join(parts)}{steps}"
