@@ -174,7 +174,7 @@ def report(
 
     Two runs are laid side by side: a table, and a typical step of each
     (compare.png in the first). Three and more are lines of a table, the best
-    first, with what sets their jobs apart.
+    first, with what sets their jobs apart, and of a picture (losses.png).
 
     Of a trace file that a pool of tasks has left (docs/tasks.md): who ran what,
     for whom, and took it from where; the picture comes beside the file.
@@ -187,9 +187,9 @@ def report(
         show(report_tasks(runs[0]))
         return
     if len(runs) > 2:
-        from ..observe.standings import standings
+        from ..observe.standings import report_standings
 
-        show(standings(runs))
+        show(report_standings(runs))
         return
     from ..observe import report as reports
 

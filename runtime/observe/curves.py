@@ -94,9 +94,7 @@ def draw_loss(path: Path, name: str, history: History) -> bool:
         ]
         for panel in axes:
             panel.set_xlim(0, history.steps.last)
-            panel.grid(axis="y", color="#ECECEC", linewidth=0.6)
-            panel.set_axisbelow(True)
-            panel.spines["left"].set_visible(False)
+            quiet_grid(panel)
             if panel is not axes[-1]:
                 panel.tick_params(bottom=False, labelbottom=False)
         _loss(axes[0], history)
@@ -104,24 +102,45 @@ def draw_loss(path: Path, name: str, history: History) -> bool:
             _accuracy(axes[1], history)
         if np.isfinite(rate).any():
             _rate(axes[-1], history)
-        axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes[-1].set_xlabel("step", loc="right", labelpad=0)
+        scale_steps(axes[-1], history.steps.last)
     return True
 
 
-def _loss(axes: Axes, history: History) -> None:
-    steps, loss = history.steps.step, history.steps.loss
-    known = loss[np.isfinite(loss)]
-    if len(known) and known.min() > 0 and known.max() > LOG_RANGE * known.min():
+def scale_losses(axes: Axes, known: Series) -> bool:
+    """Choose the axis of these losses, all finite; whether it is logarithmic."""
+    logarithmic = bool(len(known) and known.min() > 0 and known.max() > LOG_RANGE * known.min())
+    if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1,) if known.max() > 100 * known.min() else (1, 2, 5)))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.tick_params(which="minor", length=0)
-        smoothed = np.exp(smooth(np.log(loss), SMOOTHING * len(loss)))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
+    return logarithmic
+
+
+def scale_steps(axes: Axes, last: int) -> None:
+    """The axis of steps, from 0 to the last."""
+    axes.set_xlim(0, last)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("step", loc="right", labelpad=0)
+
+
+def quiet_grid(axes: Axes) -> None:
+    """Lines across, and no axis at the left."""
+    axes.grid(axis="y", color="#ECECEC", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+
+
+def _loss(axes: Axes, history: History) -> None:
+    steps, loss = history.steps.step, history.steps.loss
+    known = loss[np.isfinite(loss)]
+    if scale_losses(axes, known):
+        smoothed = np.exp(smooth(np.log(loss), SMOOTHING * len(loss)))
+    else:
         smoothed = smooth(loss, SMOOTHING * len(loss))
     axes.plot(*thin(steps, loss), color=TRAINING, alpha=0.25, linewidth=0.6)
     # Of one point a line shows nothing.
@@ -130,8 +149,8 @@ def _loss(axes: Axes, history: History) -> None:
     ended = smoothed[-1]
     labels = [(ended, f"training {figure(ended)}", TRAINING)] if math.isfinite(ended) else []
     labels += _points(axes, history, "loss", figure)
-    _heading(axes, "loss")
-    _label(axes, labels)
+    heading(axes, "loss")
+    label(axes, labels)
 
 
 def _accuracy(axes: Axes, history: History) -> None:
@@ -139,8 +158,8 @@ def _accuracy(axes: Axes, history: History) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     # With as many digits as tell the ticks apart: whole percents named four of them 99%.
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    _heading(axes, "accuracy")
-    _label(axes, labels)
+    heading(axes, "accuracy")
+    label(axes, labels)
 
 
 def _rate(axes: Axes, history: History) -> None:
@@ -149,8 +168,8 @@ def _rate(axes: Axes, history: History) -> None:
     axes.fill_between(steps, rate, color=GREEN, alpha=0.12, linewidth=0)
     axes.set_ylim(0, max(float(np.nanmax(rate)), 1e-12) * 1.1)
     axes.set_yticks([])
-    _heading(axes, "learning rate")
-    _label(axes, [(float(np.nanmax(rate)), f"at most {figure(float(np.nanmax(rate)))}", GREEN)])
+    heading(axes, "learning rate")
+    label(axes, [(float(np.nanmax(rate)), f"at most {figure(float(np.nanmax(rate)))}", GREEN)])
 
 
 def _points(axes: Axes, history: History, key: str, words: Callable[[float], str]) -> list[Label]:
@@ -174,14 +193,14 @@ def _points(axes: Axes, history: History, key: str, words: Callable[[float], str
     return labels
 
 
-def _heading(axes: Axes, text: str) -> None:
+def heading(axes: Axes, text: str) -> None:
     """What the panel shows, above its upper left corner."""
     axes.annotate(
         text, (0, 1), (-LEFT_IN * 72 + 12, 5), "axes fraction", "offset points", color=QUIET, fontsize=8
     )
 
 
-def _label(axes: Axes, labels: Sequence[Label]) -> None:
+def label(axes: Axes, labels: Sequence[Label]) -> None:
     """Values at the right edge in their line's colour, moved apart where they would overlap."""
     axes.set_ylim(axes.get_ylim())  # a value's place is known only when the limits are
     ordered = sorted(labels, key=lambda label: label[0])

@@ -9,6 +9,7 @@ runs/digits-20260314-150926/
     timeline.png
     portions.csv     when each portion of the gradient was ready, posted, done, used; by `weft report`
     compare.png      drawn by `weft report RUN OTHER`
+    losses.png       drawn by `weft report RUN RUN RUN`
     model.onnx       by `weft export`
 """
 
@@ -71,6 +72,11 @@ class RunFolder:
     def compare_picture(self) -> Path:
         """A step of this run and one of another."""
         return self.path / "compare.png"
+
+    @property
+    def losses_picture(self) -> Path:
+        """The losses of this run and of others over their steps."""
+        return self.path / "losses.png"
 
     @property
     def name(self) -> str:

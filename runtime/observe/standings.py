@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .compare import UNKNOWN
-from .folder import RunFolder
+from .folder import Files, RunFolder
 from .history import History, read_metrics
 from .words import figure
 
@@ -60,24 +60,36 @@ class Standing:
 
 def standings(paths: Sequence[Path]) -> str:
     """The table of the runs in these folders; Mistake where one holds none."""
+    return table(ranked(paths))
+
+
+def report_standings(paths: Sequence[Path]) -> str:
+    """The table, and the place of the picture that is drawn into the first of these folders."""
+    from .standings_picture import draw_standings  # as of all reports: ranks that train need no Matplotlib
+
+    ordered, files, path = ranked(paths), Files(), RunFolder.open(paths[0]).losses_picture
+    drawn = files.write(path, lambda path: draw_standings(path, ordered))
+    return "\n\n".join([table(ordered), *([f"picture: {path}"] if drawn else []), *files.lost])
+
+
+def ranked(paths: Sequence[Path]) -> list[Standing]:
+    """The runs in these folders, the best first; Mistake where one holds none."""
     folders = [RunFolder.open(path) for path in paths]
     names = [folder.name for folder in folders]
     labels = [
         name if names.count(name) == 1 else folder.path.resolve().name
         for name, folder in zip(names, folders, strict=True)
     ]
-    return table(
-        [
-            Standing(label, job_keys(folder.job), read_metrics(folder.metrics), folder.path)
-            for label, folder in zip(labels, folders, strict=True)
-        ]
-    )
+    runs = [
+        Standing(label, job_keys(folder.job), read_metrics(folder.metrics), folder.path)
+        for label, folder in zip(labels, folders, strict=True)
+    ]
+    return sorted(runs, key=lambda run: run.rank)
 
 
-def table(runs: Sequence[Standing]) -> str:
-    """One line a run. A column is left out where nothing is known for it, and keys that fill lines."""
-    ordered = sorted(runs, key=lambda run: run.rank)
-    differing = keys_apart([run.job for run in runs])
+def table(ordered: Sequence[Standing]) -> str:
+    """One line a run, the best first. A column of which nothing is known is left out."""
+    differing = keys_apart([run.job for run in ordered])
     shown, more = differing[:KEYS_SHOWN], differing[KEYS_SHOWN:]
     columns = [("", [run.label for run in ordered])]
     columns += [(_short(key, differing), [_cell(run.job.get(key)) for run in ordered]) for key in shown]

@@ -69,7 +69,8 @@ def load_jobs(
     """
     titles = _distinct([_title(name) for name in names])
     options = [("--set", text) for text in overrides] + [("--vary", text) for text in variations]
-    jobs, problems = [], [
+    jobs: list[Job] = []
+    problems = [
         f"{option} {text}: no job here is called {job}{nearest(job, titles)}; there are {', '.join(titles)}"
         for option, text in options
         if (job := _addressee(text)) is not None and job not in titles
@@ -77,14 +78,14 @@ def load_jobs(
     for name, title in zip(names, titles, strict=True):
         own = [text for text in overrides if _addressee(text) in (None, title)]
         try:
-            found = variants([text for text in variations if _addressee(text) in (None, title)])
+            wanted = variants([text for text in variations if _addressee(text) in (None, title)])
         except JobError as error:
             problems.append(str(error))
             continue
-        for variant in found:
+        for variant in wanted:
             try:
-                job = load_job(name, own, variant.overrides)
-                jobs.append(job.model_copy(update={"name": job.name + variant.suffix}))
+                made = load_job(name, own, variant.overrides)
+                jobs.append(made.model_copy(update={"name": made.name + variant.suffix}))
             except JobError as error:
                 problems += str(error).splitlines()
     if problems:

@@ -9,7 +9,8 @@ import pytest
 
 from weft.runtime.errors import Mistake
 from weft.runtime.observe import Metrics, RunFolder
-from weft.runtime.observe.standings import keys_apart, standings
+from weft.runtime.observe.standings import keys_apart, report_standings, standings
+from weft.runtime.observe.standings_picture import short
 
 
 def run(parent: Path, name: str, job: str, *validation: tuple[float, float], test: float = math.nan) -> Path:
@@ -102,3 +103,40 @@ def test_what_is_missing_of_a_job_differs_and_a_lost_job_does_not(tmp_path: Path
 def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="there is no run"):
         standings([run(tmp_path, "a", job(0.5)), tmp_path / "b", tmp_path / "c"])
+
+
+def test_the_report_has_a_picture_of_losses_where_there_are_lines_to_draw(tmp_path: Path) -> None:
+    paths = [
+        run(tmp_path, f"a-{n}", job(0.1 * n), *((1 / (k + n), 0.5) for k in range(9))) for n in range(1, 8)
+    ]
+    paths.append(run(tmp_path, "once", job(0.3), (0.2, 0.5)))
+    text = report_standings(paths)
+    picture = paths[0] / "losses.png"
+    assert text == f"{standings(paths)}\n\npicture: {picture}"
+    assert picture.stat().st_size > 20_000
+    points = [run(tmp_path, f"b-{n}", job(0.1), (0.1, 0.5)) for n in range(3)]
+    assert report_standings(points) == standings(points)
+    assert not (points[0] / "losses.png").exists()
+
+
+def test_runs_that_never_evaluated_show_what_they_trained(tmp_path: Path) -> None:
+    paths = [run(tmp_path, f"a-{n}", job(0.1)) for n in range(3)]
+    for n, path in enumerate(paths):
+        with Metrics(path / "metrics.jsonl") as metrics:
+            for step in range(1, 50):
+                metrics.write(kind="step", step=step, epoch=1, loss=(n + 1) / step, rate=0.1)
+    assert report_standings(paths).endswith(f"picture: {paths[0]}/losses.png")
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["mine-rate-0.1", "mine-rate-0.3"], ["rate-0.1", "rate-0.3"]),
+        (["mine-name-sgd", "mine-name-adamw"], ["sgd", "adamw"]),
+        (["mine", "mine-2"], ["mine", "mine-2"]),
+        (["a", "b"], ["a", "b"]),
+        (["mine-1", "mine-1"], ["mine-1", "mine-1"]),
+    ],
+)
+def test_names_are_as_short_as_tells_them_apart(names: list[str], shown: list[str]) -> None:
+    assert short(names) == shown
