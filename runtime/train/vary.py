@@ -22,6 +22,9 @@ from .toml import to_toml_value
 LONGEST: Final = 24
 """Of a value in a name, in characters; longer ones, tables and lists are numbered."""
 
+LONGEST_SUFFIX: Final = 100
+"""Where a name would have a longer one, all are numbered: a folder's name has 255 bytes."""
+
 
 class Variant(NamedTuple):
     """What one of the models has of its own: an ending of its name, and its overrides."""
@@ -39,10 +42,13 @@ def variants(variations: Sequence[str]) -> list[Variant]:
     if again := next((key for key in keys if keys.count(key) > 1), None):
         raise JobError(f"--vary {again} is given twice: give all its values at once, as {again}=1,2,3")
     axes = [_axis(variation) for variation in variations]
-    return [
+    found = [
         Variant("".join(one.suffix for one in chosen), tuple(itertools.chain(*(c.overrides for c in chosen))))
         for chosen in itertools.product(*axes)
     ]
+    if max(len(variant.suffix) for variant in found) > LONGEST_SUFFIX:
+        return [Variant(f"-{number}", variant.overrides) for number, variant in enumerate(found, 1)]
+    return found
 
 
 def _axis(variation: str) -> list[Variant]:

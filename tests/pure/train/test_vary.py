@@ -95,3 +95,12 @@ def test_the_problems_of_all_variants_are_told_together(tmp_path: Path) -> None:
         "--vary train.batch=0: [train] batch = 0: must be at least 1",
         '--vary train.batch=x: [train] batch = "x": must be a whole number, without quotes',
     ]
+
+
+def test_names_that_would_be_too_long_for_a_folder_are_numbers(tmp_path: Path) -> None:
+    keys = ["seed", "train.batch", "train.epochs", "train.micro_batch", "train.optimizer.rate", "run.share"]
+    variations = [f"{key}={'9' * 15},{'8' * 15}" for key in keys]
+    assert [variant.suffix for variant in variants(variations)] == [f"-{n}" for n in range(1, 65)]
+    assert len({variant.overrides for variant in variants(variations)}) == 64
+    assert all(len(variant.suffix) <= 100 for variant in variants(variations[:4]))
+    assert variants(variations[:4])[0].suffix.startswith("-seed-9")
