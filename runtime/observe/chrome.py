@@ -15,19 +15,22 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from ..errors import Mistake
 from .folder import write_whole
 from .shares import activity, training_window
-from .trace import COMPUTE, LOOP, WIRE, RankTrace, Span
+from .trace import COMPUTE, LOOP, WIRE, RankTrace, Span, all_kept
 
 IDLE: Final = "idle"
 TRACKS: Final = (COMPUTE, WIRE, IDLE, LOOP)  # from top to bottom
 
 # Gaps that are shorter lie between any two kernels; drawn, they would double the file. The shares count them.
 SHORTEST_IDLE_NS: Final = 10_000
+
+TOGETHER: Final = 512  # events that become JSON at once: one by one each call set its encoder up anew
 
 
 def write_chrome(path: Path, traces: Sequence[RankTrace]) -> None:
@@ -45,12 +48,14 @@ def write_chrome(path: Path, traces: Sequence[RankTrace]) -> None:
         )
         file.write(' "traceEvents": [\n')
         separator = ""
-        for event in (event for trace in traces for event in _events(trace, origin_ns)):
-            file.write(separator + json.dumps(event, separators=(",", ":")))
+        events = (event for trace in traces for event in _events(trace, origin_ns))
+        while together := list(islice(events, TOGETHER)):
+            file.write(separator + json.dumps(together, separators=(",", ":"))[1:-1])
             separator = ",\n"
         file.write("\n]}\n")
 
-    write_whole(path, write)
+    with all_kept():
+        write_whole(path, write)
 
 
 def read_chrome(path: Path) -> list[RankTrace]:
@@ -59,31 +64,36 @@ def read_chrome(path: Path) -> list[RankTrace]:
     Empty where there is no file; a Mistake where it is another.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        ranks = content["otherData"]["ranks"]
-        spans: dict[int, list[Span]] = defaultdict(list)
-        for event in content["traceEvents"]:
-            if event["ph"] == "X" and event["cat"] != IDLE:
-                start_ns = round(event["ts"] * 1000)
-                end_ns = start_ns + round(event["dur"] * 1000)
-                spans[event["pid"] - 1].append(
-                    Span(event["cat"], event["name"], start_ns, end_ns, event.get("args", {}))
-                )
-        return [
-            RankTrace(
-                entry["rank"],
-                entry["host"],
-                tuple(sorted(spans[entry["rank"]], key=lambda span: span.start_ns)),
-                entry["dropped"],
-            )
-            for entry in ranks
-        ]
+        with all_kept():
+            return _traces(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Mistake(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Mistake(f"{path} is not a trace that Weft wrote ({type(error).__name__}: {error})") from error
+
+
+def _traces(content: dict[str, Any]) -> list[RankTrace]:
+    """What the file's JSON holds."""
+    ranks = content["otherData"]["ranks"]
+    spans: dict[int, list[Span]] = defaultdict(list)
+    for event in content["traceEvents"]:
+        if event["ph"] == "X" and event["cat"] != IDLE:
+            start_ns = round(event["ts"] * 1000)
+            end_ns = start_ns + round(event["dur"] * 1000)
+            spans[event["pid"] - 1].append(
+                Span(event["cat"], event["name"], start_ns, end_ns, event.get("args", {}))
+            )
+    return [
+        RankTrace(
+            entry["rank"],
+            entry["host"],
+            tuple(sorted(spans[entry["rank"]], key=lambda span: span.start_ns)),
+            entry["dropped"],
+        )
+        for entry in ranks
+    ]
 
 
 def idle_spans(trace: RankTrace) -> list[Span]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import json
 import threading
@@ -10,7 +12,7 @@ import pytest
 
 from weft.runtime.errors import Mistake
 from weft.runtime.observe.chrome import idle_spans, read_chrome, rows, write_chrome
-from weft.runtime.observe.trace import RankTrace, Span, Trace, decode
+from weft.runtime.observe.trace import RankTrace, Span, Trace, all_kept, decode
 
 
 def recorded(rank: int = 0) -> Trace:
@@ -118,6 +120,38 @@ def test_the_file_is_what_the_trace_event_format_asks_for(tmp_path: Path) -> Non
     assert first["dur"] == 300
     assert first["args"] == {"phase": "forward", "step": 1, "micro_batch": 0}
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_is_recorded_is_nothing_that_collections_look_at() -> None:
+    gc.collect()
+    before = len(gc.get_objects())
+    trace = recorded()
+    for number in range(1_000):
+        trace.span("compute", "a.forward", number, number + 1, phase="forward", step=number, model="a")
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
+    assert decode(trace.encode()).spans[500].args == {"phase": "forward", "step": 500, "model": "a"}
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_collections_go_on_as_before_behind_what_keeps_all(collecting: bool) -> None:
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with contextlib.suppress(KeyError), all_kept():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
+
+
+def test_a_trace_of_more_events_than_are_written_at_once_is_read_again(tmp_path: Path) -> None:
+    trace = Trace(0, "n0")
+    for number in range(1_500):
+        trace.span("compute", "a.forward", 10 * number, 10 * number + 10, step=number)
+    write_chrome(tmp_path / "trace.json", [decode(trace.encode())])
+    (read,) = read_chrome(tmp_path / "trace.json")
+    assert [(span.start_ns, span.args["step"]) for span in read.spans] == [(10 * n, n) for n in range(1_500)]
 
 
 def test_idle_is_where_neither_kernel_nor_wire_is_busy() -> None:
