@@ -8,7 +8,9 @@ Every rank runs the program with the same arguments, and one should say what is 
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import inspect
 import io
 import os
@@ -41,6 +43,10 @@ app = typer.Typer(
 
 def main() -> None:
     """The program `weft`."""
+    # Most objects are of modules and stay, and few of the others are in cycles. To look for garbage as often
+    # as is usual, and twice in all that is left when the interpreter ends, took 0.3 s of each training rank.
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     sys.stdout, sys.stderr = _open(sys.stdout), _open(sys.stderr)
     if not launcher_rank():
         with printing_usage():

@@ -12,7 +12,9 @@ want its help.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import errno
+import gc
 import math
 import resource
 import socket
@@ -55,6 +57,9 @@ def run(main: Main[T], *, stall_s: float = STALL_S) -> T | None:
         started = mpi.start()
     except Exception as error:
         _end_without_main(error)
+    if started:
+        # The interpreter, as it ends, looks for garbage in all that is left, twice: up to 0.1 s of a rank.
+        atexit.register(gc.freeze)
     with asyncio.Runner(loop_factory=MpiLoop) as runner:
         try:
             loop = runner.get_loop()

@@ -442,3 +442,13 @@ def test_a_run_is_stored_resumed_and_reported(tmp_path: Path) -> None:
     assert "no wire: one rank" in report.stdout
     assert "portion" not in report.stdout
     assert (stored / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_garbage_is_looked_for_when_a_command_has_ended() -> None:
+    # What is registered first is called last.
+    program = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 10_000))\n"
+        "import sys; from weft.runtime.cli import main; sys.argv = ['weft', '--version']; main()"
+    )
+    done = run([sys.executable, "-c", program], env=environment("mpich"), timeout=60)
+    assert done.stdout == "weft 0.1.0\nTrue\n"
