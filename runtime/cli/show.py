@@ -186,11 +186,9 @@ def report(
 
         show(report_tasks(runs[0]))
         return
-    if len(runs) > 2:
-        from ..observe.standings import report_standings
-
-        show(report_standings(runs))
-        return
     from ..observe import report as reports
 
-    show(reports.compare(*runs) if len(runs) == 2 else reports.report(*runs))
+    if len(runs) > 2:
+        show(reports.rank(runs))
+    else:
+        show(reports.compare(*runs) if len(runs) == 2 else reports.report(*runs))

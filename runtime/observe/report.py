@@ -15,6 +15,8 @@ from .history import History, Row, read_metrics
 from .labels import model_of
 from .portions import Summary, journeys, summaries, write_portions
 from .shares import ModelShares, Shares, mean, models, summarise, summarise_models
+from .standings import ranked
+from .standings import table as standings_table
 from .trace import WIRE, RankTrace
 from .waits import waits_line
 from .words import duration, figure, speed
@@ -64,6 +66,15 @@ def report(path: Path) -> str:
         parts.append("pictures: " + "  ".join(map(str, pictures)))
     parts += files.lost
     return "\n\n".join(part for part in parts if part)
+
+
+def rank(paths: Sequence[Path]) -> str:
+    """Draw `losses.png` into the first of these folders of runs; returns a table, the best run first."""
+    from .standings_picture import draw_standings
+
+    ordered, files, path = ranked(paths), Files(), RunFolder.open(paths[0]).losses_picture
+    drawn = files.write(path, lambda path: draw_standings(path, ordered))
+    return "\n\n".join([standings_table(ordered), *([f"picture: {path}"] if drawn else []), *files.lost])
 
 
 def _traces(folder: RunFolder) -> tuple[list[RankTrace], str]:

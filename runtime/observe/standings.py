@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .compare import UNKNOWN
-from .folder import Files, RunFolder
+from .folder import RunFolder
 from .history import History, read_metrics
 from .words import figure
 
@@ -61,15 +61,6 @@ class Standing:
 def standings(paths: Sequence[Path]) -> str:
     """The table of the runs in these folders; Mistake where one holds none."""
     return table(ranked(paths))
-
-
-def report_standings(paths: Sequence[Path]) -> str:
-    """The table, and the place of the picture that is drawn into the first of these folders."""
-    from .standings_picture import draw_standings  # as of all reports: ranks that train need no Matplotlib
-
-    ordered, files, path = ranked(paths), Files(), RunFolder.open(paths[0]).losses_picture
-    drawn = files.write(path, lambda path: draw_standings(path, ordered))
-    return "\n\n".join([table(ordered), *([f"picture: {path}"] if drawn else []), *files.lost])
 
 
 def ranked(paths: Sequence[Path]) -> list[Standing]:

@@ -9,7 +9,8 @@ import pytest
 
 from weft.runtime.errors import Mistake
 from weft.runtime.observe import Metrics, RunFolder
-from weft.runtime.observe.standings import keys_apart, report_standings, standings
+from weft.runtime.observe.report import rank
+from weft.runtime.observe.standings import keys_apart, standings
 from weft.runtime.observe.standings_picture import short
 
 
@@ -110,12 +111,12 @@ def test_the_report_has_a_picture_of_losses_where_there_are_lines_to_draw(tmp_pa
         run(tmp_path, f"a-{n}", job(0.1 * n), *((1 / (k + n), 0.5) for k in range(9))) for n in range(1, 8)
     ]
     paths.append(run(tmp_path, "once", job(0.3), (0.2, 0.5)))
-    text = report_standings(paths)
+    text = rank(paths)
     picture = paths[0] / "losses.png"
     assert text == f"{standings(paths)}\n\npicture: {picture}"
     assert picture.stat().st_size > 20_000
     points = [run(tmp_path, f"b-{n}", job(0.1), (0.1, 0.5)) for n in range(3)]
-    assert report_standings(points) == standings(points)
+    assert rank(points) == standings(points)
     assert not (points[0] / "losses.png").exists()
 
 
@@ -125,7 +126,7 @@ def test_runs_that_never_evaluated_show_what_they_trained(tmp_path: Path) -> Non
         with Metrics(path / "metrics.jsonl") as metrics:
             for step in range(1, 50):
                 metrics.write(kind="step", step=step, epoch=1, loss=(n + 1) / step, rate=0.1)
-    assert report_standings(paths).endswith(f"picture: {paths[0]}/losses.png")
+    assert rank(paths).endswith(f"picture: {paths[0]}/losses.png")
 
 
 @pytest.mark.parametrize(
