@@ -24,7 +24,7 @@ from ..message import World
 from ..observe import RunFolder
 from . import checkpoint
 from .course import schedule
-from .data import Data, MissingData, Sound, compare, load_data
+from .data import Data, Loader, MissingData, Sound, compare
 from .data.section import files
 from .job import load_job
 from .model import build_with_weights, function_of
@@ -33,6 +33,8 @@ from .start import Start, start
 
 COMPARING_S = 60.0
 """Nobody need hear sooner of a rank that compares an archive: a slow disk gives a gigabyte in ten seconds."""
+
+COUNT = "the number of samples"
 
 TOLD_BYTES = 1 << 12  # of what is wrong with a job's archive
 
@@ -109,11 +111,12 @@ def _examined(
     """All jobs, but those that are known to be wrong, examined; Mistake with all that is wrong with any."""
     found: list[Examined] = []
     mistakes: dict[str, Mistake] = {}  # by what is told of them
+    loader = Loader()
     for job, run, known in zip(jobs, resume, wrong, strict=True):
         try:
             if known is not None:
                 raise known
-            found.append(examine(job, run))
+            found.append(examine(job, run, loader))
         except Mistake as mistake:
             name = f"{job.name}: " if len(jobs) > 1 else ""
             mistakes[name + str(mistake).removeprefix(name)] = mistake
@@ -122,12 +125,14 @@ def _examined(
     return found
 
 
-def examine(job: Job, resume: Path | None) -> Examined:
+def examine(job: Job, resume: Path | None, loader: Loader | None = None) -> Examined:
     """Read all that `job` names, and the newest checkpoint of the run `resume`.
+
+    `loader` is that of all jobs that train together.
 
     Mistake if any is wrong, MachineError where the machine cannot read it.
     """
-    data = _read(job, resumed=resume is not None)
+    data = _read(job, loader or Loader(), resumed=resume is not None)
     graph, own, note = build_with_weights(job.model, data)
     schedule(job, len(data.train))
     if resume is None:
@@ -135,7 +140,10 @@ def examine(job: Job, resume: Path | None) -> Examined:
     folder = RunFolder.open(resume)
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
-    checkpoint.require_lineage(path, snapshot.progress.get("lineage", {}), lineage(job, data, graph))
+    was, now = snapshot.progress.get("lineage", {}), lineage(job, data, graph)
+    if count := snapshot.progress.get("samples", {}).get("count"):  # what says more than a digest does
+        was, now = {**was, COUNT: count}, {**now, COUNT: data.count}
+    checkpoint.require_lineage(path, was, now)
     if snapshot.step > (steps := job.train.total_steps(len(data.train))):
         raise CheckpointError(
             f"{path}: {snapshot.step:,} steps are done, and the job has {steps:,} in all: give it more with "
@@ -151,10 +159,10 @@ def examine(job: Job, resume: Path | None) -> Examined:
     return Examined(job, data, graph, Start(note="\n".join(filter(None, notes))), folder, (path, snapshot))
 
 
-def _read(job: Job, *, resumed: bool) -> Data:
+def _read(job: Job, loader: Loader, *, resumed: bool) -> Data:
     """The job's data. What takes more memory than there is, or what a disk fails to give, is told as that."""
     try:
-        return load_data(job.data, job.seed, job.model.loss)
+        return loader.load(job.data, job.seed, job.model.loss)
     except MissingData as error:
         if not resumed:
             raise

@@ -62,6 +62,7 @@ def described(data: Data) -> dict[str, Any]:
         "input": [list(data.input_spec.shape), data.input_spec.dtype],
         "target": [list(data.target_spec.shape), data.target_spec.dtype],
         "classes": data.classes,
+        "count": data.count,
         "mean": np.asarray(data.affine.mean).tolist(),
         "scale": np.asarray(data.affine.scale).tolist(),
         "wide": data.affine.of_wide,

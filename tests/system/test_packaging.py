@@ -113,7 +113,7 @@ def test_the_wheel_says_what_weft_is(wheel: Path):
     metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"mpich", "openmpi", "cuda12", "cuda13", "onednn", "onnx", "serve", "test"}
+    extras = {"mpich", "openmpi", "cuda12", "cuda13", "hdf5", "onednn", "onnx", "serve", "test"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     core = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert not any(line.startswith(("mpich", "openmpi", "cupy", "onednn", "torch")) for line in core)

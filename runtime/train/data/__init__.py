@@ -1,8 +1,8 @@
 """Data sources: one family a file, all of which return `Data`."""
 
 from .files import MissingData
-from .load import compare, load_data
+from .load import Loader, compare, load_data
 from .npz import Sound
 from .samples import Affine, Data, Samples
 
-__all__ = ["Affine", "Data", "MissingData", "Samples", "Sound", "compare", "load_data"]
+__all__ = ["Affine", "Data", "Loader", "MissingData", "Samples", "Sound", "compare", "load_data"]

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
 from .. import order
-from .samples import Affine, AnyArray, Data, Rows, split, wide
+from .samples import Affine, Data, Rows, split, wide
 from .section import Normalise
-
-CHUNK_BYTES = 64 << 20
-"""How much of a memory-mapped array is read at once for its statistics."""
+from .stored import BLOCK_BYTES, AnyArray, Array, Joined, blocks, located, number_at, reshaped
 
 FLOAT32_MAX = np.finfo(np.float32).max
 
@@ -28,8 +27,8 @@ CLASSES_ARE = 'classes are 0, 1, …; for numbers use [model] loss = "mean_squar
 class Pair:
     """Inputs and targets, and what errors call each of them."""
 
-    inputs: AnyArray
-    targets: AnyArray
+    inputs: Array
+    targets: Array
     inputs_name: str
     targets_name: str
 
@@ -46,6 +45,58 @@ class Plan:
     normalise_targets: bool = False
     shape: Sequence[int] | None = None
     labels: tuple[str, ...] = ()
+
+
+def joined(pairs: Sequence[Pair], inputs_name: str, targets_name: str) -> Pair:
+    """One pair of all of them, in this order; the names are those of all together.
+
+    DataError, naming the file, where samples of one differ from those of the first.
+    """
+    if len(pairs) == 1:
+        return pairs[0]
+    first = pairs[0]
+    for pair in pairs:
+        for what, ours, theirs, name, of_first in (
+            ("inputs", first.inputs, pair.inputs, pair.inputs_name, first.inputs_name),
+            ("targets", first.targets, pair.targets, pair.targets_name, first.targets_name),
+        ):
+            require_numbers(theirs.dtype, name)
+            if theirs.ndim == 0:
+                raise DataError(f"{name}: holds no samples; its shape is ()")
+            if (ours.shape[1:], ours.dtype) != (theirs.shape[1:], theirs.dtype):
+                raise DataError(
+                    f"{name}: a sample's {what} are {theirs.dtype} of shape {theirs.shape[1:]}, but "
+                    f"{ours.dtype} of {ours.shape[1:]} in {of_first}; store all parts alike, or leave "
+                    "this one out of what the pattern matches"
+                )
+        _require_one_target_each(pair)
+    return Pair(
+        Joined([pair.inputs for pair in pairs], [pair.inputs_name for pair in pairs]),
+        Joined([pair.targets for pair in pairs], [pair.targets_name for pair in pairs]),
+        inputs_name,
+        targets_name,
+    )
+
+
+def require_numbers(dtype: np.dtype[Any], name: str) -> None:
+    """DataError where an array holds something else, with what to do about it."""
+    if dtype.kind in "biuf":
+        return
+    remedies = {
+        "c": "; store real and imaginary parts as two channels or features",
+        "V": "; store its fields as one array of numbers",
+        "M": "; store times as numbers, such as seconds",
+        "m": "; store times as numbers, such as seconds",
+    }
+    raise DataError(f"{name}: holds {dtype} where numbers are needed{remedies.get(dtype.kind, '')}")
+
+
+def _require_one_target_each(pair: Pair) -> None:
+    if len(pair.inputs) != len(pair.targets):
+        raise DataError(
+            f"{pair.inputs_name} holds {len(pair.inputs)} samples but {pair.targets_name} "
+            f"{len(pair.targets)}; the first axis of both counts the samples"
+        )
 
 
 def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
@@ -85,53 +136,60 @@ def _checked(pair: Pair, plan: Plan) -> Pair:
     """The pair with at least one axis per input, and targets as the loss takes them."""
     inputs, targets = pair.inputs, pair.targets
     for array, name in ((inputs, pair.inputs_name), (targets, pair.targets_name)):
-        if array.dtype.kind not in "biuf":
-            raise DataError(f"{name}: holds {array.dtype} where numbers are needed")
+        require_numbers(array.dtype, name)
         if array.ndim == 0 or len(array) == 0:
             raise DataError(f"{name}: holds no samples; its shape is {array.shape}")
         if array.size == 0:
             raise DataError(f"{name}: its samples hold no numbers; its shape is {array.shape}")
-    if len(inputs) != len(targets):
-        raise DataError(
-            f"{pair.inputs_name} holds {len(inputs)} samples but {pair.targets_name} {len(targets)}; "
-            "the first axis of both counts the samples"
-        )
+    _require_one_target_each(pair)
     if plan.shape is not None:
         if prod(plan.shape) != prod(inputs.shape[1:]):
             raise DataError(
                 f"{pair.inputs_name}: a sample has shape {inputs.shape[1:]}, which does not fit into "
                 f"[data] shape = {list(plan.shape)}"
             )
-        inputs = inputs.reshape(len(inputs), *plan.shape)
+        inputs = reshaped(inputs, plan.shape)
     elif inputs.ndim == 1:
-        inputs = inputs.reshape(-1, 1)
+        inputs = reshaped(inputs, (1,))
     if plan.regression:
-        if not max(abs(targets.min()), abs(targets.max())) <= FLOAT32_MAX:  # no copy: targets may be images
-            _require(abs(targets) <= FLOAT32_MAX, targets, pair.targets_name, "is no float32; clean it")
-        return replace(pair, inputs=inputs, targets=targets.reshape(-1, 1) if targets.ndim == 1 else targets)
+        for start, block in blocks(targets):
+            if not max(abs(block.min()), abs(block.max())) <= FLOAT32_MAX:  # no copy: targets may be images
+                good = abs(block) <= FLOAT32_MAX
+                _require(good, block, start, pair, "is no float32; clean it")
+        return replace(pair, inputs=inputs, targets=reshaped(targets, (1,)) if targets.ndim == 1 else targets)
+    pair = replace(pair, inputs=inputs, targets=_whole_numbers(pair))
     if targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets[:, 0]
-    return replace(pair, inputs=inputs, targets=_whole_numbers(targets, pair.targets_name))
+        return replace(pair, targets=reshaped(pair.targets, ()))
+    return pair
 
 
-def _whole_numbers(targets: AnyArray, name: str) -> AnyArray:
+def _whole_numbers(pair: Pair) -> Array:
+    """The targets, as integers."""
+    targets = pair.targets
     if targets.dtype.kind != "f":
         return targets
-    whole = targets == np.floor(targets)  # NaN differs from itself
-    _require(whole & (abs(targets) < np.float32(1 << 31)), targets, name, f"is no class; {CLASSES_ARE}")
-    return targets.astype(np.int32)
+    numbers = np.empty(targets.shape, np.int32)
+    for start, block in blocks(targets):
+        whole = block == np.floor(block)  # NaN differs from itself
+        _require(
+            whole & (abs(block) < np.float32(1 << 31)), block, start, pair, f"is no class; {CLASSES_ARE}"
+        )
+        numbers[start : start + len(block)] = block
+    return numbers
 
 
-def _require(good: AnyArray, targets: AnyArray, name: str, what: str) -> None:
-    """Raise DataError for the first target that is not good."""
+def _require(good: AnyArray, block: AnyArray, start: int, pair: Pair, what: str) -> None:
+    """Raise DataError for the first target that is not good, of the block that starts at this sample."""
     odd = np.flatnonzero(~good)
     if len(odd):
-        sample, value = odd[0] // prod(targets.shape[1:]), targets.flat[odd[0]]
+        row, value = start + int(odd[0]) // prod(block.shape[1:]), block.flat[odd[0]]
+        sample, name = located(pair.targets, row, pair.targets_name)
         raise DataError(f"{name}: target {value} of sample {sample} {what}")
 
 
 def _classes(pair: Pair) -> int:
-    lowest, highest = int(pair.targets.min()), int(pair.targets.max())
+    reach = [(int(block.min()), int(block.max())) for _, block in blocks(pair.targets)]
+    lowest, highest = min(low for low, _ in reach), max(high for _, high in reach)
     if lowest < 0 or highest >= 1 << 31:
         raise DataError(f"{pair.targets_name}: targets reach from {lowest} to {highest}; {CLASSES_ARE}")
     return highest + 1
@@ -146,14 +204,14 @@ def _affine(pair: Pair, rows: order.Indices, normalise: Normalise | Affine) -> A
     return _standard(pair.inputs, pair.inputs_name, rows) if normalise == "standard" else Affine()
 
 
-def _standard(array: AnyArray, name: str, rows: order.Indices) -> Affine:
+def _standard(array: Array, name: str, rows: order.Indices) -> Affine:
     """Mean 0 and deviation 1. Of the training samples only: test samples must not be known.
 
     Images by channel, others by feature.
     """
     feature_axis = 1 if array.ndim == 4 else array.ndim - 1
     axes = tuple(axis for axis in range(array.ndim) if axis != feature_axis)
-    step = max(1, CHUNK_BYTES // (8 * prod(array.shape[1:])))
+    step = max(1, BLOCK_BYTES // (8 * prod(array.shape[1:])))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
     count = len(rows) * prod(array.shape[1:]) // array.shape[feature_axis]
     with np.errstate(over="ignore", invalid="ignore"):  # every rank printed NumPy's warning above our error
@@ -169,12 +227,14 @@ def _standard(array: AnyArray, name: str, rows: order.Indices) -> Affine:
     return Affine(mean[0], scale, wide(array.dtype))
 
 
-def _abnormal(array: AnyArray, name: str, chunks: Sequence[order.Indices]) -> DataError:
+def _abnormal(array: Array, name: str, chunks: Sequence[order.Indices]) -> DataError:
     """Why samples have no mean and deviation: the first number of theirs that is none, or is too large."""
     for chunk in chunks:
         if len(odd := np.argwhere(~np.isfinite(array[chunk]))):
             sample, *place = odd[0].tolist()
-            found = f"sample {chunk[sample]} holds {array[(chunk[sample], *place)]}"
+            number = number_at(array, int(chunk[sample]), place)
+            row, name = located(array, int(chunk[sample]), name)
+            found = f"sample {row} holds {number}"
             break
     else:
         found = "it holds numbers too large to be squared"

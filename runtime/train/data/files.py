@@ -14,26 +14,34 @@ from ...errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
 
+STARTS = "A relative path in a job file starts at the job file's folder"
+
 
 class MissingData(DataError):
     """A path at which there is nothing."""
 
 
 def locate(name: str) -> Path:
-    """The existing file or folder of a job's path; {stdlib}, $VARIABLES and ~ are filled in here.
+    """The existing file or folder of a job's path."""
+    return existing(filled(name))
+
+
+def filled(name: str) -> Path:
+    """A job's path with {stdlib}, $VARIABLES and ~ filled in.
 
     Every rank fills them in for itself: nodes may keep their data and their Python in different places.
     """
-    filled = os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))
-    path = Path(os.path.expanduser(filled))  # where Path's own raises: ~ of nobody who is known stays
+    expanded = os.path.expandvars(name.replace("{stdlib}", sysconfig.get_path("stdlib")))
+    return Path(os.path.expanduser(expanded))  # where Path's own raises: ~ of nobody who is known stays
+
+
+def existing(path: Path) -> Path:
+    """The path, at which there is a file or a folder; DataError where there is not."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
-        raise MissingData(
-            f"{path}: there is no such file; {above} exists. "
-            "A relative path in a job file starts at the job file's folder"
-        ) from error
+        raise MissingData(f"{path}: there is no such file; {above} exists. {STARTS}") from error
     except OSError as error:  # it lies in a folder of somebody else's
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

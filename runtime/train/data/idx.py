@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
 from ...errors import DataError
-from .arrays import Pair
-from .files import decompressed, is_gzip, locate, reading
-from .samples import AnyArray
+from .arrays import Pair, joined
+from .files import decompressed, is_gzip, reading
+from .parts import parts, together
 from .section import IdxData
+from .stored import AnyArray
+
+ENDINGS = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -25,15 +29,18 @@ def pairs(data: IdxData) -> tuple[Pair, Pair | None]:
 
 
 def _pair(inputs: str, targets: str) -> Pair:
-    images = read_idx(inputs)
-    if images.ndim == 3:  # convolutions want a channel axis
-        images = images[:, None]
-    return Pair(images, read_idx(targets), inputs, targets)
+    found = together(parts(inputs, ENDINGS), parts(targets, ENDINGS))
+    made = [Pair(_images(x), read_idx(y), str(x), str(y)) for x, y in found]
+    return joined(made, inputs, targets)
 
 
-def read_idx(name: str) -> AnyArray:
+def _images(path: Path) -> AnyArray:
+    images = read_idx(path)
+    return images[:, None] if images.ndim == 3 else images  # convolutions want a channel axis
+
+
+def read_idx(path: Path) -> AnyArray:
     """The array of an IDX file: memory-mapped, or read where it is gzipped."""
-    path = locate(name)
     content = decompressed(path) if is_gzip(path) else None
     if content is None:
         with reading(path) as file:

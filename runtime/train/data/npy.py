@@ -1,18 +1,20 @@
-"""A pair of .npy files, memory-mapped."""
+""".npy files of inputs and of targets, memory-mapped."""
 
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 
 from ...errors import DataError
-from .arrays import Pair
-from .files import locate, reading
-from .samples import AnyArray
+from .arrays import Pair, joined
+from .files import reading
+from .parts import parts, together
 from .section import NpyData
+from .stored import AnyArray
 
 
 def pairs(data: NpyData) -> tuple[Pair, Pair | None]:
@@ -22,11 +24,11 @@ def pairs(data: NpyData) -> tuple[Pair, Pair | None]:
 
 
 def _pair(inputs: str, targets: str) -> Pair:
-    return Pair(_map(inputs), _map(targets), inputs, targets)
+    found = together(parts(inputs, (".npy",)), parts(targets, (".npy",)))
+    return joined([Pair(_map(x), _map(y), str(x), str(y)) for x, y in found], inputs, targets)
 
 
-def _map(name: str) -> AnyArray:
-    path = locate(name)
+def _map(path: Path) -> AnyArray:
     try:
         with reading(path) as file:
             header(file, str(path), path.stat().st_size)

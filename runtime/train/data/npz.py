@@ -1,10 +1,10 @@
-"""An .npz file: arrays by name, memory-mapped where they were stored without compression."""
+""".npz files: arrays by name, memory-mapped where they were stored without compression."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,11 +12,14 @@ import numpy as np
 
 from ...errors import DataError
 from ..section import nearest
-from .arrays import Pair
-from .files import MissingData, locate, reading
+from .arrays import Pair, joined
+from .files import MissingData, reading
 from .npy import header
-from .samples import AnyArray
+from .parts import parts
 from .section import NpzData
+from .stored import AnyArray
+
+ENDINGS = (".npz",)
 
 LOCAL_HEADER_BYTES = 30  # a zip member's own header, before its name and extra field
 
@@ -39,12 +42,11 @@ def pairs(data: NpzData) -> tuple[Pair, Pair | None]:
 
     What is mapped is not compared with its checksums here: `compare` does it, on one rank of a node.
     """
-    path = locate(data.path)
-    with _opened(path) as archive:
-        pair = _pair(archive, path, data.inputs, data.targets)
-        own_test = data.test_inputs and data.test_targets
-        test = _pair(archive, path, data.test_inputs, data.test_targets) if own_test else None
-    return pair, test
+    paths = parts(data.path, ENDINGS)
+    pair = _pair(paths, data.path, data.inputs, data.targets)
+    if not (data.test_inputs and data.test_targets):
+        return pair, None
+    return pair, _pair(paths, data.path, data.test_inputs, data.test_targets)
 
 
 Sound = set[tuple[Path, int]]
@@ -59,16 +61,17 @@ def compare(data: NpzData, sound: Sound) -> None:
     be is added. What there is none of, `pairs` says.
     """
     try:
-        path = locate(data.path)
+        paths = parts(data.path, ENDINGS)
     except MissingData:
         return
     names = {data.inputs, data.targets, data.test_inputs, data.test_targets}
-    with _opened(path) as archive:
-        for member in archive.infolist():
-            known = path.resolve(), member.header_offset  # of two with one name the last is mapped
-            if _name(member) in names and _is_plain(member) and known not in sound:
-                _require_sound(archive, member)
-                sound.add(known)
+    for path in paths:
+        with _opened(path) as archive:
+            for member in archive.infolist():
+                known = path.resolve(), member.header_offset  # of two with one name the last is mapped
+                if _name(member) in names and _is_plain(member) and known not in sound:
+                    _require_sound(archive, member)
+                    sound.add(known)
 
 
 @contextmanager
@@ -81,13 +84,13 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{path}: is not a whole .npz file: {error}; save or fetch it again") from error
 
 
-def _pair(archive: zipfile.ZipFile, path: Path, inputs: str | None, targets: str | None) -> Pair:
-    return Pair(
-        _array(archive, path, str(inputs)),
-        _array(archive, path, str(targets)),
-        f"{path}[{inputs}]",
-        f"{path}[{targets}]",
-    )
+def _pair(paths: Sequence[Path], all_of_them: str, inputs: str, targets: str) -> Pair:
+    made = []
+    for path in paths:
+        with _opened(path) as archive:
+            arrays = _array(archive, path, inputs), _array(archive, path, targets)
+        made.append(Pair(*arrays, f"{path}[{inputs}]", f"{path}[{targets}]"))
+    return joined(made, f"{all_of_them}[{inputs}]", f"{all_of_them}[{targets}]")
 
 
 def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:

@@ -12,16 +12,15 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....kernels.kernel import ArraySpec
 from ...errors import DataError
 from .. import order
-
-AnyArray = NDArray[Any]
+from .stored import AnyArray, Array, located, number_at, probed
 
 SPLIT_EPOCH = (1 << 64) - 1
 """The key of the split's shuffle: an epoch that no run reaches."""
@@ -53,7 +52,7 @@ class Samples(ABC):
         return ""
 
     @abstractmethod
-    def content(self) -> Sequence[AnyArray]:
+    def content(self) -> Sequence[Array]:
         """Arrays that stand for the content; `Data.digest` reads some rows of each."""
 
 
@@ -102,15 +101,15 @@ def wide(dtype: np.dtype[Any]) -> bool:
 
 
 class Rows(Samples):
-    """Chosen rows of a pair of arrays, which may be memory-mapped; `name` is what errors call the inputs.
+    """Chosen rows of a pair of arrays, mapped or in parts; `name` is what errors call the inputs.
 
     `affine` is how inputs are normalised, and `outcome` how targets are.
     """
 
     def __init__(
         self,
-        inputs: AnyArray,
-        targets: AnyArray,
+        inputs: Array,
+        targets: Array,
         rows: order.Indices,
         classes: int | None,
         affine: Affine,
@@ -144,7 +143,7 @@ class Rows(Samples):
         if self._wide:
             np.multiply(self._inputs[rows] - self._mean, self._scale, out=into, casting="unsafe")
             return
-        if self._inputs.dtype == into.dtype:
+        if isinstance(self._inputs, np.ndarray) and self._inputs.dtype == into.dtype:
             # mode: with "raise" np.take works in a copy of `out`; self._rows[indices] has checked the range.
             np.take(self._inputs, rows, axis=0, out=into, mode="clip")
         else:
@@ -161,10 +160,12 @@ class Rows(Samples):
         if not len(odd := np.argwhere(~np.isfinite(inputs))):
             return ""
         sample, *place = odd[0].tolist()
-        row = self._rows[indices[sample]]
-        return f"sample {row} of {self._name} holds {self._inputs[(row, *place)]}"
+        row = int(self._rows[indices[sample]])
+        found = number_at(self._inputs, row, place)
+        row, name = located(self._inputs, row, self._name)
+        return f"sample {row} of {name} holds {found}"
 
-    def content(self) -> Sequence[AnyArray]:
+    def content(self) -> Sequence[Array]:
         """Both arrays and the split."""
         return (self._inputs, self._targets, self._rows)
 
@@ -193,12 +194,12 @@ class Windows(Samples):
         inputs[: len(windows)] = windows[:, :-1]
         targets[: len(windows)] = windows[:, 1:]
 
-    def content(self) -> Sequence[AnyArray]:
+    def content(self) -> Sequence[Array]:
         """The windows."""
         return (self._windows,)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Data:
     """The three splits."""
 
@@ -229,15 +230,24 @@ class Data:
         """One sample's target."""
         return self.train.target_spec
 
+    @property
+    def count(self) -> int:
+        """Samples in all."""
+        return len(self.train) + len(self.validation) + len(self.test)
+
     def digest(self) -> str:
-        """Equal on ranks that hold the same data, as far as shapes and 64 rows of each array show."""
+        """Equal on ranks that hold the same data, as far as shapes and some rows of each array show."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         hashed = hashlib.blake2b(digest_size=16)
         for samples in (self.train, self.validation, self.test):
             hashed.update(f"{len(samples)} {self.classes} {self.labels}".encode())
             for array in samples.content():
                 hashed.update(f"{array.shape} {array.dtype.str}".encode())
-                for row in np.linspace(0, len(array) - 1, min(64, len(array))).astype(int):
-                    hashed.update(np.ascontiguousarray(array[row]).tobytes()[:4096])
+                for row in probed(array):
+                    hashed.update(np.ascontiguousarray(array[row : row + 1]).tobytes()[:4096])
         return hashed.hexdigest()
 
 

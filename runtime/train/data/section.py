@@ -1,4 +1,7 @@
-"""[data]: where samples come from, and how they are split."""
+"""[data]: where samples come from, and how they are split.
+
+What names a file may name a folder's or those that match a pattern, too (parts.py).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ FILES = ("path", "inputs", "targets", "test_path", "test_inputs", "test_targets"
 
 
 def files(source: object) -> tuple[str, ...]:
-    """The keys of [data] that name files; of an .npz file the others are names inside it."""
-    return FILES[:1] if source == "npz" else FILES
+    """The keys of [data] that name files; of .npz and HDF5 files the others are names inside them."""
+    return FILES[:1] if source in ("npz", "hdf5") else FILES
 
 
 class _Data(Section):
@@ -46,10 +49,10 @@ NormaliseTargets = Literal["standard"]
 
 
 class _Arrays(_Data):
-    """Arrays of samples. `inputs` and `targets` are files, or for npz names of arrays in the file `path`."""
+    """Arrays of samples. `inputs` and `targets` are files; for npz and hdf5 names inside those of `path`."""
 
     test_inputs: Name | None = None  # a test set of its own; then `test` is not used
-    test_targets: Name | None = None
+    test_targets: Name | None = Field(None, validate_default=True)
     shape: list[Count] | None = None  # of one sample, where the model wants another: [1, 28, 28] for conv2d
     normalise: Normalise = "range"
     normalise_targets: NormaliseTargets | None = None
@@ -62,7 +65,7 @@ class _Arrays(_Data):
     @field_validator("test_targets")
     @classmethod
     def _comes_in_pairs(cls, targets: str | None, info: ValidationInfo) -> str | None:
-        if (targets is None) != (info.data.get("test_inputs") is None):
+        if (targets is None) != (info.data.get("test_inputs", targets) is None):
             raise problem("test_inputs and test_targets go together: give both or neither")
         return targets
 
@@ -83,15 +86,24 @@ class NpzData(_Arrays):
 
 
 class NpyData(_Arrays):
-    """A pair of .npy files, memory-mapped."""
+    """.npy files of inputs and of targets, memory-mapped."""
 
     source: Literal["npy"]
     inputs: Name
     targets: Name
 
 
+class Hdf5Data(_Arrays):
+    """HDF5 files; `inputs` and `targets` name datasets, with the groups that they are in."""
+
+    source: Literal["hdf5"]
+    path: Name
+    inputs: Name
+    targets: Name
+
+
 class IdxData(_Arrays):
-    """A pair of IDX files as MNIST comes, plain or gzipped; images of two axes get a channel axis."""
+    """IDX files as MNIST comes, plain or gzipped; images of two axes get a channel axis."""
 
     source: Literal["idx"]
     inputs: Name
@@ -133,6 +145,5 @@ class TextData(_Data):
     context: Count = 128  # bytes in a sample
 
 
-DataSection = Annotated[
-    DigitsData | NpzData | NpyData | IdxData | CsvData | TextData, Field(discriminator="source")
-]
+ArraySection = DigitsData | NpzData | NpyData | Hdf5Data | IdxData | CsvData
+DataSection = Annotated[ArraySection | TextData, Field(discriminator="source")]

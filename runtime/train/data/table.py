@@ -20,20 +20,28 @@ import numpy as np
 
 from ...errors import DataError
 from ..section import nearest
-from .arrays import Pair
-from .files import is_gzip, locate
-from .samples import AnyArray
+from .arrays import Pair, joined
+from .files import is_gzip
+from .parts import parts
 from .section import CsvData
+from .stored import AnyArray
+
+ENDINGS = (".csv", ".csv.gz")
 
 
 def pairs(data: CsvData) -> tuple[Pair, Pair | None, tuple[str, ...]]:
     """The samples, the test set if the job names one, and the classes' names if the target holds names."""
-    tables = [_Table(locate(name), data) for name in (data.path, data.test_path) if name]
+    tables = [_Table(path, data) for path in parts(data.path, ENDINGS)]
+    tests = [_Table(path, data) for path in parts(data.test_path, ENDINGS)] if data.test_path else []
     labels: tuple[str, ...] = ()
-    if any(table.named for table in tables):
-        labels = tuple(sorted({str(name) for table in tables for name in table.names()}))
-    first, *rest = (table.pair(labels, tables[0]) for table in tables)
-    return first, rest[0] if rest else None, labels
+    if any(table.named for table in (*tables, *tests)):
+        labels = tuple(sorted({str(name) for table in (*tables, *tests) for name in table.names()}))
+
+    def pair(tables_of_it: Sequence[_Table], name: str) -> Pair:
+        made = [table.pair(labels, tables[0]) for table in tables_of_it]
+        return joined(made, name, f"{name}[{tables[0].title}]")
+
+    return pair(tables, data.path), pair(tests, str(data.test_path)) if tests else None, labels
 
 
 class _Table:
@@ -117,8 +125,12 @@ class _Table:
         else:
             table = self.numbers([*others, self.target])
             inputs, targets = table[:, :-1], table[:, -1]
-        column = self.columns[self.target] if self.columns else self.target
-        return Pair(inputs, targets, str(self.path), f"{self.path}[{column}]")
+        return Pair(inputs, targets, str(self.path), f"{self.path}[{self.title}]")
+
+    @property
+    def title(self) -> str:
+        """The target's column, by its name or its number."""
+        return self.columns[self.target] if self.columns else str(self.target)
 
     def others(self) -> list[int]:
         """All columns but the target."""

@@ -8,24 +8,27 @@ A shuffled split would be no test: neighbouring windows of a text resemble each 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import DataError
 from .files import is_gzip, locate, reading
-from .samples import AnyArray, Data, Windows, split_counts
+from .folders import matches, require_readable
+from .samples import Data, Windows, split_counts
 from .section import TextData
+from .stored import AnyArray
 
 
-def load(data: TextData) -> Data:
+def read(data: TextData) -> AnyArray:
+    """The text: that of a file mapped, of a folder's files read."""
+    path = locate(data.path)
+    return _folder(path, data) if path.is_dir() else _file(path)
+
+
+def windows(text: AnyArray, data: TextData) -> Data:
     """The windows of the text's three ranges."""
     path = locate(data.path)
-    text = _folder(path, data) if path.is_dir() else _file(path)
     counts = split_counts(len(text), data.validation, data.test, str(path))
     for name, size in zip(("train", "validation", "test"), counts, strict=True):
         if 0 < size <= data.context:  # before windows are made: NumPy has none of 2^63 bytes
@@ -60,8 +63,8 @@ def _folder(folder: Path, data: TextData) -> AnyArray:
         raise DataError(
             f"{folder}: [data] files = {data.files!r} is no pattern of files in it; give one like '**/*.txt'"
         ) from error
-    _require_readable(folder, data)
-    kept = [name for name in names if not any(_matches(name, pattern) for pattern in data.exclude)]
+    require_readable(folder, data.files, data.exclude, "; leave it out with [data] exclude")
+    kept = [name for name in names if not any(matches(name, pattern) for pattern in data.exclude)]
     if not kept:
         raise DataError(
             f"{folder}: {len(names)} files match [data] files = {data.files!r}, "
@@ -80,41 +83,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except PermissionError:
         return True
-
-
-def _require_readable(folder: Path, data: TextData) -> None:
-    """DataError where a folder below may not be looked into: to a pattern it is as if it were empty.
-
-    Of a folder one part of which was somebody else's the rest was trained on, and nobody was told.
-    """
-    parts = Path(data.files).parts
-    above = [*takewhile(lambda part: not set("*?[").intersection(part), parts)]
-    # From where the pattern's wildcards begin: what lies beside that is none of its business.
-    top, wild = folder.joinpath(*above), parts[len(above) :]
-
-    def refuse(error: OSError) -> None:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return  # to the pattern, too, it is nothing
-        remedy = "" if Path(error.filename) == top else "; leave it out with [data] exclude"
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}{remedy}") from error
-
-    for path, names, _ in os.walk(top, onerror=refuse) if wild else ():
-        inside, depth = os.path.relpath(path, folder), len(Path(path).relative_to(top).parts)
-        names[:] = [
-            name
-            for name in names
-            if _leads_on(wild, depth, name)
-            and not any(_matches(os.path.normpath(f"{inside}/{name}") + "/", e) for e in data.exclude)
-        ]
-
-
-def _leads_on(wild: Sequence[str], depth: int, name: str) -> bool:
-    """Whether a pattern of such parts looks into this folder, so many below where it begins."""
-    if "**" in wild[: depth + 1]:
-        return True
-    return depth + 1 < len(wild) and fnmatchcase(name, wild[depth])
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether a relative path matches a pattern in which ** also stands for no folder at all."""
-    return fnmatchcase(name, pattern) or (pattern.startswith("**/") and fnmatchcase(name, pattern[3:]))

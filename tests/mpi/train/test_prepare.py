@@ -82,25 +82,25 @@ def test_damage_is_told_with_what_is_wrong_with_other_jobs(folder):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("reading", ["compare", "load_data"])
+@pytest.mark.parametrize("reading", ["compare", "_read"])
 def test_a_rank_that_reads_answers_meanwhile(reading, folder, monkeypatch):
     """The others told of it as one that does not answer, and it heard nothing of one that had failed."""
     job, answers = of_archive(folder, "large"), []
     read = getattr(examine, reading)
 
     async def main(world: World) -> int:
-        def slow(*given):
+        def slow(*given, **resumed):
             answered = threading.Event()
             world.loop.call_soon_threadsafe(answered.set)
             answers.append(answered.wait(10))
-            return read(*given)
+            return read(*given, **resumed)
 
         monkeypatch.setattr(examine, reading, slow)
         await world.barrier(what="the archive")
         await prepare(world, [job], [None])
         return world.node_rank
 
-    reads = run(main) == 0 or reading == "load_data"
+    reads = run(main) == 0 or reading == "_read"
     assert answers == [True] * reads
 
 

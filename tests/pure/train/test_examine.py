@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
 import pytest
 
 from weft.runtime.errors import MachineError
 from weft.runtime.train import examine
+from weft.runtime.train.data import Loader
 from weft.runtime.train.job import load_job
 
 UNREAD = {
@@ -28,12 +30,20 @@ UNREAD = {
 
 
 @pytest.mark.parametrize(("error", "said"), UNREAD.values(), ids=UNREAD)
-def test_data_is_not_read(error, said, monkeypatch):
+def test_data_is_not_read(error, said):
     """It came with a traceback, as a mistake of Weft does."""
 
-    def load_data(*_):
-        raise error
+    class Unable(Loader):
+        def load(self, *_):
+            raise error
 
-    monkeypatch.setattr(examine, "load_data", load_data)
     with pytest.raises(MachineError, match=f"^{said}"):
-        examine.examine(load_job("digits"), None)
+        examine.examine(load_job("digits"), None, Unable())
+
+
+def test_jobs_that_train_together_share_their_data():
+    """Of forty models of a sweep each read and held the whole set."""
+    jobs = [load_job("digits", [f"seed={seed}"]) for seed in (0, 1, 1)]
+    first, other, again = examine._examined(jobs, [None] * 3, [None] * 3)
+    assert np.shares_memory(first.data.train.content()[0], other.data.train.content()[0])
+    assert other.data is again.data

@@ -58,6 +58,14 @@ def test_lists_in_a_layer_become_the_tuples_that_kernels_take(tmp_path: Path) ->
     assert job.model.layers[0].attributes == {"channels": 2, "kernel_size": (3, 1)}
 
 
+@pytest.mark.parametrize("given", ["inputs", "targets"])
+def test_a_test_set_has_inputs_and_targets(given: str, tmp_path: Path) -> None:
+    """Inputs alone were passed over, and another test set was made in their place."""
+    data = f'source = "npz"\npath = "a.npz"\ntest_{given} = "x"'
+    (problem,) = problems(tmp_path, GOOD.replace('source = "digits"', data))
+    assert "test_inputs and test_targets go together: give both or neither" in problem
+
+
 WRONG = {
     "a number out of its range": (
         ("batch = 64", "batch = 0"),
@@ -77,7 +85,7 @@ WRONG = {
     ),
     "a number for a string": (
         ("source = ", "source = 3 # "),
-        "must be one of digits, npz, npy, idx, csv, text",
+        "must be one of digits, npz, npy, hdf5, idx, csv, text",
     ),
     "an unknown key": (
         ("epochs = 2", "epochs = 2\nbach = 3"),

@@ -1,0 +1,177 @@
+"""HDF5 files, and so netCDF-4 ones, by h5py: mapped, read whole or read row by row, as each was stored.
+
+    contiguous                 the bytes lie in the file one behind the other: mapped, as those of .npy are
+    chunked, or compressed     up to SMALL_BYTES in all read whole, more by the rows that are asked for
+
+The HDF5 library has one lock for all threads of a process, and locks files, which some cluster file systems
+refuse: files are opened without, to be read by all ranks at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, MachineError
+from .. import order
+from ..section import nearest
+from .arrays import Pair, joined, require_numbers
+from .files import reading
+from .parts import parts
+from .section import Hdf5Data
+from .stored import AnyArray, Array, Stored
+
+ENDINGS = (".h5", ".hdf5", ".nc")
+
+SMALL_BYTES = 256 << 20
+"""A row alone has its chunk read and decompressed: of chunks of a thousand rows, a thousand times."""
+
+OPEN_FILES = 64
+"""How many are kept open; a process may have a thousand, and data more parts than that."""
+
+CLASSIC = b"CDF"  # what netCDF files begin with that are none of HDF5
+
+SHOWN = 20  # names of datasets in a line
+
+
+def pairs(data: Hdf5Data) -> tuple[Pair, Pair | None]:
+    """The samples, and the test set if the job names one."""
+    paths = parts(data.path, ENDINGS)
+    pair = _pair(paths, data.path, data.inputs, data.targets)
+    if not (data.test_inputs and data.test_targets):
+        return pair, None
+    return pair, _pair(paths, data.path, data.test_inputs, data.test_targets)
+
+
+def _pair(paths: Sequence[Path], all_of_them: str, inputs: str, targets: str) -> Pair:
+    found = []
+    for path in paths:
+        with _opened(path) as file:
+            found.append((_array(file, path, inputs), _array(file, path, targets)))
+    if _bytes_by_row(found) <= SMALL_BYTES:
+        found = [(_whole(x), _whole(y)) for x, y in found]
+    made = [
+        Pair(x, y, f"{path}[{inputs}]", f"{path}[{targets}]")
+        for path, (x, y) in zip(paths, found, strict=True)
+    ]
+    return joined(made, f"{all_of_them}[{inputs}]", f"{all_of_them}[{targets}]")
+
+
+def _bytes_by_row(found: Sequence[tuple[Array, Array]]) -> int:
+    return sum(
+        array.size * array.dtype.itemsize for pair in found for array in pair if isinstance(array, ByRow)
+    )
+
+
+def _whole(array: Array) -> Array:
+    return array.whole() if isinstance(array, ByRow) else array
+
+
+def _array(file: Any, path: Path, name: str) -> Array:
+    dataset, what = _dataset(file, path, name), f"{path}[{name}]"
+    if dataset.shape is None:
+        raise DataError(f"{what}: holds no samples; it is an empty dataset")
+    require_numbers(dataset.dtype, what)
+    _require_unpacked(dataset, what)
+    offset = None if dataset.external or dataset.is_virtual else dataset.id.get_offset()
+    if offset is not None:
+        if offset + dataset.nbytes > path.stat().st_size:
+            raise DataError(f"{what}: ends behind the file's end; save or fetch it again")
+        return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    return ByRow(path, path.stat().st_mtime_ns, name, dataset.shape, dataset.dtype)
+
+
+def _dataset(file: Any, path: Path, name: str) -> Any:
+    found = file.get(name)
+    if found is None or not hasattr(found, "dtype"):
+        names: list[str] = []
+        file.visititems(lambda place, item: names.append(place) if hasattr(item, "dtype") else None)
+        shown = ", ".join([*names[:SHOWN], *[f"{len(names) - SHOWN:,} more"] * (len(names) > SHOWN)])
+        what = f"holds no dataset {name!r}{nearest(name, names)}" if found is None else f"{name!r} is a group"
+        raise DataError(f"{path}: {what}; it holds {shown or 'none'}")
+    return found
+
+
+def _require_unpacked(dataset: Any, what: str) -> None:
+    """DataError for netCDF's packed numbers: a model would learn 12,345 where 21.7 degrees are meant."""
+    packing = {key: dataset.attrs[key] for key in ("scale_factor", "add_offset") if key in dataset.attrs}
+    if np.all(packing.get("scale_factor", 1) == 1) and np.all(packing.get("add_offset", 0) == 0):
+        return
+    shown = ", ".join(f"{key} = {np.squeeze(value)}" for key, value in packing.items())
+    raise DataError(f"{what}: is packed ({shown}); store its numbers themselves, as `ncpdq -U` does")
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MachineError(f"HDF5 files need the h5py package ({error}): pip install 'weft[hdf5]'") from error
+    return h5py
+
+
+def _opened(path: Path) -> Any:
+    with reading(path) as file:
+        classic = file.read(len(CLASSIC)) == CLASSIC
+    if classic:
+        raise DataError(f"{path}: is a netCDF file of before version 4; convert it by `nccopy -k nc4`")
+    try:
+        return _h5py().File(path, "r", locking=False)
+    except OSError as error:
+        raise DataError(f"{path}: is not a whole HDF5 file: {error}; save or fetch it again") from error
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _kept_open(path: Path, changed: int) -> Any:
+    """The file that `changed` at this time, in nanoseconds; the least used is closed for one too many."""
+    return _opened(path)
+
+
+def _read(dataset: Any, rows: Any, what: str) -> AnyArray:
+    try:
+        found: AnyArray = np.asarray(dataset[rows])
+    except (OSError, KeyError) as error:  # a damaged chunk, or a filter that this h5py lacks
+        raise DataError(f"{what}: cannot be read: {error}; save or fetch it again") from error
+    return found
+
+
+class ByRow(Stored):
+    """A dataset in chunks, of which those are read that hold the rows asked for."""
+
+    def __init__(
+        self, path: Path, changed: int, name: str, shape: Sequence[int], dtype: np.dtype[Any]
+    ) -> None:
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self._place = path, changed, name
+
+    def __getitem__(self, rows: slice | order.Indices) -> AnyArray:
+        path, changed, name = self._place
+        dataset, what = _kept_open(path, changed)[name], f"{path}[{name}]"
+        if isinstance(rows, slice):
+            return self._shaped(_read(dataset, rows, what))
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        first, end = int(rows.min()), int(rows.max()) + 1
+        if end - first <= 2 * len(rows):  # as of a split's rows in turn: one read, and the others left out
+            return self._shaped(_read(dataset, slice(first, end), what)[rows - first])
+        found = np.empty((len(rows), *dataset.shape[1:]), self.dtype)
+        for place in np.argsort(rows):  # neighbours share a chunk, which the library keeps
+            found[place] = _read(dataset, int(rows[place]), what)
+        return self._shaped(found)
+
+    def whole(self) -> AnyArray:
+        """All rows; the file is closed behind it."""
+        path, _, name = self._place
+        with _opened(path) as file:
+            return _read(file[name], (), f"{path}[{name}]")
+
+    def _shaped(self, found: AnyArray) -> AnyArray:
+        return found.reshape(len(found), *self.shape[1:])
+
+    def reshaped(self, shape: Sequence[int]) -> ByRow:
+        """As in Stored."""
+        return ByRow(*self._place, (len(self), *shape), self.dtype)
