@@ -1,4 +1,4 @@
-"""sqrt, exp, log, sin, cos, erf and cast: of one element and no activations, as exports spell them out."""
+"""Functions of one element that are no activations, as exports spell them out: √ to erf, rounding, cast."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ Number = Literal[
     "float32", "float64", "float16", "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64", "bool",
 ]  # fmt: skip
+
+Neighbour = Literal["below", "above", "nearest"]
+FUNCTIONS: dict[str, str] = {"below": "floor", "above": "ceil", "nearest": "rint"}
+"""NumPy's and CuPy's function for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,45 @@ class Cos(_OfNumPy):
         if dx is not None:
             xp = array_module(dx)
             xp.multiply(b.output_gradient, -xp.sin(b.inputs[0]), out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class ArcTan(_OfNumPy):
+    """The angle between -π/2 and π/2 whose tangent is x."""
+
+    name: ClassVar[str] = "arctan"
+    flops: ClassVar[tuple[float, float]] = (20.0, 6.0)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            x = b.inputs[0]
+            array_module(dx).divide(b.output_gradient, 1 + x * x, out=dx)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded(Elementwise):
+    """A whole number beside x: the one below, the one above, or the nearer, of two the even one.
+
+    Halves go to the even number as in NumPy, PyTorch and ONNX: 0.5 to 0, 1.5 and 2.5 to 2. A step has no
+    gradient that would train anything.
+    """
+
+    name: ClassVar[str] = "rounded"
+    flops: ClassVar[tuple[float, float]] = (1.0, 0.0)
+    differentiable: ClassVar[tuple[int, ...] | None] = ()
+
+    to: Neighbour = "nearest"
+
+    def __post_init__(self) -> None:
+        if self.to not in FUNCTIONS:
+            raise ValueError(f"rounded: to is {self.to!r}; give one of {', '.join(FUNCTIONS)}")
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        getattr(array_module(b.output), FUNCTIONS[self.to])(b.inputs[0], out=b.output)
+
+    def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
+        on_views(self, b, mode, region)
 
 
 def _erf_arrays(x: Array, y: Array) -> None:

@@ -16,7 +16,7 @@ from .choice import Compare, CompareNumber, Where
 from .conv import Conv2d, Conv2dAdd
 from .conv_transpose import ConvTranspose2d
 from .embedding import Embedding, PositionEmbedding
-from .function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
+from .function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
 from .kernel import Kernel
 from .layer_norm import LayerNorm
 from .linear import Dense
@@ -56,7 +56,9 @@ KERNELS: dict[str, type[Kernel]] = {
         Log,
         Sin,
         Cos,
+        ArcTan,
         Erf,
+        Rounded,
         Cast,
         Softmax,
         LogSoftmax,

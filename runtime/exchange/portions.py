@@ -66,11 +66,14 @@ class Block:
 
 
 def rows_of(graph: Graph) -> dict[str, tuple[int, int]]:
-    """By node: output neurons, and the multiple in which its weight gradient may be computed by rows."""
+    """By node: output neurons, and the multiple in which its weight gradient may be computed by rows.
+
+    None of nodes that share parameters: their gradients add up in the order of backward, and whole.
+    """
     specs = graph.specs(1)
     found = {}
     for node in graph.nodes:
-        if isinstance(node.kernel, ByRows):
+        if isinstance(node.kernel, ByRows) and node.name not in graph.sharing:
             for split in node.kernel.split(*graph.input_specs(node, specs)):
                 if split.weight_axis == 0:
                     found[node.name] = (split.extent, split.granule)

@@ -21,7 +21,7 @@ from ...kernels.kernel import ArraySpec, Kernel
 from ...kernels.registry import kernel
 from ..errors import GraphError
 from .backward import has_gradient, keeps_parameters
-from .graph import NO_TAGS, Graph, Node
+from .graph import NO_TAGS, NOTHING_SHARED, Graph, Node
 
 Value = NewType("Value", str)
 """The name of a value, as the builder hands it out."""
@@ -48,11 +48,13 @@ class Builder:
         *inputs: Value,
         name: str | None = None,
         tags: Mapping[str, Any] = NO_TAGS,
+        shares: Mapping[str, str] = NOTHING_SHARED,
         **attributes: Any,
     ) -> Value:
         """Apply a kernel, one from the registry by its name and attributes, or the caller's own.
 
-        Without `name` the node is called after the kernel and numbered.
+        Without `name` the node is called after the kernel and numbered. `shares` gives it parameters of nodes
+        before it in place of its own: shares={"weight": "tokens.weight"} behind a node called tokens.
         """
         given = kernel_or_name if isinstance(kernel_or_name, Kernel) else None
         title = str(kernel_or_name) if given is None else given.name
@@ -67,7 +69,7 @@ class Builder:
             made = kernel(title, **attributes) if given is None else given
         except ValueError as error:
             raise GraphError(f"node {name!r}: {error}") from error
-        self._nodes.append(Node(name, made, tuple(inputs), tags))
+        self._nodes.append(Node(name, made, tuple(inputs), tags, shares))
         return Value(name)
 
     def build(self, *outputs: Value) -> Graph:

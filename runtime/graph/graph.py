@@ -13,23 +13,29 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from ...kernels.kernel import ArraySpec, Kernel
+from ...kernels.kernel import ArraySpec, Kernel, ParameterSpec
 from ..errors import GraphError
 
 NAME = re.compile(r"[\w.-]+")
 """What a value may be called; other characters mark arrays that belong to values (backward.py)."""
 
 NO_TAGS: Mapping[str, Any] = MappingProxyType({})
+NOTHING_SHARED: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One kernel applied to named values; the user's `tags` override what the framework determines."""
+    """One kernel applied to named values; the user's `tags` override what the framework determines.
+
+    `shares` leads from parameters of its kernel to those of nodes before it, in whose place it reads them:
+    {"weight": "tokens.weight"} where the last layer of a language model has the weights of its first.
+    """
 
     name: str
     kernel: Kernel
     inputs: tuple[str, ...]
     tags: Mapping[str, Any] = field(default_factory=lambda: NO_TAGS, hash=False)
+    shares: Mapping[str, str] = field(default_factory=lambda: NOTHING_SHARED, hash=False)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Graph:
     """Nodes in topological order, input shapes per sample (without the batch axis), and the outputs' names.
 
     Raises GraphError for an unknown or doubled name, an input without elements, a node before its inputs, a
-    wrong number of inputs, or shapes that do not fit (naming the node).
+    wrong number of inputs, shapes that do not fit, or a shared parameter that is not there (naming the node).
     """
 
     inputs: Mapping[str, ArraySpec]
@@ -71,12 +77,54 @@ class Graph:
         for value in self.outputs:
             if value not in known:
                 raise GraphError(f"output {value!r} is no value of the graph")
-        self.specs(1)  # shapes that do not fit are found where the model is written, not in the first step
+        specs = self.specs(1)  # what does not fit is found where the model is written, not in the first step
+        self._require_shared(specs)
+
+    def _require_shared(self, specs: Mapping[str, ArraySpec]) -> None:
+        """GraphError for a shared parameter that no node before owns, or that has another shape or role."""
+        if not any(node.shares for node in self.nodes):
+            return
+        owned: dict[str, ParameterSpec] = {}
+        for node in self.nodes:
+            own = {each.name: each for each in node.kernel.parameters(*self.input_specs(node, specs))}
+            for name, theirs in node.shares.items():
+                if name not in own:
+                    there = ", ".join(own) or "none"
+                    raise GraphError(
+                        f"node {node.name!r} ({node.kernel.name}) shares its {name!r}; its parameters are: "
+                        f"{there}"
+                    )
+                if theirs not in owned:
+                    there = ", ".join(owned) or "none"
+                    raise GraphError(
+                        f"node {node.name!r} shares {theirs!r}, which no node before it has as its own "
+                        f"parameter; these are there: {there}"
+                    )
+                mine, other = own[name], owned[theirs]
+                if mine.shape != other.shape:
+                    raise GraphError(
+                        f"node {node.name!r}: its {name} has shape {mine.shape}, and {theirs!r}, which it "
+                        f"shares, {other.shape}"
+                    )
+                if "statistic" in (mine.role, other.role):
+                    raise GraphError(
+                        f"node {node.name!r} shares {theirs!r}, which is no weight that is trained: give it "
+                        "one of its own"
+                    )
+            owned |= {
+                f"{node.name}.{each.name}": each for each in own.values() if each.name not in node.shares
+            }
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
         """Nodes by name."""
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def sharing(self) -> frozenset[str]:
+        """Nodes that share a parameter: those whose own it is, and those that read it in place of one."""
+        found = {node.name for node in self.nodes if node.shares}
+        return frozenset(found | {own.rpartition(".")[0] for n in self.nodes for own in n.shares.values()})
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:

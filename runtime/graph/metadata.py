@@ -75,7 +75,7 @@ def describe(graph: Graph, batch: int) -> dict[str, Metadata]:
             shape=specs[node.name].shape,
             filter_size=parameters[0].shape[1:] if parameters else (),
             neurons=specs[node.name].size // batch,
-            parameters=sum(p.size for p in parameters),
+            parameters=sum(p.size for p in parameters if p.name not in node.shares),
             cost=cost,
             cost_source=source,  # type: ignore[arg-type]
             splits=node.kernel.split(*inputs),

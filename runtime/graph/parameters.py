@@ -8,7 +8,7 @@ boundary; the gaps hold zeros and stay zeros under every optimizer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
@@ -53,38 +53,70 @@ class Run:
 
 @dataclass(frozen=True)
 class Layout:
-    """All parameters of a model in the order of its nodes; `size` elements in all, gaps included."""
+    """All parameters of a model in the order of its nodes; `size` elements in all, gaps included.
+
+    One that several nodes share stands where the first of them has it, whose own it is: `parameters` and
+    `nodes` have it once, and `views` gives it to each.
+    """
 
     parameters: tuple[Parameter, ...]
     size: int
+    read: Mapping[str, tuple[Parameter, ...]] = field(default_factory=dict, repr=False)
+    """Of nodes that share parameters of others what they read, in their kernel's order."""
 
     @staticmethod
     def of(graph: Graph) -> Layout:
         """The layout of a graph's parameters."""
         specs = graph.specs(1)
-        found: list[Parameter] = []
+        found: dict[str, Parameter] = {}
+        read: dict[str, tuple[Parameter, ...]] = {}
         position = 0
         for node in graph.nodes:
+            names = []
             for spec in node.kernel.parameters(*graph.input_specs(node, specs)):
-                found.append(Parameter(node.name, spec, position))
-                position += -(-spec.size // ALIGNMENT) * ALIGNMENT
-        return Layout(tuple(found), position)
+                own = Parameter(node.name, spec, position)
+                names.append(node.shares.get(spec.name, own.name))
+                if spec.name not in node.shares:
+                    found[own.name] = own
+                    position += -(-spec.size // ALIGNMENT) * ALIGNMENT
+            if node.shares:
+                read[node.name] = tuple(found[name] for name in names)
+        return Layout(tuple(found.values()), position, read)
 
     @cached_property
     def nodes(self) -> Mapping[str, tuple[Parameter, ...]]:
-        """Parameters by node, in the order of the nodes; nodes without parameters are missing."""
+        """Parameters by the node whose own they are, in the order of the nodes; those without are missing."""
         return {name: tuple(found) for name, found in groupby(self.parameters, key=lambda p: p.node)}
 
     def span(self, node: str) -> slice:
-        """The slice of the flat vectors that holds a node's parameters, trailing gap included."""
+        """The slice of the flat vectors that holds a node's own parameters, trailing gap included."""
         own = self.nodes[node]
         return slice(own[0].start, -(-own[-1].stop // ALIGNMENT) * ALIGNMENT)
 
-    def views(self, flat: Array, node: str, origin: int = 0) -> tuple[Array, ...]:
-        """A node's parameters as shaped views of `flat`, whose element 0 stands for element `origin`."""
-        return tuple(
-            flat[p.start - origin : p.stop - origin].reshape(p.spec.shape) for p in self.nodes.get(node, ())
+    def of_node(self, node: str) -> tuple[Parameter, ...]:
+        """What a node's kernel reads, in its order: parameters of its own, and those that it shares."""
+        return self.read.get(node) or self.nodes.get(node, ())
+
+    def views(self, flat: Array, node: str) -> tuple[Array, ...]:
+        """What a node's kernel reads as shaped views of `flat`."""
+        return tuple(flat[p.start : p.stop].reshape(p.spec.shape) for p in self.of_node(node))
+
+    def apart(self, flat: Array, node: str) -> tuple[Array, ...]:
+        """Arrays of the same shapes, one behind the other from the beginning of `flat` on, each aligned."""
+        found, start = [], 0
+        for p in self.of_node(node):
+            found.append(flat[start : start + p.spec.size].reshape(p.spec.shape))
+            start += -(-p.spec.size // ALIGNMENT) * ALIGNMENT
+        return tuple(found)
+
+    @cached_property
+    def largest(self) -> int:
+        """Elements that `apart` takes for the node that needs most."""
+        lines = (
+            sum(-(-p.spec.size // ALIGNMENT) for p in self.of_node(node))
+            for node in {*self.nodes, *self.read}
         )
+        return ALIGNMENT * max(lines, default=0)
 
     def runs(self, start: int, stop: int) -> tuple[Run, ...]:
         """The slice `start` to `stop`, cut where the optimizer's treatment changes."""

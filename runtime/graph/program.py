@@ -87,8 +87,7 @@ class Memory:
         self.batch = batch
         self.movable = movable
         self.workspace = device.zeros((scratch_nbytes(graph, batch),), "uint8")
-        largest = max((layout.span(node).stop - layout.span(node).start for node in layout.nodes), default=0)
-        self.partial = device.zeros((largest if training else 0,), "float32")
+        self.partial = device.zeros((layout.largest if training else 0,), "float32")
         self._specs = _shared(graph, batch, training, movable)
         self._place(shared or device)
 
@@ -171,16 +170,23 @@ class Program:
         self.forward = tuple(self._forward(call, bound[call.node.name]) for call in calls.forward)
         self.backward: tuple[Step, ...] = ()
         self.backward_more: tuple[Step, ...] = ()
-        if gradients is not None:
-            self.backward = tuple(
-                self._backward(call, bound[call.node.name], binder) for call in calls.backward
-            )
-            self.backward_more = tuple(
-                self._add_weight_gradient(step, call, bound[call.node.name], layout, memory, gradients)
-                if call.phase is Phase.WEIGHT_GRADIENT
-                else step
-                for step, call in zip(self.backward, calls.backward, strict=True)
-            )
+        if gradients is None:
+            return
+        first, more, written = [], [], set[str]()
+        for call in calls.backward:
+            buffers = bound[call.node.name]
+            step = following = self._backward(call, buffers, binder)
+            if call.phase is Phase.WEIGHT_GRADIENT:
+                names = [each.name for each in layout.of_node(call.node.name)]
+                adding = partial(self._adding, call, buffers, layout, memory, gradients)
+                # A gradient that a node behind this one has written is added to: they share the parameter.
+                if not written.isdisjoint(names):
+                    step = adding(tuple(name in written for name in names))
+                following = adding((True,) * len(names))
+                written.update(names)
+            first.append(step)
+            more.append(following)
+        self.backward, self.backward_more = tuple(first), tuple(more)
 
     def _forward(self, call: Call, buffers: Buffers) -> Step:
         return Step(call.node.name, call.phase, partial(call.node.kernel.forward, buffers, self.mode))
@@ -199,16 +205,15 @@ class Program:
                 run = partial(_sum, first, second, into)
         return Step(call.node.name, call.phase, run)
 
-    def _add_weight_gradient(
-        self, step: Step, call: Call, buffers: Buffers, layout: Layout, memory: Memory, gradients: Array
-    ) -> Step:
-        span = layout.span(call.node.name)
-        part = memory.partial[: span.stop - span.start]
-        views = layout.views(part, call.node.name, origin=span.start)
+    def _adding(
+        self, call: Call, buffers: Buffers, layout: Layout, memory: Memory, gradients: Array,
+        adds: tuple[bool, ...],
+    ) -> Step:  # fmt: skip
+        """A weight gradient that adds to what is there, or, of parameters without `adds`, overwrites it."""
+        views = layout.apart(memory.partial, call.node.name)
         compute = partial(
             call.node.kernel.weight_gradient, replace(buffers, weight_gradients=views), self.mode
         )
-        # The gaps between parameters hold what other nodes left in `part`: only the parameters are added.
         into = layout.views(gradients, call.node.name)
 
         def run(**rows: slice) -> None:
@@ -217,10 +222,13 @@ class Program:
             if (some := rows.get("rows")) is not None:  # a learned number has none
                 accumulate(into[0][some].reshape(-1), views[0][some].reshape(-1))
                 others = slice(1, None) if with_last(some, len(into[0])) else slice(0)
-            for total, view in zip(into[others], views[others], strict=True):
-                accumulate(total.reshape(-1), view.reshape(-1))
+            for total, view, add in zip(into[others], views[others], adds[others], strict=True):
+                if add:
+                    accumulate(total.reshape(-1), view.reshape(-1))
+                else:
+                    total[...] = view
 
-        return Step(step.node, step.phase, run)
+        return Step(call.node.name, call.phase, run)
 
 
 def _sum(first: Array, second: Array, into: Array) -> None:

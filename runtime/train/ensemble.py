@@ -79,7 +79,8 @@ def _member(b: Builder, member: Trained, prefix: str, weights: dict[str, NDArray
             weights[f"{prefix}{name}.weight"] = by
     for node in member.graph.nodes:
         inputs = (Value(renamed[value]) for value in node.inputs)
-        renamed[node.name] = b(node.kernel, *inputs, name=prefix + node.name, tags=node.tags)
+        shares = {name: prefix + theirs for name, theirs in node.shares.items()}
+        renamed[node.name] = b(node.kernel, *inputs, name=prefix + node.name, tags=node.tags, shares=shares)
     for parameter in Layout.of(member.graph).parameters:
         weights[prefix + parameter.name] = member.weights[parameter.name]
     return Value(renamed[member.graph.outputs[0]])

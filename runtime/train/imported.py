@@ -58,20 +58,26 @@ def imported(model: Model, sample: ArraySpec) -> tuple[Graph, Weights, str]:
     return (
         _with_head(Graph({"x": sample}, graph.nodes, graph.outputs), model.head or []),
         found.weights,
-        _parted(found.shared),
+        _told(found.shared, found.parted),
     )
 
 
-def _parted(shared: Mapping[str, tuple[str, ...]]) -> str:
-    """What is told of weights of the file that become several; nothing where there are none."""
-    if not shared:
-        return ""
-    name, readers = next(iter(shared.items()))
-    more = f", and so have {len(shared) - 1:,} more" if len(shared) > 1 else ""
-    return (
-        f"the file's weight {name!r} has {len(readers)} readers ({', '.join(readers[:SHOWN])}"
-        f"{', …' * (len(readers) > SHOWN)}){more}: each trains a copy of its own, from the same values"
-    )
+def _told(shared: Mapping[str, tuple[str, ...]], parted: Mapping[str, tuple[str, ...]]) -> str:
+    """What is told of weights of the file that several nodes read; nothing where there are none."""
+    lines = []
+    for weights, fate in (
+        (shared, "they train it together"),
+        (parted, "each trains a copy of its own, from the same values"),
+    ):
+        if not weights:
+            continue
+        name, readers = next(iter(weights.items()))
+        more = f", and so have {len(weights) - 1:,} more" if len(weights) > 1 else ""
+        lines.append(
+            f"the file's weight {name!r} has {len(readers)} readers ({', '.join(readers[:SHOWN])}"
+            f"{', …' * (len(readers) > SHOWN)}){more}: {fate}"
+        )
+    return "\n".join(lines)
 
 
 def read(path: Path, output: str | None, place: str, sample: ArraySpec | None = None) -> OnnxModel:

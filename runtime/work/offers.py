@@ -39,11 +39,16 @@ the owner sees that it is done, and the inputs are in another core's cache."""
 
 
 def worth_offering(graph: Graph, batch: int) -> frozenset[str]:
-    """The nodes whose weight gradient, by their cost tags, is worth another rank's while."""
+    """The nodes whose weight gradient, by their cost tags, is worth another rank's while.
+
+    None that share parameters: who runs them elsewhere would add to one gradient at the same time.
+    """
     return frozenset(
         name
         for name, found in describe(graph, batch).items()
-        if found.parameters and found.cost.weight_gradient_flops / FLOPS_PER_S >= WORTH_S
+        if found.parameters
+        and name not in graph.sharing
+        and found.cost.weight_gradient_flops / FLOPS_PER_S >= WORTH_S
     )
 
 

@@ -23,7 +23,9 @@ class Model:
     outputs: Mapping[str, str]  # the file's names of outputs -> the graph's
     constants: Mapping[str, NDArray[Any]]  # outputs of the file that depend on no input
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The file's weights that several of its nodes read, by those: in the graph each has one of its own."""
+    """The file's weights that several of its nodes read, by those: one parameter of the graph each."""
+    parted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Such weights of which each reader has a parameter of its own: they read it in different forms."""
 
     def parameters(self, layout: Layout, seed: int = 0) -> NDArray[np.float32]:
         """The flat vector of a graph that holds these weights; parameters of its own are drawn by `seed`."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from ....kernels.activation import ReLU, Sigmoid, Softplus, Tanh
 from ....kernels.arithmetic import Arithmetic, ArithmeticNumber
 from ....kernels.choice import Compare
-from ....kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
+from ....kernels.function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
 from ....kernels.kernel import ArraySpec
 from ....kernels.piecewise import LeakyReLU
 from ....kernels.probability import LogSoftmax, Softmax
@@ -37,6 +36,7 @@ from .merge import merge
 from .model import Model
 from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
 from .rewrite import constants, is_mask, kinds, rewritten
+from .sharing import folded, with_shared
 
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
 
@@ -48,10 +48,12 @@ OPERATORS: Mapping[str, Reading] = {
     "And": choice.logical(Arithmetic("mul")),
     "ArgMax": ranking.arg_max(smallest=False),
     "ArgMin": ranking.arg_max(smallest=True),
+    "Atan": algebra.unary(ArcTan()),
     "Attention": attention,
     "AveragePool": images.average_pool,
     "BatchNormalization": images.batch_normalization,
     "Cast": move.cast,
+    "Ceil": algebra.unary(Rounded("above")),
     "Celu": algebra.celu,
     "Clip": algebra.clip,
     "Concat": move.concat,
@@ -68,6 +70,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Erf": algebra.unary(Erf()),
     "Exp": algebra.unary(Exp()),
     "Expand": move.expand,
+    "Floor": algebra.unary(Rounded("below")),
     "Flatten": move.flatten,
     "Gather": move.gather,
     "GRU": recurrent.gru,
@@ -118,6 +121,7 @@ OPERATORS: Mapping[str, Reading] = {
     "Relu": algebra.unary(ReLU()),
     "Reshape": move.reshape,
     "Resize": move.resize,
+    "Round": algebra.unary(Rounded("nearest")),
     "Selu": algebra.selu,
     "Shape": move.shape,
     "Sigmoid": algebra.unary(Sigmoid()),
@@ -220,7 +224,12 @@ def read(
         raise GraphError("the file has no output; name values of it with outputs=[…]")
     _require_values(file.node, wanted, operands)
     nodes = _needed(rewritten(file.node, stored), wanted)
-    sources = {name: {name} for name, each in operands.items() if isinstance(each, Static) and each.trained}
+    same = folded(stored)
+    sources = {
+        name: {same.get(name, name)}
+        for name, each in operands.items()
+        if isinstance(each, Static) and each.trained
+    }
     readers: dict[str, list[str]] = {}
     read_later = {*wanted, *(name for _, node in nodes for name in node.input)} - {""}
     for number, node in nodes:
@@ -243,9 +252,8 @@ def read(
                 readers.setdefault(name, []).append(title)
 
     model = _model(writing, operands, wanted, inputs, inference)
-    # Of arrays that hold one number alone, as new norms do, exporters store equal ones once.
-    shared = {name: tuple(found) for name, found in readers.items() if found[1:] and np.ptp(stored[name])}
-    return replace(model, shared=shared)
+    # A copy for inference has nothing to add up, and norms are folded into some of its weights.
+    return model if inference else with_shared(model, stored, readers)
 
 
 def _node(

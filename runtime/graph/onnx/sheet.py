@@ -20,10 +20,12 @@ class Sheet:
 
     operators: list[package.Proto] = field(default_factory=list)
     stored: list[package.Proto] = field(default_factory=list)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)  # those in `stored`
 
     def store(self, name: str, array: NDArray[Any]) -> str:
         """Put an array into the file; returns the name by which operators read it."""
         self.stored.append(package.stored(name, array))
+        self.arrays[name] = array
         return name
 
     def put(
@@ -64,7 +66,16 @@ class To:
 
     def store(self, name: str, array: NDArray[Any], *, trained: bool = True) -> str:
         """A parameter that the file holds in another form, under its name all the same; one that is not
-        trained is a part of the node, by which whoever reads it again knows."""
+        trained is a part of the node, by which whoever reads it again knows.
+
+        What a node shares is read where the other node has stored it, if that is the same or its transpose.
+        """
+        theirs = self.node.shares.get(name, "")
+        stored = self.sheet.arrays.get(theirs)
+        if stored is not None and np.array_equal(stored, array):
+            return theirs
+        if stored is not None and np.array_equal(stored.T, array):
+            return self.sheet.put("Transpose", [theirs], self.part(f"{name}_transposed"), perm=[1, 0])
         return self.sheet.store(f"{self.node.name}.{name}" if trained else self.part(name), array)
 
     def integers(self, name: str, values: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ Operator set 20 is the first with Gelu; runtimes of the end of 2023 know it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ....kernels.kernel import ArraySpec
 from ...errors import GraphError
-from ..graph import Graph, Node
+from ..graph import Graph
 from ..parameters import Layout
 from . import package
 from .sheet import Sheet, To
@@ -52,11 +53,12 @@ def write(
         writing = WRITINGS.get(type(node.kernel))
         if writing is None:
             raise GraphError(f"node {node.name!r}: {node.kernel.name} has no operator in ONNX")
+        own = node.kernel.parameters(*graph.input_specs(node, specs))
         parameters = {
-            parameter.spec.name: np.asarray(weights[parameter.name]).reshape(parameter.spec.shape)
-            for parameter in layout.nodes.get(node.name, ())
+            spec.name: np.asarray(weights[parameter.name]).reshape(spec.shape)
+            for spec, parameter in zip(own, layout.of_node(node.name), strict=True)
         }
-        read = Node(node.name, node.kernel, tuple(renamed.get(value, value) for value in node.inputs))
+        read = replace(node, inputs=tuple(renamed.get(value, value) for value in node.inputs))
         to = To(sheet, read, graph.input_specs(node, specs), specs[node.name], parameters)
         writing(to, node.kernel)
     return package.model(

@@ -20,7 +20,7 @@ from ....kernels.choice import Compare, CompareNumber, Where
 from ....kernels.conv import Conv2d, Conv2dAdd
 from ....kernels.conv_transpose import ConvTranspose2d
 from ....kernels.embedding import Embedding, PositionEmbedding
-from ....kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
+from ....kernels.function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
 from ....kernels.kernel import Kernel
 from ....kernels.layer_norm import LayerNorm
 from ....kernels.linear import Dense
@@ -65,6 +65,10 @@ def _as(op: str) -> Callable[[To, Kernel], None]:
         to.put(op, *to.node.inputs)
 
     return writing
+
+
+def _rounded(to: To, kernel: Rounded) -> None:
+    to.put({"below": "Floor", "above": "Ceil", "nearest": "Round"}[kernel.to], *to.node.inputs)
 
 
 def _dense(to: To, kernel: Dense) -> None:
@@ -408,6 +412,7 @@ def _recurrent(to: To, kernel: Recurrent) -> None:
 WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Add: _add,
     ArgMax: _arg_max,
+    ArcTan: _as("Atan"),
     Arithmetic: _arithmetic,
     ArithmeticNumber: _arithmetic_number,
     ArithmeticWeight: _arithmetic_weight,
@@ -454,6 +459,7 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Resample: _resample,
     Reshape: _reshape,
     ResponseNorm: _response_norm,
+    Rounded: _rounded,
     Sigmoid: _as("Sigmoid"),
     Sin: _as("Sin"),
     Slice: _slice,

@@ -151,7 +151,7 @@ def test_the_operators_named_are_read():
         Max Min ReduceL1 ReduceLogSumExp ReduceMin ReduceSumSquare Selu
         Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsInf IsNaN
         Einsum RMSNormalization Attention
-        Celu Cos Sign Sin Softsign ThresholdedRelu Tile Upsample
+        Atan Ceil Floor Round Celu Cos Sign Sin Softsign ThresholdedRelu Tile Upsample
         RNN GRU LSTM ArgMax ArgMin CumSum TopK
     """
     assert {*named.split()} == {*OPERATORS, *FIXED}

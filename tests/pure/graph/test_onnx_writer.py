@@ -175,6 +175,10 @@ CASES = {
     ),
     "sines": one((5,), "sin"),
     "cosines": one((5,), "cos"),
+    "angles": one((5,), "arctan"),
+    "nearest numbers": one((5,), "rounded"),
+    "numbers below": one((5,), "rounded", to="below"),
+    "numbers above": one((5,), "rounded", to="above"),
     "truths of two values and of a number": Case((4, 5), build=truths),
     "no number is equal to itself": Case(
         (5,), build=lambda b, x: number(b, b("compare", x, x, operator="not_equal"))

@@ -18,7 +18,7 @@ from weft.kernels.choice import Compare, CompareNumber, Where
 from weft.kernels.conv import Conv2d, Conv2dAdd
 from weft.kernels.conv_transpose import ConvTranspose2d
 from weft.kernels.embedding import Embedding, PositionEmbedding
-from weft.kernels.function import Cast, Cos, Erf, Exp, Log, Sin, Sqrt
+from weft.kernels.function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
 from weft.kernels.kernel import Kernel, Mode, Region
 from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.linear import Dense
@@ -113,6 +113,8 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "log": (Log(), (IMAGES,)),
     "sin": (Sin(), (IMAGES,)),
     "cos": (Cos(), (IMAGES,)),
+    "arctan": (ArcTan(), (IMAGES,)),
+    "rounded": (Rounded(), (IMAGES,)),
     "erf": (Erf(), (IMAGES,)),
     "cast": (Cast("float32"), (IMAGES,)),
     "dropout": (Dropout(0.5), (IMAGES,)),

@@ -52,6 +52,8 @@ OF_FLOATS = {
     "log": ({}, IMAGE),
     "sin": ({}, IMAGE),
     "cos": ({}, IMAGE),
+    "arctan": ({}, IMAGE),
+    "rounded": ({}, IMAGE),
     "erf": ({}, IMAGE),
     "softmax": ({}, IMAGE),
     "log_softmax": ({}, IMAGE),
