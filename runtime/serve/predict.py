@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, MachineError, Mistake, RequestError, first_of
+from ..errors import DataError, GraphError, MachineError, Mistake, RequestError, first_of
 from ..message import World
 from ..message.failure import say
 from ..observe import RunFolder
@@ -74,7 +74,8 @@ async def predict(world: World, options: Options) -> None:
     async with await Server.open(world, None, settings=settings, device=options.device) as server:
         if server.service is None or samples is None:
             return
-        model = ModelSettings(max_batch=options.batch)
+        sizes = await asyncio.to_thread(open_sizes, options.model, samples.shape[1:])
+        model = ModelSettings(max_batch=options.batch, sizes=sizes)
         version = Version(NAME, 1, options.model.resolve(), _platform(options.model))
         if problems := await server.loading.put(Entry(NAME, model, (version,))):
             raise Mistake("\n".join(problems))
@@ -102,6 +103,18 @@ def require_model(path: Path) -> None:
     if path.suffix not in (".onnx", ".safetensors"):
         RunFolder.open(path)  # says which runs there are
     raise Mistake(f"{path}: no such file: give a run's folder, or an .onnx file")
+
+
+def open_sizes(model: Path, sample: tuple[int, ...]) -> dict[str, int]:
+    """How long axes are that an ONNX file leaves open, which samples of this shape tell."""
+    if _platform(model) is not Platform.ONNX:
+        return {}
+    try:
+        from ..graph.onnx import load, sizes_of  # needs the onnx package
+
+        return sizes_of(load(model), sample)
+    except (GraphError, ModuleNotFoundError):
+        return {}  # whoever loads the model for all ranks tells what is wrong with it
 
 
 def read_samples(path: Path) -> NDArray[np.generic]:

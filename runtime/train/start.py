@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ...kernels.kernel import ArraySpec
 from ..errors import CheckpointError, Mistake
 from ..graph import Graph, Layout
 from ..observe import RunFolder
@@ -55,7 +56,7 @@ def start(model: Model, graph: Graph, given: Weights, of_given: str = "") -> Sta
     if model.weights is None:
         return Start(given, of_given)
     path = locate(model.weights)
-    found = stored(path)
+    found = stored(path, graph.inputs.get("x"))
     names, fitting, drawn = [], {}, []
     for parameter in Layout.of(graph).parameters:
         names.append(parameter.name)
@@ -81,10 +82,13 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:SHOWN] + more) or "nothing"
 
 
-def stored(path: Path) -> Weights:
-    """The weights of a run (its folder, or a checkpoint), of an ONNX file or of another safetensors file."""
+def stored(path: Path, sample: ArraySpec | None = None) -> Weights:
+    """The weights of a run (its folder, or a checkpoint), of an ONNX file or of another safetensors file.
+
+    Axes that an ONNX file leaves open are as long as those of a sample of the model that wants its weights.
+    """
     if path.suffix == ".onnx":
-        return imported.read(path, None, "[model] weights").weights
+        return imported.read(path, None, "[model] weights", sample).weights
     if path.is_dir():
         path = checkpoint.chosen(RunFolder.open(path).checkpoints)
     try:

@@ -6,6 +6,7 @@ import csv
 import os
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.launch import mpiexec
@@ -56,6 +57,28 @@ def test_every_sample_gets_its_prediction(tmp_path):
         done = weft("predict", run, "new.npy", name, cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert wrong in done.stderr
+
+
+@pytest.mark.limit(120)
+def test_samples_tell_how_long_the_axes_are_that_a_file_leaves_open(tmp_path):
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Tanh", ["x"], ["y"])],
+        "opened",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("n", "places", "width"))],
+        [onnx.helper.make_empty_tensor_value_info("y")],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "open.onnx")
+    samples = np.random.default_rng(1).normal(size=(9, 3, 5)).astype(np.float32)
+    np.save(tmp_path / "new.npy", samples)
+    done = weft("predict", "open.onnx", "new.npy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "new-predictions.npy"), np.tanh(samples), rtol=1e-5)
+
+    np.save(tmp_path / "flat.npy", samples[:, 0])  # which tells nothing of the file's second axis
+    done = weft("predict", "open.onnx", "flat.npy", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "axis 1 ('places') of the input 'x' is open" in done.stderr
 
 
 TREES = JOB.replace('"npz", path = "data.npz"', '"csv", path = "bäume.csv", target = "art", header = true')

@@ -132,13 +132,33 @@ def test_axes_that_a_file_leaves_open_are_as_long_as_the_datas(tmp_path):
         build_with_weights(model, data)
 
 
-def test_weights_of_a_file_that_train_apart_from_each_other_are_told(tmp_path):
+def test_weights_of_a_file_that_several_nodes_read_are_told(tmp_path):
     data = Shapes(ArraySpec((3, 5)), ArraySpec((3, 5)), 5, DATA.affine)
     onnx.save(opened(("n", "time", "width")), path := str(tmp_path / "open.onnx"))
     model = Model(onnx=path, loss="mean_squared_error")
     graph, own, of_own = build_with_weights(model, data)
-    told = "weight 'w' has 2 readers (once, again): each trains a copy of its own, from the same values"
+    told = "weight 'w' has 2 readers (once, again): they train it together"
     assert told in start(model, graph, own, of_own).note
+    assert [*own] == ["once.weight"]
+
+    proto = opened(("n", "time", "width"))
+    proto.graph.node[1].CopyFrom(onnx.helper.make_node("Gemm", ["h", "w"], ["y"], transB=1, name="again"))
+    del proto.graph.input[0].type.tensor_type.shape.dim[1]
+    onnx.save(proto, path)
+    data = Shapes(ArraySpec((5,)), ArraySpec((5,)), 5, DATA.affine)
+    graph, own, of_own = build_with_weights(model, data)
+    assert "(once, again): each trains a copy of its own" in of_own
+    assert [*own] == ["once.weight", "again.weight"]
+
+
+def test_weights_of_a_file_with_open_axes_are_found(tmp_path):
+    onnx.save(opened(("n", "time", "width")), path := str(tmp_path / "open.onnx"))
+    data = Shapes(ArraySpec((3, 5)), ArraySpec((3, 5)), 5, DATA.affine)
+    layers = [{"kernel": "dense", "features": 5, "bias": False, "name": "once"}]
+    model = Model(layers=layers, weights=path, loss="mean_squared_error")
+    graph, own, _ = build_with_weights(model, data)
+    found = start(model, graph, own).weights["once.weight"]
+    np.testing.assert_array_equal(found, np.arange(25, dtype=np.float32).reshape(5, 5).T)
 
 
 def test_weights_are_found_by_name_in_pytorchs_words_too(tmp_path):
