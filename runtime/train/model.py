@@ -128,7 +128,10 @@ def gpt(shape: Gpt, sample: ArraySpec) -> Graph:
 
 def from_python(reference: str, sample: ArraySpec) -> Graph:
     """What the user's function "module:function" returns for one sample's spec."""
-    graph = function_of(reference)(sample)
+    try:
+        graph = function_of(reference)(sample)
+    except StopIteration as error:  # which no future takes: the thread's told nobody of it (PEP 479)
+        raise RuntimeError(f"[model] python = {reference!r} raised StopIteration") from error
     if not isinstance(graph, Graph):
         raise GraphError(f"[model] python = {reference!r} returned {type(graph).__name__}, not a Graph")
     return graph

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from weft.kernels.device import Device
+from weft.kernels.kernel import ArraySpec
 from weft.runtime.errors import GraphError
 from weft.runtime.graph import Builder
 from weft.runtime.graph.outline import outline
@@ -13,7 +14,7 @@ from weft.runtime.train import oracle
 from weft.runtime.train.data import load_data
 from weft.runtime.train.data.section import NpzData
 from weft.runtime.train.job import load_job
-from weft.runtime.train.model import build
+from weft.runtime.train.model import build, from_python
 from weft.runtime.train.replica import Replica
 from weft.runtime.train.sample import shown
 from weft.runtime.train.schema import Layer, Model
@@ -30,6 +31,9 @@ def other_name(sample):
 
 def other_shape(sample):
     return model("x", (64,))
+
+def ends(sample):
+    return next(iter(()))
 """
 
 
@@ -42,6 +46,13 @@ def test_a_python_model_with_another_input_than_the_data_is_refused(function, tm
     model = job.model.model_copy(update={"layers": None, "python": f"inputs_models:{function}"})
     with pytest.raises(GraphError, match="called 'x'"):
         build(model, data)
+
+
+def test_a_python_model_that_raises_stop_iteration_fails_with_what_a_future_takes(tmp_path, monkeypatch):
+    (tmp_path / "ending_models.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="'ending_models:ends' raised StopIteration"):
+        from_python("ending_models:ends", ArraySpec((1, 8, 8)))
 
 
 FLAT = {"kernel": "flatten"}
