@@ -134,8 +134,9 @@ def export(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN... [FILE]",
-            help="Folders of runs, or checkpoints in them, and the .onnx file to write. [RUN/model.onnx]",
+            metavar="RUN",
+            help="A run's folder, or a checkpoint in it; several become one model. Behind them comes the "
+            ".onnx file to write. [RUN/model.onnx]",
             show_default=False,
         ),
     ],
@@ -163,7 +164,7 @@ def export(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of runs, or a pool's trace file.", show_default=False),
+        typer.Argument(metavar="RUN", help="Folders of runs, or a pool's trace file.", show_default=False),
     ],
 ) -> None:
     """Show where a run's time went: tables of its ranks and of its gradient's portions, and pictures.

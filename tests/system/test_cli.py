@@ -116,7 +116,7 @@ def test_help_names_no_types_of_python(command: str) -> None:
     shown = plain(called(*command.split(), "--help").stdout)
     usage = next(line for line in shown.splitlines() if "Usage:" in line)
     assert [word for word in ("<bool>", "<str>", "<path>", "<list[str]>") if word in shown] == []
-    assert "{" not in usage
+    assert not {"{", "}"}.intersection(usage)
 
 
 def test_help_imports_nothing_heavy() -> None:
