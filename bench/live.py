@@ -94,7 +94,7 @@ async def measure(world: World, args: argparse.Namespace) -> dict[str, Figure]:
             sample = await zeros(world, server)
             if server.service is not None:
                 figures = await Bench(server, root, args).run()
-            await world.barrier()
+            await world.barrier(what="the requests, which rank 0 sends", patience_s=1800)
             added = np.zeros((2, 2))
             if world.rank == world.size - 1:
                 added[0] = await asking(client, NAME, sample)

@@ -88,7 +88,7 @@ async def measure(args: argparse.Namespace, world: World) -> dict[str, Figure]:
     await bench.open(args.tuned)
     if world.node_rank == 0:
         await Rounds(bench).run(args.repetitions, args.patience)
-    await world.barrier()
+    await world.barrier(what="the rounds, which rank 0 begins", patience_s=args.patience + 120)
     traces = await gathered(world, bench.blocks, bench.spans)
     await bench.close()
     if world.node_rank:
