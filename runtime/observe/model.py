@@ -18,6 +18,7 @@ from typing import Any
 
 from ...kernels.kernel import ArraySpec, Kernel
 from ..graph import Graph, Metadata, describe
+from ..graph.graph import Node
 
 ATTRIBUTES_WIDTH = 48
 """Characters; a list of a thousand indices would push everything else off the screen."""
@@ -25,20 +26,24 @@ ATTRIBUTES_WIDTH = 48
 PREFIXES = {"M": 1e6, "K": 1e3, "": 1.0}
 
 EXTENTS = frozenset({"kernel_size", "stride", "dilation", "shape"})
-LEFT = frozenset({"node", "kernel", "output", "cost", "splits", "tags"})
+LEFT = frozenset({"node", "kernel", "output", "cost", "splits", "shares", "tags"})
 
 CLIENT = ("client", "name", "dtype", "datatype", "shape")
 
 
 def model_table(graph: Graph, batch: int) -> str:
-    """Every node's kernel, output for a sample, parameters, cost of `batch` samples, splits and tags."""
+    """Every node's kernel, output for a sample, own parameters, cost of `batch` samples, splits, tags.
+
+    In `shares` stand parameters of other nodes that it reads in place of its own.
+    """
     found = describe(graph, batch)
     costs = [each.cost for each in found.values()]
     flop, byte = _unit([cost.forward_flops for cost in costs]), _unit([cost.bytes for cost in costs])
     titles = (
-        "node", "kernel", "output", "parameters", f"{flop}FLOP", f"{byte}B", "cost", "splits", "tags"
+        "node", "kernel", "output", "parameters", f"{flop}FLOP", f"{byte}B", "cost", "splits", "shares",
+        "tags",
     )  # fmt: skip
-    rows = [_row(node.name, node.kernel, found[node.name], flop, byte) for node in graph.nodes]
+    rows = [_row(node, found[node.name], flop, byte) for node in graph.nodes]
     inputs = ", ".join(f"{name} ({_show(spec)})" for name, spec in graph.inputs.items())
     outputs = ", ".join(graph.outputs)
     samples = "1 sample" if batch == 1 else f"{batch:,} samples"
@@ -97,17 +102,18 @@ def _in(prefix: str, amount: float) -> str:
     return f"{amount / PREFIXES[prefix]:,.2f}" if prefix else f"{amount:,.0f}"
 
 
-def _row(name: str, kernel: Kernel, found: Metadata, flop: str, byte: str) -> tuple[str, ...]:
+def _row(node: Node, found: Metadata, flop: str, byte: str) -> tuple[str, ...]:
     splits = " ".join(str(split.extent) for split in found.splits if split.extent > 1)
     return (
-        name,
-        f"{found.kernel} {_attributes(kernel)}".rstrip(),
+        node.name,
+        f"{found.kernel} {_attributes(node.kernel)}".rstrip(),
         "×".join(map(str, found.shape[1:])) or "1",
         f"{found.parameters:,}" if found.parameters else "",
         _in(flop, found.cost.forward_flops),
         _in(byte, found.cost.bytes),
         found.cost_source,
         splits,
+        " ".join(node.shares.values()),
         " ".join(f"{tag}={value}" for tag, value in found.tags.items()),
     )
 

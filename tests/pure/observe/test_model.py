@@ -32,6 +32,17 @@ def test_s1_1_every_node_is_shown_with_its_tags() -> None:
     )
 
 
+def test_parameters_of_other_nodes_are_shown_where_they_are_read() -> None:
+    b = Builder()
+    first = b("dense", b.input("x", (8,)), features=8, name="first")
+    b("dense", first, features=8, name="again", shares={"weight": "first.weight", "bias": "first.bias"})
+    head, first_line, again, _, ending = model_table(b.build(first), batch=1).splitlines()
+    assert head.split()[-1] == "shares"
+    assert first_line.split()[-1] == "8"  # its neurons; it shares nothing itself
+    assert again.split()[-2:] == ["first.weight", "first.bias"]
+    assert ending.startswith("2 nodes, 72 parameters, ")
+
+
 def test_columns_without_a_word_are_left_out() -> None:
     b = Builder()
     table = model_table(b.build(b("relu", b.input("x", (4,)), name="only")), batch=1)
