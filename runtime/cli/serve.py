@@ -204,12 +204,11 @@ def predict(
     Samples are taken as the run's data had them: what the run did to them first is done to them, too.
     """
     from ..message import run
-    from ..serve.predict import Options, read_samples, require_model
+    from ..serve.predict import Options, samples_for
     from ..serve.predict import predict as predict_all
 
-    if launcher_rank() is None:  # says what is wrong with them where there is no MPI to start
-        require_model(model)
-        read_samples(samples)
     into = predictions or samples.with_name(f"{samples.stem}-predictions.npy")
     options = Options(model, samples, into, output, batch, device)
+    if launcher_rank() is None:
+        samples_for(options)  # says what is wrong with them where there is no MPI to start
     run(lambda world: predict_all(world, options))

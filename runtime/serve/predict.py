@@ -63,13 +63,7 @@ async def predict(world: World, options: Options) -> None:
     Raises Mistake for what is no model, and samples that it does not take; MachineError where the predictions
     cannot be written. There is then no file of that name that was not there before.
     """
-    if options.predictions.resolve() == options.samples.resolve():
-        raise Mistake(f"{options.predictions} holds the samples: name another file for the predictions")
-    if options.batch > MOST_BATCH:
-        raise Mistake(f"--batch {options.batch}: at most {MOST_BATCH} samples are computed together")
-    if world.rank == 0:
-        require_model(options.model)
-    samples = read_samples(options.samples) if world.rank == 0 else None
+    samples = samples_for(options) if world.rank == 0 else None
     settings = ServerSettings(classes={"all": ClassSettings()}, default_class="all")
     async with await Server.open(world, None, settings=settings, device=options.device) as server:
         if server.service is None or samples is None:
@@ -94,6 +88,16 @@ async def predict(world: World, options: Options) -> None:
             what = f"class and probability of {len(samples):,} samples"
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
         tell(f"{path}: {what}, {took} on {ranks}")
+
+
+def samples_for(options: Options) -> NDArray[np.generic]:
+    """The samples, mapped; Mistake for options that cannot be followed, and files that are not there."""
+    if options.predictions.resolve() == options.samples.resolve():
+        raise Mistake(f"{options.predictions} holds the samples: name another file for the predictions")
+    if options.batch > MOST_BATCH:
+        raise Mistake(f"--batch {options.batch}: at most {MOST_BATCH} samples are computed together")
+    require_model(options.model)
+    return read_samples(options.samples)
 
 
 def require_model(path: Path) -> None:
