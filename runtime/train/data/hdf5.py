@@ -20,7 +20,7 @@ from ...errors import DataError, MachineError
 from .. import order
 from ..section import nearest
 from .arrays import Pair, joined, require_numbers
-from .files import reading
+from .files import existing, reading
 from .parts import parts
 from .section import Hdf5Data
 from .stored import AnyArray, Array, Stored
@@ -37,6 +37,9 @@ CLASSIC = b"CDF"  # what netCDF files begin with that are none of HDF5
 
 SHOWN = 20  # names of datasets in a line
 
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError)
+"""What h5py raises of bytes that are not those of before, of a filter that it lacks, and of a broken link."""
+
 
 def pairs(data: Hdf5Data) -> tuple[Pair, Pair | None]:
     """The samples, and the test set if the job names one."""
@@ -51,7 +54,10 @@ def _pair(paths: Sequence[Path], all_of_them: str, inputs: str, targets: str) ->
     found = []
     for path in paths:
         with _opened(path) as file:
-            found.append((_array(file, path, inputs), _array(file, path, targets)))
+            try:
+                found.append((_array(file, path, inputs), _array(file, path, targets)))
+            except DAMAGED as error:
+                raise _damaged(path, error) from error
     if _bytes_by_row(found) <= SMALL_BYTES:
         found = [(_whole(x), _whole(y)) for x, y in found]
     made = [
@@ -75,25 +81,48 @@ def _array(file: Any, path: Path, name: str) -> Array:
     dataset, what = _dataset(file, path, name), f"{path}[{name}]"
     if dataset.shape is None:
         raise DataError(f"{what}: holds no samples; it is an empty dataset")
-    require_numbers(dataset.dtype, what)
+    try:
+        dtype: np.dtype[Any] = dataset.dtype
+    except TypeError as error:  # of three bytes, say
+        raise DataError(f"{what}: holds numbers that NumPy has not: {error}; store them as others") from error
+    require_numbers(dtype, what)
     _require_unpacked(dataset, what)
-    offset = None if dataset.external or dataset.is_virtual else dataset.id.get_offset()
+    offset = dataset.id.get_offset() if _is_plain(dataset) else None
     if offset is not None:
-        if offset + dataset.nbytes > path.stat().st_size:
+        place = Path(dataset.file.filename)  # another than `path`, where the name is a link to it
+        if offset + dataset.nbytes > place.stat().st_size:
             raise DataError(f"{what}: ends behind the file's end; save or fetch it again")
-        return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
-    return ByRow(path, path.stat().st_mtime_ns, name, dataset.shape, dataset.dtype)
+        return np.memmap(place, dtype, "r", offset, dataset.shape)
+    return ByRow(path, path.stat().st_mtime_ns, name, dataset.shape, dtype)
+
+
+def _is_plain(dataset: Any) -> bool:
+    """Whether its numbers, where they lie in its file at all, are such as NumPy has.
+
+    HDF5 has others, as of 12 bits, or floats of two bytes with a float32's exponent, which it converts: such
+    bytes were taken for the numbers that h5py makes of them.
+    """
+    if dataset.external or dataset.is_virtual:
+        return False
+    of_numpy: bool = dataset.id.get_type() == _h5py().h5t.py_create(dataset.dtype, logical=True)
+    return of_numpy
 
 
 def _dataset(file: Any, path: Path, name: str) -> Any:
-    found = file.get(name)
-    if found is None or not hasattr(found, "dtype"):
-        names: list[str] = []
-        file.visititems(lambda place, item: names.append(place) if hasattr(item, "dtype") else None)
-        shown = ", ".join([*names[:SHOWN], *[f"{len(names) - SHOWN:,} more"] * (len(names) > SHOWN)])
-        what = f"holds no dataset {name!r}{nearest(name, names)}" if found is None else f"{name!r} is a group"
-        raise DataError(f"{path}: {what}; it holds {shown or 'none'}")
-    return found
+    found, h5py = file.get(name), _h5py()
+    if isinstance(found, h5py.Dataset):
+        return found
+    names: list[str] = []
+    file.visititems(lambda place, one: names.append(str(place)) if isinstance(one, h5py.Dataset) else None)
+    shown = ", ".join([*names[:SHOWN], *[f"{len(names) - SHOWN:,} more"] * (len(names) > SHOWN)])
+    link = file.get(name, getlink=True)
+    if found is not None:
+        what = f"{name!r} is a {type(found).__name__.lower()}"
+    elif isinstance(link, h5py.ExternalLink):
+        what = f"{name!r} is a link to {link.path!r} in {link.filename}, where there is none"
+    else:
+        what = f"holds no dataset {name!r}{nearest(name, names)}"
+    raise DataError(f"{path}: {what}; it holds {shown or 'none'}")
 
 
 def _require_unpacked(dataset: Any, what: str) -> None:
@@ -120,20 +149,31 @@ def _opened(path: Path) -> Any:
         raise DataError(f"{path}: is a netCDF file of before version 4; convert it by `nccopy -k nc4`")
     try:
         return _h5py().File(path, "r", locking=False)
-    except OSError as error:
-        raise DataError(f"{path}: is not a whole HDF5 file: {error}; save or fetch it again") from error
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: is not a whole HDF5 file: {error}; save or fetch it again")
 
 
 @lru_cache(maxsize=OPEN_FILES)
 def _kept_open(path: Path, changed: int) -> Any:
-    """The file that `changed` at this time, in nanoseconds; the least used is closed for one too many."""
+    """The file that `changed` at this time, in nanoseconds; the least used is closed for one too many.
+
+    What stands there when it is opened again may be another: of one in its place new samples were trained on.
+    """
+    if existing(path).stat().st_mtime_ns != changed:
+        raise DataError(
+            f"{path}: has been written anew while it was read; train again, with what it holds now"
+        )
     return _opened(path)
 
 
 def _read(dataset: Any, rows: Any, what: str) -> AnyArray:
     try:
         found: AnyArray = np.asarray(dataset[rows])
-    except (OSError, KeyError) as error:  # a damaged chunk, or a filter that this h5py lacks
+    except DAMAGED as error:
         raise DataError(f"{what}: cannot be read: {error}; save or fetch it again") from error
     return found
 

@@ -2,14 +2,13 @@
 
     runs/a.npz        that file, whatever its name is
     runs              its files of the source's kind, without those of folders in it
-    runs/**/u-*.npz   what matches; ** stands for any folders, or none
+    runs/**/u-*.npz   what matches; ** stands for any folders, or none, but for no links to folders
 
 Their order is that of their names, in which numbers count by their value: u-2 comes before u-10.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -50,11 +49,26 @@ def _matching(path: Path) -> list[Path]:
     above = next(parent for parent in path.parents if os.path.isdir(parent))  # its name may have brackets
     pattern = str(path.relative_to(above))
     require_readable(above, pattern)
-    found = [above / name for name in glob.glob(pattern, root_dir=above, recursive=True)]
-    found = [file for file in found if not file.is_dir()]
+    found = [file for file in above.glob(_of_pathlib(pattern)) if not file.is_dir()]
+    if not _is_hidden(Path(pattern)):
+        found = [file for file in found if not _is_hidden(file.relative_to(above))]
     if not found:
         raise MissingData(f"{path}: no file matches this pattern; {above.absolute()} exists. {STARTS}")
     return [existing(file) for file in _sorted(found)]
+
+
+def _of_pathlib(pattern: str) -> str:
+    """The pattern as pathlib takes it on every Python: ** alone, and not at the end.
+
+    The glob module looks into linked folders for **, too: with `latest` a link to one of the runs, that one's
+    samples came twice, to be trained on and tested with; with links to a folder above it found no end.
+    """
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in Path(pattern).parts]
+    return "/".join(parts + ["*"] * (parts[-1] == "**"))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def _sorted(paths: Sequence[Path]) -> list[Path]:
@@ -72,7 +86,9 @@ def together(inputs: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path
     was missing of each, and not the same one, samples would have had the targets of others.
     """
     ours, theirs = _differences(inputs), _differences(targets)
-    if len(ours) != len(theirs) or (len(ours) > 1 and ours != theirs):
+    if len(ours) == len(theirs) == 1:
+        return [(inputs[0], targets[0])]
+    if sorted(ours) != sorted(theirs):
         alone = [path for path, name in zip(inputs, ours, strict=True) if name not in theirs]
         alone += [path for path, name in zip(targets, theirs, strict=True) if name not in ours]
         if min(len(ours), len(theirs)) == 1:  # of one name nobody can say which part of it counts
@@ -83,7 +99,9 @@ def together(inputs: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path
             f"{shown or 'some'} have no partner: name those that belong together alike, as in x-1.npy, "
             "x-2.npy and y-1.npy, y-2.npy"
         )
-    return list(zip(inputs, targets, strict=True))
+    # Not by their places: a.npy comes before a_b.npy, and a_y.npy behind a_b_y.npy.
+    partners = dict(zip(theirs, targets, strict=True))
+    return [(path, partners[name]) for path, name in zip(inputs, ours, strict=True)]
 
 
 def _differences(paths: Sequence[Path]) -> list[str]:

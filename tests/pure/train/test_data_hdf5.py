@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def test_values_read_by_rows_are_looked_at_block_by_block(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("rows", [[], [0], [29, 3, 3, 17], [5, 6, 8, 7], [29, 0], [*range(N)]], ids=str)
 def test_any_rows_are_those_asked_for(rows: list[int]) -> None:
     stored(**CHUNKED)
-    found = ByRow(Path("d.h5").absolute(), 0, "run/fields", FIELDS.shape, FIELDS.dtype)
+    path = Path("d.h5").absolute()
+    found = ByRow(path, path.stat().st_mtime_ns, "run/fields", FIELDS.shape, FIELDS.dtype)
     np.testing.assert_array_equal(found[np.array(rows, int)], FIELDS[rows])
 
 
@@ -125,11 +127,29 @@ def test_a_damaged_chunk_that_is_read_late_is_told_with_its_file(monkeypatch: py
     monkeypatch.setattr(hdf5, "SMALL_BYTES", 0)
     stored(chunks=(1, 2, 3), fletcher32=True)
     train = loaded().train
-    content = Path("d.h5").read_bytes()
+    content, then = Path("d.h5").read_bytes(), Path("d.h5").stat().st_mtime_ns
     at = content.index(FIELDS[13].tobytes())
     hdf5._kept_open.cache_clear()
     Path("d.h5").write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    os.utime("d.h5", ns=(then, then))
     with pytest.raises(DataError, match=r"^d.h5\[run/fields\]: cannot be read: .*; save or fetch it again$"):
+        gathered(train)
+
+
+def test_what_has_been_written_anew_is_not_read_in_the_place_of_what_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was where there are more parts than are kept open: other samples, and nobody was told."""
+    monkeypatch.setattr(hdf5, "SMALL_BYTES", 0)
+    stored(**CHUNKED)
+    train, then = loaded().train, Path("d.h5").stat().st_mtime_ns
+    hdf5._kept_open.cache_clear()
+    stored(FIELDS + 1, **CHUNKED)
+    os.utime("d.h5", ns=(then, then + 1))
+    with pytest.raises(DataError, match=r"^d.h5: has been written anew while it was read; train again"):
+        gathered(train)
+    Path("d.h5").unlink()
+    with pytest.raises(DataError, match=r"^d.h5: there is no such file"):
         gathered(train)
 
 
@@ -148,6 +168,70 @@ def test_a_dataset_that_lies_in_other_files_is_read_through_the_library() -> Non
         loaded(path="all.h5", inputs="beside", targets="beside", loss="mean_squared_error").train
     )
     assert inputs.sum() == pytest.approx(FIELDS.sum(), abs=1e-3)
+
+
+@pytest.mark.parametrize("how", [{}, CHUNKED], ids=["contiguous", "compressed"])
+def test_a_dataset_that_is_a_link_to_another_file_is_read_from_that(how: dict[str, Any]) -> None:
+    Path("below").mkdir()
+    stored(**how)
+    Path("d.h5").rename("below/fields.h5")
+    with h5py.File("links.h5", "w") as file:
+        file["before"] = np.ones(5000)
+        file["u"] = h5py.ExternalLink("below/fields.h5", "run/fields")
+        file["classes"] = CLASSES
+    np.testing.assert_array_equal(gathered(loaded(path="links.h5", inputs="u").train)[0], FIELDS)
+
+
+def numbers_of_another_form(name: str) -> Any:
+    if name == "12 bits":
+        form = h5py.h5t.STD_I16LE.copy()
+        form.set_precision(12)
+    else:
+        form = h5py.h5t.IEEE_F32LE.copy()
+        form.set_fields(15, 7, 8, 0, 7)
+        form.set_size(2)
+    return form
+
+
+@pytest.mark.parametrize("name", ["12 bits", "bfloat16"])
+def test_numbers_that_numpy_has_not_are_read_through_the_library(name: str) -> None:
+    values = -np.arange(N * 2).reshape(N, 2)
+    with h5py.File("d.h5", "w") as file:
+        space = h5py.h5s.create_simple(values.shape)
+        h5py.Dataset(h5py.h5d.create(file.id, b"u", numbers_of_another_form(name), space))[...] = values
+        file["classes"], file["behind"] = CLASSES, np.ones(5000)
+    np.testing.assert_array_equal(gathered(loaded(inputs="u").train)[0], values)
+
+
+NO_DATASETS = {
+    "three": r"^d.h5\[three\]: holds numbers that NumPy has not: .*; store them as others$",
+    "type": r"^d.h5: 'type' is a datatype; it holds classes, run/fields, three$",
+    "run": r"^d.h5: 'run' is a group; it holds classes, run/fields, three$",
+    "broken": r"^d.h5: holds no dataset 'broken'; it holds classes, run/fields, three$",
+    "away": r"^d.h5: 'away' is a link to '/x' in moved.h5, where there is none; it holds classes, ",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), NO_DATASETS.items(), ids=NO_DATASETS)
+def test_what_is_no_dataset_of_numbers_is_told(name: str, expected: str) -> None:
+    """With an integer of three bytes anywhere in the file, even a wrong name was a TypeError."""
+    stored()
+    with h5py.File("d.h5", "a") as file:
+        form = h5py.h5t.STD_I32LE.copy()
+        form.set_size(3)
+        h5py.h5d.create(file.id, b"three", form, h5py.h5s.create_simple((N,)))
+        file["type"], file["broken"] = np.dtype("f4"), h5py.SoftLink("/nowhere")
+        file["away"] = h5py.ExternalLink("moved.h5", "/x")
+    with pytest.raises(DataError, match=expected):
+        loaded(inputs=name)
+
+
+@pytest.mark.parametrize("what", [b"HEAP", b"SNOD", b"TREE"], ids=repr)
+def test_a_damaged_file_is_told_as_that(what: bytes) -> None:
+    stored()
+    Path("d.h5").write_bytes(Path("d.h5").read_bytes().replace(what, b"1234"))
+    with pytest.raises(DataError, match=r"^d.h5: is not a whole HDF5 file: .*; save or fetch it again$"):
+        loaded()
 
 
 def test_netcdf_4_is_hdf5() -> None:

@@ -276,6 +276,25 @@ def test_wildcards_in_the_name_of_a_file_or_folder_that_there_is_are_letters(tmp
     assert parts(str(folder / "x?.npz"), ()) == [folder / "x1.npz", folder / "x*.npz"]
 
 
+def test_what_links_lead_to_again_comes_once(tmp_path: Path) -> None:
+    (tmp_path / "run-1/deep").mkdir(parents=True)
+    (tmp_path / "run-1/u.npz").touch()
+    (tmp_path / "run-1/deep/u.npz").touch()
+    (tmp_path / "run-1/.kept").mkdir()
+    (tmp_path / "run-1/.kept/u.npz").touch()
+    (tmp_path / "latest").symlink_to("run-1")
+    for name in "abc":  # what followed these found no end
+        (tmp_path / "run-1" / name).symlink_to("..")
+
+    def found(name: str) -> list[str]:
+        return [str(path.relative_to(tmp_path)) for path in parts(str(tmp_path / name), (".npz",))]
+
+    for pattern in ("**/*.npz", "**/**/*.npz", "**", "**/u**.npz"):
+        assert found(pattern) == ["run-1/deep/u.npz", "run-1/u.npz"]
+    assert found("lat*/*.npz") == ["latest/u.npz"], "a link that is named is followed"
+    assert found("*/.kept/*.npz") == ["latest/.kept/u.npz", "run-1/.kept/u.npz"]
+
+
 def test_a_folder_that_may_not_be_looked_into_is_not_passed_over(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +337,18 @@ def test_which_names_belong_together(inputs: str, targets: str, fit: bool) -> No
     else:
         with pytest.raises(DataError, match=r"have no partner"):
             together(ours, theirs)
+
+
+def test_files_belong_together_by_their_names_and_not_by_their_places(tmp_path: Path) -> None:
+    for name in ("a", "a_b", "c"):
+        (tmp_path / f"x-{name}.npy").touch()
+        (tmp_path / f"y-{name}_y.npy").touch()
+    found = together(*(parts(str(tmp_path / pattern), ()) for pattern in ("x-*.npy", "y-*.npy")))
+    assert [(x.name, y.name) for x, y in found] == [
+        ("x-a.npy", "y-a_y.npy"),
+        ("x-a_b.npy", "y-a_b_y.npy"),
+        ("x-c.npy", "y-c_y.npy"),
+    ]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.data())
