@@ -8,7 +8,7 @@ from .graph import Graph
 
 
 def outline(graph: Graph) -> dict[str, str]:
-    """A line for every node, by name: its kernel, the settings that are not the defaults, and its inputs."""
+    """A line for every node, by name: kernel, settings that are not the defaults, inputs, what it shares."""
     found = {}
     for node in graph.nodes:
         settings = [
@@ -17,5 +17,6 @@ def outline(graph: Graph) -> dict[str, str]:
             if field.init and (value := getattr(node.kernel, field.name)) != field.default
             if isinstance(value, bool | int | float | str | tuple)  # a kernel's own state is no setting
         ]
-        found[node.name] = f"{node.kernel.name}({', '.join(settings)}) of {', '.join(node.inputs)}"
+        shared = "".join(f", its {name} is {theirs}" for name, theirs in node.shares.items())
+        found[node.name] = f"{node.kernel.name}({', '.join(settings)}) of {', '.join(node.inputs)}{shared}"
     return found

@@ -79,5 +79,7 @@ def _validation(run: Standing) -> tuple[Series, Series]:
 
 
 def _training(run: Standing) -> tuple[Series, Series]:
+    if not run.history.steps:
+        return np.zeros(0), np.zeros(0)
     steps, losses = run.history.steps.step, smooth(run.history.steps.loss, SMOOTHING * len(run.history.steps))
     return thin(steps[np.isfinite(losses)], losses[np.isfinite(losses)])

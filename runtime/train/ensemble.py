@@ -12,6 +12,7 @@ compute side by side.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -45,21 +46,25 @@ def ensemble(
     for name, spec in first.graph.inputs.items():
         b.input(name, spec.shape, spec.dtype)
     weights: dict[str, NDArray[Any]] = {}
-    predictions = [
-        _member(b, member, f"member_{number}.", weights) for number, member in enumerate(members, 1)
-    ]
+    predictions = [_member(b, member, f"member_{place}.", weights) for place, member in enumerate(members, 1)]
+    number = itertools.count(1)
+
+    def put(kernel: str, *inputs: Value, name: str = "", **attributes: Any) -> Value:
+        """A node under a name that no output has: a model's last node may be called add_1."""
+        return b(kernel, *inputs, name=name or f"members.{kernel}_{next(number)}", **attributes)
+
     if first.classifies:
-        predictions = [b("softmax", prediction) for prediction in predictions]
-    scaled = partial(b, "arithmetic_number", operator="mul")
-    sum_, count = b("add", *predictions), len(members)
+        predictions = [put("softmax", prediction) for prediction in predictions]
+    scaled = partial(put, "arithmetic_number", operator="mul")
+    sum_, count = put("add", *predictions), len(members)
     if first.classifies:
         mean = scaled(sum_, value=1 / count)
-        b("log", b("clip", mean, minimum=LEAST), name=output)
+        put("log", put("clip", mean, minimum=LEAST), name=output)
     else:
         mean = scaled(sum_, value=1 / count, name=output)
-    away = [b("arithmetic", prediction, mean, operator="sub") for prediction in predictions]
-    squares = b("add", *(b("arithmetic", one, one, operator="mul") for one in away))
-    deviation = b("sqrt", scaled(squares, value=1 / (count - 1)), name=f"{output}_deviation")
+    away = [put("arithmetic", prediction, mean, operator="sub") for prediction in predictions]
+    squares = put("add", *(put("arithmetic", one, one, operator="mul") for one in away))
+    deviation = put("sqrt", scaled(squares, value=1 / (count - 1)), name=f"{output}_deviation")
     return b.build(Value(output), deviation), weights
 
 

@@ -25,7 +25,10 @@ def export(runs: Sequence[Path], file: Path | None) -> str:
     """
     if file is None:
         if len(runs) > 1:
-            raise Mistake(f"{len(runs)} runs become one file, which needs a name: behind them, ensemble.onnx")
+            raise Mistake(
+                f"{len(runs)} runs become one file, which is named behind them, ending in .onnx; the last is "
+                f"{runs[-1]}"
+            )
         file = (runs[0].parent.parent if runs[0].suffix == ".safetensors" else runs[0]) / "model.onnx"
     require_file(file, "model.onnx")
     found = [trained(run) for run in runs]

@@ -68,7 +68,7 @@ def folded(stored: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """
     named: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name, array in stored.items():
-        if array.ndim == 2 and not name.startswith(UNNAMED):
+        if array.ndim == 2 and array.dtype.kind == "f" and not name.startswith(UNNAMED):
             named[array.shape].append(name)
     return {
         name: other

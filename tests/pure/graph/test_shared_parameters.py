@@ -12,6 +12,8 @@ from weft.runtime.exchange import cut, rows_of
 from weft.runtime.graph import Builder, Layout, Memory, Program, initialise, with_loss
 from weft.runtime.graph.metadata import describe
 from weft.runtime.graph.onnx import read, write
+from weft.runtime.graph.onnx.sharing import folded
+from weft.runtime.graph.outline import outline
 from weft.runtime.work.offers import worth_offering
 
 
@@ -151,3 +153,17 @@ def test_statistics_are_not_shared():
     shares = {"running_mean": "first.running_mean"}
     with pytest.raises(GraphError, match="no weight that is trained"):
         b.build(b("batch_norm", h, name="second", shares=shares))
+
+
+def test_the_outline_tells_who_shares_what():
+    """A run that goes on compares it: the same arrays may be there, and another node read them."""
+    lines = outline(language_model())
+    assert lines["scores"] == "dense(features=7) of tanh_2, its weight is tokens.weight"
+    assert lines["once"] == "dense(features=4) of tokens"
+
+
+def test_masks_are_no_weights_that_are_stored_twice():
+    mask = np.tri(3, dtype=bool)
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    stored = {"mask": mask, "onnx::Where_7": mask.T, "table": table, "onnx::MatMul_8": table.T}
+    assert folded(stored) == {"onnx::MatMul_8": "table"}

@@ -126,6 +126,7 @@ def test_runs_that_never_evaluated_show_what_they_trained(tmp_path: Path) -> Non
         with Metrics(path / "metrics.jsonl") as metrics:
             for step in range(1, 50):
                 metrics.write(kind="step", step=step, epoch=1, loss=(n + 1) / step, rate=0.1)
+    paths.append(run(tmp_path, "ended-at-once", job(0.1)))
     assert rank(paths).endswith(f"picture: {paths[0]}/losses.png")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from tests.pure.graph.onnx_files import expected
 from tests.pure.graph.test_onnx_writer import computed
 from weft.runtime.errors import Mistake
-from weft.runtime.graph import Graph, Layout
+from weft.runtime.graph import Builder, Graph, Layout
 from weft.runtime.graph.builder import sequential
 from weft.runtime.graph.onnx import write
 from weft.runtime.train.data.samples import Affine
 from weft.runtime.train.ensemble import ensemble
+from weft.runtime.train.export import export
 from weft.runtime.train.inference import Trained
 
 FEATURES, OUTPUTS = 5, 3
@@ -86,3 +88,19 @@ WIDER = sequential((FEATURES + 1,), [("dense", {"features": OUTPUTS})])
 def test_members_that_do_not_do_the_same_are_told(other: Trained, told: str) -> None:
     with pytest.raises(Mistake, match=told):
         ensemble([member(1, classifies=True), other], ["a", "b"])
+
+
+def test_the_output_may_be_called_as_a_node_without_a_name_would_be() -> None:
+    b = Builder()
+    x = b.input("x", (FEATURES,))
+    graph = b.build(b("add", b("dense", x, features=OUTPUTS), b("dense", x, features=OUTPUTS)))
+    members = [member(seed, classifies=False, graph=graph) for seed in range(3)]
+    made, weights = ensemble(members, ["a", "b", "c"])
+    assert made.outputs == ("add_1", "add_1_deviation")
+    wanted = np.mean([predicted(one) for one in members], 0)
+    np.testing.assert_allclose(computed(made, weights, SAMPLES), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_several_runs_is_asked_for_by_the_ending_that_it_needs() -> None:
+    with pytest.raises(Mistake, match=r"2 runs become one file.* \.onnx; the last is both\.model"):
+        export([Path("a"), Path("both.model")], None)
