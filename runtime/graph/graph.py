@@ -7,8 +7,8 @@ batch size, so one graph serves every micro-batch size. The graph is immutable d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -125,6 +125,22 @@ class Graph:
         """Nodes that share a parameter: those whose own it is, and those that read it in place of one."""
         found = {node.name for node in self.nodes if node.shares}
         return frozenset(found | {own.rpartition(".")[0] for n in self.nodes for own in n.shares.values()})
+
+    def parted(self, stored: Collection[str]) -> Graph:
+        """The graph in which parameters that are `stored` by a node's own name are its own.
+
+        Weights of a run that was begun before nodes could share them: each had a copy, trained apart.
+        """
+        if not self.sharing:
+            return self
+        nodes = [
+            replace(
+                node,
+                shares={own: of for own, of in node.shares.items() if f"{node.name}.{own}" not in stored},
+            )
+            for node in self.nodes
+        ]
+        return Graph(self.inputs, tuple(nodes), self.outputs)
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:

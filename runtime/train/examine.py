@@ -26,6 +26,7 @@ from . import checkpoint
 from .course import schedule
 from .data import Data, Loader, MissingData, Sound, compare
 from .data.section import files
+from .inference import WEIGHT
 from .job import load_job
 from .model import build_with_weights, function_of
 from .schema import Job, Run
@@ -140,6 +141,7 @@ def examine(job: Job, resume: Path | None, loader: Loader | None = None) -> Exam
     folder = RunFolder.open(resume)
     path = checkpoint.latest(folder.checkpoints)
     snapshot = checkpoint.load(path)
+    graph = graph.parted({name.removeprefix(WEIGHT) for name in snapshot.tensors})
     was, now = snapshot.progress.get("lineage", {}), lineage(job, data, graph)
     if count := snapshot.progress.get("samples", {}).get("count"):  # what says more than a digest does
         was, now = {**was, COUNT: count}, {**now, COUNT: data.count}

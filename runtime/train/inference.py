@@ -91,7 +91,7 @@ def trained(path: Path) -> Trained:
         if name.startswith(WEIGHT)
     }
     labels = tuple(snapshot.progress.get("labels", ()))
-    graph = without_loss(build(job.model, shapes))
+    graph = without_loss(build(job.model, shapes)).parted(weights)
     if shapes.outcome.changes:
         graph, led_back = in_units(graph, shapes.outcome)
         weights |= led_back
