@@ -56,15 +56,20 @@ class Progress:
         self._samples_per_s = math.nan
         self._step = first_step
         self._fields = dict.fromkeys(("epoch", "loss", "rate", "evaluation", "left"), "")  # as they are shown
-        self._unshown = self._closed = False
+        self._unshown = self._closed = self._ending = False
         self._named = named
         self._own = screen is None
         self._screen = Screen(stream, find) if screen is None else screen
         self._screen.add(name, first_step, total_steps)
 
-    def step(self, step: int, loss: float, samples_per_s: float, epoch: int | None = None) -> None:
-        """Step `step` (counted from 1) is done; shown a few times a second at most."""
-        self._step = step
+    def step(
+        self, step: int, loss: float, samples_per_s: float, epoch: int | None = None, *, ending: bool = False
+    ) -> None:
+        """Step `step` (counted from 1) is done; shown a few times a second at most.
+
+        `ending`: the run ends here or behind the next step, however many it was to take.
+        """
+        self._step, self._ending = step, ending
         # One step's figure jumps about; what is shown follows the last ten or so.
         if math.isnan(self._samples_per_s):
             self._samples_per_s = samples_per_s
@@ -101,6 +106,7 @@ class Progress:
 
         Leaves the cursor on a line of its own, if the screen is this model's alone.
         """
+        self._ending = True
         if self._screen.bars and not self._closed:
             self._fields["left"] = f"{how} {duration(self._clock() - self._began_s)}"
             self._draw()
@@ -135,12 +141,12 @@ class Progress:
             self._print("  ".join([f"step {self._step:,}/{self.total_steps:,}", *shown]))
 
     def _left(self, now_s: float) -> str:
-        """Time left at the pace of late."""
+        """Time left at the pace of late; none of a run that ends early."""
         self._pace.append((now_s, self._step))
         while len(self._pace) > 2 and now_s - self._pace[1][0] >= PACE_S:
             self._pace.popleft()
         then_s, then_step = self._pace[0]
-        if self._step >= self.total_steps or self._step <= then_step:
+        if self._ending or self._step >= self.total_steps or self._step <= then_step:
             return ""
         return (
             duration((now_s - then_s) / (self._step - then_step) * (self.total_steps - self._step)) + " left"

@@ -58,20 +58,20 @@ def unwarmed(job: Job, samples: int) -> str:
 
 
 def without_effect(
-    job: Job, samples: int, nodes: Sequence[Sequence[int]], *, travels: bool, alone: bool
+    job: Job, samples: int, nodes: Sequence[Sequence[int]], *, travels: bool, others: Sequence[int]
 ) -> str:
     """What to say of keys that were given and change nothing on these nodes, all in a line; or nothing.
 
-    `travels`: whether gradients go from rank to rank; `alone`: whether no other model trains beside this one.
+    `travels`: whether gradients go from rank to rank; `others`: the priorities of the models beside this one.
     Nothing is said of a key that has its default, for a stored job has every one written out.
     """
-    idle = _idle(job, samples, nodes, travels=travels, alone=alone)
+    idle = _idle(job, samples, nodes, travels=travels, others=others)
     found = [f"{keys} ({why})" for keys, why in idle if keys]
     return f"{job.name}: without effect here: {'; '.join(found)}" if found else ""
 
 
 def _idle(
-    job: Job, samples: int, nodes: Sequence[Sequence[int]], *, travels: bool, alone: bool
+    job: Job, samples: int, nodes: Sequence[Sequence[int]], *, travels: bool, others: Sequence[int]
 ) -> Iterator[tuple[str, str]]:
     """Keys with their values, or nothing, and what they are for or what stands against them."""
     data, train, steps = job.data, job.train, job.train.total_steps(samples)
@@ -82,8 +82,12 @@ def _idle(
         yield _given("exchange", job.exchange, "credit", "rule", "wire"), several
     if ranks == len(nodes):
         yield _given("exchange", job.exchange, "inside"), "for several ranks on a node"
-    if alone:
+    if not others:
         yield _given("run", job.run, "share", "priority"), "for models that train together"
+    elif job.run.priority not in others:
+        yield _given("run", job.run, "share"), "for several models of one priority"
+    elif len({*others}) == 1:
+        yield _given("run", job.run, "priority"), "all models have it"
     if data.has_own_test:
         yield _given("data", data, "test"), "there is a test set of its own"
     if isinstance(data, TextData) and is_one_file(data):

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...kernels.kernel import ArraySpec
 from ..errors import CheckpointError, MachineError
+from .residuals import is_residual
 
 FORMAT = "weft-checkpoint"
 FORMAT_VERSION = 1
@@ -59,6 +60,8 @@ class Snapshot:
     step: int
     tensors: Mapping[str, NDArray[Any]]
     progress: Mapping[str, Any] = field(default_factory=dict)
+    #: Of a loaded one: what wire formats have left out, which stays in the file (`read`).
+    left_out: Mapping[str, ArraySpec] = field(default_factory=dict)
 
 
 def save(folder: Path, snapshot: Snapshot, keep: int = 2) -> Path:
@@ -134,6 +137,9 @@ def best_of(folder: Path, progress: Mapping[str, Any]) -> Path | None:
 def load(path: Path) -> Snapshot:
     """Read a checkpoint and check all of it against its checksum.
 
+    What wire formats have left out is checked and not kept: of as many ranks as there were it is as many
+    times the weights, and every rank that went on with the run had all of it in memory, to use one at most.
+
     Raises CheckpointError with the reason. A damaged checkpoint is never passed over in silence: where others
     lie beside it, the error names them.
     """
@@ -141,13 +147,25 @@ def load(path: Path) -> Snapshot:
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        if _checksum(metadata, tensors) != metadata["checksum"]:
+            tensors: dict[str, NDArray[Any]] = {}
+            left_out: dict[str, ArraySpec] = {}
+
+            def each() -> Iterator[tuple[str, NDArray[Any]]]:
+                for name in sorted(file.keys()):
+                    tensor = file.get_tensor(name)
+                    if is_residual(name):
+                        left_out[name] = ArraySpec(tensor.shape, tensor.dtype.name)
+                    else:
+                        tensors[name] = tensor
+                    yield name, tensor
+
+            checksum = _checksum(metadata, each())
+        if checksum != metadata["checksum"]:
             raise CheckpointError("is damaged: its content does not match its checksum")
         step = int(metadata["step"])
         if (match := _NAME.fullmatch(path.name)) and int(match[1]) != step:  # it counts as newer than it is
             raise CheckpointError(f"holds step {step:,}: give it its name, {_name(step)}")
-        return Snapshot(step, tensors, json.loads(metadata["progress"]))
+        return Snapshot(step, tensors, json.loads(metadata["progress"]), left_out)
     except (SafetensorError, UnicodeDecodeError) as error:
         reason = f"is damaged or no safetensors file ({error})"
     except OSError as error:
@@ -157,16 +175,24 @@ def load(path: Path) -> Snapshot:
     raise CheckpointError(f"{path}: {reason}{_others(path)}")
 
 
+def read(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """These tensors of a checkpoint that `load` has checked; CheckpointError where it is gone meanwhile."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: changed or was removed while it was read ({error})") from error
+
+
 def require_tensors(path: Path, snapshot: Snapshot, expected: Mapping[str, ArraySpec]) -> None:
     """Raise CheckpointError, naming every difference, where the tensors are another model's."""
-    found = snapshot.tensors
+    found = {name: ArraySpec(of.shape, of.dtype.name) for name, of in snapshot.tensors.items()}
+    found |= snapshot.left_out
     differences = [f"{name} is missing" for name in expected if name not in found]
     differences += [f"{name} is not of this model" for name in found if name not in expected]
     for name, spec in expected.items():
-        if name in found:
-            theirs = ArraySpec(found[name].shape, found[name].dtype.name)
-            if theirs != spec:
-                differences.append(f"{name} is {_shown(theirs)}, the model's {_shown(spec)}")
+        if name in found and found[name] != spec:
+            differences.append(f"{name} is {_shown(found[name])}, the model's {_shown(spec)}")
     _refuse(path, "is of another model", differences)
 
 
@@ -232,7 +258,7 @@ def _head(snapshot: Snapshot) -> bytes:
         "step": str(snapshot.step),
         "progress": json.dumps(snapshot.progress),
     }
-    metadata["checksum"] = _checksum(metadata, snapshot.tensors)
+    metadata["checksum"] = _checksum(metadata, sorted(snapshot.tensors.items()))
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, tensor in _in_order(snapshot):
@@ -255,13 +281,15 @@ def _bytes(tensor: NDArray[Any]) -> memoryview:
     return plain.reshape(-1).view(np.uint8).data
 
 
-def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
-    """BLAKE2b of the metadata but itself, and of every tensor's name, dtype, shape and elements (1 GB/s)."""
+def _checksum(metadata: Mapping[str, str], tensors: Iterable[tuple[str, NDArray[Any]]]) -> str:
+    """BLAKE2b of the metadata but itself, and of every tensor's name, dtype, shape and elements (1 GB/s).
+
+    Tensors come in the order of their names.
+    """
     hashed = hashlib.blake2b(digest_size=32)
     described = {key: value for key, value in metadata.items() if key != "checksum"}
     hashed.update(json.dumps(described, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name, tensor in tensors:
         hashed.update(json.dumps([name, tensor.dtype.name, list(tensor.shape)]).encode())
         hashed.update(_bytes(tensor))
     return hashed.hexdigest()

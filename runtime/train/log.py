@@ -70,8 +70,10 @@ class Log:
         name = f"{self._name}: " if self._name else ""
         self.note("\n".join(name + line for line in text.split("\n")))
 
-    def step(self, step: int, epoch: int, loss: float, rate: float, samples: int) -> None:
-        """A step (counted from 1) is done."""
+    def step(
+        self, step: int, epoch: int, loss: float, rate: float, samples: int, *, ending: bool = False
+    ) -> None:
+        """A step (counted from 1) is done; `ending`: of a run that ends before all are."""
         now = time.monotonic()
         per_s, self._last = samples / max(now - self._last, 1e-9), now
         self._write(
@@ -79,7 +81,7 @@ class Log:
             samples_per_s=per_s, time_s=now - self._start,
         )  # fmt: skip
         if self._progress is not None:
-            self._progress.step(step, loss, per_s, epoch=epoch)
+            self._progress.step(step, loss, per_s, epoch=epoch, ending=ending)
 
     def exchange(self, planned: Planned) -> None:
         """How gradients travel from here on; and once, what tuning has found."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,17 +80,21 @@ def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
     return replace(found, job=found.job.model_copy(update={"exchange": exchange}))
 
 
-def _note(job: Job, found: Examined, nodes: Sequence[Sequence[int]], *, travels: bool, alone: bool) -> str:
+def _note(
+    job: Job, found: Examined, nodes: Sequence[Sequence[int]], *, travels: bool, others: Sequence[int]
+) -> str:
     """All that there is to say of a job, as it was given, before the first step, a line each."""
     data, samples = found.data, len(found.data.train)
     of_job = (
         unwarmed(job, samples),
         uneven(job, samples, sum(map(len, nodes))),
-        without_effect(job, samples, nodes, travels=travels, alone=alone),
+        without_effect(job, samples, nodes, travels=travels, others=others),
         coarse(job, data),
         far_off(job, data) if found.resumed is None else "",
     )
-    return "\n".join(filter(None, (stretched(found), found.start.note, *of_job)))
+    # (A run that starts with somebody's weights does not know what its job is called.)
+    of_start = (f"{job.name}: {line}" for line in found.start.note.splitlines())
+    return "\n".join(filter(None, (stretched(found), *of_start, *of_job)))
 
 
 def stretched(found: Examined) -> str:
@@ -121,32 +126,39 @@ async def _replicate(
         known = [f"{name} {told}" for name in ("best", "validation") if (told := snapshot.progress.get(name))]
         await world.agree(f"checkpoint of {job.name}", ", ".join((f"{path.name} {snapshot.step}", *known)))
     await world.agree(f"weights that {job.name} starts with", found.start.digest())
+    world.position(f"{job.name}: making its weights")
     with _fitting(job, found.graph):
         memory = await share_memory(world, job, found.graph, device)
         replica = make_replica(job, found.graph, device, memory, world.size)
-    residual = None
-    if found.resumed is not None:
-        left_out = residuals.specs(snapshot.tensors, replica.layout)
-        checkpoint.require_tensors(path, snapshot, {**replica.specs(), **left_out})
-        replica.restore(snapshot.tensors)
-        if left_out:
-            residual = _give_back(world, job, snapshot, replica.layout, memory)
-    elif found.start.weights:
-        replica.begin(found.start.weights)
+        residual = None
+        if found.resumed is not None:
+            left_out = residuals.specs(snapshot.left_out, replica.layout)
+            checkpoint.require_tensors(path, snapshot, {**replica.specs(), **left_out})
+            replica.restore(snapshot.tensors)
+            if left_out:
+                residual = _give_back(world, job, path, snapshot, replica.layout, memory)
+        elif found.start.weights:
+            replica.begin(found.start.weights)
     if memory is not None:
         await memory.fence()  # the node's weights are there for all its ranks
     return replica, memory, residual
 
 
 def _give_back(
-    world: World, job: Job, snapshot: checkpoint.Snapshot, layout: Layout, memory: NodeMemory | None
+    world: World,
+    job: Job,
+    path: Path,
+    snapshot: checkpoint.Snapshot,
+    layout: Layout,
+    memory: NodeMemory | None,
 ) -> Flat | None:
     """Let those who hold what the wire's format leaves out have what it left out before."""
     holding = residuals.holders(world.nodes, shared=memory is not None)
     leaves_out = job.exchange.wire != "float32" and travels(world.size, memory)
     if not leaves_out or world.rank not in holding:
         return None
-    own = residuals.owed(snapshot.tensors, layout, holding.index(world.rank), len(holding))
+    place, read = holding.index(world.rank), partial(checkpoint.read, path)
+    own = residuals.owed(snapshot.left_out, read, layout, place, len(holding))
     if memory is None or memory.residual is None:
         return own
     memory.residual[...] = own
@@ -181,6 +193,10 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
     device = _device(world, jobs)
     device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
     replicas = [await _replicate(world, one, device) for one in found]
+    # A rank that lacks memory fails alone: rank 0 would have made a folder, and told of a run that has begun.
+    await world.barrier(what="weights and memory of every model on all ranks")
+    priorities = [job.run.priority for job in jobs]
+    beside = [priorities[:number] + priorities[number + 1 :] for number in range(len(jobs))]
     return [
         Prepared(
             asked,
@@ -193,9 +209,9 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             residual,
             Best.of(one.job.train.best, progress),
             kept(progress),
-            _note(asked, one, world.nodes, travels=travels(world.size, memory), alone=len(jobs) == 1),
+            _note(asked, one, world.nodes, travels=travels(world.size, memory), others=others),
         )
-        for asked, one, (replica, memory, residual) in zip(jobs, found, replicas, strict=True)
+        for asked, one, (replica, memory, residual), others in zip(jobs, found, replicas, beside, strict=True)
         for progress in [one.resumed[1].progress if one.resumed else {}]
     ]
 

@@ -9,7 +9,7 @@ first has all of it, which sends the same in sum.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +59,26 @@ def specs(names: Collection[str], layout: Layout) -> dict[str, ArraySpec]:
     return {_name(place, p.name): ArraySpec(p.spec.shape) for place in places for p in layout.parameters}
 
 
-def owed(tensors: Mapping[str, NDArray[np.float32]], layout: Layout, place: int, count: int) -> Flat:
-    """What the holder at `place` of `count` owes, of what `gather` gave."""
-    flat, before = np.zeros(layout.size, np.float32), _count(tensors)
+def owed(
+    names: Collection[str],
+    read: Callable[[Collection[str]], Mapping[str, NDArray[np.float32]]],
+    layout: Layout,
+    place: int,
+    count: int,
+) -> Flat:
+    """What the holder at `place` of `count` owes, of what `gather` gave: of `names`, each got from `read`."""
+    flat, before = np.zeros(layout.size, np.float32), _count(names)
     everything = range(before) if place == 0 else range(0)
     for theirs in (place,) if before == count else everything:
         for p in layout.parameters:
-            flat[p.start : p.stop] += tensors[_name(theirs, p.name)].reshape(-1)
+            flat[p.start : p.stop] += read([name := _name(theirs, p.name)])[name].reshape(-1)
     return flat
+
+
+def is_residual(name: str) -> bool:
+    """Whether an array of a checkpoint is one of those that `gather` gave."""
+    title, slash, _ = name.partition("/")
+    return bool(slash) and title.startswith(PREFIX) and title[len(PREFIX) :].isdecimal()
 
 
 def _name(place: int, parameter: str) -> str:
@@ -75,5 +87,4 @@ def _name(place: int, parameter: str) -> str:
 
 def _count(names: Collection[str]) -> int:
     """How many holders they tell of."""
-    titles = {name.partition("/")[0] for name in names if "/" in name}
-    return len([title for title in titles if title.startswith(PREFIX) and title[len(PREFIX) :].isdecimal()])
+    return len({name.partition("/")[0] for name in names if is_residual(name)})

@@ -193,7 +193,8 @@ class Trainer:
 
     def _on_step(self, share: Share, tally: Tally) -> None:
         epoch = share.step // steps_per_epoch(len(self._data.train), self._job.train.batch) + 1
-        self._log.step(share.step + 1, epoch, tally.loss, share.rate, share.samples)
+        ending = self._loop.stopped
+        self._log.step(share.step + 1, epoch, tally.loss, share.rate, share.samples, ending=ending)
         if self._written is not None and self._written.done():
             self._take_written()  # a full disk ends the run now, not at the next checkpoint
 
@@ -353,12 +354,12 @@ class Trainer:
             self._loop.wrong, self._failed = odd_weights(self._job.name, odd, done), True
             return
         self._stored = done
+        await self._saved()  # before the next copies are made: beside those of the last they fill memory
         nodes, layout = self._world.nodes, self._replica.layout
         holding = residuals.holders(nodes, shared=self._memory is not None)
         left_out = await residuals.gather(self._owing, holding, self._loop.residual, layout, self._job.name)
         if self._world.rank != 0:
             return
-        await self._saved()
         self._keep_place()
         progress = {
             "lineage": lineage(self._job, self._data, self._replica.graph),

@@ -341,6 +341,42 @@ def test_what_does_not_fit_into_memory_is_said_with_its_keys(ranks, change, job,
     assert not (tmp_path / "runs").exists()
 
 
+ONE_LACKS_MEMORY = """
+import sys
+import time
+from pathlib import Path
+
+from weft.runtime.cli import main
+from weft.runtime.train import prepare
+
+make = prepare.make_replica
+
+def make_replica(*given):
+    from mpi4py import MPI
+
+    until = time.monotonic() + 2
+    if MPI.COMM_WORLD.Get_rank() == 1:
+        while time.monotonic() < until and not Path("runs").exists():
+            time.sleep(0.01)
+        raise MemoryError("none is left")
+    return make(*given)
+
+prepare.make_replica = make_replica
+sys.exit(main())
+"""
+
+
+def test_a_rank_that_alone_lacks_memory_ends_the_run_before_it_has_a_folder(job, tmp_path):
+    """Rank 0 had made one, and told of a run that had begun."""
+    (tmp_path / "lacks.py").write_text(ONE_LACKS_MEMORY)
+    result = mpiexec(2, ["lacks.py", "train", job, "--set", "exchange.inside=flat"], cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert re.search(r"do not fit into memory: none is left; .* \(rank 1 of 2 on \S+\)$", result.stderr, re.M)
+    assert result.stderr.count("weft: ") == 1, result.stderr
+    assert not result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_missing_data_file_leaves_no_folder(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text(JOB.replace('{ source = "digits" }', '{ source = "npz", path = "missing.npz" }'))

@@ -164,7 +164,8 @@ def fleet(
 def final(ran: Ran, model: int) -> dict[str, np.ndarray]:
     """The last checkpoint, on rank 0."""
     path = checkpoint.latest(ran.ready[model].folder.checkpoints)
-    return dict(checkpoint.load(path).tensors)
+    snapshot = checkpoint.load(path)
+    return {**snapshot.tensors, **checkpoint.read(path, snapshot.left_out)}
 
 
 def assert_equal(found: Ran, model: int, alone: Ran) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from tests.mpi.train.fleets import RANK, dense
-from weft.runtime.errors import Mistake
+from tests.mpi.train.fleets import RANK, dense, fleet
+from weft.runtime.errors import MachineError, Mistake
 from weft.runtime.message import World, run
 from weft.runtime.train import examine
 from weft.runtime.train.data import npz
 from weft.runtime.train.data.section import NpzData
 from weft.runtime.train.prepare import prepare
+from weft.runtime.train.replica import Replica
 from weft.runtime.train.schema import Job
 
 
@@ -119,6 +120,23 @@ def test_a_damaged_archive_is_called_damaged_by_all_ranks_and_read_by_none(folde
     run(main)
     assert not read
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.mpi
+def test_weights_of_a_checkpoint_that_do_not_fit_are_said_in_a_sentence(folder, monkeypatch):
+    """It was a traceback, of memory that making them had left."""
+    job = dense(folder, steps=1)
+    ran = fleet([job])
+
+    def full(*_: object) -> None:
+        raise MemoryError("none is left")
+
+    async def main(world: World) -> None:
+        monkeypatch.setattr(Replica, "restore", full)
+        with pytest.raises(MachineError, match=r"dense: [\d,]+ parameters .* fit into memory: none is left"):
+            await prepare(world, [job], [ran.ready[0].folder.path])
+
+    run(main)
 
 
 OF_ITSELF = """

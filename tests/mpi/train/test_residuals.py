@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.formats import WIRES
 from tests.mpi.train.fleets import RANK, assert_equal, changed, dense, final, fleet
 from weft.runtime.message import World, run
+from weft.runtime.train import checkpoint, residuals
 from weft.runtime.train.fleet import train
 from weft.runtime.train.residuals import PREFIX
 
@@ -29,6 +32,32 @@ def test_a_resumed_run_owes_what_an_unbroken_one_owes(wire, inside, folder):
         assert any(name.startswith(PREFIX) and tensor.any() for name, tensor in final(first, 0).items())
     rest = fleet([job], resume=[first.ready[0].folder.path])
     assert_equal(rest, 0, whole)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_it_is_gathered_when_the_last_checkpoint_is_written(folder, monkeypatch):
+    """It was while that one was under way: rank 0 had both in memory."""
+    save, gather = checkpoint.save, residuals.gather
+    writing, gathered, beside = threading.Event(), threading.Event(), []
+
+    def late(path: Path, snapshot: checkpoint.Snapshot, keep: int) -> Path:
+        writing.set()
+        gathered.wait(0.5)
+        writing.clear()
+        return save(path, snapshot, keep)
+
+    async def told(*given, **named):
+        beside.append(writing.is_set())
+        gathered.set()
+        found = await gather(*given, **named)
+        gathered.clear()
+        return found
+
+    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(residuals, "gather", told)
+    job = changed(dense(folder, steps=3), "exchange", wire="top_k", inside="flat")
+    fleet([changed(job, "checkpoint", every=1)])
+    assert beside == [False] * 3
 
 
 @pytest.mark.mpi(min_size=2)

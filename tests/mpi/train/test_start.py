@@ -28,7 +28,7 @@ def test_weights_of_an_earlier_run(folder):
     layers = [Layer(**layer.model_dump()) for layer in before.ready[0].job.model.layers]
     layers[-1] = Layer.model_validate({"kernel": "dense", "features": 12})
     other = fleet([after(folder, run, layers=layers)])
-    told = "starts with {} of its 4 arrays from " + str(run)
+    told = "after: starts with {} of its 4 arrays from " + str(run)
     assert then.ready[0].note.startswith(told.format(4))
     assert other.ready[0].note.startswith(told.format(2))
     assert "drawn anew: dense_2.weight ((10, 48) there, (12, 48) here), dense_2.bias" in other.ready[0].note

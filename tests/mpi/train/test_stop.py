@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from tests.mpi.train.fleets import changed, dense
+from tests.mpi.train.fleets import changed, dense, fleet
 from tests.mpi.training import Bench
 from weft.runtime.message import World, run
 from weft.runtime.train import checkpoint, loop
 from weft.runtime.train.fleet import Fleet
 from weft.runtime.train.job import load_job
+from weft.runtime.train.log import Log
 from weft.runtime.train.prepare import prepare
 from weft.runtime.train.trainer import StepError
 
@@ -37,6 +38,24 @@ def test_a_stop_ends_a_run_whose_step_never_ends(monkeypatch, capfd):
     with pytest.raises(SystemExit):
         bench.train(stop, hold=hold)
     assert "digits: a stop was asked for, and no step has ended" in capfd.readouterr().err
+
+
+@pytest.mark.mpi
+def test_the_last_step_of_a_run_that_is_stopped_is_told_as_such(folder, monkeypatch):
+    """Its line told of the time that was left."""
+    step, ends = Log.step, dict[int, bool]()
+
+    def told(log: Log, number: int, *given: object, ending: bool) -> None:
+        ends[number] = ending
+        step(log, number, *given, ending=ending)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Log, "step", told)
+    monkeypatch.setattr(World, "stopping", property(lambda world: 2 in ends))
+    ran = fleet([dense(folder, steps=50)])
+    assert ran.results[0].stopped
+    assert ends[1] is False
+    assert max(ends) == ran.results[0].steps < 50
+    assert ends[max(ends)] is True
 
 
 @pytest.mark.mpi

@@ -69,7 +69,32 @@ def test_time_left_follows_the_pace_of_late() -> None:
         for step in range(1, 201):
             clock.now_s += 10.0 if step <= 100 else 1.0
             progress.step(step, 0.5, 100.0)
-    assert stream.getvalue().splitlines()[-1].endswith("13 min 20 s left")
+        progress.note("still at it")
+        assert stream.getvalue().splitlines()[-2].endswith("13 min 20 s left")
+
+
+def test_a_run_that_ends_early_has_no_time_left() -> None:
+    """One that a signal had stopped ended with "22 min left"."""
+    stream, clock = io.StringIO(), Clock()
+    with Progress(1000, "digits", stream=stream, find=lambda: None, clock=clock) as progress:
+        for step in range(1, 7):
+            clock.now_s += 2.0  # each has a line at once
+            progress.step(step, 0.5, 100.0, ending=step > 4)
+    *before, one, last = stream.getvalue().splitlines()
+    assert one == "step 5/1,000  loss 0.5000  100 samples/s"
+    assert last == "step 6/1,000  loss 0.5000  100 samples/s"
+    assert before[-1].endswith("left")
+
+
+def test_a_run_that_is_closed_before_its_end_has_no_time_left() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(1000, "digits", stream=stream, find=lambda: None, clock=clock) as progress:
+        for step in range(1, 7):
+            clock.now_s += 0.6
+            progress.step(step, 0.5, 100.0)
+    *before, last = stream.getvalue().splitlines()
+    assert last == "step 6/1,000  loss 0.5000  100 samples/s"
+    assert before[-1].endswith("left")
 
 
 def test_a_note_and_a_loss_that_is_not_a_number_are_printed_as_they_are() -> None:
@@ -167,7 +192,7 @@ def test_lines_of_several_models_begin_with_their_names() -> None:
         "mlp: step 1/3  validation  loss 0.5000",
         "digits: step 2/2  loss 0.4000  100 samples/s",
         "a note",
-        "mlp: step 2/3  loss 0.2000  50.0 samples/s  0 s left",
+        "mlp: step 2/3  loss 0.2000  50.0 samples/s",
     ]
 
 

@@ -26,6 +26,7 @@ from weft.runtime.train.checkpoint import (
     chosen,
     latest,
     load,
+    read,
     require_lineage,
     require_tensors,
     save,
@@ -60,6 +61,35 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     path = save(tmp_path / "new folder", snapshot(3))
     assert same(load(path), snapshot(3))
     assert path.name == "step-00000003.safetensors"
+
+
+def test_what_wire_formats_have_left_out_stays_in_the_file(tmp_path: Path) -> None:
+    """Every rank that went on with a run had that of all ranks in memory."""
+    owed = {"residual0/dense.bias": np.full(3, 2, "f4"), "residual1/dense.bias": np.full(3, 4, "f4")}
+    written = replace(snapshot(3), tensors={**snapshot(3).tensors, **owed})
+    path = save(tmp_path, written)
+    found = load(path)
+    assert same(found, snapshot(3))
+    assert found.left_out == dict.fromkeys(owed, ArraySpec((3,)))
+    assert read(path, ["residual1/dense.bias"])["residual1/dense.bias"].tolist() == [4, 4, 4]
+    with pytest.raises(CheckpointError, match=r"residual0/dense.bias is not of this model"):
+        require_tensors(
+            path,
+            found,
+            {
+                name: ArraySpec(of.shape, of.dtype.name)
+                for name, of in {
+                    **found.tensors,
+                    "residual1/dense.bias": owed["residual1/dense.bias"],
+                }.items()
+            },
+        )
+    path.write_bytes(path.read_bytes().replace(owed["residual1/dense.bias"].tobytes(), b"\0" * 12))
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        load(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="was removed"):
+        read(path, ["residual1/dense.bias"])
 
 
 def test_any_reader_of_safetensors_reads_it(tmp_path: Path) -> None:

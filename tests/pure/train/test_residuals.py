@@ -42,7 +42,14 @@ OWED = {
 @pytest.mark.parametrize(("before", "count", "expected"), OWED.values(), ids=OWED)
 def test_it_is_given_back(before, count, expected):
     weights = {f"weight/{p.name}": np.ones(p.spec.shape, np.float32) for p in LAYOUT.parameters}
-    found = [owed(weights | left_out(before), LAYOUT, place, count) for place in range(count)]
+    arrays, asked = weights | left_out(before), list[str]()
+
+    def read(names):
+        asked.extend(names)
+        return {name: arrays[name] for name in names}
+
+    found = [owed(arrays, read, LAYOUT, place, count) for place in range(count)]
+    assert sorted(asked) == sorted(left_out(before)), "each is read by one holder alone"
     for p in LAYOUT.parameters:
         assert [flat[p.start : p.stop].tolist() for flat in found] == [[e] * p.spec.size for e in expected]
 
