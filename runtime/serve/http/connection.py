@@ -209,7 +209,13 @@ class Connection(asyncio.Protocol):
         """One header, whole; what a trailer says comes too late."""
         if self._in_head:
             self._head_bytes += len(name) + len(value) + 4
-            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            if key not in self._headers:
+                self._headers[key] = text
+            elif key == "host":  # whoever is between may have gone by the other one
+                self._refuse(wrong("the request has two Host headers"))
+            else:
+                self._headers[key] += f", {text}"  # a list in several lines (RFC 9110, 5.3)
 
     def on_headers_complete(self) -> None:
         """The body follows, if there is one."""
@@ -217,8 +223,11 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         limit, announced = self._settings.max_body_bytes, int(self._headers.get("content-length", "0"))
+        encoding = self._headers.get("transfer-encoding", "chunked").strip()
         if self._head_bytes > self._settings.max_head_bytes:  # came in one packet: else it is refused before
             self._refuse_head()
+        elif encoding.lower() != "chunked":  # httptools would hand over what is compressed as the body
+            self._refuse(Problem(501, f"Transfer-Encoding: {encoding:.40}: a request may be chunked only"))
         elif announced > limit:
             self._refuse(Problem(413, f"a body of {announced} bytes: the limit is {limit}"))
         elif announced or "transfer-encoding" in self._headers:

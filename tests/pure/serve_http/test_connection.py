@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.serving import Fake
 from weft.runtime.serve.http import HttpServer, HttpSettings
 from weft.runtime.serve.http.connection import Connection
+from weft.runtime.serve.http.messages import HttpRequest, HttpResponse
 
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}).encode()
 INFER = b"POST /v2/models/echo/infer HTTP/1.1\r\n"
@@ -43,9 +44,9 @@ class Wire:
         return lambda *_: None
 
 
-async def exchange(pieces: list[bytes]) -> bytes:
+async def exchange(pieces: list[bytes], kind: type[HttpServer] = HttpServer) -> bytes:
     """What a connection says to these bytes."""
-    server = HttpServer(Fake(), HttpSettings(max_body_bytes=2000, max_head_bytes=300))
+    server = kind(Fake(), HttpSettings(max_body_bytes=2000, max_head_bytes=300))
     connection, wire = Connection(server), Wire()
     connection.connection_made(wire)  # type: ignore[arg-type]
     for piece in pieces:
@@ -99,3 +100,46 @@ def test_a_head_is_too_long_however_it_comes(head: bytes, status: int, length: i
     pieces = [head[start : start + length] for start in range(0, len(head), length)]
     written = asyncio.run(exchange(pieces))
     assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [status]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "text"),
+    [
+        pytest.param(b"Host: a\r\nHost: b\r\n", 400, b"two Host headers", id="two hosts"),
+        pytest.param(
+            b"Host: a\r\nHost: b\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
+            400,
+            b"two Host headers",
+            id="two hosts and an offer",
+        ),
+        pytest.param(b"Transfer-Encoding: gzip, chunked\r\n", 501, b"gzip, chunked", id="compressed chunks"),
+        pytest.param(
+            b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+            501,
+            b"gzip, chunked",
+            id="compressed chunks in two lines",
+        ),
+        pytest.param(b"Transfer-Encoding: gzip\r\n", 501, b"gzip", id="compressed without chunks"),
+        pytest.param(b"Host: localhost\r\nTransfer-Encoding: Chunked\r\n", 200, b"", id="chunked"),
+    ],
+)
+def test_what_leaves_the_target_or_the_body_in_doubt_is_refused(headers: bytes, status: int, text: bytes):
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if b"ransfer" in headers else b""
+    written = asyncio.run(exchange([INFER + headers + b"\r\n" + body]))
+    assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [status]
+    assert text in written
+
+
+@pytest.mark.parametrize("length", [10_000, 1], ids=["in one packet", "byte by byte"])
+def test_a_list_may_come_in_several_headers(length: int):
+    head = b"GET /v2 HTTP/1.1\r\nAccept-Encoding: gzip;q=0\r\nAccept-Encoding: deflate\r\n\r\n"
+    kept: list[str] = []
+
+    class Listening(HttpServer):
+        async def answer(self, request: HttpRequest) -> HttpResponse:
+            kept.append(request.header("accept-encoding"))
+            return await super().answer(request)
+
+    written = asyncio.run(exchange([head[at : at + length] for at in range(0, len(head), length)], Listening))
+    assert written.startswith(b"HTTP/1.1 200 ")
+    assert kept == ["gzip;q=0, deflate"]
