@@ -101,6 +101,9 @@ class Compute:
             self.failure.exception()  # seen: no "never retrieved" at exit
 
     def _tell_failure(self, error: BaseException) -> None:
+        if isinstance(error, StopIteration):  # which no future takes: the rank waited for ever
+            error = RuntimeError(f"a task raised {error!r}").with_traceback(error.__traceback__)
+
         def tell() -> None:
             if not self.failure.done():
                 self.failure.set_exception(error)

@@ -24,6 +24,19 @@ def test_a_failing_task_is_raised_where_the_rank_waits():
         asyncio.run(main())
 
 
+def test_a_task_that_raises_stop_iteration_is_no_wait_for_ever():
+    def ends() -> None:
+        next(iter(()))
+
+    async def main() -> None:
+        async with Compute(Device()) as compute, asyncio.timeout(10):
+            await compute.run([Task("bad", ends)])
+
+    with pytest.raises(RuntimeError, match=r"a task raised StopIteration\(\)") as told:
+        asyncio.run(main())
+    assert "ends" in [entry.name for entry in told.traceback]
+
+
 def test_a_failing_part_ends_its_waits_and_leaves_the_other_alone():
     async def main() -> list[str]:
         names = []
