@@ -16,6 +16,10 @@ NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.i
 """Whether a function, called, begins nothing."""
 
 
+MOST_CLASSES = 64
+"""Each takes every rank a lane of its shelf or more, 2 MiB with the usual places: 5000 took 10 GiB a rank."""
+
+
 def check_functions(pool: str, functions: Mapping[str, Any]) -> None:
     """Mistake for what are no functions that a pool can call by name."""
     if not isinstance(functions, Mapping):
@@ -39,8 +43,10 @@ def check_functions(pool: str, functions: Mapping[str, Any]) -> None:
 
 def check_settings(pool: str, *, classes: int, task_s: float, places: int, place_bytes: int) -> None:
     """Mistake for a number that a pool cannot have. (Half a place ended in the arithmetic of its memory.)"""
-    if not whole(classes, 1):
-        raise Mistake(f"the pool {pool!r} is to have classes={classes!r}; give a whole number, 1 or more")
+    if not (whole(classes, 1) and classes <= MOST_CLASSES):
+        raise Mistake(
+            f"the pool {pool!r} is to have classes={classes!r}; give a whole number, 1 to {MOST_CLASSES}"
+        )
     if not amount(task_s) or task_s == inf:
         raise Mistake(
             f"the pool {pool!r} is to take its tasks for task_s={task_s!r} long; give seconds, 0 or more"

@@ -21,7 +21,7 @@ def f(pool: Any, body: Any) -> None: ...
 @pytest.mark.parametrize(
     ("setting", "wrong", "remedy"),
     [
-        *[("classes", wrong, "give a whole number, 1 or more") for wrong in (0, 1.5, "2", None)],
+        *[("classes", wrong, "give a whole number, 1 to 64") for wrong in (0, 1.5, "2", None, 65, 5000)],
         *[("task_s", wrong, "give seconds, 0 or more") for wrong in (-1, math.nan, math.inf, "x", [1])],
         *[("places", wrong, "a lane; give a whole number, 1 to 65535") for wrong in (0, 4.5, 65536, "8")],
         *[("place_bytes", wrong, "give a whole number, 1 or more: what does not fit") for wrong in (0, 0.5)],
