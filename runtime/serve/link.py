@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import WeftError
 from ..message import Channel, Message, World
 from .model import Array
-from .worker import Batch, Done, Worker
+from .worker import Batch, Done, ToLoad, Worker
 
 BATCHES, MODELS = "serve batches", "serve models"
 
@@ -34,15 +34,7 @@ class Link(Protocol):
     def run(self, batch: Batch, answer: Answer) -> None:
         """Have a batch computed; `answer` is called in the loop."""
 
-    async def load(
-        self,
-        key: str,
-        path: str,
-        platform: str,
-        sizes: Mapping[str, int],
-        largest: int,
-        together: bool = False,
-    ) -> dict[str, Any]:
+    async def load(self, what: ToLoad) -> dict[str, Any]:
         """Load a model; what it is. WeftError."""
 
     async def unload(self, key: str) -> None:
@@ -97,17 +89,9 @@ class There:
         number, compute_s, error = message.body
         self._answers.pop(number)(Done(number, message.arrays, compute_s, error))
 
-    async def load(
-        self,
-        key: str,
-        path: str,
-        platform: str,
-        sizes: Mapping[str, int],
-        largest: int,
-        together: bool = False,
-    ) -> dict[str, Any]:
+    async def load(self, what: ToLoad) -> dict[str, Any]:
         """Over there."""
-        told: dict[str, Any] = await self._ask("load", key, path, platform, dict(sizes), largest, together)
+        told: dict[str, Any] = await self._ask("load", *what)
         return told
 
     async def unload(self, key: str) -> None:
@@ -185,7 +169,7 @@ class Post:
         try:
             match what:
                 case "load":
-                    return [await worker.load(*arguments), ""]
+                    return [await worker.load(ToLoad(*arguments)), ""]
                 case "unload":
                     await worker.unload(*arguments)
                 case "left":

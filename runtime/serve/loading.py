@@ -25,7 +25,7 @@ from .profiling import ALONE_S, BESIDE_S, Profiler
 from .repository import Entry, Repository, Version
 from .request import ModelInfo, UnknownModel, printable
 from .settings import ModelSettings
-from .worker import ELSEWHERE
+from .worker import ELSEWHERE, ToLoad
 
 DRAINED_S = 0.01  # between looks at whether an old model is still needed
 OVERRIDES = ("max_batch_size",)
@@ -212,11 +212,8 @@ class Loading:
     async def _read(self, version: Version, settings: ModelSettings, key: str) -> Served:
         """Have all workers read a version; WeftError says why one cannot, or what a first look has found."""
         path, platform = str(version.path), str(version.platform)
-        calls = (
-            link.load(key, path, platform, settings.sizes, settings.max_batch, settings.together)
-            for link in self._links
-        )
-        results = await asyncio.gather(*calls, return_exceptions=True)
+        what = ToLoad(key, path, platform, dict(settings.sizes), settings.max_batch, settings.together)
+        results = await asyncio.gather(*(link.load(what) for link in self._links), return_exceptions=True)
         if problem := merged(self._links, results):
             raise WeftError(problem)
         told = results[0]

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Self
 
+from ..errors import Mistake
 from ..message import World
 from ..message.failure import say
 from ..work.neurons import BlockHeld, Neurons
@@ -28,13 +29,16 @@ PATIENCE_S, PATIENCE_TIMES = 0.3, 3.0
 but a part. Shorter than the dispatcher waits for a batch, which would give the rank up that waits here: where
 many ranks make a sample fast, three times what it takes on one of them is longer."""
 
+LOAD_PATIENCE_S = 30.0
+"""The same of the first samples, while kernels are loaded: nobody knows yet what one takes."""
+
 RUNS = 3  # of which the fastest counts
 
 OnLane = Callable[[Sequence[Callable[[], object]]], Awaitable[None]]
 """Runs calls on the lane, one after the other; raises what one of them raises."""
 
 Agree = Callable[[Exception | None], Awaitable[None]]
-"""Raises on all ranks of the node where one of them gives it an exception."""
+"""Raises on all ranks of the node where one of them gives it an exception: that, elsewhere a Mistake."""
 
 
 class Together:
@@ -57,10 +61,11 @@ class Together:
         free: Callable[[], bool],
         on_lane: OnLane,
         agree: Agree,
-    ) -> Self:
+    ) -> Self | None:
         """Collective over the node, whose one copy of the weights is `parameters`; raises on all its ranks.
 
-        A rank helps while it is `free`. Says what it brings: whoever has asked for it wants to know.
+        A rank helps while it is `free`. Says what it brings: whoever has asked for it wants to know. None,
+        after a line that says so, where a rank has not ended its block in LOAD_PATIENCE_S.
         """
         graph = model.source.graph
         engine = await Neurons.open(world, graph, parameters, shared=True, capture=False, free=free)
@@ -70,26 +75,45 @@ class Together:
             alone_s: list[float] = []
             together_s: list[float] = []
             # What is compiled is loaded by the first of each.
-            await agree(await _problem(on_lane, [engine.infer_here] * 2 if first else []))
-            await engine.replan()  # by what the blocks took
-            compared = [partial(timed, engine.infer_here, together_s), partial(timed, self._alone, alone_s)]
-            await agree(await _problem(on_lane, compared * RUNS if first else []))
+            infer = partial(engine.infer_here, LOAD_PATIENCE_S)
+            helped = await self._helped(on_lane, agree, [infer] * 2 if first else [])
+            if helped:
+                await engine.replan()  # by what the blocks took
+                compared = [partial(timed, infer, together_s), partial(timed, self._alone, alone_s)]
+                helped = await self._helped(on_lane, agree, compared * RUNS if first else [])
         except Exception:
             await self.close()
             raise
+        if not helped:
+            await self.close()
+            return None
         if first:
             self._compared(min(alone_s), min(together_s))
         return self
+
+    async def _helped(self, on_lane: OnLane, agree: Agree, calls: Sequence[Callable[[], object]]) -> bool:
+        """Run these on the lane; whether no block was held, alike on all ranks. Raises as `agree`."""
+        problem = await _problem(on_lane, calls)
+        held = problem if isinstance(problem, BlockHeld) else None
+        if held is not None:
+            say(
+                f"weft: {self._name}: {held}; it is loaded without together, one rank computes single samples"
+            )
+        await agree(problem if held is None else None)
+        try:
+            await agree(held)
+        except (BlockHeld, Mistake):
+            return False
+        return True
 
     def _alone(self) -> None:
         self._model.compute(1)
 
     def _compared(self, alone_s: float, together_s: float) -> None:
         self._patience_s = max(PATIENCE_S, PATIENCE_TIMES * together_s)
-        slower = "" if together_s < alone_s else ": better without together in its weft.toml"
         say(
             f"weft: {self._name}: a single sample takes {1e3 * alone_s:.3g} ms on one rank, "
-            f"{1e3 * together_s:.3g} ms on the ranks of a node together{slower}"
+            f"{1e3 * together_s:.3g} ms on the ranks of a node together"
         )
 
     def run(self, pieces: Sequence[Sequence[Array]]) -> list[Array]:

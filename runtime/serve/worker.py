@@ -27,11 +27,11 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -76,6 +76,21 @@ class Done:
     error: str = ""
 
 
+class ToLoad(NamedTuple):
+    """A model that a worker is to load, as it is asked for by message."""
+
+    key: str
+    """Names it on the workers."""
+    path: str
+    platform: str
+    sizes: dict[str, int]
+    """Of the open axes of its inputs, by name."""
+    largest: int
+    """Samples of a batch, at most."""
+    together: bool = False
+    """Whether a node's ranks compute a single sample together."""
+
+
 class Elsewhere(Mistake):
     """Another rank of the node has told what is wrong."""
 
@@ -115,19 +130,12 @@ class Worker:
 
     # -- models -----------------------------------------------------------------------------------------
 
-    async def load(
-        self,
-        key: str,
-        path: str,
-        platform: str,
-        sizes: Mapping[str, int],
-        largest: int,
-        together: bool = False,
-    ) -> dict[str, Any]:
-        """Load a model under `key`; what it is (source.py). Collective over the node, as is a failure.
+    async def load(self, what: ToLoad) -> dict[str, Any]:
+        """Load a model; what it is (source.py). Collective over the node, as is a failure.
 
         A WeftError says what is wrong. `unload` then takes back what was done.
         """
+        key, path, platform, sizes, largest, together = what
         source, problem = None, ""
         told: dict[str, Any] = {}
         try:
@@ -199,7 +207,7 @@ class Worker:
         await self._run_all([run for count in sorted({1, largest}) for run in model.warm_ups(count)])
         return model
 
-    async def _together(self, model: Model, parameters: Array, key: str) -> Together:
+    async def _together(self, model: Model, parameters: Array, key: str) -> Together | None:
         return await Together.open(
             self._world,
             model,

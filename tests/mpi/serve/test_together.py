@@ -169,3 +169,52 @@ def test_a_model_that_cannot_be_computed_together_is_told_of_and_the_others_are_
             await world.barrier()
 
     run(main)
+
+
+class Said(threading.Event):
+    """Set once a file is there, which another rank makes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def is_set(self) -> bool:
+        return self._path.exists()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        end_s = time.monotonic() + (timeout or 0)
+        while not self.is_set() and time.monotonic() < end_s:
+            time.sleep(0.002)
+        return self.is_set()
+
+
+def test_a_model_of_which_a_block_is_held_while_it_is_loaded_is_served_without_help(
+    tmp_path: Path, monkeypatch
+):
+    told, lines = Told(monkeypatch), []
+    monkeypatch.setattr(together, "LOAD_PATIENCE_S", 0.1)
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", fill)
+        with_rank_0 = 0 in world.node.ranks and world.node_size > 1
+
+        def say(line: str) -> None:
+            lines.append(line)
+            if with_rank_0:
+                (root / "go on").touch()
+
+        monkeypatch.setattr(together, "say", say)
+        if with_rank_0:
+            told.held = root / "held"
+        if with_rank_0 and world.node_rank == 1:
+            told.hold = Said(root / "go on")
+        async with await Server.open(world, root, device="cpu"):
+            client = await Client.open(world)
+            await answers(client, images(1))
+            await world.barrier()
+        if with_rank_0 and world.rank == 0:
+            assert len(lines) == 1
+            assert "did not end the block" in lines[0]
+            assert "it is loaded without together" in lines[0]
+
+    run(main)

@@ -19,7 +19,7 @@ from weft.runtime.message import World, run
 from weft.runtime.serve.link import Link, links
 from weft.runtime.serve.model import Model
 from weft.runtime.serve.repository import Platform
-from weft.runtime.serve.worker import ELSEWHERE, Batch, Done, Worker
+from weft.runtime.serve.worker import ELSEWHERE, Batch, Done, ToLoad, Worker
 from weft.runtime.work import Compute
 
 pytestmark = pytest.mark.mpi
@@ -40,7 +40,7 @@ async def workers(world: World) -> AsyncIterator[list[Link]]:
 
 
 async def load(found: list[Link], path: Path, key: str = "m") -> list[dict[str, object]]:
-    return await asyncio.gather(*(link.load(key, str(path), Platform.ONNX, {}, 8) for link in found))
+    return await asyncio.gather(*(link.load(ToLoad(key, str(path), Platform.ONNX, {}, 8)) for link in found))
 
 
 async def ask(link: Link, batch: Batch) -> Done:
@@ -95,7 +95,7 @@ def test_a_rank_that_alone_cannot_make_a_model_leaves_nobody_waiting(
         async with workers(world) as found:
             if world.rank:
                 return
-            calls = [link.load("m", str(root / "m" / "1"), Platform.ONNX, {}, 8) for link in found]
+            calls = [link.load(ToLoad("m", str(root / "m" / "1"), Platform.ONNX, {}, 8)) for link in found]
             async with asyncio.timeout(30):
                 *others, last = await asyncio.gather(*calls, return_exceptions=True)
                 assert isinstance(last, WeftError)
@@ -235,7 +235,7 @@ def test_a_node_holds_a_models_weights_once(tmp_path: Path):
         async with Compute(device) as compute:
             node = await world.node.duplicate("serve")
             worker = Worker(world, node, compute, device)
-            await worker.load("m", str(root / "m" / "1"), Platform.ONNX, {}, 4)
+            await worker.load(ToLoad("m", str(root / "m" / "1"), Platform.ONNX, {}, 4))
             loaded = worker._loaded["m"]
             held = np.array([0 if loaded.window is None else loaded.window.nbytes(world.node_rank)], np.int64)
             await world.allreduce(held)
@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_leaves_the_others(tmp_path: 
                 (root / "m" / "4", "bfloat16"),
             ):
                 results = await asyncio.gather(
-                    *(link.load("n", str(path), Platform.ONNX, {}, 8) for link in found),
+                    *(link.load(ToLoad("n", str(path), Platform.ONNX, {}, 8)) for link in found),
                     return_exceptions=True,
                 )
                 for problem in results:

@@ -24,7 +24,7 @@ from weft.runtime.serve.program import table
 from weft.runtime.serve.repository import Entry, Platform, Repository, Version
 from weft.runtime.serve.request import UnknownModel
 from weft.runtime.serve.settings import ServerSettings
-from weft.runtime.serve.worker import ELSEWHERE
+from weft.runtime.serve.worker import ELSEWHERE, ToLoad
 
 
 @dataclass
@@ -121,9 +121,9 @@ def test_a_new_model_is_looked_at_shortly_where_others_are_served_already():
 class Chooses(Puzzled):
     """A worker that cannot read what lies in a folder named 2."""
 
-    async def load(self, key: str, path: str, *arguments: Any) -> dict[str, Any]:
-        if Path(path).name == "2":
-            raise WeftError(f"{path}: is damaged")
+    async def load(self, what: ToLoad) -> dict[str, Any]:
+        if Path(what.path).name == "2":
+            raise WeftError(f"{what.path}: is damaged")
         return {"inputs": [["x", "FP32", [-1, 1]]], "outputs": [["y", "FP32", [-1, 1]]], "labels": []}
 
 
@@ -287,8 +287,8 @@ def test_others_are_answered_while_a_slow_file_system_is_read():
 
 def test_s5_2_a_variant_with_other_inputs_is_told_to_whoever_starts_the_server(tmp_path: Path):
     class Wide(Puzzled):
-        async def load(self, key: str, path: str, *arguments: Any) -> dict[str, Any]:
-            width = 6 if "wide" in path else 4
+        async def load(self, what: ToLoad) -> dict[str, Any]:
+            width = 6 if "wide" in what.path else 4
             return {"inputs": [["x", "FP32", [-1, width]]], "outputs": [["y", "FP32", [-1]]], "labels": []}
 
     for name in ("big", "small", "wide"):
