@@ -1,8 +1,13 @@
-"""Whether the ranks that are to compute a model together hold the same one."""
+"""Whether the ranks that are to compute a model together hold the same one, and can all go on."""
 
 from __future__ import annotations
 
-from ..errors import Mistake
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+
+from ..errors import Mistake, WeftError
 from ..graph import Graph
 from ..graph.outline import outline
 from ..message import Communicator, World
@@ -25,3 +30,22 @@ async def agree_on_model(world: World, name: str, graph: Graph, *, among: Commun
             await world.agree(f"node {number} of the model of {name}", node, among=among)
         await world.agree(f"inputs and outputs of the model of {name}", ends, among=among)
         raise
+
+
+@asynccontextmanager
+async def all_or_none(among: Communicator) -> AsyncIterator[None]:
+    """Where one rank raises within, for want of memory say, all do. Collective; nothing within may be.
+
+    It went on alone, with others waiting for it in the next collective for ever.
+    """
+    problem: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        problem = error
+    flag = np.array([problem is None], np.uint8)
+    await among.allreduce(flag, "min", what="whether all ranks could do their part of an engine")
+    if problem is not None:
+        raise problem
+    if not flag[0]:
+        raise WeftError("another rank of the node could not do its part of an engine, and has told why")

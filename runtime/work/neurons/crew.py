@@ -31,6 +31,7 @@ from ...errors import WeftError
 from ...message import Communicator, World
 from ...message.doorbell import Doorbells
 from ...message.window import Window
+from ..alike import all_or_none
 from . import claims
 
 Spans = Callable[[str, int, int, int], None]
@@ -125,15 +126,27 @@ class Crew:
         window = await world.window(nbytes if world.node_rank == 0 else 0, node=node)
         arrival = node.barrier(what="doorbells of an engine")
         bells = await node.meet(arrival, lambda: Doorbells(node.quiet))
-        self = cls(world, job, spans, free, window, bells)
-        await asyncio.to_thread(claims.warm_up)
+        self = None
+        try:
+            async with all_or_none(node):
+                self = cls(world, job, spans, free, window, bells)
+                # Before the thread begins: the world may end while others are waited for.
+                self._guard = world.background(self._end_with_the_world(), "neurons")
+                await asyncio.to_thread(claims.warm_up)
+                if self._rank < job.ranks:
+                    target = self._help if self._rank else self._answer
+                    self._thread = threading.Thread(target=target, name="neurons", daemon=True)
+                    self._thread.start()
+        except Exception:
+            if self is None:
+                bells.close()
+            else:
+                self._guard.cancel()
+                await asyncio.wait([self._guard])
+            world.closing(window.close(), "the memory of a crew that could not be opened closes")
+            raise
         # The loop's thread naps longer while a kernel of ours computes on its core.
         world.loop.mpi.beside.add(self.busy)
-        if self._rank < job.ranks:
-            target = self._help if self._rank else self._answer
-            self._thread = threading.Thread(target=target, name="neurons", daemon=True)
-            self._thread.start()
-        self._guard = world.background(self._end_with_the_world(), "neurons")
         return self
 
     async def run(self) -> None:

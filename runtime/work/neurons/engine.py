@@ -38,7 +38,7 @@ from ...graph.tasks import Rates
 from ...message import Communicator, World
 from ...message.meeting import to_the_end
 from ...message.window import Window, rounded_up
-from ..alike import agree_on_model
+from ..alike import agree_on_model, all_or_none
 from ..cores import share_cores
 from ..made import Made
 from . import rates
@@ -140,8 +140,9 @@ class Neurons:
         await self._world.agree("settings of an engine", settings, among=self._node)
         await self._agree_on_plan(tags, dropped)
         await self._allocate(parameters, shared)
-        if capture and self._world.node_rank == 0:
-            await asyncio.to_thread(self._capture)
+        async with all_or_none(self._node):
+            if capture and self._world.node_rank == 0:
+                await asyncio.to_thread(self._capture)
         await self._plan(tags, dropped)
 
     async def _allocate(self, parameters: Array, shared: bool) -> None:
@@ -160,7 +161,8 @@ class Neurons:
             self._rates = rates.measure()
             write_graph(self.graph_table, self.graph, self.batch, self._rates, NO_TAGS, {})
         await self._memory.fence()
-        self._bound = Bound(self.graph, self.batch, self._storage, self._arena, self.parameters)
+        async with all_or_none(self._node):
+            self._bound = Bound(self.graph, self.batch, self._storage, self._arena, self.parameters)
 
     @np.errstate(all="ignore")  # its inputs are zeros
     def _capture(self) -> None:
@@ -224,40 +226,43 @@ class Neurons:
             write_graph(self.graph_table, self.graph, self.batch, self._rates, tags, found)
             self._arena[:] = 0  # what is never computed is zero
         await self._memory.fence()
-        self.blocks: Blocks = tagged(
-            cut(
-                self.graph,
-                self.batch,
-                self.parameters,
-                costs_s(self.graph_table, self.graph),
-                ranks=self._ranks,
-                grain=self._grain,
-                dropped=dropped,
-                barrier=self._barrier,
-            ),
-            tags,
-        )
-        blocks = self.blocks.blocks
-        # By the graph's own names: those in the table have 64 bytes, and may end amid a letter.
-        known = {*self.graph.by_name, *layers(describe(self.graph, 1)), *(block.name for block in blocks)}
-        check(tags, known)
-        self.placement: Placement = place(blocks, self._ranks, task_s=rates.TASK_S)
+        async with all_or_none(self._node):
+            self.blocks: Blocks = tagged(
+                cut(
+                    self.graph,
+                    self.batch,
+                    self.parameters,
+                    costs_s(self.graph_table, self.graph),
+                    ranks=self._ranks,
+                    grain=self._grain,
+                    dropped=dropped,
+                    barrier=self._barrier,
+                ),
+                tags,
+            )
+            blocks = self.blocks.blocks
+            # By the graph's own names: those in the table have 64 bytes, and may end amid a letter.
+            known = {*self.graph.by_name, *layers(describe(self.graph, 1)), *(block.name for block in blocks)}
+            check(tags, known)
+            self.placement: Placement = place(blocks, self._ranks, task_s=rates.TASK_S)
         window = await self._window(ROW.itemsize * len(blocks) if first else 0, self._planned)
         self.table: Table = window.array(0, ROW, len(blocks))
-        if first:
-            write_blocks(self.table, self.blocks, self.placement, self.graph_table, tags)
+        async with all_or_none(self._node):
+            if first:
+                write_blocks(self.table, self.blocks, self.placement, self.graph_table, tags)
         await window.fence()
-        homes = self.table["home"].tolist()
-        urgent = self.placement.urgent
-        job = Job(
-            names=[block.name for block in blocks],
-            needs=[block.needs for block in blocks],
-            calls=[self._bound.calls(self.blocks, block, dropped) for block in blocks],
-            own=[number for number in urgent if homes[number] == rank],
-            others=[number for number in urgent if homes[number] != rank],
-            took_s=self.table["measured_s"].data,
-            ranks=self._ranks,
-        )
+        async with all_or_none(self._node):
+            homes = self.table["home"].tolist()
+            urgent = self.placement.urgent
+            job = Job(
+                names=[block.name for block in blocks],
+                needs=[block.needs for block in blocks],
+                calls=[self._bound.calls(self.blocks, block, dropped) for block in blocks],
+                own=[number for number in urgent if homes[number] == rank],
+                others=[number for number in urgent if homes[number] != rank],
+                took_s=self.table["measured_s"].data,
+                ranks=self._ranks,
+            )
         self._crew = await Crew.open(self._world, self._node, job, self._spans, self._free)
         self._planned.push(self._crew.close)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.pure.graph.neuron_graphs import GRAPHS, parameters, samples, serial
 from weft.kernels.activation import ReLU
 from weft.kernels.kernel import Buffers, Mode, Region
-from weft.runtime.errors import GraphError, MachineError, Mistake
+from weft.runtime.errors import GraphError, MachineError, Mistake, WeftError
 from weft.runtime.graph import Builder, Graph, sequential
 from weft.runtime.graph.graph import Node
 from weft.runtime.message import World, run, window
@@ -174,6 +174,35 @@ def test_an_engine_that_cannot_be_opened_leaves_no_communicator_and_no_memory(mo
         while world.closings:
             await asyncio.wait(world.closings)
         assert world.selector.communicators == before
+        assert all(each.closed for each in world._windows)
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("part", ["engine.Bound", "engine.cut", "claims.warm_up", "crew.threading"])
+def test_an_engine_for_which_one_rank_has_no_memory_is_opened_on_none(monkeypatch, part):
+    """The others waited for that rank, in its next collective."""
+    graph = GRAPHS["inception"]()
+
+    class Failing:
+        def __call__(self, *_: object, **__: object) -> None:
+            raise MemoryError("no memory")
+
+        Thread = __call__
+
+    async def main(world: World) -> None:
+        alone = world.node_rank == world.node_size - 1
+        if alone:
+            monkeypatch.setattr(f"weft.runtime.work.neurons.{part}", Failing())
+        error, text = (
+            (MemoryError, "no memory") if alone else (WeftError, "another rank of the node could not")
+        )
+        async with asyncio.timeout(60):
+            with pytest.raises(error, match=text):
+                await Neurons.open(world, graph, parameters(graph), capture=False)
+        while world.closings:
+            await asyncio.wait(world.closings)
         assert all(each.closed for each in world._windows)
 
     run(main)
