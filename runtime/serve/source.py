@@ -118,8 +118,9 @@ def _onnx(path: Path, sizes: Mapping[str, int]) -> Source:
 def _labels(told: str, source: Source) -> tuple[str, ...]:
     """The names of classes that `weft export` has written; none that do not fit what the file answers now.
 
-    Of its own files alone: their one output is a classifier's logits. What another program calls labels may
-    name anything, and what its file gives may be shares already, of which a softmax would be other ones.
+    Of its own files alone: their output is a classifier's logits, behind which an ensemble's has deviations.
+    What another program calls labels may name anything, and what its file gives may be shares already, of
+    which a softmax would be other ones.
     """
     try:
         labels = json.loads(told) if told else []
@@ -127,9 +128,10 @@ def _labels(told: str, source: Source) -> tuple[str, ...]:
         return ()
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         return ()
-    shapes = [source.graph.specs(1)[own].shape for own in source.outputs.values()]
-    fits = not source.constants and len(shapes) == 1 and len(shapes[0]) == 2 and len(labels) <= shapes[0][1]
-    return tuple(labels) if fits else ()
+    first, *others = source.outputs
+    shape = source.graph.specs(1)[source.outputs[first]].shape
+    of_one = not source.constants and all(other == f"{first}_deviation" for other in others)
+    return tuple(labels) if of_one and len(shape) == 2 and len(labels) <= shape[1] else ()
 
 
 def _checkpoint(path: Path) -> Source:

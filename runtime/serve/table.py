@@ -93,7 +93,7 @@ def table_for(model: Path, info: ModelInfo, output: TensorInfo) -> Table:
     A run says by its loss that it is one; a file of `weft export`, by the names of its classes.
     """
     if info.platform != Platform.CHECKPOINT:
-        return Table(output, info.labels or None)
+        return Table(output, info.labels if info.labels and output == info.outputs[0] else None)
     folder = model.parent.parent if model.suffix == ".safetensors" else model
     classifies = load_job(str(RunFolder.open(folder).job)).model.loss == "softmax_cross_entropy"
     return Table(output, info.labels if classifies else None)

@@ -122,6 +122,16 @@ def test_a_table_of_classes_by_their_names(tmp_path):
     assert [row[:2] for row in again] == [row[:2] for row in found]
     np.testing.assert_allclose([float(row[2]) for row in again], shares.max(axis=1), rtol=1e-4)
 
+    # So has that of an ensemble, here of two that are one: its first output tells classes apart.
+    assert called("export", run, run, tmp_path / "both.onnx").returncode == 0
+    first, second = "dense_2", "dense_2_deviation"
+    done = weft("predict", "both.onnx", "new.npy", "both.csv", "--output", first, cwd=tmp_path)
+    assert done.stdout.startswith("both.csv: class and probability of 60 samples, "), done.stderr
+    with (tmp_path / "both.csv").open(encoding="utf-8", newline="") as file:
+        assert [row[:2] for row in csv.reader(file)][1:] == [row[:2] for row in found]
+    done = weft("predict", "both.onnx", "new.npy", "apart.csv", "--output", second, cwd=tmp_path)
+    assert done.stdout.startswith(f"apart.csv: {second} float32 (60, "), done.stderr
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),

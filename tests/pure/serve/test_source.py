@@ -20,6 +20,7 @@ CASES = {
     "fewer, of a model with more outputs": ("weft", THREE, ["y"], 5, ("birch", "fir, tall", "größer")),
     "more than that: the file was changed": ("weft", THREE, ["y"], 2, ()),
     "one of two outputs": ("weft", THREE, ["y", "x_w"], 3, ()),
+    "an ensemble's": ("weft", THREE, ["y", "y_deviation"], 3, ("birch", "fir, tall", "größer")),
     "what another program calls labels": ("pytorch", THREE, ["y"], 3, ()),
     "no JSON": ("weft", "birch, fir", ["y"], 3, ()),
     "no list": ("weft", '{"birch": 0}', ["y"], 3, ()),
@@ -31,7 +32,7 @@ CASES = {
 @pytest.mark.parametrize(("producer", "told", "outputs", "width", "labels"), CASES.values(), ids=CASES)
 def test_the_names_of_classes_in_an_onnx_file(producer, told, outputs, width, labels, tmp_path: Path):
     proto = file(
-        [node("MatMul", "x w", "x_w"), node("Relu", "x_w", "y")],
+        [node("MatMul", "x w", "x_w"), node("Relu", "x_w", "y"), node("Tanh", "x_w", "y_deviation")],
         {"x": ("batch", 4)},
         outputs,
         {"w": np.ones((4, width), np.float32)},
