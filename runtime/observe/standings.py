@@ -25,6 +25,10 @@ LONGEST: Final = 20  # of a value, in characters
 APART: Final = {"name", "run.folder"}
 """Keys in which runs always differ, or that say nothing of what they reached."""
 
+UNENDED: Final = "not yet"
+AMISS: Final = ("failed", "stopped", UNENDED)
+"""How ends begin of which a table of several runs tells."""
+
 Key = tuple[str, ...]
 
 
@@ -49,6 +53,12 @@ class Standing:
         elif best == "accuracy":
             chosen = max(rows, key=lambda row: -_or_worst(-row.get("accuracy", math.nan)))
         return float(chosen.get(metric, math.nan))
+
+    @property
+    def end(self) -> str:
+        """Why it ended, in a few words: of a failure what failed is told elsewhere."""
+        row = self.history.end
+        return str(row.get("reason", "")).partition(":")[0] if row else UNENDED
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -93,6 +103,9 @@ def table(ordered: Sequence[Standing]) -> str:
             if not all(map(math.isnan, scores)):
                 cells = [UNKNOWN if math.isnan(score) else write(score) for score in scores]
                 columns.append((f"{split} {metric}", cells))
+    ends = [run.end for run in ordered]
+    if any(end.startswith(AMISS) for end in ends):
+        columns.append(("end", ends))
     widths = [max(map(len, (head, *cells))) for head, cells in columns]
     lines = [[head for head, _ in columns], *map(list, zip(*(cells for _, cells in columns), strict=True))]
     text = "\n".join(

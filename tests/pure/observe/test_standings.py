@@ -14,7 +14,10 @@ from weft.runtime.observe.standings import keys_apart, standings
 from weft.runtime.observe.standings_picture import short
 
 
-def run(parent: Path, name: str, job: str, *validation: tuple[float, float], test: float = math.nan) -> Path:
+def run(
+    parent: Path, name: str, job: str, *validation: tuple[float, float], test: float = math.nan,
+    end: str = "all steps done",
+) -> Path:  # fmt: skip
     """A run's folder that was evaluated so often: losses and accuracies."""
     folder = RunFolder(parent / name)
     folder.checkpoints.mkdir(parents=True)
@@ -27,6 +30,8 @@ def run(parent: Path, name: str, job: str, *validation: tuple[float, float], tes
             )
         if not math.isnan(test):
             metrics.write(kind="evaluation", step=10, split="test", loss=test, accuracy=0.5)
+        if end:
+            metrics.write(kind="end", step=10, reason=end)
     return folder.path
 
 
@@ -69,6 +74,19 @@ def test_without_validation_the_loss_of_training_decides(tmp_path: Path) -> None
         with Metrics(path / "metrics.jsonl") as metrics:
             metrics.write(kind="step", step=1, epoch=1, loss=loss, rate=0.1)
     assert standings(paths).splitlines()[-1] == f"  best by the loss of its last step: {paths[1]}"
+
+
+def test_runs_that_ended_otherwise_than_they_should_are_told(tmp_path: Path) -> None:
+    reasons = ["all steps done", "failed: its loss is nan: step 3", "stopped by a signal", ""]
+    paths = [
+        run(tmp_path, f"a{n}", job(0.1 * n), (0.1 * n, 0.5), end=reason)
+        for n, reason in enumerate(reasons, 1)
+    ]
+    head, *lines = standings(paths).splitlines()
+    assert head.split()[-1] == "end"
+    ends = ("all steps done", "failed", "stopped by a signal", "not yet")
+    assert [line.endswith(f" {end}") for line, end in zip(lines, ends, strict=False)] == [True] * 4
+    assert "end" not in standings(paths[:1]).split()
 
 
 def test_a_loss_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
