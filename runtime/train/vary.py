@@ -85,4 +85,4 @@ def _word(value: str) -> str:
     """A value as it may stand in a name; nothing where it does not fit there."""
     if value[0] in "[{" or len(value) > LONGEST:
         return ""
-    return re.sub(r"[^\w.]+", "-", value).strip("-.")
+    return re.sub(r"[^\w.]+", "-", value.replace("+", "")).strip("-.")  # 1e+20 is not 1e-20

@@ -47,6 +47,7 @@ def test_a_variation_is_for_all_jobs_or_for_the_one_it_names(tmp_path: Path) -> 
         ("adamw,sgd", ["-key-adamw", "-key-sgd"]),
         ('"a b", "c"', ["-key-a-b", "-key-c"]),
         ("true,false", ["-key-true", "-key-false"]),
+        ("1e20,1e-20", ["-key-1e20", "-key-1e-20"]),
         ("-1,1", ["-key-1", "-key-1"]),  # which load_jobs numbers, as all names that are alike
         ('{name = "sgd", rate = 1},[1, 2],[]', ["-key-1", "-key-2", "-key-3"]),
         (f"{'x' * 30},y", ["-key-1", "-key-y"]),
