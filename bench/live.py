@@ -307,7 +307,7 @@ class Bench:
 
         workers = len(self._server.service.status()["workers"]) if self._server.service else 1
         await asyncio.gather(*(keep_asking(number) for number in range(4 * self._largest * workers)))
-        return answered / (end_s - begin_s)
+        return float(answered / (end_s - begin_s))
 
     async def _turn(self, policy: str, per_s: float, seed: int) -> Turn:
         """One policy's requests, all to their ends."""
