@@ -52,13 +52,12 @@ def fill(root: Path) -> None:
 
 
 class Told:
-    """Who computed blocks on this rank, and what its thread is to wait for behind the next one."""
+    """Who computed blocks on this rank, and what the first of the ranks that hold waits for behind one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.blocks = 0
-        self.hold = threading.Event()  # cleared: whoever has computed a block does not end it
-        self.hold.set()
-        self.held: Path | None = None  # what says so; until it is there nobody else ends a block either
+        self.go_on: threading.Event | None = None  # what this rank waits for, should it be the first to hold
+        self.held: Path | None = None  # what says that one holds; until then nobody else ends a block either
         self.raises = False
         monkeypatch.setattr(together.Neurons, "open", partial(Neurons.open, spans=self._block))
 
@@ -66,14 +65,23 @@ class Told:
         self.blocks += 1
         if self.raises:
             raise ArithmeticError("too large")
-        if not self.hold.is_set():
-            assert self.held is not None
-            self.held.touch()
-            assert self.hold.wait(LONG_S)
+        if self.held is None:
+            return
+        if self.go_on is not None and _made(self.held):
+            assert self.go_on.wait(LONG_S)
         end_s = time.monotonic() + LONG_S
-        while self.held is not None and not self.held.exists():
+        while not self.held.exists():
             assert time.monotonic() < end_s
             time.sleep(0.002)
+
+
+def _made(path: Path) -> bool:
+    """Whether this rank is the one that makes the file."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 async def answers(client: Client, image: np.ndarray) -> tuple[np.ndarray, str]:
@@ -117,14 +125,13 @@ def test_s1_7_s5_an_idle_rank_helps_and_one_that_does_not_end_a_block_costs_no_a
     async def main(world: World) -> None:
         root = await shared(world, tmp_path / "models", fill)
         with_rank_0 = 0 in world.node.ranks and world.node_size > 1
-        second = with_rank_0 and world.node_rank == 1
+        go_on = threading.Event()
         async with await Server.open(world, root, device="cpu") as server:
             client = await Client.open(world)
             await world.barrier()
             if with_rank_0:
                 told.held = root / "held"
-            if second:
-                told.hold.clear()
+                told.go_on = go_on if world.node_rank else None  # not the first rank's, which waits for others
             await world.barrier()
             end_s = time.monotonic() + LONG_S
             while (
@@ -137,7 +144,7 @@ def test_s1_7_s5_an_idle_rank_helps_and_one_that_does_not_end_a_block_costs_no_a
                 for seed in range(3):
                     await answers(client, images(seed))
             await world.barrier()
-            told.hold.set()
+            go_on.set()
             await world.barrier()
             if world.rank == 0:
                 await answers(client, images(5))
@@ -206,8 +213,7 @@ def test_a_model_of_which_a_block_is_held_while_it_is_loaded_is_served_without_h
         monkeypatch.setattr(together, "say", say)
         if with_rank_0:
             told.held = root / "held"
-        if with_rank_0 and world.node_rank == 1:
-            told.hold = Said(root / "go on")
+            told.go_on = Said(root / "go on") if world.node_rank else None
         async with await Server.open(world, root, device="cpu"):
             client = await Client.open(world)
             await answers(client, images(1))
