@@ -24,6 +24,8 @@ mpirun -n 2 weft train a.toml b.toml --set b:run.share=2   [dim]two models, inte
 
 mpirun -n 4 weft train my.toml --vary train.optimizer.rate=0.1,0.01,0.001   [dim]a sweep, the best told[/dim]
 
+mpirun -n 4 weft train my.toml --vary train.batch=16,32,64,128 --halve   [dim]only the best to the end[/dim]
+
 srun weft train digits --folder $SCRATCH/runs
 
 The keys of a job file are in docs/training.md; packaged jobs are digits, digits-mlp and stdlib-gpt.
@@ -69,6 +71,14 @@ def train(
             "train together, and a table tells at the end which is best.",
         ),
     ] = None,
+    halve: Annotated[
+        bool,
+        typer.Option(
+            "--halve",
+            help="Stop the worse half of the models behind 1/8, 1/4 and 1/2 of their steps (of 8; of 4 behind "
+            "1/4 and 1/2), so that the best alone goes on to the end.",
+        ),
+    ] = False,
     folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Store the run in DIR instead of \\[run] folder.")
     ] = None,
@@ -94,6 +104,8 @@ def train(
         overrides.append(f"run.folder={to_toml_value(str(folder))}")
     if device is not None:
         overrides.append(f"device={device}")
+    if halve:
+        overrides.append("run.halve=true")
     names, runs, variations = list(jobs or []), list(resume or []), list(vary or [])
 
     def load() -> list[Job]:

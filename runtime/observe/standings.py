@@ -26,7 +26,7 @@ APART: Final = {"name", "run.folder"}
 """Keys in which runs always differ, or that say nothing of what they reached."""
 
 UNENDED: Final = "not yet"
-AMISS: Final = ("failed", "stopped", UNENDED)
+AMISS: Final = ("failed", "stopped", "outdone", UNENDED)
 """How ends begin of which a table of several runs tells."""
 
 Key = tuple[str, ...]

@@ -83,7 +83,7 @@ def _idle(
     if ranks == len(nodes):
         yield _given("exchange", job.exchange, "inside"), "for several ranks on a node"
     if not others:
-        yield _given("run", job.run, "share", "priority"), "for models that train together"
+        yield _given("run", job.run, "share", "priority", "halve"), "for models that train together"
     elif job.run.priority not in others:
         yield _given("run", job.run, "share"), "for several models of one priority"
     elif len({*others}) == 1:

@@ -28,16 +28,18 @@ class Pauses:
     total: int
     evaluate_every: int
     save_every: int  # 0: only at the end
+    rungs: frozenset[int] = frozenset()  # where it is compared with others (halving.py)
 
     @classmethod
-    def of(cls, job: Job, samples: int) -> Pauses:
+    def of(cls, job: Job, samples: int, rungs: frozenset[int] = frozenset()) -> Pauses:
         """As the job has it, with so many training samples."""
         unit = 1 if job.train.steps else steps_per_epoch(samples, job.train.batch)
-        return cls(job.train.total_steps(samples), job.train.evaluate_every * unit, job.checkpoint.every)
+        total, every = job.train.total_steps(samples), job.train.evaluate_every * unit
+        return cls(total, every, job.checkpoint.every, rungs)
 
     def evaluates(self, done: int) -> bool:
         """Whether it evaluates after `done` steps."""
-        return done == self.total or done % self.evaluate_every == 0
+        return done == self.total or done % self.evaluate_every == 0 or done in self.rungs
 
     def saves(self, done: int) -> bool:
         """Whether it writes a checkpoint there, beside the one at its end."""

@@ -26,6 +26,7 @@ from ..observe import RunFolder, Screen, Trace, write_chrome
 from ..observe.trace import COMPUTE, WIRE, decode
 from ..work import Compute
 from .interleave import Claim, ModelOrder, preview, step_cost, weights
+from .halving import Contender, Halving, metric
 from .log import Log
 from .prepare import Prepared, prepare
 from .schema import Job
@@ -123,10 +124,12 @@ class Fleet:
     async def _train(self, compute: Compute, logs: Sequence[Log]) -> list[Result]:
         if self._several:
             turns = Turns(ModelOrder(self._claims))
+            halving = self._halving(turns, logs[0])
             trainers = [
                 Trainer(
                     self._world, await self._world.duplicate(one.job.name), one,
-                    compute.part(Group(one.job.name)), log, wire=self._wire, turns=turns, model=number,
+                    compute.part(Group(one.job.name)), log,
+                    wire=self._wire, turns=turns, halving=halving, model=number,
                 )
                 for number, (one, log) in enumerate(zip(self._ready, logs, strict=True))
             ]  # fmt: skip
@@ -151,6 +154,18 @@ class Fleet:
             runs = " ".join(f"--resume {quote(str(path))}" for path in stopped)
             logs[0].note(f"go on with: {self._command} {runs}")
         return results
+
+    def _halving(self, turns: Turns, log: Log) -> Halving | None:
+        """What stops the worse half at each rung, where the jobs ask for it."""
+        job = self._ready[0].job
+        if not job.run.halve:
+            return None
+        contenders = {
+            number: Contender(one.job.name, steps, one.first_step, one.verdict)
+            for number, (one, steps) in enumerate(zip(self._ready, self._steps, strict=True))
+            if one.steps_left
+        }
+        return Halving(contenders, turns, metric(job), log.note)
 
     async def _together(self, trainers: Sequence[Trainer]) -> list[Result]:
         if len(trainers) == 1:

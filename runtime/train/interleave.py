@@ -20,7 +20,7 @@ A model of higher priority has the lane whenever it can use it. The order still 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from math import ceil
@@ -54,17 +54,21 @@ class ModelOrder:
     """Whose turn it is. Every rank has its own, and all give the same turns to the same models.
 
     A model leaves when it has its turn and takes no more steps: at that place in the order on every rank,
-    whenever a rank got to know of it.
+    whenever a rank got to know of it. `models` are those that take steps, by their numbers among `claims`.
     """
 
-    def __init__(self, claims: Sequence[Claim]) -> None:
+    def __init__(self, claims: Sequence[Claim], models: Iterable[int] | None = None) -> None:
         self._claims = claims
         self._levels = sorted({claim.priority for claim in claims}, reverse=True)
-        self._clocks = dict.fromkeys(range(len(claims)), 0)
+        self._clocks = dict.fromkeys(range(len(claims)) if models is None else models, 0)
         self._unit = 1.0
         self._strides = self._stride()
         self._unit = min(self._strides.values(), default=1.0)
         self._strides = self._stride()
+
+    def among(self, models: Iterable[int]) -> ModelOrder:
+        """A new order of some of the models, from the start."""
+        return ModelOrder(self._claims, models)
 
     @property
     def models(self) -> list[int]:

@@ -36,6 +36,7 @@ from .data import Data
 from .ending import kept, reached
 from .evaluate import Score
 from .examine import Examined, examine_all
+from .halving import Verdict, require_comparable
 from .replica import Flats, Replica
 from .residuals import Flat
 from .schema import Job
@@ -55,13 +56,17 @@ class Prepared:
     residual: Flat | None = None  # what the wire's format left out before, where ranks have none in `memory`
     best: Best | None = None  # what is known of the best evaluation
     score: Score | None = None  # of the validation set behind the first steps, if it was evaluated there
+    verdict: Verdict | None = None  # of the last rung of its halving
     note: str = ""  # for the reader, of what goes on otherwise than it would have
 
     @property
     def steps_left(self) -> int:
-        """None where its target or its patience has ended it before its last step."""
-        ended = reached(self.job, self.score) or (self.best is not None and self.best.over)
-        return 0 if ended else self.job.train.total_steps(len(self.data.train)) - self.first_step
+        """None where its target, its patience or better models have ended it before its last step."""
+        over = self.best is not None and self.best.over
+        outdone = self.verdict is not None and self.verdict.outdone
+        if over or outdone or reached(self.job, self.score):
+            return 0
+        return self.job.train.total_steps(len(self.data.train)) - self.first_step
 
 
 def as_before(found: Examined, nodes: Sequence[Sequence[int]]) -> Examined:
@@ -123,7 +128,8 @@ async def _replicate(
     if found.resumed is not None:
         path, snapshot = found.resumed
         # What tells whether a run has ended: a rank that took it otherwise would step without the others.
-        known = [f"{name} {told}" for name in ("best", "validation") if (told := snapshot.progress.get(name))]
+        names, progress = ("best", "validation", "halving"), snapshot.progress
+        known = [f"{name} {told}" for name in names if (told := progress.get(name))]
         await world.agree(f"checkpoint of {job.name}", ", ".join((f"{path.name} {snapshot.step}", *known)))
     await world.agree(f"weights that {job.name} starts with", found.start.digest())
     world.position(f"{job.name}: making its weights")
@@ -186,6 +192,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
 
     What is wrong with any of them is told of all together, before a folder is made.
     """
+    require_comparable(jobs)
     await world.agree("version of weft", version("weft"))
     await world.agree("job" if len(jobs) == 1 else "jobs", " ".join(job.digest() for job in jobs))
     share_cores(world)
@@ -209,6 +216,7 @@ async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | Non
             residual,
             Best.of(one.job.train.best, progress),
             kept(progress),
+            Verdict.of(one.job, progress),
             _note(asked, one, world.nodes, travels=travels(world.size, memory), others=others),
         )
         for asked, one, (replica, memory, residual), others in zip(jobs, found, replicas, beside, strict=True)

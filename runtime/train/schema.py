@@ -239,6 +239,7 @@ class Run(Section):
     )
     priority: int = 0  # higher goes first; the others keep a tenth of the time
 
+    halve: bool = False  # whether the worse half of the models that train together is stopped early
 
 class Sample(Section):
     """Text that the trained model writes at the end."""
@@ -292,6 +293,16 @@ class Job(Section):
             if asked and asked.metric == "accuracy" and not classes:
                 raise problem("a mean_squared_error has no accuracy", (*where, "metric"))
         return train
+
+    @field_validator("run")
+    @classmethod
+    def _can_be_compared(cls, run: Run, info: ValidationInfo) -> Run:
+        data = info.data.get("data")
+        if run.halve and data and data.validation == 0.0:
+            raise problem(
+                "compares by the validation set: [data] validation must be above 0", ("run", "halve")
+            )
+        return run
 
     @field_validator("sample")
     @classmethod

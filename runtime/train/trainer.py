@@ -27,7 +27,6 @@ from ..errors import CheckpointError, Mistake
 from ..exchange.exchange import Wire
 from ..exchange.formats import warm_up
 from ..message import Communicator, World
-from ..message.failure import render, report_of
 from ..observe.folder import write_whole
 from ..observe.words import figure
 from ..work import Compute
@@ -39,6 +38,8 @@ from .dealer import Dealer
 from .ending import reached, told
 from .evaluate import Score, evaluate
 from .examine import lineage
+from .failing import explain
+from .halving import Halving
 from .inference import WEIGHT, described
 from .log import Log
 from .loop import TrainingLoop, diverged, odd_weights
@@ -48,8 +49,7 @@ from .sample import shown, write_text
 from .schema import Job
 from .tally import Tally
 from .turns import Turn
-
-TOLD_BYTES = 1 << 16  # of a failure, from one rank to the others; a report is at most half as long
+from .worked import tell_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class Trainer:
         *,
         wire: Wire,
         turns: Turn | None = None,
+        halving: Halving | None = None,
         model: int = 0,
         command: str = "",
     ) -> None:
@@ -105,7 +106,8 @@ class Trainer:
         self._replica, self._memory = ready.replica, ready.memory
         self._folder = ready.folder
         self._first_step = ready.first_step
-        self._best = ready.best
+        self._best, self._verdict = ready.best, ready.verdict
+        self._halving, self._model = halving, model
         self._left = ready.steps_left
         self._stored = -1  # the step of the last checkpoint
         self._advice = ready.note
@@ -142,8 +144,9 @@ class Trainer:
 
     async def run(self) -> Result:
         """Train to the end."""
-        loop = self._loop
-        pauses = Pauses.of(self._job, len(self._data.train))
+        loop, halving = self._loop, self._halving
+        rungs = frozenset[int]() if halving is None else halving.pauses(self._model)
+        pauses = Pauses.of(self._job, len(self._data.train), rungs)
 
         async def boundary(done: int) -> bool:
             better, best = False, self._best
@@ -152,11 +155,16 @@ class Trainer:
                 self._scored = done, score
                 self._reached = self._reached or reached(self._job, score)
                 better = best is not None and score is not None and best.told(score, done)
+            over = self._reached or self._failed or (best is not None and best.over)
+            over = over or await self._outdone(done)
             if (pauses.saves(done) or better) and not await self._ill():
                 await self._checkpoint(done)
-            return self._reached or self._failed or (best is not None and best.over)
+            return over or self._failed
 
-        done = await loop.run(self._first_step, boundary, pauses, ended=not self._left)
+        ended = not self._left or await self._outdone(self._first_step)
+        done = await loop.run(self._first_step, boundary, pauses, ended=ended)
+        if halving is not None:
+            halving.leave(self._model, stopped=loop.stopped)
         self._failed = self._failed or loop.failed
         if self._stored != done and not await self._ill():
             await self._checkpoint(done)
@@ -171,12 +179,19 @@ class Trainer:
                 tested = await self._take_best(done)
                 if len(self._data.test) and not self._failed:
                     score = await self._evaluate(self._data.test, "test", tested)
-            await self._tell_work()
+            if not self._job.train.deterministic:
+                await tell_work(
+                    self._world, self._comm, self._job.name, self._memory, self._dealer, self._log
+                )
         if self._diverged and not (self._failed or loop.stopped):
             if self._compute.group is None:
                 raise StepError(self._diverged)
             loop.wrong, self._failed = self._diverged, True
-        failure = await self._explain() if await self._ill() else None
+        failure = None
+        if await self._ill():
+            failure = await explain(
+                self._world, self._comm, self._job.name, self._compute, loop.wrong, self._log
+            )
         reason = f"failed: {failure}" if failure else self._reason()
         self._log.end(done, reason, failed=failure is not None)
         return Result(self._job.name, done, loop.stopped, score, self._folder.path, failure)
@@ -222,6 +237,8 @@ class Trainer:
             return "its target was reached before", "train.target.value=VALUE"
         if self._best is not None and self._best.over:
             return f"it was no better for {self._best.waited} before", "train.best.patience=N"
+        if self._verdict is not None and self._verdict.outdone:
+            return "it was outdone by other models before", "run.halve=false"
         return "all steps were done before", "train.steps=N or train.epochs=N"
 
     def _reason(self) -> str:
@@ -231,6 +248,8 @@ class Trainer:
             return "target reached"
         if self._best is not None and self._best.over:
             return f"no better for {self._best.waited}"
+        if self._verdict is not None and self._verdict.outdone:
+            return f"outdone: place {self._verdict.place} of {self._verdict.among}"
         return "all steps done"
 
     def _conclusion(self, result: Result) -> str:
@@ -317,31 +336,23 @@ class Trainer:
             self._diverged = f"the {split} {diverged(self._job.name, score.loss, done)}" if lost else ""
         return score
 
-    async def _tell_work(self) -> None:
-        """Gather who computed what, where ranks take work from each other or are dealt it by their paces."""
-        memory, dealer, size = self._memory, self._dealer, self._world.size
-        if self._job.train.deterministic or (memory is None and dealer is None):
-            return
-        rows = np.zeros((size, 2 * size + 3), np.int64)
-        own = rows[self._world.rank]
-        if memory is not None and memory.stealing is not None:
-            counts = memory.stealing.claims.counts
-            own[-3:] = counts.attempts, counts.misses, counts.left
-            for start, of in ((0, counts.micro_batches), (size, counts.kernels)):
-                for rank, count in of.items():
-                    own[start + rank] = count
-        elif dealer is not None:  # alone on its node
-            own[self._world.rank] = dealer.computed
-        await self._comm.allreduce(rows, what=f"{self._job.name}: who computed what")
-        for rank, row in enumerate(rows.tolist()):
-            if not any(row):
-                continue  # had no choice
-            micro_batches, kernels = (
-                {str(other): count for other, count in enumerate(part) if count}
-                for part in (row[:size], row[size:-3])
-            )
-            attempts, misses, left = row[-3:]
-            self._log.work(rank, micro_batches, kernels, attempts, misses, left)
+    async def _outdone(self, done: int) -> bool:
+        """Wait for the other models where they are compared; whether this one ends there."""
+        halving = self._halving
+        if halving is None or not halving.due(self._model, done):
+            return False
+        if self._scored[0] != done or self._scored[1] is None:
+            self._scored = done, await self._evaluate(self._data.validation, "validation", done)
+        if (score := self._scored[1]) is None:
+            return True  # it has failed
+        self._world.position(f"{self._job.name}: waits behind step {done} to be compared with other models")
+        with self._log.pause():
+            verdict = await halving.judge(self._model, score)
+        if verdict is None:
+            self._loop.stopped = True
+            return True
+        self._verdict = verdict
+        return verdict.outdone
 
     async def _checkpoint(self, done: int) -> None:
         """Rank 0 copies the state and writes it while training goes on; one at a time.
@@ -369,6 +380,7 @@ class Trainer:
             "exchange": {"ranks_of_nodes": [len(ranks) for ranks in nodes], **asdict(self._loop.settings)},
             **({} if self._best is None else self._best.progress),
             **told(self._scored[1] if self._scored[0] == done else None),
+            **({} if self._verdict is None else self._verdict.progress),
         }
         snapshot = checkpoint.Snapshot(done, {**self._replica.tensors(), **left_out}, progress)
         self._written = asyncio.create_task(
@@ -465,29 +477,6 @@ class Trainer:
         await self._comm.allreduce(failed, "max", what=f"{self._job.name}: whether a rank failed")
         self._failed = bool(failed[0])
         return self._failed
-
-    async def _explain(self) -> str:
-        """Print, once, what went wrong; returns the heart of it."""
-        world, job, group = self._world, self._job, self._compute.group
-        assert group is not None
-        own = world.size if group.error is None else world.rank
-        first = np.array([own], np.int64)
-        await self._comm.allreduce(first, "min", what=f"{job.name}: which rank failed")
-        if (rank := int(first[0])) == world.size:
-            self._log.error(f"weft: {self._loop.wrong}")
-            return self._loop.wrong
-        told = np.zeros(TOLD_BYTES, np.uint8)
-        if rank == world.rank and group.error is not None:
-            report = report_of(group.error, rank, world.size, world.host, f"the model {job.name}")
-            encoded = render([report]).encode(errors="backslashreplace")
-            told[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-        await self._comm.broadcast(told, rank, what=f"{job.name}: what went wrong on rank {rank}")
-        text = told.tobytes().rstrip(b"\0").decode(errors="replace")
-        self._log.error(text)
-        host = world.hosts[rank]
-        told_by = f" (rank {rank} of {world.size} on {host})"  # at the end of what is nobody's fault
-        heart = text.splitlines()[-1].removeprefix("weft: ").removesuffix(told_by)
-        return f"{heart} (rank {rank} on host {host})"
 
 
 def _dealer(world: World, job: Job, turns: Turn | None) -> Dealer | None:

@@ -10,6 +10,7 @@ steps, no rank waits for another in a circle.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from ...kernels.lane import Task
@@ -63,6 +64,12 @@ class Turns:
     def leave(self, model: int) -> None:
         """The model takes no more steps; the others go on without it from its next turn on."""
         self._leaving.add(model)
+        self._call()
+
+    def start(self, models: Iterable[int]) -> None:
+        """These alone take steps from here on, in an order of their own; none is under way."""
+        self._order = self._order.among(models)
+        self._leaving.clear()
         self._call()
 
     def _call(self) -> None:
