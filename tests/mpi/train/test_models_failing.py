@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from tests.mpi.telling import listen
 from tests.mpi.train.fleets import (
     RANK,
     SIZE,
@@ -77,7 +78,8 @@ BROKEN = {
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(("broken", "inside"), BROKEN.values(), ids=BROKEN)
-def test_a_model_fails_alone(broken, inside, folder, capfd):
+def test_a_model_fails_alone(broken, inside, folder, capfd, monkeypatch):
+    listen(monkeypatch)  # so that stderr has no word of ranks that are slow
     # Where nodes have 2+1 or 2+1+1 ranks, dealt in turn, the last is its node's second: it owns no slice.
     failing = SIZE - 2 if "+1" in os.environ.get("WEFT_NODES", "") else SIZE - 1
     jobs = [changed(dense(folder, name), "exchange", inside=inside) for name in ("ill", "well")]
