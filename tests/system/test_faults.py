@@ -295,10 +295,9 @@ PORTION = "m: step 3, portion 2 (dense_1 rows 0-255)"
 
 
 @VENDORS
-def test_a_rank_that_is_late_for_a_portion_is_named_within_five_seconds(vendor: str, tmp_path: Path) -> None:
+def test_a_rank_that_is_late_for_a_portion_is_named_with_it(vendor: str, tmp_path: Path) -> None:
+    """Within how many seconds, tests/pure/exchange/test_exchange.py adds up."""
     with job(vendor, 2, "one_is_late_for_a_portion", tmp_path) as late:
-        waits = late.wait_for("waits", 2)
-        assert late.wait_for("told", 1) - waits < 5.0
         assert late.end() == 0
     assert f"weft: rank 0 ({HOST}) has waited " in late.err
     assert f's in "{PORTION}" for\n  rank 1 ({HOST}), which does not answer: its event loop' in late.err
