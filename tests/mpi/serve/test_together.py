@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from functools import partial
@@ -108,9 +109,10 @@ def test_s1_7_s5_a_single_sample_is_computed_by_the_ranks_of_a_node_together(tmp
             one, _ = await answers(client, images(7, count=3)[1:2])
             np.testing.assert_allclose(one, batch[1:2], rtol=1e-4, atol=1e-5)
             await world.barrier()
-        # With all ranks of a node asking, some are busy: blocks have been computed by first ones at least.
-        if world.node_rank == 0 and world.node_size > 1:
-            assert told.blocks > 0
+            # While all ranks asked, others may have computed all of it; now rank 0 is the first that is free.
+            while world.rank == 0 and world.node_size > 1 and not told.blocks:
+                await answers(client, images(0))
+            await world.barrier()
 
     run(main)
 
@@ -131,7 +133,7 @@ def test_s1_7_s5_an_idle_rank_helps_and_one_that_does_not_end_a_block_costs_no_a
             await world.barrier()
             if with_rank_0:
                 told.held = root / "held"
-                told.go_on = go_on if world.node_rank else None  # not the first rank's, which waits for others
+                told.go_on = go_on if world.node_rank else None  # the first rank waits for others
             await world.barrier()
             end_s = time.monotonic() + LONG_S
             while (
@@ -148,7 +150,8 @@ def test_s1_7_s5_an_idle_rank_helps_and_one_that_does_not_end_a_block_costs_no_a
             await world.barrier()
             if world.rank == 0:
                 await answers(client, images(5))
-            assert server.service is None or server.service.status()["workers"][0]["state"] == "ready"
+                while server.service.status()["workers"][0]["state"] != "ready":  # it may be late itself
+                    await asyncio.sleep(0.01)
 
     run(main)
     assert capfd.readouterr().err.count("until then one rank computes single samples alone") <= 1
@@ -160,7 +163,7 @@ def test_a_model_that_cannot_be_computed_together_is_told_of_and_the_others_are_
     told = Told(monkeypatch)
 
     async def main(world: World) -> None:
-        told.raises = world.rank == 0
+        told.raises = 0 in world.node.ranks  # whoever takes the blocks: others may have all before rank 0
         root = await shared(world, tmp_path / "models", fill)
         async with await Server.open(world, root, device="cpu") as server:
             client = await Client.open(world)
