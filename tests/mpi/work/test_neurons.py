@@ -156,10 +156,10 @@ def test_s1_2_costs_are_captured_and_a_users_tag_overrides_them():
     flat = parameters(graph)
 
     async def main(world: World) -> None:
-        given = {"one0": {"cost_s": 0.5, "priority": 3}}
+        given = {"one0": {"cost_s": 500.0, "priority": 3}}
         engine = await Neurons.open(world, graph, flat, tags=given)
         rows = {row["name"].decode(): row for row in engine.graph_table[: len(graph.nodes)]}
-        assert rows["one0"]["cost_s"] == 0.5
+        assert rows["one0"]["cost_s"] == 500.0
         assert (rows["one0"]["priority"], rows["one0"]["source"]) == (3, 1)
         assert rows["three0"]["source"] == 2  # measured when the engine was opened
         assert rows["three0"]["cost_s"] > 0
@@ -170,7 +170,7 @@ def test_s1_2_costs_are_captured_and_a_users_tag_overrides_them():
         await engine.replan(tags={})  # by what its blocks took
         rows = {row["name"].decode(): row for row in engine.graph_table[: len(graph.nodes)]}
         assert rows["one0"]["source"] == 2
-        assert 0 < rows["one0"]["cost_s"] < 0.5
+        assert 0 < rows["one0"]["cost_s"] < 500
         await engine.close()
 
     run(main)

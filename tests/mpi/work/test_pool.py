@@ -422,21 +422,35 @@ def test_r3_the_first_class_comes_first():
 
 @pytest.mark.mpi(min_size=2)
 def test_r3_what_is_not_worth_taking_is_left_and_told():
-    """Two tasks of no cost beside one that takes a while: everybody idle looks at them, and leaves them."""
+    """Two tasks of no cost wait behind one that ends when all that are idle have looked at them."""
 
     async def main(world: World) -> None:
-        def work(pool: Pool, seconds: float) -> None:
-            time.sleep(seconds)
+        seen = threading.Event()
+        mates = world.node.ranks[1:] if 0 in world.node.ranks else ()
 
+        def work(pool: Pool, waits: bool) -> None:
+            assert not waits or seen.wait(30), "a rank of the node has not looked"
+
+        channel = await world.channel("looked")
         async with await Pool.open(world, {"work": work}) as pool:
+
+            async def ask() -> None:
+                if world.rank in mates:
+                    while not pool.tally.lanes[0].refused["not worth it"]:
+                        await asyncio.sleep(1e-3)
+                    await channel.send(0)
+                if world.rank == 0:
+                    for rank in mates:
+                        await channel.receive(rank)
+                    seen.set()
+
             if world.rank == 0:
                 for _ in range(3):
-                    pool.spawn("work", 0.0, seconds=1e-9)
-                pool.spawn("work", 0.1, seconds=1e-9)  # the newest, and it runs first
-            tally = await pool.run()
+                    pool.spawn("work", False, seconds=1e-9)
+                pool.spawn("work", True, seconds=1e-9)  # the newest, and it runs first
+            tally = await pool.run(ask())
             assert tally.ran == (4 if world.rank == 0 else 0)
-            looked = 0 in world.node.ranks and world.rank != 0
-            assert bool(tally.lanes[0].refused["not worth it"]) == looked
-            assert ("left alone" in str(tally)) == looked or world.rank == 0
+            assert bool(tally.lanes[0].refused["not worth it"]) == (world.rank in mates)
+            assert ("left alone" in str(tally)) == (world.rank in mates) or world.rank == 0
 
     run(main)
