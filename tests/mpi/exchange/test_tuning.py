@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
+from math import inf
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ WAYS = pytest.mark.parametrize("inside", ["shared", "flat"])
 @pytest.fixture(autouse=True)
 def _short_runs_are_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "TUNED_STEPS", STEPS)
+    # On busy cores all of the steps may go to trials that are repeated.
+    monkeypatch.setattr("weft.runtime.exchange.tune.DISTURBED", inf)
 
 
 def job(**exchange: object) -> Job:
@@ -195,8 +198,9 @@ def test_a_gradient_of_one_portion_is_not_tuned():
 
 @pytest.mark.mpi(min_size=2)
 @WAYS
-def test_timings_that_drift_give_all_ranks_the_same_new_plan(inside):
-    """Kernels of one rank take 50 ms for three steps, then next to nothing."""
+def test_timings_that_drift_give_all_ranks_the_same_new_plan(inside, monkeypatch):
+    """Kernels of one rank take 50 ms for three steps, then next to nothing; the wire is always as fast."""
+    monkeypatch.setattr("weft.runtime.exchange.exchange.byte_s", lambda order, portions, round_: 1e-8)
     long = two_layers(inside=inside, rule="lower_layer_first").model_dump()
     long["train"]["steps"] = 12
     bench, steps = Bench(Job.model_validate(long)), 0
