@@ -43,7 +43,7 @@ if not LAUNCHED:  # ranks draw no examples, and its import takes each of them 0.
 
 @pytest.hookimpl(trylast=True)  # after pytest made its terminal reporter, which ranks take over
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "limit(seconds): time limit of a test on ranks, in place of 60 s")
+    config.addinivalue_line("markers", "limit(seconds): time limit of a test on ranks, in place of 120 s")
     if LAUNCHED:
         config.option.with_mpi = True  # pytest-mpi's: runs what is marked mpi, heeds min_size
         ranks.configure(config)

@@ -107,7 +107,6 @@ async def answer(message: Message) -> None:
     await message.reply(message.body, *message.arrays)
 
 
-@pytest.mark.limit(120)
 @pytest.mark.parametrize("backlog_bytes", [channels.BACKLOG_BYTES, 300_000], ids=["roomy", "tight"])
 def test_random_traffic(backlog_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channels, "BACKLOG_BYTES", backlog_bytes)

@@ -43,7 +43,6 @@ def steps_of(found) -> list[int]:
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 @pytest.mark.parametrize("inside", ["shared", "flat"])
 def test_a_run_that_gets_no_better_stops_and_its_best_weights_are_what_is_tested(inside, folder, monkeypatch):
     validation_losses([5.0, 3.0, 4.0, 3.0, 3.5, float("nan"), 3.0], monkeypatch)
@@ -95,7 +94,6 @@ def test_the_last_evaluation_may_be_the_best(folder):
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 @pytest.mark.parametrize("inside", ["shared", "flat"])
 def test_of_two_models_each_is_tested_with_its_own_best_weights(inside, folder, monkeypatch):
     """Ranks may take the weights of two models in another order: rank 0 those of the first, then the
@@ -139,7 +137,6 @@ def test_a_run_whose_best_checkpoint_was_removed_goes_on_without(folder, monkeyp
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 def test_a_model_whose_best_checkpoint_is_lost_fails_alone(folder, monkeypatch):
     jobs = [dense(folder, name, best={"metric": "loss"}) for name in ("ill", "well")]
     worse_and_worse(monkeypatch)

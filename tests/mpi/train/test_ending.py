@@ -39,7 +39,6 @@ def steps(run: Path) -> list[int]:
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 @pytest.mark.parametrize("why", ENDED)
 def test_a_run_that_ended_before_its_last_step_takes_no_more_when_it_is_resumed(
     why, folder, monkeypatch, capfd
@@ -64,7 +63,6 @@ def test_a_run_that_ended_before_its_last_step_takes_no_more_when_it_is_resumed(
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 def test_a_run_whose_patience_ran_out_without_a_best_evaluation_stays_ended(folder, monkeypatch):
     """A damaged sample that is held out makes all of them NaN; what the run had waited was forgotten."""
     evaluate = trainer.evaluate
@@ -83,7 +81,6 @@ def test_a_run_whose_patience_ran_out_without_a_best_evaluation_stays_ended(fold
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 def test_of_two_models_that_are_resumed_the_one_at_its_target_leaves_the_lane_to_the_other(folder):
     jobs = [dense(folder, "there", target={"metric": "loss", "value": 100.0}), dense(folder, "alone")]
     runs = [one.folder.path for one in fleet(jobs).ready]
@@ -93,7 +90,6 @@ def test_of_two_models_that_are_resumed_the_one_at_its_target_leaves_the_lane_to
 
 
 @pytest.mark.mpi
-@pytest.mark.limit(120)
 def test_a_run_whose_folder_was_moved_while_it_trained_is_where_it_says(folder, monkeypatch, capfd):
     save, moved = checkpoint.save, folder / "moved"
 

@@ -20,7 +20,6 @@ def after(folder: Path, weights: Path | str, **changes: object):
     return changed(job, "model", weights=str(weights), **changes)
 
 
-@pytest.mark.limit(120)
 def test_weights_of_an_earlier_run(folder):
     before = fleet([dense(folder)])
     run = before.ready[0].folder.path
