@@ -227,14 +227,16 @@ def test_a_wish_that_is_none_is_told(qos: dict[str, Any], words: str):
 
 def test_a_caller_who_leaves_withdraws_what_has_not_been_sent():
     async def main() -> None:
-        worker = Fake(0, 0.05)
+        worker = Fake(0)
+        worker.answers = False
         made = dispatcher(worker)
         first = [asyncio.create_task(made.infer(request(1.0, 32))) for _ in range(2)]  # all that is committed
-        await asyncio.sleep(0.01)
         waiting = [asyncio.create_task(made.infer(request(2.0))) for _ in range(5)]
-        await asyncio.sleep(0.01)
+        for _ in range(3):
+            await asyncio.sleep(0)
         for task in waiting[:4]:
             task.cancel()
+        worker.come_to_itself()
         await asyncio.gather(*first, *waiting[4:])
         assert worker.batches == [32, 32, 1]
         assert all(task.cancelled() for task in waiting[:4])
@@ -245,7 +247,9 @@ def test_a_caller_who_leaves_withdraws_what_has_not_been_sent():
 
 def test_draining_answers_what_was_accepted_and_refuses_the_rest():
     async def main() -> None:
-        made = dispatcher(Fake(0, 0.05))
+        worker = Fake(0)
+        worker.answers = False
+        made = dispatcher(worker)
         accepted = asyncio.create_task(made.infer(request(3.0)))
         await asyncio.sleep(0)
         drained = asyncio.create_task(made.drain())
@@ -254,6 +258,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest():
             await made.infer(request(1.0))
         assert refused.value.reason is Reason.DRAINING
         assert not drained.done()
+        worker.come_to_itself()
         await drained
         assert (await accepted).outputs["y"].tolist() == [[6.0]]
 
@@ -295,7 +300,8 @@ def test_who_left_is_not_asked_for_when_the_worker_is_lost():
         made.watch.start(background)
         while made.status()["workers"][0]["state"] == "ready":
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)  # a look later it is given up
+        while not made.watch.given_up(lost):  # a look later
+            await asyncio.sleep(0.01)
         assert (await made.infer(request(2.0))).resource == "rank 1 cpu"
         assert well.batches == [1]
         await made.watch.stop()

@@ -105,12 +105,13 @@ def test_what_is_given_up_leaves_the_queue():
 
 def test_a_caller_that_left_did_not_fail_too():
     async def main() -> None:
-        worker = Fake(0, 0.02)
+        worker = hanging(0)
         worker.raises = "ArithmeticError: the kernel's own words"
         made = dispatcher(worker)
         left, stays = (asyncio.create_task(made.infer(request(1.0, best_effort=True))) for _ in range(2))
-        await asyncio.sleep(0.005)
+        await until(lambda: bool(worker.kept))
         left.cancel()
+        worker.come_to_itself()
         with pytest.raises(Exception, match="the kernel's own words"):
             await stays
         await asyncio.sleep(0.05)
