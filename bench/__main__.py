@@ -11,57 +11,20 @@ import ast
 import importlib
 import os
 import pkgutil
-import shutil
 import signal
 import sys
-import textwrap
-import time
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
 
 import bench
+from bench._help import Options, columns, fitted
 from bench.harness import SIZES, WrongResultError, launched_rank, readable, report, writable
 from weft.runtime.errors import Mistake
-from weft.runtime.launcher import HEAD_START_S
 
 NOT_BENCHES = {"harness", "hosts", "__main__"}
 FILES = (("json", writable, "written"), ("picture", writable, "written"), ("model", readable, "read"))
 """Options of benches that name a file, which rank 0 alone writes or reads: on its host."""
-
-
-class Options(argparse.ArgumentParser):
-    """Options of which each one's help ends with its default, and that rank 0 alone tells of."""
-
-    def add_argument(self, *names: Any, **keys: Any) -> argparse.Action:
-        """As argparse's; a help that ends with brackets tells the default itself."""
-        text = keys.get("help") or ""
-        if (default := _written(keys.get("default"))) and not text.endswith(")"):
-            keys["help"] = f"{text} ({default})".strip()
-        return super().add_argument(*names, **keys)
-
-    def print_help(self, file: Any = None) -> None:
-        if not launched_rank():
-            super().print_help(file)
-
-    def print_usage(self, file: Any = None) -> None:
-        if not launched_rank():
-            super().print_usage(file)
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        if launched_rank():
-            message = None
-            if status:
-                time.sleep(HEAD_START_S)
-        super().exit(status, message)
-
-
-def _written(default: Any) -> str:
-    """A default as it is given on the command line; empty where nothing is."""
-    if default is None or default is False or default == argparse.SUPPRESS:
-        return ""
-    values = default if isinstance(default, list | tuple) else [default]
-    return " ".join(str(each).removesuffix(".0") for each in values)
 
 
 def benches() -> dict[str, str]:
@@ -76,35 +39,30 @@ def benches() -> dict[str, str]:
     return found
 
 
-def _listed(name: str, line: str) -> str:
-    """A bench in the list, as wide as the terminal is."""
-    columns = max(40, shutil.get_terminal_size().columns - 2)  # as argparse has it
-    lead = f"  {name:<12} "
-    return textwrap.fill(line, columns, initial_indent=lead, subsequent_indent=" " * len(lead))
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; the chosen bench's module adds its own options."""
     known = benches()
-    listing = "\n".join(_listed(name, line) for name, line in sorted(known.items()))
+    listing = "\n".join(f"  {name:<12} {line}" for name, line in sorted(known.items()))
     parser = Options(
         prog="python -m bench",
         description="Microbenchmarks of Weft; each checks the result it times.",
         epilog=f"benches:\n{listing}\n\n`python -m bench NAME --help` tells a bench's options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if not arguments or arguments[0] not in known:
-        parser.add_argument("name", choices=sorted(known), metavar="NAME", help="one of the benches below")
+        parser.add_argument("name", metavar="NAME", help="one of the benches below")
         if arguments and arguments[0] == "hosts":
             parser.error("hosts is a program of its own: python -m bench.hosts --help")
         if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
             parser.error(f"options stand behind the bench's name: python -m bench NAME {arguments[0]} …")
-        return parser.parse_args(arguments or ["--help"])  # prints the help or what is wrong, and ends
+        if arguments and arguments[0] not in ("-h", "--help"):
+            near = "".join(f"; did you mean {name}?" for name in get_close_matches(arguments[0], known, 1))
+            names = fitted(f"  {', '.join(sorted(known))}", columns())
+            parser.error(f"there is no bench {arguments[0]!r}{near}; there are\n{names}")
+        return parser.parse_args(["--help"])  # prints it, and ends
     module = importlib.import_module(f"bench.{arguments[0]}")
     chosen = Options(
         prog=f"python -m bench {arguments[0]}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     chosen.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine here")
     if hasattr(module, "add_arguments"):

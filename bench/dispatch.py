@@ -3,8 +3,9 @@
 python -m bench dispatch
 python -m bench dispatch --queued 4000
 
-decision_p50_us    all that is decided at an event, a request that arrives or an answer that comes back:
-decision_p99_us    whether the request is accepted, and what is sent, until there is nothing to send
+decision_p50_us, decision_p99_us
+                   all that is decided at an event, a request that arrives or an answer that comes back:
+                   whether the request is accepted, and what is sent, until there is nothing to send
 send_p50_us        of that, events at which a batch is sent
 learn_p50_us       what is learned from an answer, beside it
 prediction_error   |measured - predicted| / measured, mean of 200 results after 50, sizes at random
@@ -27,6 +28,7 @@ from random import Random
 from bench._arrivals import CLASSES, MIX
 from bench._emulated import COSTS, DEVICES, SETTINGS, measured
 from bench.harness import Figure, check, positive
+from weft.runtime.errors import Mistake
 from weft.runtime.serve.policy import Batch, Job, Weft
 from weft.runtime.serve.profile import Profile
 
@@ -46,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     if args.queued < FEWEST:
-        raise SystemExit(
-            f"dispatch: --queued is {args.queued}; give {FEWEST} or more: a batch takes {LARGEST}"
-        )
+        raise Mistake(f"--queued is {args.queued}; give {FEWEST} or more: a batch takes {LARGEST}")
     events = [Events(args.queued, seed) for seed in range(args.repetitions)]
     for each in events:
         each.run(args.events)

@@ -22,7 +22,6 @@ seconds: measure alone.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shlex
@@ -33,6 +32,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench._help import Options
 from bench.harness import WrongResultError, amount_or_none, check, positive, several
 from bench.network import LATENCY, HostsError, Network, Stopped
 
@@ -171,11 +171,10 @@ class Hosts(Network):
 
 def main(arguments: list[str]) -> int:
     """The command line. Returns the job's status, 128 + signal after a signal, 1 where bytes are missing."""
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="python -m bench.hosts",
         usage="%(prog)s [--hosts N] [--rate RATE] [options] -- COMMAND",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--hosts", type=positive, default=2, metavar="N", help="how many (2)")
@@ -199,7 +198,7 @@ def main(arguments: list[str]) -> int:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     if not command:
-        parser.error("no command: write it after --")
+        parser.error("no command: write it behind --, as in -- python -m bench pingpong")
     rate = None if options.rate == "unlimited" else options.rate
     try:
         with Hosts(options.hosts, rate, options.latency) as hosts:

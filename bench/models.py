@@ -86,7 +86,7 @@ def both(text: str) -> tuple[int, int]:
 
 def main(args: argparse.Namespace) -> dict[str, Figure]:
     if args.steps < CHECKED_STEPS:
-        raise SystemExit(f"models: --steps is {args.steps}; losses of {CHECKED_STEPS} are checked")
+        raise Mistake(f"--steps is {args.steps}; give {CHECKED_STEPS} or more, whose losses are checked")
     if _rig.wanted(args):
         least = sum(sizes.nbytes for sizes in networks(args, 2)) * args.steps * args.repetitions
         raise SystemExit(_rig.again(args, least))

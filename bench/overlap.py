@@ -1,6 +1,7 @@
 """Time of a training step on hosts with a slow link, over the longer of compute and wire; beside DDP.
 
-python -m bench overlap --rate 1gbit --batch 512 --layers 8 --width 1024 --hosts 2
+python -m bench overlap --rate 1gbit --batch 512
+python -m bench overlap --rate 100mbit --hosts 3 --layers 6 --width 512
 
 A network of dense layers without bias, ReLU between them, float32, SGD; `--batch` samples a rank, one rank a
 core, one thread of BLAS. Weft's steps are made by the loop of `weft train`, which tunes itself in the first.

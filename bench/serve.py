@@ -105,7 +105,8 @@ def table(scores: Scores, capacity_per_s: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title="emulated devices: goodput over capacity; on time by deadline")
+    title = "emulated devices: goodput over capacity; on time by deadline"
+    shown = Table(title=title, pad_edge=False)  # with 80 columns the longest name has room
     for heading in ("arrivals", "load", "policy", "goodput", "late"):
         shown.add_column(heading, justify="left" if heading in ("arrivals", "policy") else "right")
     for each in CLASSES:

@@ -33,6 +33,6 @@ def test_a_request_that_a_policy_loses_gives_no_figures(monkeypatch):
         events.finish()
 
 
-def test_a_queue_that_a_batch_empties_is_refused():
-    with pytest.raises(SystemExit, match="--queued is 100; give 700 or more"):
-        main(["dispatch", "--queued", "100"])
+def test_a_queue_that_a_batch_empties_is_refused(capsys):
+    assert main(["dispatch", "--queued", "100"]) == 2
+    assert "dispatch: --queued is 100; give 700 or more" in capsys.readouterr().err

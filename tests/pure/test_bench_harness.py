@@ -14,6 +14,7 @@ import pytest
 
 import bench
 from bench import __main__ as command
+from bench import _help
 from bench.harness import (
     Figure,
     WrongResultError,
@@ -178,7 +179,7 @@ def test_the_help_tells_the_default_of(option, told, a_bench, capsys):
 def test_help_and_what_is_wrong_with_options_are_told_by_rank_0_alone(
     arguments, a_bench, capsys, monkeypatch
 ):
-    monkeypatch.setattr(command, "HEAD_START_S", 0.0)
+    monkeypatch.setattr(_help, "HEAD_START_S", 0.0)
     monkeypatch.setenv("PMI_RANK", "1")
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
