@@ -6,9 +6,16 @@ does not take, `JOB <list[str]>`), and braces in the usage line around whatever 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+ONE: Final = {
+    "run": "one job is trained and served at once; several train together with weft train JOB JOB",
+    "serve": "one folder is served; put the models into it, as NAME/VERSION",
+    "predict": "samples are one file, or several by a pattern in quotation marks, as 'new-*.npy'",
+}
+"""By command, what to say where more is named than it takes."""
 
 
 def untyped(parameters: list[Any]) -> list[Any]:
@@ -27,6 +34,14 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """What it takes, --help included."""
         return untyped(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click's, which leaves nothing; of what is too much it tells what to do."""
+        ctx.allow_extra_args = self.name in ONE
+        left = super().parse_args(ctx, args)
+        if left and self.name in ONE and not ctx.resilient_parsing:
+            ctx.fail(f"{' '.join(left)}: {ONE[self.name]}")
+        return left
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What stands behind the command in the usage line."""

@@ -139,6 +139,21 @@ WRONG = {
         "weft: no job was named: give a .toml file or a packaged job (weft train digits), or",
     ),
     "no job to run": (["run"], 2, "weft: no job was named: give a .toml file or a packaged job, or --resume"),
+    "two jobs to run": (
+        ["run", "digits", "digits-mlp"],
+        2,
+        "digits-mlp: one job is trained and served at once; several train together with weft train JOB JOB",
+    ),
+    "two folders to serve": (
+        ["serve", "models", "runs/x"],
+        2,
+        "runs/x: one folder is served; put the models into it, as NAME/VERSION",
+    ),
+    "a pattern that the shell has filled in": (
+        ["predict", "runs/x", "new-1.npy", "new-2.npy", "new-3.npy"],
+        2,
+        "new-3.npy: samples are one file, or several by a pattern in quotation marks, as 'new-*.npy'",
+    ),
     "more jobs than runs": (
         ["train", "digits", "digits-mlp", "--resume", "runs/x"],
         2,
