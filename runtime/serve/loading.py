@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import reprlib
 import traceback
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -56,10 +56,15 @@ class Loading:
         self._generations = itertools.count(1)
         self._lock = asyncio.Lock()
 
-    async def load_all(self) -> None:
-        """Everything in the repository; what cannot be loaded is told of in the index."""
+    async def load_all(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Everything in the repository, unless it is `stopping`; what cannot be loaded the index tells.
+
+        A stop ends it behind the model that it is at: a scheduler that asked for it does not wait for long.
+        """
         if self._repository is not None:
             for entry in (await asyncio.to_thread(self._repository.scan)).values():
+                if stopping():
+                    break
                 await self.put(entry)
         self._serving = True
 

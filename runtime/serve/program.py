@@ -55,6 +55,9 @@ async def serve(world: World, options: Options) -> None:
     ) as server:
         if server.service is None:
             return
+        world.stop_status = 0
+        if stop.is_set():  # some models may be missing, and nobody has been told an address
+            return
         if options.measure:
             tell(server.profiles)
         index = await server.service.index()
@@ -68,7 +71,6 @@ async def serve(world: World, options: Options) -> None:
                     "POST v2/repository/models/NAME/load"
                 )
             await stop.wait()
-        world.stop_status = 0
 
 
 async def run(world: World, job: Job, resume: Sequence[Path], token: str) -> list[Result]:

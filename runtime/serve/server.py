@@ -76,6 +76,7 @@ class Server:
 
         `profiles` is where profiles are stored (profiles.json in the repository); with `measure` they are
         measured first. `settings` go before the repository's. `compute` is this rank's lane where it has one.
+        A stop by signal ends it before all models are loaded and measured.
         Mistake where the repository or its settings are wrong; of a model that is, the index tells.
         """
         try:
@@ -134,10 +135,11 @@ class Server:
         profiler = Profiler(links, known)
         self.loading = Loading(links, found, catalog, self._dispatcher, profiler)
         self._ends += [self._dispatcher.watch.stop, self.loading.settle]
-        await self.loading.load_all()
+        await self.loading.load_all(lambda: self._world.stopping)
         if measure:
             for served in catalog.all():
-                await profiler.measure(served)
+                if not self._world.stopping:
+                    await profiler.measure(served)
         self._dispatcher.watch.start(self._world.background)
         if file is not None:
             file.keep(known, self._world.background)

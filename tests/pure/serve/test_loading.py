@@ -118,6 +118,22 @@ def test_a_new_model_is_looked_at_shortly_where_others_are_served_already():
     asyncio.run(main())
 
 
+def test_a_stop_ends_loading_behind_the_model_that_is_read(tmp_path: Path):
+    read: list[str] = []
+
+    class Reads(Puzzled):
+        async def load(self, what: ToLoad) -> dict[str, Any]:
+            read.append(Path(what.path).parent.name)
+            raise WeftError("has no weights")
+
+    for name in "abc":
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").touch()
+    made = loading(Reads(), Repository(tmp_path))
+    asyncio.run(made.load_all(lambda: read == ["a", "b"]))
+    assert read == ["a", "b"]
+
+
 class Chooses(Puzzled):
     """A worker that cannot read what lies in a folder named 2."""
 
