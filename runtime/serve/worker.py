@@ -25,6 +25,7 @@ has ready, such as the kernels of training (their priorities begin at 0).
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
@@ -37,7 +38,7 @@ import numpy as np
 
 from ...kernels.device import Device
 from ...kernels.lane import Task
-from ..errors import Mistake, WeftError
+from ..errors import MachineError, Mistake, WeftError
 from ..graph import Layout
 from ..message import Communicator, Window, World
 from ..work import Compute
@@ -47,6 +48,8 @@ from .source import Source, read
 from .together import Together
 
 PRIORITY = -1
+LOADED = "whether all ranks of the node could load a model"
+READY = "a rank of the node to get the kernels of {} ready, which are compiled the first time on a machine"
 ELSEWHERE = "another rank of the node could not load it"
 SHORT_S = 1e-4
 """From the loop to the lane and back takes as long, and the loop may well be held up for it."""
@@ -136,23 +139,30 @@ class Worker:
         A WeftError says what is wrong. `unload` then takes back what was done.
         """
         key, path, platform, sizes, largest, together = what
-        source, problem = None, ""
+        source: Source | None = None
+        problem: Exception | None = None
         told: dict[str, Any] = {}
         try:
             source, told = await asyncio.to_thread(read, Path(path), Platform(platform), sizes)
         except WeftError as error:
-            problem = str(error)
-        if not Path(path).exists():
-            problem = f"{path} does not exist here: all ranks read the repository from one shared file system"
-        await self._agree(None if source is not None else Mistake(problem))
+            problem = Mistake(str(error))
+        except Exception as error:  # a MemoryError, say, on this rank alone: the others hear of it, too
+            problem = WeftError(f"{path}: {type(error).__name__}: {error}")
+            problem.__cause__ = error
+        if not os.path.exists(path):
+            problem = Mistake(
+                f"{path} does not exist here: all ranks read the repository from one shared file system"
+            )
+        await self._agree(problem)
         assert source is not None
         loaded = self._loaded[key] = Loaded(None, None)
-        parameters = await self._share(source, loaded)
         try:
-            loaded.model = await self._first_of_the_node_first(self._made(source, parameters, largest))
+            parameters = await self._share(source, loaded)
+            made = self._made(source, parameters, largest)
+            loaded.model = await self._first_of_the_node_first(made, key.partition("@")[0])
             if together and loaded.window is not None:
                 loaded.together = await self._together(loaded.model, parameters, key)
-        except Elsewhere:
+        except (Elsewhere, MachineError):
             raise
         except Exception as error:
             raise WeftError(f"{path}: {type(error).__name__}: {error}") from error
@@ -176,26 +186,32 @@ class Worker:
             await self.unload(key)
         self.closed.set()
 
-    async def _agree(self, problem: Exception | None) -> None:
+    async def _agree(self, problem: Exception | None, what: str = LOADED) -> None:
         """Raise on all ranks of the node where one has a problem: that, or Elsewhere."""
         flag = np.array([problem is None], np.uint8)
-        await self._node.allreduce(flag, "min", what="whether all ranks of the node could load a model")
+        await self._node.allreduce(flag, "min", what=what)
         if not flag[0]:
             raise problem or Elsewhere(ELSEWHERE)
 
     async def _share(self, source: Source, loaded: Loaded) -> Any:
         """The flat vector of weights: the node's one copy, or this rank's own on a GPU or alone."""
         size = Layout.of(source.graph).size
-        if self._device.asynchronous or self._node.size == 1:
-            flat = np.zeros(size, np.float32)
-            await asyncio.to_thread(source.fill, flat)
-            return self._device.to_device(flat)
-        first = self._node.rank == 0
-        loaded.window = await self._world.window(4 * size if first else 0, node=self._node)
-        flat = loaded.window.array(0, np.float32, size)
-        if first:
-            await asyncio.to_thread(source.fill, flat)
-        await loaded.window.fence()
+        first, window = self._node.rank == 0, None
+        if not self._device.asynchronous and self._node.size > 1:
+            window = loaded.window = await self._world.window(4 * size if first else 0, node=self._node)
+        flat: Any = None
+        problem: Exception | None = None
+        try:
+            flat = np.zeros(size, np.float32) if window is None else window.array(0, np.float32, size)
+            if window is None or first:
+                await asyncio.to_thread(source.fill, flat)
+            if window is None:
+                flat = self._device.to_device(flat)
+        except Exception as error:  # on this rank alone, as where one GPU has no memory left
+            problem = error
+        await self._agree(problem)
+        if window is not None:
+            await window.fence()
         return flat
 
     async def _made(self, source: Source, parameters: Any, largest: int) -> Model:
@@ -233,7 +249,7 @@ class Worker:
         if errors:
             raise errors[0]
 
-    async def _first_of_the_node_first(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    async def _first_of_the_node_first(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
         """Await it, on the node's first rank before the others, which find its code in numba's cache.
 
         All that may fail on one rank alone, for want of memory say, belongs into it: who does not come to
@@ -247,7 +263,7 @@ class Worker:
                         result = await coroutine
                     except Exception as error:
                         problem = error
-                await self._agree(problem)
+                await self._agree(problem, READY.format(name))
             return result
         finally:
             coroutine.close()  # which nobody has awaited, where the first rank failed

@@ -19,6 +19,7 @@ from weft.runtime.message import World, run
 from weft.runtime.serve.link import Link, links
 from weft.runtime.serve.model import Model
 from weft.runtime.serve.repository import Platform
+from weft.runtime.serve.source import Source
 from weft.runtime.serve.worker import ELSEWHERE, Batch, Done, ToLoad, Worker
 from weft.runtime.work import Compute
 
@@ -73,6 +74,37 @@ def test_s5_3_every_rank_computes_batches_that_come_in_pieces(tmp_path: Path):
             kept = first.outputs[0].copy()
             await ask(found[-1], Batch(2, "m", 3, [[parts[1]]]))
             assert (first.outputs[0] == kept).all()
+
+    run(main)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("part", ["read", "fill"])
+def test_a_rank_that_alone_cannot_read_a_model_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+):
+    """The others of its node waited for ever, and with them whoever wanted to load anything."""
+
+    async def main(world: World) -> None:
+        root = await shared(world, tmp_path / "models", lambda path: put(path, "m", 1, dense(1)))
+
+        def lacks(*_: object) -> None:
+            raise MemoryError("no room for 3 GB")
+
+        if world.node_rank == 0 and part == "fill":  # who writes the node's weights
+            monkeypatch.setattr(Source, "fill", lacks)
+        if world.node_rank == 0 and part == "read":
+            monkeypatch.setattr("weft.runtime.serve.worker.read", lacks)
+        async with workers(world) as found:
+            if world.rank:
+                return
+            calls = [link.load(ToLoad("m", str(root / "m" / "1"), Platform.ONNX, {}, 8)) for link in found]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            for link, result in zip(found, results, strict=True):
+                assert isinstance(result, WeftError)
+                first = any(link.rank == ranks[0] for ranks in world.nodes)
+                assert ("MemoryError: no room for 3 GB" if first else ELSEWHERE) in str(result)
+            await asyncio.gather(*(link.unload("m") for link in found))
 
     run(main)
 
@@ -148,7 +180,6 @@ def test_batches_go_before_the_next_kernel_of_a_model_that_is_loaded(
             assert not (await asyncio.wait_for(answered, 30)).error
             assert order.count("kernel") >= 4  # two kernels, for one sample and for many
             assert order[0] == "batch"
-            monkeypatch.undo()
 
     run(main)
 
