@@ -43,6 +43,9 @@ class House(Protocol):
     def draining(self) -> bool:
         """Whether the server is about to end."""
 
+    def makes_room(self) -> bool:
+        """Whether a place gets free for a connection that is one too many."""
+
     def admit(self, request: HttpRequest) -> None:
         """Raise Problem where the body that follows this head is not wanted."""
 
@@ -88,6 +91,11 @@ class Connection(asyncio.Protocol):
         """Whether no request is being read or answered."""
         return self.task is None and not self._begun
 
+    @property
+    def idle_since_s(self) -> float:
+        """Since when it is idle, by `time.monotonic()`; FOREVER where it is not, or is about to end."""
+        return self._deadline - self._settings.idle_s if self.idle and self._reads else FOREVER
+
     def close(self) -> None:
         """End the connection when what is written has left."""
         self._reads = False
@@ -128,7 +136,7 @@ class Connection(asyncio.Protocol):
         connections.add(self)
         if len(connections) > limit + SPARE_CONNECTIONS:
             self.abort()
-        elif len(connections) > limit:
+        elif len(connections) > limit and not self._house.makes_room():
             self._refuse(unavailable(f"{limit} connections are open, which is the limit"))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -226,6 +234,8 @@ class Connection(asyncio.Protocol):
         encoding = self._headers.get("transfer-encoding", "chunked").strip()
         if self._head_bytes > self._settings.max_head_bytes:  # came in one packet: else it is refused before
             self._refuse_head()
+        elif "host" not in self._headers and self._parser.get_http_version() != "1.0":  # RFC 9112, 3.2
+            self._refuse(wrong("the request has no Host header: send one (only HTTP/1.0 may lack it)"))
         elif encoding.lower() != "chunked":  # httptools would hand over what is compressed as the body
             self._refuse(Problem(501, f"Transfer-Encoding: {encoding:.40}: a request may be chunked only"))
         elif announced > limit:
@@ -308,6 +318,7 @@ class Connection(asyncio.Protocol):
                     self._deadline = FOREVER
                 if ends or not self._waiting:
                     break
+                await asyncio.sleep(0)  # 2,000 in one packet kept the loop from all others for seconds
                 what = self._waiting.popleft()
         except asyncio.CancelledError:
             self.abort()

@@ -124,6 +124,17 @@ class HttpServer:
             self._checks.cancel()
         await asyncio.sleep(0)  # for the aborted ones' last calls
 
+    def makes_room(self) -> bool:
+        """Whether a place gets free for a connection that is one too many: that of the longest idle one.
+
+        A few hundred that clients kept, or whoever opened them to do nothing, had shut out the health checks.
+        """
+        longest = min(self.connections, key=lambda each: each.idle_since_s)
+        if longest.idle_since_s + self.settings.idle_least_s > time.monotonic():
+            return False
+        longest.close()
+        return True
+
     def admit(self, request: HttpRequest) -> None:
         """Raise Problem where the body that follows this head is not wanted."""
         self._front.admit(request)

@@ -26,4 +26,5 @@ class HttpSettings:
     receive_s: float = 30.0  # from a request's first byte to its last
     send_s: float = 30.0  # for the caller to take the answer
     idle_s: float = 75.0  # between requests on a connection that is kept
+    idle_least_s: float = 5.0  # of these, where somebody else wants to connect and all places are taken
     linger_s: float = 2.0  # for what still comes after an answer that ends the connection

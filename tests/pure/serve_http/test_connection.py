@@ -16,12 +16,12 @@ from weft.runtime.serve.http.connection import Connection
 from weft.runtime.serve.http.messages import HttpRequest, HttpResponse
 
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}).encode()
-INFER = b"POST /v2/models/echo/infer HTTP/1.1\r\n"
+NAMELESS = b"POST /v2/models/echo/infer HTTP/1.1\r\n"
+INFER = NAMELESS + b"Host: localhost\r\n"
 REQUESTS = [
     b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
-    b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
-    % (len(BODY), BODY),
+    INFER + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    INFER + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
     b"HEAD /metrics HTTP/1.0\r\n\r\n",
     INFER + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
     INFER + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
@@ -90,8 +90,10 @@ def test_undamaged_requests_are_all_answered():
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        pytest.param(b"GET /v2 HTTP/1.1\r\nA: %s\r\n\r\n" % (b"a" * 200), 200, id="a head within the limit"),
-        pytest.param(b"GET /v2 HTTP/1.1\r\nA: %s\r\n\r\n" % (b"a" * 400), 431, id="a long header"),
+        pytest.param(
+            b"GET /v2 HTTP/1.1\r\nHost:\r\nA: %s\r\n\r\n" % (b"a" * 200), 200, id="a head within the limit"
+        ),
+        pytest.param(b"GET /v2 HTTP/1.1\r\nHost:\r\nA: %s\r\n\r\n" % (b"a" * 400), 431, id="a long header"),
         pytest.param(b"GET /v2 HTTP/1.1\r\n%s\r\n" % (b"A: a\r\n" * 80), 431, id="many headers of one name"),
         pytest.param(b"GET /v2?%s HTTP/1.1\r\n\r\n" % (b"a" * 400), 431, id="a long target"),
     ],
@@ -105,9 +107,9 @@ def test_a_head_is_too_long_however_it_comes(head: bytes, status: int, length: i
 @pytest.mark.parametrize(
     ("headers", "status", "text"),
     [
-        pytest.param(b"Host: a\r\nHost: b\r\n", 400, b"two Host headers", id="two hosts"),
+        pytest.param(b"Host: b\r\n", 400, b"two Host headers", id="two hosts"),
         pytest.param(
-            b"Host: a\r\nHost: b\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
+            b"Host: b\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
             400,
             b"two Host headers",
             id="two hosts and an offer",
@@ -120,7 +122,7 @@ def test_a_head_is_too_long_however_it_comes(head: bytes, status: int, length: i
             id="compressed chunks in two lines",
         ),
         pytest.param(b"Transfer-Encoding: gzip\r\n", 501, b"gzip", id="compressed without chunks"),
-        pytest.param(b"Host: localhost\r\nTransfer-Encoding: Chunked\r\n", 200, b"", id="chunked"),
+        pytest.param(b"Transfer-Encoding: Chunked\r\n", 200, b"", id="chunked"),
     ],
 )
 def test_what_leaves_the_target_or_the_body_in_doubt_is_refused(headers: bytes, status: int, text: bytes):
@@ -131,8 +133,29 @@ def test_what_leaves_the_target_or_the_body_in_doubt_is_refused(headers: bytes, 
 
 
 @pytest.mark.parametrize("length", [10_000, 1], ids=["in one packet", "byte by byte"])
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(b"GET /v2 HTTP/1.1\r\n\r\n", 400, id="without Host"),
+        pytest.param(NAMELESS + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, 400, id="with a body"),
+        pytest.param(
+            b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 400, id="with an offer"
+        ),
+        pytest.param(b"GET /v2 HTTP/1.1\r\nHost:\r\n\r\n", 200, id="with an empty one"),
+        pytest.param(b"GET /v2 HTTP/1.0\r\n\r\n", 200, id="without, in HTTP/1.0"),
+    ],
+)
+def test_a_request_names_its_host(request_: bytes, status: int, length: int):
+    pieces = [request_[at : at + length] for at in range(0, len(request_), length)]
+    written = asyncio.run(exchange(pieces))
+    assert [int(answer[:3]) for answer in written.split(b"HTTP/1.1 ")[1:]] == [status]
+    assert (b"has no Host header" in written) == (status == 400)
+
+
+@pytest.mark.parametrize("length", [10_000, 1], ids=["in one packet", "byte by byte"])
 def test_a_list_may_come_in_several_headers(length: int):
-    head = b"GET /v2 HTTP/1.1\r\nAccept-Encoding: gzip;q=0\r\nAccept-Encoding: deflate\r\n\r\n"
+    lists = b"Accept-Encoding: gzip;q=0\r\nAccept-Encoding: deflate\r\n"
+    head = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n" + lists + b"\r\n"
     kept: list[str] = []
 
     class Listening(HttpServer):
@@ -143,3 +166,28 @@ def test_a_list_may_come_in_several_headers(length: int):
     written = asyncio.run(exchange([head[at : at + length] for at in range(0, len(head), length)], Listening))
     assert written.startswith(b"HTTP/1.1 200 ")
     assert kept == ["gzip;q=0, deflate"]
+
+
+@pytest.mark.parametrize("least_s", [0.0, 1e9], ids=["long enough", "for a moment"])
+def test_who_comes_where_all_places_are_taken_gets_that_of_the_longest_idle_one(least_s: float):
+    """Connections that were kept and did nothing shut out whoever had something to ask."""
+
+    async def main() -> None:
+        server = HttpServer(Fake(), HttpSettings(max_connections=2, idle_least_s=least_s))
+        connections, ended = [Connection(server) for _ in range(3)], []
+
+        class Ends(Wire):
+            def close(self) -> None:
+                ended.append(self)
+
+        wires = [Ends() for _ in connections]
+        for connection, wire in zip(connections, wires, strict=True):
+            connection.connection_made(wire)  # type: ignore[arg-type]
+            if wire is wires[0]:  # this one asks: it is not idle
+                connection.data_received(b"GET /v2 ")
+        if connections[2].task is not None:
+            await connections[2].task
+        assert ended == ([] if least_s else [wires[1]])
+        assert (b"503" in wires[2].written) == bool(least_s)
+
+    asyncio.run(main())
