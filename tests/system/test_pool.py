@@ -106,6 +106,41 @@ def test_a_spawned_task_that_leaves_its_work_to_whoever_called_it_ends_the_job(k
     assert "never awaited" not in result.stderr
 
 
+LEFT = """
+from weft.runtime.message import World, run
+from weft.runtime.work.pool import Pool
+
+async def main(world: World) -> None:
+    pool = await Pool.open(world, {"one": lambda pool, body: 1})
+    try:
+        async with pool:
+            if world.rank == 0:
+                pool.spawn("one")
+            raise LookupError
+    except LookupError:
+        pass
+    AGAIN
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("again", "status", "told"),
+    [
+        ('world.rank or pool.submit("one")', 2, "a pool open, with 1 task that nobody has run"),
+        ("pass", 0, ""),
+    ],
+    ids=["tasks that nobody has run are told of", "but not those of a block that was left by an error"],
+)
+def test_a_pool_that_main_leaves_open_drops_no_task_without_a_word(again, status, told, ranks):
+    result = mpiexec(ranks, ["-c", LEFT.replace("AGAIN", again)], cwd=ROOT, timeout=60)
+    assert result.returncode == status, result.stderr
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 LATE = """
 import asyncio, threading
 from weft.runtime.message import World, run
@@ -194,7 +229,7 @@ async def main(world: World) -> None:
     def work(pool, number):
         if world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)  # with what it has claimed in its queue
-        time.sleep(0.05)
+        time.sleep(300)  # nobody else takes all
 
     async with await Pool.open(world, {"work": work}) as pool:
         async def ask():

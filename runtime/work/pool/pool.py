@@ -83,6 +83,7 @@ class Pool:
         self._running: list[asyncio.Task[Any]] = []  # the thread and the main of this run, or of the last
         self._ending: asyncio.Task[None] | None = None  # what all ranks do together behind the last run
         self._closing: asyncio.Task[None] | None = None
+        self._closes = asyncio.Event()  # set when that begins
         self._made: Made  # what is to be closed when nobody is answered any more
         self._beyond: Beyond
         #: What it costs to take tasks from a rank of this node, and from another node, as measured.
@@ -144,6 +145,7 @@ class Pool:
             pool._made = made
             pool._beyond = Beyond(world, channel, comm, memory, lanes, pool._queues, pool._worker, pool._home)
             pool.far = pool._beyond.far = await measure.far(world, comm, channel)
+            world.background(pool._left_open(), "a pool is left open, with tasks that nobody has run")
             return pool
         except Exception:  # most often all ranks have it; others' part in this is not waited for
             world.closing(made.close(), "a pool that could not be opened closes")
@@ -156,12 +158,28 @@ class Pool:
         dropped without a word. Cancelling ends the waiting only.
         """
         if self._closing is None:
+            self._closes.set()
             self._closing = self._world.closing(self._close(), "a pool closes")
         await asyncio.shield(self._closing)
+        self._require_none_given("a pool is closed")
+
+    async def _left_open(self) -> None:
+        """Until it is closed, or main is over: Mistake then, for they were dropped without a word.
+
+        Not where a stop has cut main short.
+        """
+        try:
+            await self._closes.wait()
+        except asyncio.CancelledError:
+            if not self._world.stopping:
+                self._require_none_given("main ends, and leaves a pool open,")
+            raise
+
+    def _require_none_given(self, what: str) -> None:
         given, self._home.given = self._home.given, 0
         if given:
             raise Mistake(
-                f"a pool is closed with {given} task{'s' * (given > 1)} that nobody has run, given on rank"
+                f"{what} with {given} task{'s' * (given > 1)} that nobody has run, given on rank"
                 f" {self._world.rank}: every rank calls `await pool.run()` behind them"
             )
 
@@ -177,6 +195,8 @@ class Pool:
     async def __aexit__(self, kind: object, error: object, _: object) -> None:
         if error is None:
             await self.close()
+        else:  # which whoever catches it knows of: that tasks were left behind is no news
+            self._home.given = 0
 
     # -- tasks -----------------------------------------------------------------------------------------
 
