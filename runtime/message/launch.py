@@ -51,8 +51,9 @@ def run(main: Main[T], *, stall_s: float = STALL_S) -> T | None:
     An exception that main does not catch, on whatever rank, ends all ranks with the exception's exit status
     (errors.py). After a stop by signal rank 0 raises SystemExit(128 + signal), unless main has set
     `world.stop_status`, and the others return; None where the stop cancelled main. `stall_s` is how long a
-    wait may last before it is reported (stall.py).
+    wait may last before it is reported (stall.py). Mistake in a coroutine, or a notebook: a loop runs there.
     """
+    _require_no_loop()
     try:
         started = mpi.start()
     except Exception as error:
@@ -286,6 +287,18 @@ def steered(
             raise
         except BaseException as error:
             step, value = coroutine.throw, thrown() or error
+
+
+def _require_no_loop() -> None:
+    """Mistake where a loop runs in this thread: asyncio's words came late, with two tracebacks of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise Mistake(
+        "run(main) was called while an event loop runs, as in a coroutine or a notebook: `await main(world)` "
+        "where there is a world already; otherwise call run from plain code, as a program's last line"
+    )
 
 
 def _end_without_main(error: BaseException) -> NoReturn:

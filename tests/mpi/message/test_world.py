@@ -186,6 +186,17 @@ def test_a_connection_that_breaks_ends_no_job() -> None:
     run(main)
 
 
+def test_a_run_inside_a_run_is_refused_and_the_outer_one_goes_on() -> None:
+    """asyncio ended the job, with two tracebacks out of its own files and none of whoever had called."""
+
+    async def main(world: World) -> None:
+        with pytest.raises(Mistake, match=r"run\(main\) was called while an event loop runs"):
+            run(main)
+        await world.barrier()
+
+    run(main)
+
+
 def test_what_nobody_would_await_is_no_callback_of_a_stop() -> None:
     """It was called, and a stop did nothing."""
 
