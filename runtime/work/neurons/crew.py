@@ -255,7 +255,7 @@ class Crew:
                 end_ns = now_ns()
                 if spans is not None:
                     spans(job.names[block], request, start_ns, end_ns)
-            except Exception:
+            except BaseException:  # SystemExit, too: nobody would hear of a thread that it ends
                 self._tell(block, request)
                 break
             job.took_s[block] = (end_ns - start_ns) * 1e-9

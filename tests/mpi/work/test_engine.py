@@ -260,14 +260,23 @@ def test_parameters_of_another_shape_are_refused_also_a_single_one(shape):
 class Failing(ReLU):
     """A relu that raises in the last block of an image of large numbers."""
 
+    raised: type[BaseException] = ArithmeticError
+
     def forward_region(self, b: Buffers, mode: Mode, region: Region) -> None:
         ReLU.forward_region(self, b, mode, region)
         if region[1].stop == PIXELS and b.output[:, :, region[1]].max() > 1e6:
-            raise ArithmeticError("too large")
+            raise self.raised("too large")
 
 
 @pytest.mark.mpi
-def test_an_error_in_a_block_reaches_the_caller_and_the_next_request_is_answered():
+@pytest.mark.parametrize(
+    "raised",
+    [
+        pytest.param(ArithmeticError, id="an error"),
+        pytest.param(SystemExit, id="what would end the thread, and was awaited for ever"),
+    ],
+)
+def test_an_error_in_a_block_reaches_the_caller_and_the_next_request_is_answered(raised):
     b = Builder()
     h = b(
         "conv2d",
@@ -278,7 +287,9 @@ def test_an_error_in_a_block_reaches_the_caller_and_the_next_request_is_answered
         name="conv",
     )
     plain = b.build(b("conv2d", b("relu", h, name="bent"), channels=4, kernel_size=1, name="last"))
-    nodes = tuple(Node(n.name, Failing() if n.name == "bent" else n.kernel, n.inputs) for n in plain.nodes)
+    nodes = tuple(
+        Node(n.name, Failing(raised) if n.name == "bent" else n.kernel, n.inputs) for n in plain.nodes
+    )
     graph, flat = Graph(plain.inputs, nodes, plain.outputs), parameters(plain)
 
     async def main(world: World) -> None:
@@ -288,7 +299,9 @@ def test_an_error_in_a_block_reaches_the_caller_and_the_next_request_is_answered
             inputs = samples(plain, 1)
             (expected,) = serial(plain, 1, flat, inputs).values()
             for _ in range(3):
-                with pytest.raises(BlockError, match=r"(?s)at the block 'conv.*ArithmeticError: too large"):
+                with pytest.raises(
+                    BlockError, match=rf"(?s)at the block 'conv.*{raised.__name__}: too large"
+                ):
                     await engine.infer({"x": inputs["x"] * np.float32(1e8)})
                 (got,) = (await engine.infer(inputs)).values()
                 np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
