@@ -181,7 +181,7 @@ class Policy(ABC):
         other. Unless it took longer than it should, for then they may have left for its sake.
         """
         resource = self.resources[batch.resource]
-        taken_s = now_s - max(batch.start_s, resource.started_s)
+        taken_s = resource.taken_s(batch, now_s)
         self._leave(batch, now_s)
         profile, first = self.profile(batch.resource, batch.model), batch.retries
         profile.failed()

@@ -39,6 +39,11 @@ class Resource:
             self.started_s = batch.start_s
         self.batches.append(batch)
 
+    def taken_s(self, batch: Batch, now_s: float) -> float:
+        """How long `batch` is computed by now: the one before it may have ended sooner than expected."""
+        first = bool(self.batches) and self.batches[0] is batch  # else it has been given to others meanwhile
+        return now_s - (self.started_s if first else batch.start_s)
+
     def ended(self, batch: Batch, ended_s: float) -> None:
         """`batch` is done with, or lost; the next one begins."""
         self.batches.remove(batch)

@@ -302,6 +302,19 @@ def test_s5_1_who_fails_so_slowly_that_callers_leave_is_left_out():
     assert policy.resources["fast"].models == {"b"}
 
 
+def test_s5_1_what_a_batch_took_counts_from_its_start_though_that_was_sooner_than_expected():
+    policy = started(Weft, FAST, SLOW)
+    first = committed(policy, 0, 1, 0.0)
+    now_s = policy.resources["fast"].free_s(0.0) - policy.settings.horizon_s
+    second = committed(policy, 1, 1, now_s)
+    assert second.resource == first.resource == "fast"
+    policy.ended(first, 0.0, now_s)
+    assert not policy.cancel(second.jobs[0])
+    enough_s = policy.profile("fast", "a").safe_s(1) + policy.settings.horizon_s / 2
+    policy.failed(second, now_s + enough_s)
+    assert second.held  # its caller may have left because it took so long
+
+
 def test_s5_1_a_failure_is_held_as_long_as_anybody_waits_who_can_be_tried_elsewhere():
     policy = started(Weft, FAST, SLOW)
     batch = committed(policy, 0, 2, 0.0)
