@@ -167,6 +167,10 @@ class Kernel(ABC):
         """Workspace without meaning between calls; nodes that never run at once share it."""
         return ()
 
+    def gradient_scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+        """Workspace of the gradients alone, which follows in `Buffers.scratch`; inference has none."""
+        return ()
+
     def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
         """Ways to divide the output neurons; empty where there is none."""
         return ()

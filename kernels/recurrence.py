@@ -49,7 +49,7 @@ class Way:
     recurrent_weight: Array
     bias: Array | float
     recurrent_bias: Array | float
-    dsums: Array  # workspace: gradients of the sums of which the gates are made,
+    dsums: Array  # workspace of a backward call: gradients of the sums of which the gates are made,
     before: Array  # what was there one place earlier, `features` wide, and
     drecurrent: Array  # gradients of the sums' recurrent parts, where those are others
 
@@ -172,7 +172,7 @@ class Recurrent(Kernel):
         kept = (self._gates(inputs[0]), *[self._one(inputs[0])] * self.keeps)
         return kept * self.directions
 
-    def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+    def gradient_scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
         return self._gates(inputs[0]), self._one(inputs[0])
 
     def _gates(self, x: ArraySpec) -> ArraySpec:
@@ -252,7 +252,7 @@ class Recurrent(Kernel):
         if not begin:
             begin = [array_module(x).zeros((sequences, self.features), x.dtype)] * self.states
         gates, *inner = map(_sequences, self._kept(b, number))
-        dsums, before, *drecurrent = map(_sequences, b.scratch)
+        dsums, before, *drecurrent = map(_sequences, b.scratch) if dy is not None else (None, None)
         weight, recurrent_weight, *biases = (each[number] for each in b.parameters)
         return Way(
             places=order[::-1] if REVERSED[self.direction][number] else order,

@@ -14,19 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from .cells import gru_place, gru_place_gradient, lstm_place, lstm_place_gradient, parts, sigmoid
 from .device import array_module
 from .kernel import Array, ArraySpec
 from .recurrence import Gradients, Recurrent, Way
 
 Activation = Literal["tanh", "relu"]
-
-
-def _sigmoid(a: Array) -> None:
-    """In place, and by tanh, which does not overflow."""
-    a *= 0.5
-    array_module(a).tanh(a, out=a)
-    a *= 0.5
-    a += 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +77,12 @@ class LSTM(Recurrent):
         """One, with the cells."""
         return int(self.cells)
 
-    def _parts(self, a: Array) -> tuple[Array, ...]:
-        """Input, output and forget gate and candidates, of one place."""
-        return tuple(a[:, k * self.features : (k + 1) * self.features] for k in range(4))
-
     def _forward(self, way: Way) -> None:
         xp = array_module(way.x)
         way.project(way.bias + way.recurrent_bias)
-        h, c = way.begin
+        h, c = (each.copy() for each in way.begin)
         for place in way.places:
-            sums = way.gates[:, place]
-            sums += xp.matmul(h, way.recurrent_weight.T)
-            i, o, f, g = self._parts(sums)
-            _sigmoid(sums[:, : 3 * self.features])
-            xp.tanh(g, out=g)
-            c = f * c + i * g
-            h = o * xp.tanh(c)
+            lstm_place(way.gates, place, xp.matmul(h, way.recurrent_weight.T), c, h)
             way.inner[:, place], way.h[:, place] = c, h
         if self.cells:
             way.behind[:, 0] = c
@@ -108,19 +91,11 @@ class LSTM(Recurrent):
         xp = array_module(way.x)
         cells_before = way.shifted(way.inner, way.begin[1])
         dh = way.nothing()
-        dc = way.dbehind[:, 0] if self.cells else dh
+        dc = way.dbehind[:, 0].copy() if self.cells else way.nothing()
         for place in reversed(way.places):
-            i, o, f, g = self._parts(way.gates[:, place])
-            di, do, df, dg = self._parts(way.dsums[:, place])
-            bent = xp.tanh(way.inner[:, place])
-            dh = dh + way.dh[:, place]
-            dc = dc + dh * o * (1 - bent * bent)
-            do[...] = dh * bent * o * (1 - o)
-            di[...] = dc * g * i * (1 - i)
-            df[...] = dc * cells_before[:, place] * f * (1 - f)
-            dg[...] = dc * i * (1 - g * g)
+            dh += way.dh[:, place]
+            lstm_place_gradient(way.gates, way.inner, cells_before, place, dh, dc, way.dsums)
             dh = xp.matmul(way.dsums[:, place], way.recurrent_weight)
-            dc = dc * f
         return Gradients(way.dsums, way.dsums, (dh, dc))
 
 
@@ -136,13 +111,9 @@ class GRU(Recurrent):
 
     reset_after: bool = True
 
-    def scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
-        dsums, before = Recurrent.scratch(self, *inputs)
+    def gradient_scratch(self, *inputs: ArraySpec) -> tuple[ArraySpec, ...]:
+        dsums, before = Recurrent.gradient_scratch(self, *inputs)
         return (dsums, before, dsums) if self.reset_after else (dsums, before)
-
-    def _parts(self, a: Array) -> tuple[Array, ...]:
-        """Update gate, reset gate and candidates, of one place."""
-        return tuple(a[:, k * self.features : (k + 1) * self.features] for k in range(3))
 
     def _cut(self, a: Array) -> tuple[Array, Array]:
         """Rows of the two gates, and of the candidates."""
@@ -153,23 +124,20 @@ class GRU(Recurrent):
         way.project(way.bias if self.reset_after else way.bias + way.recurrent_bias)
         of_gates, of_candidates = self._cut(way.recurrent_weight)
         two = 2 * self.features
-        (h,) = way.begin
+        h = way.begin[0].copy()
         for place in way.places:
-            sums, inner = way.gates[:, place], way.inner[:, place]
-            z, r, n = self._parts(sums)
             if self.reset_after:
                 recurrent = xp.matmul(h, way.recurrent_weight.T) + way.recurrent_bias
-                sums[:, :two] += recurrent[:, :two]
-                _sigmoid(sums[:, :two])
-                inner[...] = recurrent[:, two:]
-                n += r * inner
+                gru_place(way.gates, way.inner, place, recurrent, h)
             else:
+                sums, inner = way.gates[:, place], way.inner[:, place]
+                z, r, n = parts(sums, 3)
                 sums[:, :two] += xp.matmul(h, of_gates.T)
-                _sigmoid(sums[:, :two])
+                sigmoid(sums[:, :two])
                 inner[...] = r * h
                 n += xp.matmul(inner, of_candidates.T)
-            xp.tanh(n, out=n)
-            h = n + z * (h - n)
+                xp.tanh(n, out=n)
+                h = n + z * (h - n)
             way.h[:, place] = h
 
     def _backward(self, way: Way) -> Gradients:
@@ -178,19 +146,15 @@ class GRU(Recurrent):
         of_gates, of_candidates = self._cut(way.recurrent_weight)
         dh = way.nothing()
         for place in reversed(way.places):
-            z, r, n = self._parts(way.gates[:, place])
-            dz, dr, dn = self._parts(way.dsums[:, place])
-            inner = way.inner[:, place]
-            dh = dh + way.dh[:, place]
-            dz[...] = dh * (before[:, place] - n) * z * (1 - z)
-            dn[...] = dh * (1 - z) * (1 - n * n)
+            dh += way.dh[:, place]
             if self.reset_after:
-                dr[...] = dn * inner * r * (1 - r)
-                recurrent = way.drecurrent[:, place]
-                recurrent[...] = way.dsums[:, place]
-                recurrent[:, 2 * self.features :] *= r
-                dh = dh * z + xp.matmul(recurrent, way.recurrent_weight)
+                gru_place_gradient(way.gates, way.inner, before, place, dh, way.dsums, way.drecurrent)
+                dh += xp.matmul(way.drecurrent[:, place], way.recurrent_weight)
             else:
+                z, r, n = parts(way.gates[:, place], 3)
+                dz, dr, dn = parts(way.dsums[:, place], 3)
+                dz[...] = dh * (before[:, place] - n) * z * (1 - z)
+                dn[...] = dh * (1 - z) * (1 - n * n)
                 dinner = xp.matmul(dn, of_candidates)
                 dr[...] = dinner * before[:, place] * r * (1 - r)
                 dgates = way.dsums[:, place, : 2 * self.features]

@@ -7,14 +7,14 @@ Management for Deep Neural Net Inference, 2020).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...kernels.kernel import Array, ArraySpec
 from .backward import Call, Calls, Phase
-from .graph import Graph
+from .graph import Graph, Node
 
 ALIGNMENT = 64  # bytes: a cache line, and one 512-bit register
 
@@ -93,10 +93,18 @@ def value_of(array: str) -> str:
     return array.partition("'")[0]
 
 
-def scratch_nbytes(graph: Graph, batch: int) -> int:
+def scratch_nbytes(graph: Graph, batch: int, training: bool) -> int:
     """Workspace for the neediest kernel; calls are serial, so all share it."""
     specs = graph.specs(batch)
-    return max(carved_nbytes(node.kernel.scratch(*graph.input_specs(node, specs))) for node in graph.nodes)
+    return max(
+        carved_nbytes(workspace(node, graph.input_specs(node, specs), training)) for node in graph.nodes
+    )
+
+
+def workspace(node: Node, inputs: Sequence[ArraySpec], training: bool) -> tuple[ArraySpec, ...]:
+    """What a node's kernel works in; its gradients may need more than its output."""
+    more = node.kernel.gradient_scratch(*inputs) if training else ()
+    return (*node.kernel.scratch(*inputs), *more)
 
 
 def carved_nbytes(specs: Iterable[ArraySpec]) -> int:

@@ -34,6 +34,7 @@ from .memory import (
     saved_name,
     scratch_nbytes,
     value_of,
+    workspace,
 )
 from .parameters import Layout
 
@@ -86,7 +87,7 @@ class Memory:
         self.device = device
         self.batch = batch
         self.movable = movable
-        self.workspace = device.zeros((scratch_nbytes(graph, batch),), "uint8")
+        self.workspace = device.zeros((scratch_nbytes(graph, batch, training),), "uint8")
         self.partial = device.zeros((layout.largest if training else 0,), "float32")
         self._specs = _shared(graph, batch, training, movable)
         self._place(shared or device)
@@ -160,6 +161,7 @@ class Program:
         gradients: Array | None = None,
     ) -> None:
         calls = answering(graph, memory.batch) if gradients is None else differentiate(graph)
+        self.graph = graph
         self.batch = batch
         self.mode = Mode(training=gradients is not None)
         self.inputs: Mapping[str, Array] = {name: array[:batch] for name, array in memory.inputs.items()}
@@ -277,7 +279,7 @@ class _Binder:
             output=self.array(node.name),
             parameters=self._layout.views(parameters, node.name),
             saved=self._saved(node, inputs),
-            scratch=carved(self._memory.workspace, node.kernel.scratch(*inputs)),
+            scratch=carved(self._memory.workspace, workspace(node, inputs, bool(self._calls.backward))),
             output_gradient=self.array(gradient(node.name)) if names else None,
             input_gradients=tuple(None if name is None else self.array(name) for name in names),
             weight_gradients=() if gradients is None else self._layout.views(gradients, node.name),

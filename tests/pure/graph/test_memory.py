@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.runtime.graph import Builder, Layout, Memory, Program, initialise
-from weft.runtime.graph.memory import ALIGNMENT, Lifetime, place
+from weft.runtime.graph.memory import ALIGNMENT, Lifetime, place, scratch_nbytes
 
 from .test_backward import Bound, Host, convolutional, transformer
 
@@ -35,6 +35,16 @@ def test_arrays_that_live_together_never_overlap(arrays):
             if other is not array and other.meets(array):
                 begin = placement.offsets[other.name]
                 assert start + array.nbytes <= begin or begin + other.nbytes <= start
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_inference_has_no_workspace_for_gradients(name):
+    b = Builder()
+    x = b.input("x", (50, 8))
+    graph = b.build(b(name, x, features=16))
+    (gates, *_) = graph.nodes[0].kernel.saved(*graph.input_specs(graph.nodes[0], graph.specs(4)))
+    assert scratch_nbytes(graph, 4, training=False) == 0
+    assert scratch_nbytes(graph, 4, training=True) > gates.nbytes
 
 
 def test_a_chain_needs_two_buffers_however_long_it_is():

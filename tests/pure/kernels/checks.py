@@ -76,7 +76,7 @@ def allocate(kernel: Kernel, *inputs: np.ndarray, seed: int = 0, key: int = 0) -
         output=array,
         parameters=parameters,
         saved=tuple(map(_filled, kernel.saved(*specs))),
-        scratch=tuple(map(_filled, kernel.scratch(*specs))),
+        scratch=tuple(map(_filled, (*kernel.scratch(*specs), *kernel.gradient_scratch(*specs)))),
         output_gradient=output_gradient,
         input_gradients=input_gradients,
         weight_gradients=tuple(map(np.full_like, parameters, [NAN] * len(parameters))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.pure.kernels.checks import allocate, check_against, check_gradients, normal, run
+from tests.pure.kernels.checks import allocate, check_against, check_gradients, check_oracle, normal, run
 from weft.kernels.kernel import ArraySpec, Kernel, Mode
 from weft.kernels.recurrence import Recurrent
 from weft.kernels.recurrent import GRU, LSTM, RNN
@@ -36,6 +36,14 @@ def states(kernel: Recurrent, *lead: int, dtype: str = "float64") -> list[np.nda
 @biased
 def test_gradients_equal_finite_differences(kind, direction, bias):
     check_gradients(kind(4, direction, bias), normal(2, 5, 3))
+
+
+@kinds
+@directions
+def test_equals_its_oracle(kind, direction):
+    kernel = kind(4, direction)
+    check_oracle(kernel, normal(2, 5, 3))
+    check_oracle(kernel, normal(2, 3, 4, 3), *states(kernel, 2, 3), dtypes=("float32", "float64"))
 
 
 @kinds
