@@ -1,4 +1,4 @@
-"""softmax_cross_entropy and mean_squared_error: a loss per sample, averaged over the sample's inner axes.
+"""softmax_cross_entropy, and what every loss is: one per sample, averaged over the sample's inner axes.
 
     predictions (N, …), targets  ->  losses (N,)          the batch's loss is Σ weightₙ · lossₙ
 
@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +19,69 @@ from .compiled import ORDERED, compiled, fast_path, flat, jit
 from .device import array_module
 from .kernel import Array, ArraySpec, Buffers, Cost, Kernel, Mode, Split, need_floats
 from .largest import largest
+
+Predicts = Literal["classes", "labels", "values"]
+"""What a model's output tells: logits of classes, of which one holds, or of labels, of which any number may;
+or values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss(Kernel):
+    """A kernel of predictions and targets that gives each sample's loss, (N,)."""
+
+    arity: ClassVar[int | None] = 2
+    differentiable: ClassVar[tuple[int, ...] | None] = (0,)
+
+    predicts: ClassVar[Predicts]
+
+    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
+        return (Split(0, inputs[0].shape[0]),)
+
+    def count_right(self, predictions: Array, targets: Array) -> int:
+        """How many answers are right; of values, which are only more or less far off, none."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ElementLoss(Loss):
+    """Predictions and targets of one shape (N, …): a loss of each element, and of a sample their mean."""
+
+    flops: ClassVar[tuple[float, float]]
+    """Operations an element, forward and gradient."""
+
+    def output(self, *inputs: ArraySpec) -> ArraySpec:
+        predictions, targets = inputs
+        need_floats(self.name, predictions)
+        if predictions.shape != targets.shape:
+            raise ValueError(
+                f"{self.name}: predictions {predictions.shape} and targets {targets.shape} differ; give both "
+                "one shape"
+            )
+        return ArraySpec(predictions.shape[:1], predictions.dtype)
+
+    def cost(self, *inputs: ArraySpec) -> Cost:
+        predictions, targets = inputs
+        forward, gradient = (each * predictions.size for each in self.flops)
+        return Cost(forward, gradient, 0.0, float(predictions.nbytes + targets.nbytes))
+
+    def forward(self, b: Buffers, mode: Mode) -> None:
+        predictions, targets = (flat(each).reshape(b.output.size, -1) for each in b.inputs)
+        self._losses(predictions, targets, b.output)
+
+    def input_gradient(self, b: Buffers, mode: Mode) -> None:
+        dx = b.input_gradients[0]
+        if dx is not None:
+            shape = (b.output_gradient.size, -1)
+            predictions, targets = (flat(each).reshape(shape) for each in b.inputs)
+            self._gradient(predictions, targets, b.output_gradient, flat(dx).reshape(shape))
+
+    @abstractmethod
+    def _losses(self, x: Array, targets: Array, losses: Array) -> None:
+        """Write the mean loss of each row of `x` and `targets` (N, elements)."""
+
+    @abstractmethod
+    def _gradient(self, x: Array, targets: Array, weights: Array, dx: Array) -> None:
+        """Write the gradients of all elements, where the loss of each row counts by its weight."""
 
 
 def _cross_entropy_arrays(x: Array, targets: Array, losses: Array, tops: Array, log_sums: Array) -> int:
@@ -80,8 +144,29 @@ def _cross_entropy_gradient(
         dx[row, targets[row]] -= weight
 
 
+def _count_correct_arrays(x: Array, targets: Array) -> int:
+    return int((x.argmax(axis=1) == targets).sum())
+
+
+@compiled(oracle=_count_correct_arrays)
+def _count_correct(x: Array, targets: Array) -> int:
+    correct = 0
+    for row in range(x.shape[0]):
+        best = 0
+        for c in range(1, x.shape[1]):
+            if x[row, c] > x[row, best]:
+                best = c
+        correct += best == targets[row]
+    return correct
+
+
+def count_correct(logits: Array, targets: Array) -> int:
+    """How many targets (N, …) are the first largest of their row of logits (N, …, classes)."""
+    return int(_count_correct(flat(logits).reshape(-1, logits.shape[-1]), flat(targets)))
+
+
 @dataclass(frozen=True, slots=True)
-class SoftmaxCrossEntropy(Kernel):
+class SoftmaxCrossEntropy(Loss):
     """Logits (N, …, classes) and integer targets (N, …) -> -log softmax at the target, averaged to (N,).
 
     A target outside 0 … classes - 1 raises ValueError; on a GPU, where a look would stall the stream, it
@@ -89,8 +174,7 @@ class SoftmaxCrossEntropy(Kernel):
     """
 
     name: ClassVar[str] = "softmax_cross_entropy"
-    arity: ClassVar[int | None] = 2
-    differentiable: ClassVar[tuple[int, ...] | None] = (0,)
+    predicts: ClassVar[Predicts] = "classes"
 
     def output(self, *inputs: ArraySpec) -> ArraySpec:
         logits, targets = inputs
@@ -111,9 +195,6 @@ class SoftmaxCrossEntropy(Kernel):
         # logits, and is one exp away.
         logits, targets = inputs
         return (ArraySpec((prod(targets.shape),), logits.dtype),) * 2
-
-    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
-        return (Split(0, inputs[0].shape[0]),)
 
     def cost(self, *inputs: ArraySpec) -> Cost:
         logits, targets = inputs
@@ -144,90 +225,6 @@ class SoftmaxCrossEntropy(Kernel):
                 flat(dx).reshape(shape),
             )
 
-
-def _squared_error_arrays(x: Array, targets: Array, losses: Array) -> None:
-    losses[...] = ((x - targets) ** 2).mean(axis=1)
-
-
-@compiled(oracle=_squared_error_arrays)
-def _squared_error(x: Array, targets: Array, losses: Array) -> None:
-    number = x.dtype.type
-    for n in range(x.shape[0]):
-        total = number(0)
-        for i in range(x.shape[1]):
-            difference = x[n, i] - number(targets[n, i])
-            total += difference * difference
-        losses[n] = total / number(x.shape[1])
-
-
-def _squared_error_gradient_arrays(x: Array, targets: Array, weights: Array, dx: Array) -> None:
-    dx[...] = (x - targets) * (weights * (2 / x.shape[1]))[:, None]
-
-
-@compiled(oracle=_squared_error_gradient_arrays)
-def _squared_error_gradient(x: Array, targets: Array, weights: Array, dx: Array) -> None:
-    number = x.dtype.type
-    for n in range(x.shape[0]):
-        factor = number(2) * weights[n] / number(x.shape[1])
-        for i in range(x.shape[1]):
-            dx[n, i] = (x[n, i] - number(targets[n, i])) * factor
-
-
-@dataclass(frozen=True, slots=True)
-class MeanSquaredError(Kernel):
-    """Predictions and targets of one shape (N, …) -> mean of a sample's squared differences, (N,)."""
-
-    name: ClassVar[str] = "mean_squared_error"
-    arity: ClassVar[int | None] = 2
-    differentiable: ClassVar[tuple[int, ...] | None] = (0,)
-
-    def output(self, *inputs: ArraySpec) -> ArraySpec:
-        predictions, targets = inputs
-        need_floats(self.name, predictions)
-        if predictions.shape != targets.shape:
-            raise ValueError(
-                f"mean_squared_error: predictions {predictions.shape} and targets {targets.shape} differ; "
-                f"give both one shape"
-            )
-        return ArraySpec(predictions.shape[:1], predictions.dtype)
-
-    def split(self, *inputs: ArraySpec) -> tuple[Split, ...]:
-        return (Split(0, inputs[0].shape[0]),)
-
-    def cost(self, *inputs: ArraySpec) -> Cost:
-        predictions, targets = inputs
-        return Cost(
-            3.0 * predictions.size, 2.0 * predictions.size, 0.0, float(predictions.nbytes + targets.nbytes)
-        )
-
-    def forward(self, b: Buffers, mode: Mode) -> None:
-        predictions, targets = (flat(each).reshape(b.output.size, -1) for each in b.inputs)
-        _squared_error(predictions, targets, b.output)
-
-    def input_gradient(self, b: Buffers, mode: Mode) -> None:
-        dx = b.input_gradients[0]
-        if dx is not None:
-            shape = (b.output_gradient.size, -1)
-            predictions, targets = (flat(each).reshape(shape) for each in b.inputs)
-            _squared_error_gradient(predictions, targets, b.output_gradient, flat(dx).reshape(shape))
-
-
-def _count_correct_arrays(x: Array, targets: Array) -> int:
-    return int((x.argmax(axis=1) == targets).sum())
-
-
-@compiled(oracle=_count_correct_arrays)
-def _count_correct(x: Array, targets: Array) -> int:
-    correct = 0
-    for row in range(x.shape[0]):
-        best = 0
-        for c in range(1, x.shape[1]):
-            if x[row, c] > x[row, best]:
-                best = c
-        correct += best == targets[row]
-    return correct
-
-
-def count_correct(logits: Array, targets: Array) -> int:
-    """How many targets (N, …) are the first largest of their row of logits (N, …, classes)."""
-    return int(_count_correct(flat(logits).reshape(-1, logits.shape[-1]), flat(targets)))
+    def count_right(self, predictions: Array, targets: Array) -> int:
+        """How many targets are the first largest of their row of logits."""
+        return count_correct(predictions, targets)

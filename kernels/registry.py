@@ -14,13 +14,15 @@ from .attention import Attention
 from .batch_norm import BatchNorm, InstanceNorm
 from .choice import Compare, CompareNumber, Where
 from .conv import Conv2d, Conv2dAdd
+from .conv3d import Conv3d, ConvTranspose3d
 from .conv_transpose import ConvTranspose2d
 from .embedding import Embedding, PositionEmbedding
 from .function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
 from .kernel import Kernel
+from .label_loss import BinaryCrossEntropy
 from .layer_norm import LayerNorm
 from .linear import Dense
-from .loss import MeanSquaredError, SoftmaxCrossEntropy
+from .loss import Loss, SoftmaxCrossEntropy
 from .matmul import MatMul
 from .piecewise import ELU, Clip, LeakyReLU
 from .pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
@@ -32,6 +34,7 @@ from .reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from .resample import Resample
 from .response_norm import ResponseNorm
 from .shape import Add, Concat, Flatten, Reshape
+from .value_loss import AbsoluteError, Huber, MeanSquaredError
 
 KERNELS: dict[str, type[Kernel]] = {
     kind.name: kind
@@ -40,6 +43,8 @@ KERNELS: dict[str, type[Kernel]] = {
         Conv2d,
         Conv2dAdd,
         ConvTranspose2d,
+        Conv3d,
+        ConvTranspose3d,
         MaxPool2d,
         AveragePool2d,
         GlobalAveragePool2d,
@@ -99,10 +104,16 @@ KERNELS: dict[str, type[Kernel]] = {
         Embedding,
         PositionEmbedding,
         SoftmaxCrossEntropy,
+        BinaryCrossEntropy,
         MeanSquaredError,
+        AbsoluteError,
+        Huber,
     )
 }
 """Every kernel type by its `name`."""
+
+LOSSES: dict[str, type[Loss]] = {name: kind for name, kind in KERNELS.items() if issubclass(kind, Loss)}
+"""Those that training puts behind a model."""
 
 
 def kernel(name: str, **attributes: Any) -> Kernel:

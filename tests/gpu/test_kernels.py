@@ -10,7 +10,7 @@ from weft.kernels.kernel import ArraySpec, Buffers, Mode
 from weft.kernels.registry import kernel
 
 IMAGE, ROWS, TOKENS = ArraySpec((4, 6, 10, 9)), ArraySpec((4, 7, 12)), ArraySpec((4, 7), "int32")
-STATE = ArraySpec((4, 5))
+STATE, VOLUME = ArraySpec((4, 5)), ArraySpec((2, 4, 5, 6, 7))
 CALLS = {
     "dense": (kernel("dense", features=5), (ROWS,)),
     "conv2d": (kernel("conv2d", channels=8, kernel_size=3, stride=2, padding=1, groups=2), (IMAGE,)),
@@ -24,6 +24,8 @@ CALLS = {
         ),
         (IMAGE,),
     ),
+    "conv3d": (kernel("conv3d", channels=4, kernel_size=3, stride=(1, 2, 1), padding=1, groups=2), (VOLUME,)),
+    "conv_transpose3d": (kernel("conv_transpose3d", channels=3, kernel_size=2, stride=2), (VOLUME,)),
     "max_pool2d": (kernel("max_pool2d", kernel_size=3, stride=2, padding=1), (IMAGE,)),
     "average_pool2d": (kernel("average_pool2d", kernel_size=2), (IMAGE,)),
     "global_average_pool2d": (kernel("global_average_pool2d"), (IMAGE,)),
@@ -90,7 +92,10 @@ CALLS = {
     "add": (kernel("add"), (ROWS, ROWS)),
     "concat": (kernel("concat", axis=1), (ROWS, ROWS)),
     "softmax_cross_entropy": (kernel("softmax_cross_entropy"), (ROWS, TOKENS)),
+    "binary_cross_entropy": (kernel("binary_cross_entropy"), (ROWS, ROWS)),
     "mean_squared_error": (kernel("mean_squared_error"), (ROWS, ROWS)),
+    "absolute_error": (kernel("absolute_error"), (ROWS, ROWS)),
+    "huber": (kernel("huber", delta=0.7), (ROWS, ROWS)),
 }
 
 
@@ -120,7 +125,7 @@ def test_a_kernel_computes_the_same_on_both(made, inputs):
             output=empty(output),
             parameters=tuple(array(spec) for spec in parameters),
             saved=tuple(empty(spec) for spec in made.saved(*inputs)),
-            scratch=tuple(empty(spec) for spec in made.scratch(*inputs)),
+            scratch=tuple(empty(spec) for spec in (*made.scratch(*inputs), *made.gradient_scratch(*inputs))),
             output_gradient=array(output),
             input_gradients=tuple(empty(spec) if w else None for spec, w in zip(inputs, wanted, strict=True)),
             weight_gradients=tuple(empty(spec) for spec in parameters),

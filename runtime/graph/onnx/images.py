@@ -1,11 +1,11 @@
-"""Operators on images: convolution, pools, and the norms across channels.
+"""Operators on images: convolution, pools, and the norms across channels. Those on volumes: volumes.py.
 
 A line, (N, channels, width), is an image of height 1 to them, by views before and behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ from ....kernels.rearrange import Transpose
 from ....kernels.response_norm import ResponseNorm
 from .node import At, Dynamic, Operand, Static, show
 
-Sides = tuple[int, int, int, int]
+Reading = Callable[[At], Operand]
 
 
 def _image(at: At) -> Dynamic:
@@ -31,7 +31,7 @@ def _image(at: At) -> Dynamic:
     if not at.writing.batched or len(x.shape) not in (3, 4):
         at.refuse(
             f"its input has shape {show(x.shape)}; Weft's kernel takes images (N, channels, height, width), "
-            "or without the height"
+            "without the height, or with a depth before it"
         )
     return at.as_image(x) if len(x.shape) == 3 else x
 
@@ -51,30 +51,30 @@ def _pair(at: At, attribute: str, default: list[int]) -> list[int]:
     return [1, *given] if _of_lines(at) else given
 
 
-def _padding(
-    at: At, image: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]
-) -> Sides:
-    """(top, left, bottom, right), from `pads` or `auto_pad`."""
+def sides(
+    at: At, image: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Padding before each axis and then behind each, from `pads` or `auto_pad`; of an image, or a volume."""
+    axes = ("front", "top", "left")[3 - len(image) :], ("back", "bottom", "right")[3 - len(image) :]
     mode = at.attributes.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
-        sides = ("left", "right") if _of_lines(at) else ("top", "left", "bottom", "right")
-        pads = list(at.attributes.get("pads", [0] * len(sides)))
-        if len(pads) != len(sides):
-            kind = "lines" if _of_lines(at) else "images"
-            at.refuse(f"pads are {pads}; {kind} have {len(sides)}: {', '.join(sides)}")
-        top, left, bottom, right = (0, pads[0], 0, pads[1]) if _of_lines(at) else pads
-        return int(top), int(left), int(bottom), int(right)
+        words = [*axes[0], *axes[1]] if not _of_lines(at) else ["left", "right"]
+        pads = [int(each) for each in at.attributes.get("pads", [0] * len(words))]
+        if len(pads) != len(words):
+            kind = {2: "lines", 4: "images", 6: "volumes"}[len(words)]
+            at.refuse(f"pads are {pads}; {kind} have {len(words)}: {', '.join(words)}")
+        return [0, pads[0], 0, pads[1]] if _of_lines(at) else pads
     if mode == "VALID":
-        return 0, 0, 0, 0
+        return [0] * 2 * len(image)
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         at.refuse(f"auto_pad is {mode!r}; ONNX has NOTSET, VALID, SAME_UPPER and SAME_LOWER")
     before, after = [], []
-    for extent, size, stride, dilation in zip(image[2:], kernel, strides, dilations, strict=True):
+    for extent, size, stride, dilation in zip(image, kernel, strides, dilations, strict=True):
         total = max(0, (-(-extent // stride) - 1) * stride + (size - 1) * dilation + 1 - extent)
         less, more = total // 2, total - total // 2
         before.append(less if mode == "SAME_UPPER" else more)
         after.append(more if mode == "SAME_UPPER" else less)
-    return before[0], before[1], after[0], after[1]
+    return [*before, *after]
 
 
 def _filters(at: At) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ def conv(at: At) -> Operand:
     weights = (weight, at.weight(2, "bias")) if at.given(2) else (weight,)
     kernel = at.kernel(
         Conv2d, channels=weight.shape[0], kernel_size=size, stride=strides, dilation=dilations,
-        padding=_padding(at, x.shape, size, strides, dilations),
+        padding=sides(at, x.shape[2:], size, strides, dilations),
         groups=int(at.attributes.get("group", 1)), bias=at.given(2),
     )  # fmt: skip
     return _shown(at, at.add(kernel, x, weights=weights))
@@ -110,21 +110,32 @@ def conv_transpose(at: At) -> Operand:
     strides, dilations = _pair(at, "strides", [1, 1]), _pair(at, "dilations", [1, 1])
     more = [0] * _of_lines(at) + list(at.attributes.get("output_padding", [0] * (len(at.value(0).shape) - 2)))
     size, groups = list(weight.shape[2:]), int(at.attributes.get("group", 1))
-    mode, wanted = at.attributes.get("auto_pad", "NOTSET"), list(at.attributes.get("output_shape", ()))
-    if mode in ("SAME_UPPER", "SAME_LOWER") or wanted:
-        if not wanted:
-            wanted = [extent * stride for extent, stride in zip(x.shape[2:], strides, strict=True)]
-        elif _of_lines(at):
-            wanted = [1, wanted[-1]]
-        sides, more = _cut(x.shape[2:], wanted, size, strides, dilations, more, mode == "SAME_UPPER")
-    else:
-        sides = _padding(at, x.shape, size, strides, dilations)
+    padding, missing = of_transpose(at, x.shape[2:], size, strides, dilations, more)
     weights = (weight, at.weight(2, "bias")) if at.given(2) else (weight,)
     kernel = at.kernel(
-        ConvTranspose2d, channels=weight.shape[1] * groups, kernel_size=size, stride=strides, padding=sides,
-        output_padding=more, dilation=dilations, groups=groups, bias=at.given(2),
+        ConvTranspose2d, channels=weight.shape[1] * groups, kernel_size=size, stride=strides, padding=padding,
+        output_padding=missing, dilation=dilations, groups=groups, bias=at.given(2),
     )  # fmt: skip
     return _shown(at, at.add(kernel, x, weights=weights))
+
+
+def of_transpose(
+    at: At,
+    image: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    more: Sequence[int],
+) -> tuple[list[int], Sequence[int]]:
+    """Padding, as `sides`, and output_padding of a ConvTranspose."""
+    mode, wanted = at.attributes.get("auto_pad", "NOTSET"), list(at.attributes.get("output_shape", ()))
+    if mode not in ("SAME_UPPER", "SAME_LOWER") and not wanted:
+        return sides(at, image, size, strides, dilations), more
+    if not wanted:
+        wanted = [extent * stride for extent, stride in zip(image, strides, strict=True)]
+    elif _of_lines(at):
+        wanted = [1, wanted[-1]]
+    return _cut(image, wanted, size, strides, dilations, more, mode == "SAME_UPPER")
 
 
 def _cut(
@@ -135,7 +146,7 @@ def _cut(
     dilations: Sequence[int],
     more: Sequence[int],
     upper: bool,
-) -> tuple[Sides, list[int]]:
+) -> tuple[list[int], list[int]]:
     """Padding and output_padding with which a ConvTranspose gives images of the wanted extents."""
     before, after, missing = [], [], []
     for extent, target, k, stride, dilation, add in zip(
@@ -147,25 +158,33 @@ def _cut(
         before.append(less if upper else rest)
         after.append(rest if upper else less)
         missing.append(add + max(-total, 0))
-    return (before[0], before[1], after[0], after[1]), missing
+    return [*before, *after], missing
 
 
 def _pool(at: At, kind: type[MaxPool2d | AveragePool2d], **attributes: Any) -> Operand:
     x = _image(at)
-    ones = [1] * _of_lines(at)
-    size, strides = [*ones, *at.attributes["kernel_shape"]], _pair(at, "strides", [1, 1])
-    if any(each != 1 for each in at.attributes.get("dilations", [1, 1])):
-        at.refuse(f"dilations are {at.attributes['dilations']}; Weft's pools have none")
-    sides = _padding(at, x.shape, size, strides, [1, 1])
-    if at.attributes.get("ceil_mode", 0):
-        more = [
-            _last_window(*each) for each in zip(x.shape[2:], size, strides, sides[:2], sides[2:], strict=True)
-        ]
-        if any(more) and attributes.get("count_include_pad"):
-            at.refuse("ceil_mode with count_include_pad counts some of the padding and some not")
-        sides = (sides[0], sides[1], sides[2] + more[0], sides[3] + more[1])
-    kernel = at.kernel(kind, kernel_size=size, stride=strides, padding=sides, **attributes)
+    size, strides, padding = of_pool(at, x.shape[2:], 2, **attributes)
+    kernel = at.kernel(kind, kernel_size=size, stride=strides, padding=padding, **attributes)
     return _shown(at, at.add(kernel, x))
+
+
+def of_pool(
+    at: At, image: Sequence[int], axes: int, *, count_include_pad: bool = False
+) -> tuple[list[int], list[int], list[int]]:
+    """Extents, strides and padding, as `sides`, of a pool's windows along so many axes."""
+    ones = [1] * _of_lines(at)
+    size = [*ones, *at.attributes["kernel_shape"]]
+    strides = [*ones, *at.attributes.get("strides", [1] * (axes - len(ones)))]
+    if any(each != 1 for each in at.attributes.get("dilations", [1])):
+        at.refuse(f"dilations are {at.attributes['dilations']}; Weft's pools have none")
+    padding = sides(at, image, size, strides, [1] * axes)
+    if at.attributes.get("ceil_mode", 0):
+        before, after = padding[:axes], padding[axes:]
+        more = [_last_window(*each) for each in zip(image, size, strides, before, after, strict=True)]
+        if any(more) and count_include_pad:
+            at.refuse("ceil_mode with count_include_pad counts some of the padding and some not")
+        padding = [*before, *(one + other for one, other in zip(after, more, strict=True))]
+    return size, strides, padding
 
 
 def _last_window(extent: int, size: int, stride: int, before: int, after: int) -> int:

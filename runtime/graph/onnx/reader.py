@@ -29,7 +29,7 @@ from ....kernels.probability import LogSoftmax, Softmax
 from ....kernels.reduce import ReduceL2, ReduceMax, ReduceMean, ReduceSum
 from ...errors import GraphError
 from ..graph import Graph
-from . import algebra, choice, images, move, package, products, ranking, recurrent, reduction
+from . import algebra, choice, images, move, package, products, ranking, recurrent, reduction, volumes
 from .attention import attention
 from .einsum import einsum
 from .merge import merge
@@ -37,6 +37,7 @@ from .model import Model
 from .node import UNKNOWN_BATCH, At, Dynamic, Operand, Static, Writing, plain
 from .rewrite import constants, is_mask, kinds, rewritten
 from .sharing import folded, with_shared
+from .volumes import or_images
 
 Reading = Callable[[At], Operand | tuple[Operand, ...]]
 
@@ -50,15 +51,15 @@ OPERATORS: Mapping[str, Reading] = {
     "ArgMin": ranking.arg_max(smallest=True),
     "Atan": algebra.unary(ArcTan()),
     "Attention": attention,
-    "AveragePool": images.average_pool,
+    "AveragePool": or_images(volumes.average_pool, images.average_pool),
     "BatchNormalization": images.batch_normalization,
     "Cast": move.cast,
     "Ceil": algebra.unary(Rounded("above")),
     "Celu": algebra.celu,
     "Clip": algebra.clip,
     "Concat": move.concat,
-    "Conv": images.conv,
-    "ConvTranspose": images.conv_transpose,
+    "Conv": or_images(volumes.conv, images.conv),
+    "ConvTranspose": or_images(volumes.conv_transpose, images.conv_transpose),
     "Cos": algebra.unary(Cos()),
     "CumSum": ranking.cumulative_sum,
     "DepthToSpace": move.depth_to_space,
@@ -76,8 +77,8 @@ OPERATORS: Mapping[str, Reading] = {
     "GRU": recurrent.gru,
     "Gelu": algebra.gelu,
     "Gemm": products.gemm,
-    "GlobalAveragePool": images.global_average_pool,
-    "GlobalMaxPool": images.global_max_pool,
+    "GlobalAveragePool": or_images(volumes.global_average_pool, images.global_average_pool),
+    "GlobalMaxPool": or_images(volumes.global_max_pool, images.global_max_pool),
     "Greater": choice.compare("greater"),
     "GreaterOrEqual": choice.compare("greater_equal"),
     "GroupNormalization": images.group_normalization,
@@ -97,7 +98,7 @@ OPERATORS: Mapping[str, Reading] = {
     "LogSoftmax": algebra.softmax(LogSoftmax),
     "MatMul": products.matmul,
     "Max": choice.bounded(above=False),
-    "MaxPool": images.max_pool,
+    "MaxPool": or_images(volumes.max_pool, images.max_pool),
     "Min": choice.bounded(above=True),
     "Mish": algebra.mish,
     "Mul": algebra.binary("mul"),

@@ -18,6 +18,7 @@ from ....kernels.attention import Attention
 from ....kernels.batch_norm import BatchNorm, InstanceNorm
 from ....kernels.choice import Compare, CompareNumber, Where
 from ....kernels.conv import Conv2d, Conv2dAdd
+from ....kernels.conv3d import Conv3d, ConvTranspose3d, OfVolumes
 from ....kernels.conv_transpose import ConvTranspose2d
 from ....kernels.embedding import Embedding, PositionEmbedding
 from ....kernels.function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
@@ -121,6 +122,20 @@ def _conv_transpose(to: To, kernel: ConvTranspose2d) -> None:
         dilations=window.dilation,
         group=kernel.groups,
     )
+
+
+def _of_volumes(op: str) -> Callable[[To, Any], None]:
+    def writing(to: To, kernel: OfVolumes) -> None:
+        more: dict[str, Any] = {}
+        if isinstance(kernel, ConvTranspose3d):
+            more["output_padding"] = kernel.output_padding
+        bias = [to.weight("bias")] if kernel.bias else []
+        to.put(
+            op, *to.node.inputs, to.weight(), *bias, kernel_shape=kernel.kernel_size, strides=kernel.stride,
+            pads=kernel.padding, dilations=kernel.dilation, group=kernel.groups, **more,
+        )  # fmt: skip
+
+    return writing
 
 
 def _pool(op: str) -> Callable[[To, Any], None]:
@@ -428,6 +443,8 @@ WRITINGS: Mapping[type[Kernel], Callable[[To, Any], None]] = {
     Conv2d: _conv,
     Conv2dAdd: _conv,
     ConvTranspose2d: _conv_transpose,
+    Conv3d: _of_volumes("Conv"),
+    ConvTranspose3d: _of_volumes("ConvTranspose"),
     Cos: _as("Cos"),
     CumulativeSum: _cumulative_sum,
     Dense: _dense,

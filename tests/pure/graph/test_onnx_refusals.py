@@ -176,10 +176,10 @@ WRONG = {
         {},
         ["node 'y_node' (Squeeze): axis 3 of a value with 2 axes"],
     ),
-    "a convolution along three axes": (
-        one("Conv", "x w", shape=("n", 2, 6, 6, 6), weights={"w": ONES((3, 2, 3, 3, 3), "f4")}),
+    "a convolution along four axes": (
+        one("Conv", "x w", shape=("n", 2, 6, 6, 6, 6), weights={"w": ONES((3, 2, 3, 3, 3, 3), "f4")}),
         {},
-        ["(N, 2, 6, 6, 6)", "takes images (N, channels, height, width), or without the height"],
+        ["(N, 2, 6, 6, 6, 6)", "takes images (N, channels, height, width), without the height, or with"],
     ),
     "a convolution of lines with filters of images": (
         one("Conv", "x w", shape=("n", 2, 6), weights={"w": ONES((3, 2, 3, 3), "f4")}),

@@ -125,6 +125,31 @@ def decoder():
     return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
 
 
+def of_volumes():
+    """Images as the layers of a volume: convolutions both ways, and pools."""
+    random = np.random.default_rng(12)
+
+    def weight(*shape):
+        return (random.standard_normal(shape) * 0.4).astype(np.float32)
+
+    weights = {
+        "one": np.array([1]), "w1": weight(4, 1, 2, 3, 3), "b1": weight(4), "w2": weight(4, 2, 1, 2, 2),
+        "b2": weight(2), "w3": weight(3, 2), "b3": weight(3),
+    }  # fmt: skip
+    nodes = [
+        node("Unsqueeze", "x one", "v"),
+        node("Conv", "v w1 b1", "c1", pads=[1, 0, 1, 0, 0, 0]),
+        node("MaxPool", "c1", "p1", kernel_shape=[2, 2, 2], strides=[1, 2, 2], pads=[1, 0, 0, 0, 0, 1]),
+        node("ConvTranspose", "p1 w2 b2", "c2", strides=[1, 2, 2], pads=[0, 1, 0, 0, 0, 1]),
+        node("Tanh", "c2", "bent"),
+        node("AveragePool", "bent", "p2", kernel_shape=[2, 2, 3], pads=[0, 1, 0, 1, 0, 1]),
+        node("GlobalAveragePool", "p2", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f w3 b3", "logits", transB=1),
+    ]
+    return file(nodes, {"x": ("n", 2, 7, 7)}, ["logits"], weights)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", bfloat16])
 def test_a_mask_that_is_stored_as_weights_are_is_not_trained(dtype):
     mask = np.array([0, 0, -np.inf], np.float32)
@@ -325,6 +350,7 @@ NETWORKS = {
     "of a convolutional network": (network, {"c1", "n1", "c2", "c3", "scaled", "logits"}),
     "of a network of styles": (style_network, {"c1", "n1", "c2", "seen_node_constant_2", "logits"}),
     "of a decoder": (decoder, {"c1", "p1_node_slope", "c2", "c3", "n3", "c4", "g"}),
+    "of a network of volumes": (of_volumes, {"c1", "c2", "logits"}),
 }
 
 

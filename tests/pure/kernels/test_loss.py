@@ -1,4 +1,4 @@
-"""softmax_cross_entropy, mean_squared_error and the count of right answers."""
+"""softmax_cross_entropy and the count of right answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.pure.kernels.checks import (
     run,
 )
 from weft.kernels.kernel import ArraySpec, Mode
-from weft.kernels.loss import MeanSquaredError, SoftmaxCrossEntropy, count_correct
+from weft.kernels.loss import SoftmaxCrossEntropy, count_correct
 
 SHAPES = {"classes": (5, 7), "one sample": (1, 3), "a sequence": (3, 4, 6), "a picture": (2, 3, 2, 5)}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -99,24 +99,6 @@ def test_weights_of_samples_scale_their_gradients():
     np.testing.assert_allclose(b.input_gradients[0], whole / 8, rtol=1e-12)
 
 
-@shapes
-def test_squared_error_gradients_equal_finite_differences(shape):
-    check_gradients(MeanSquaredError(), normal(*shape), normal(*shape, seed=1))
-
-
-def test_squared_error_equals_its_oracle():
-    check_oracle(MeanSquaredError(), normal(6, 90), normal(6, 90, seed=1))
-
-
-def test_squared_error_equals_pytorch():
-    torch = pytest.importorskip("torch")
-
-    def reference(predictions, targets):
-        return torch.nn.functional.mse_loss(predictions, targets, reduction="none").mean(axis=(1, 2))
-
-    check_against(MeanSquaredError(), reference, normal(5, 4, 3), normal(5, 4, 3, seed=1))
-
-
 def test_the_first_largest_logit_is_the_answer():
     logits = np.array([[1, 3, 3], [0, 0, 0], [2, 1, 0], [0, 1, 2]], "float32")
     targets = np.array([1, 0, 2, 2])
@@ -149,13 +131,6 @@ WRONG = [
         "are float32",
     ),
     ("no class axis", SoftmaxCrossEntropy(), ((4,), "float32"), ((), "int64"), r"logits \(4,\)"),
-    (
-        "shapes that would broadcast",
-        MeanSquaredError(),
-        ((4, 3), "float32"),
-        ((4, 1), "float32"),
-        r"\(4, 1\) differ",
-    ),
 ]
 
 

@@ -16,13 +16,15 @@ from weft.kernels.attention import Attention
 from weft.kernels.batch_norm import BatchNorm, InstanceNorm
 from weft.kernels.choice import Compare, CompareNumber, Where
 from weft.kernels.conv import Conv2d, Conv2dAdd
+from weft.kernels.conv3d import Conv3d, ConvTranspose3d
 from weft.kernels.conv_transpose import ConvTranspose2d
 from weft.kernels.embedding import Embedding, PositionEmbedding
 from weft.kernels.function import ArcTan, Cast, Cos, Erf, Exp, Log, Rounded, Sin, Sqrt
 from weft.kernels.kernel import Kernel, Mode, Region
+from weft.kernels.label_loss import BinaryCrossEntropy
 from weft.kernels.layer_norm import LayerNorm
 from weft.kernels.linear import Dense
-from weft.kernels.loss import MeanSquaredError, SoftmaxCrossEntropy
+from weft.kernels.loss import SoftmaxCrossEntropy
 from weft.kernels.matmul import MatMul
 from weft.kernels.piecewise import ELU, Clip, LeakyReLU
 from weft.kernels.pool import AveragePool2d, GlobalAveragePool2d, MaxPool2d
@@ -36,6 +38,7 @@ from weft.kernels.registry import KERNELS
 from weft.kernels.resample import Resample
 from weft.kernels.response_norm import ResponseNorm
 from weft.kernels.shape import Add, Concat, Flatten, Reshape
+from weft.kernels.value_loss import AbsoluteError, Huber, MeanSquaredError
 
 
 def cut_up(kernel: Kernel, parts: int, *inputs: np.ndarray) -> list[Region]:
@@ -92,6 +95,9 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "conv2d_add": (Conv2dAdd(7, 3, padding=1), (IMAGES, (2, 7, 9, 7))),
     "conv2d_add, 1x1 rectified": (Conv2dAdd(9, 1, relu=True), (IMAGES, (2, 9, 9, 7))),
     "conv_transpose2d": (ConvTranspose2d(5, 3, stride=2), (IMAGES,)),
+    "conv3d": (Conv3d(5, 3, stride=(2, 1, 1), padding=1, dilation=(2, 1, 1)), ((2, 4, 9, 5, 6),)),
+    "conv3d, layers that see padding alone": (Conv3d(2, 2, stride=3, padding=4), ((1, 2, 3, 4, 3),)),
+    "conv_transpose3d": (ConvTranspose3d(5, 3, stride=2), ((2, 4, 3, 5, 4),)),
     "max_pool2d": (MaxPool2d(3, stride=2, padding=1), (IMAGES,)),
     "max_pool2d, apart": (MaxPool2d(2, stride=3), (IMAGES,)),
     "max_pool2d, rows of several vectors": (MaxPool2d(3, stride=2, padding=1), ((2, 3, 39, 70),)),
@@ -172,7 +178,10 @@ CASES: dict[str, tuple[Kernel, tuple[tuple[int, ...], ...]]] = {
     "embedding": (Embedding(11, 8), ((3, 5),)),
     "position_embedding": (PositionEmbedding(), (PLACES,)),
     "softmax_cross_entropy": (SoftmaxCrossEntropy(), ((3, 5), (3,))),
+    "binary_cross_entropy": (BinaryCrossEntropy(), ((3, 5), (3, 5))),
     "mean_squared_error": (MeanSquaredError(), ((3, 5), (3, 5))),
+    "absolute_error": (AbsoluteError(), ((3, 5), (3, 5))),
+    "huber": (Huber(0.7), ((3, 5), (3, 5))),
 }
 # BLAS takes the sums of a part in another order; softmax of a single column does as that of rows.
 ROUNDED = ("matmul", "dense", "attention", "softmax", "log_softmax", "resample")

@@ -30,12 +30,14 @@ def test_kernels_with_equal_attributes_are_equal_and_hashable():
     assert len({once, again, kernel("conv2d", channels=4, kernel_size=3)}) == 2
 
 
-IMAGE, PLACES = (2, 4, 6, 6), (2, 4, 6)
+IMAGE, VOLUME, PLACES = (2, 4, 6, 6), (2, 4, 3, 4, 5), (2, 4, 6)
 OF_FLOATS = {
     "dense": ({"features": 3}, IMAGE),
     "conv2d": ({"channels": 3, "kernel_size": 3}, IMAGE),
     "conv2d_add": ({"channels": 4, "kernel_size": 3, "padding": 1}, IMAGE, IMAGE),
     "conv_transpose2d": ({"channels": 3, "kernel_size": 2, "stride": 2}, IMAGE),
+    "conv3d": ({"channels": 3, "kernel_size": 3}, VOLUME),
+    "conv_transpose3d": ({"channels": 3, "kernel_size": 2, "stride": 2}, VOLUME),
     "max_pool2d": ({"kernel_size": 2}, IMAGE),
     "average_pool2d": ({"kernel_size": 2}, IMAGE),
     "global_average_pool2d": ({}, IMAGE),
@@ -76,7 +78,10 @@ OF_FLOATS = {
     "lstm": ({"features": 3}, PLACES),
     "gru": ({"features": 3}, PLACES),
     "position_embedding": ({}, PLACES),
+    "binary_cross_entropy": ({}, IMAGE, IMAGE),
     "mean_squared_error": ({}, IMAGE, IMAGE),
+    "absolute_error": ({}, IMAGE, IMAGE),
+    "huber": ({}, IMAGE, IMAGE),
     "softmax_cross_entropy": ({}, PLACES, PLACES[:2]),
 }
 
@@ -115,6 +120,7 @@ WRONG = {
         r"kernel_size is \[1.5, 2\]; give a whole number or a list of numbers",
     ),
     "a wrong value": ("dropout", {"rate": 2}, "dropout: rate is 2"),
+    "a distance below 0": ("huber", {"delta": -1}, "huber: delta is -1; give a number above 0"),
 }
 
 
