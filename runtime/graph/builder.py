@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NewType
 
 from ...kernels.kernel import ArraySpec, Kernel
+from ...kernels.loss import Loss
 from ...kernels.registry import kernel
 from ..errors import GraphError
 from .backward import has_gradient, keeps_parameters
@@ -88,10 +89,11 @@ def sequential(
     return builder.build(value)
 
 
-def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
+def with_loss(graph: Graph, loss: str, target: ArraySpec, **attributes: Any) -> Graph:
     """The graph with a loss kernel behind its only output: nodes "target" (an input) and "loss" are added.
 
-    `target` is per sample. The first output is the loss, the second the prediction it was computed from.
+    `target` is per sample, and `attributes` are the loss's. The first output is the loss, the second the
+    prediction it was computed from.
     """
     if len(graph.outputs) != 1:
         raise GraphError(f"a loss needs one prediction; the graph has outputs {', '.join(graph.outputs)}")
@@ -131,5 +133,12 @@ def with_loss(graph: Graph, loss: str, target: ArraySpec) -> Graph:
             f"at {', '.join(ends)}; remove these weights, or train a value before that (of an ONNX file, "
             "[model] output names it)"
         )
-    node = Node("loss", kernel(loss), (prediction, "target"))
+    node = Node("loss", kernel(loss, **attributes), (prediction, "target"))
     return Graph({**graph.inputs, "target": target}, (*graph.nodes, node), ("loss", prediction))
+
+
+def loss_of(graph: Graph) -> Loss:
+    """The kernel that `with_loss` has put behind a model."""
+    found = graph.by_name[graph.outputs[0]].kernel
+    assert isinstance(found, Loss), f"{graph.outputs[0]} is a {found.name}: the graph has no loss"
+    return found

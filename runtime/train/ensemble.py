@@ -5,9 +5,9 @@
              └─ member_3. … ─┘
 
 Of members that tell classes apart the means are of probabilities, and the output is their logarithm: as any
-classifier's it gives them back through a softmax. Lakshminarayanan et al., "Simple and scalable predictive
-uncertainty estimation using deep ensembles" (2017). Members are branches of the graph, which idle ranks can
-compute side by side.
+classifier's it gives them back through a softmax. So of labels a sigmoid gives back each mean p, of
+log(p / (1 - p)). Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep
+ensembles" (2017). Members are branches of the graph, which idle ranks can compute side by side.
 """
 
 from __future__ import annotations
@@ -53,15 +53,27 @@ def ensemble(
         """A node under a name that no output has: a model's last node may be called add_1."""
         return b(kernel, *inputs, name=name or f"members.{kernel}_{next(number)}", **attributes)
 
-    if first.classifies:
-        predictions = [put("softmax", prediction) for prediction in predictions]
-    scaled = partial(put, "arithmetic_number", operator="mul")
-    sum_, count = put("add", *predictions), len(members)
-    if first.classifies:
-        mean = scaled(sum_, value=1 / count)
-        put("log", put("clip", mean, minimum=LEAST), name=output)
-    else:
-        mean = scaled(sum_, value=1 / count, name=output)
+    scaled, count = partial(put, "arithmetic_number", operator="mul"), len(members)
+
+    def mean_of(values: Sequence[Value], name: str = "") -> Value:
+        return scaled(put("add", *values), value=1 / count, name=name)
+
+    def log(mean: Value, name: str = "") -> Value:
+        return put("log", put("clip", mean, minimum=LEAST), name=name)
+
+    match first.predicts:
+        case "classes":
+            predictions = [put("softmax", prediction) for prediction in predictions]
+            mean = mean_of(predictions)
+            log(mean, output)
+        case "labels":
+            # Both logarithms are of a mean: 1 - mean has lost its digits where the members are sure of yes.
+            opposite = [put("sigmoid", scaled(prediction, value=-1.0)) for prediction in predictions]
+            predictions = [put("sigmoid", prediction) for prediction in predictions]
+            mean = mean_of(predictions)
+            put("arithmetic", log(mean), log(mean_of(opposite)), operator="sub", name=output)
+        case "values":
+            mean = mean_of(predictions, output)
     away = [put("arithmetic", prediction, mean, operator="sub") for prediction in predictions]
     squares = put("add", *(put("arithmetic", one, one, operator="mul") for one in away))
     deviation = put("sqrt", scaled(squares, value=1 / (count - 1)), name=f"{output}_deviation")
@@ -113,5 +125,5 @@ def _takes(member: Trained) -> str:
 
 def _predicts(member: Trained) -> str:
     specs = member.graph.specs(1)
-    kind = "scores of classes" if member.classifies else "values"
+    kind = "values" if member.predicts == "values" else f"scores of {member.predicts}"
     return ", ".join(f"{name} {specs[name].shape[1:]} ({kind})" for name in member.graph.outputs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...kernels.lane import Task
 from ..exchange import Reducer
+from ..graph.builder import loss_of
 from ..work import Compute
 from .data import Samples
 from .order import micro_batches, owned
@@ -19,7 +20,7 @@ from .tally import Tally, measure
 
 
 class Score(NamedTuple):
-    """Mean loss, and share of correct answers (None where there are no classes)."""
+    """Mean loss, and share of correct answers (None of values)."""
 
     loss: float
     accuracy: float | None
@@ -66,4 +67,5 @@ async def evaluate(
         return None
     if damage := tally.damage(samples, parts):
         tell(f"{what}: the loss is {tally.loss}: {damage}; clean it")
-    return Score(tally.loss, tally.accuracy if samples.classes is not None else None, damage)
+    judged = loss_of(replica.graph).predicts != "values"
+    return Score(tally.loss, tally.accuracy if judged else None, damage)

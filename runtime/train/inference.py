@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...kernels.arithmetic import ArithmeticWeight, Operator
 from ...kernels.kernel import ArraySpec
+from ...kernels.loss import Predicts
 from ..errors import Mistake
 from ..graph import Graph
 from ..graph.graph import Node
@@ -53,7 +54,7 @@ class Trained:
     affine: Affine
     labels: tuple[str, ...]
     step: int
-    classifies: bool  # what it predicts are logits of classes
+    predicts: Predicts  # of classes and labels logits
 
 
 def described(data: Data) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def trained(path: Path) -> Trained:
     snapshot = checkpoint.load(path)
     job = load_job(folder.require_job())
     told = snapshot.progress.get("samples")
-    shapes = _shapes(told) if told is not None else load_data(job.data, job.seed, job.model.loss)
+    shapes = _shapes(told) if told is not None else load_data(job.data, job.seed, job.model.loss.name)
     weights = {
         name.removeprefix(WEIGHT): tensor
         for name, tensor in snapshot.tensors.items()
@@ -95,8 +96,7 @@ def trained(path: Path) -> Trained:
     if shapes.outcome.changes:
         graph, led_back = in_units(graph, shapes.outcome)
         weights |= led_back
-    classifies = job.model.loss == "softmax_cross_entropy"
-    return Trained(graph, weights, shapes.affine, labels, snapshot.step, classifies)
+    return Trained(graph, weights, shapes.affine, labels, snapshot.step, job.model.loss.predicts)
 
 
 def in_units(graph: Graph, outcome: Affine) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
@@ -120,7 +120,7 @@ def predicting(name: str) -> Graph:
     if os.path.isdir(path) or path.suffix == ".safetensors":
         return trained(path).graph
     job = load_job(name)
-    return without_loss(build(job.model, load_data(job.data, job.seed, job.model.loss)))
+    return without_loss(build(job.model, load_data(job.data, job.seed, job.model.loss.name)))
 
 
 def _shapes(told: Mapping[str, Any]) -> Shapes:

@@ -5,20 +5,30 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
 from ...kernels.kernel import ArraySpec
+from ...kernels.loss import Predicts
 from ..errors import GraphError
 from ..graph import Builder, Graph, Layout, Node, with_loss
 from .imported import Weights, imported
+from .losses import LossSection
 from .schema import Gpt, Layer, Model
 
 BYTES = 256  # the alphabet of a byte-level model
 
+SQUASHING: dict[Predicts, tuple[str, ...]] = {
+    "classes": ("softmax",),
+    "labels": ("sigmoid", "softmax"),
+    "values": (),
+}
+"""What a model must not end in, by what its loss has it predict: the loss does that itself."""
+
 
 class Shaped(Protocol):
-    """What a model sees of its data; `classes` is None for a regression."""
+    """What a model sees of its data; `classes` is None where the loss is not of classes."""
 
     @property
     def input_spec(self) -> ArraySpec:
@@ -59,16 +69,16 @@ def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights, str]
                 f"[model] python = {model.python!r} has the inputs {dict(graph.inputs)}; it must have one,"
                 f" called 'x', of the data's shape and dtype: {sample}"
             )
-    if model.loss == "softmax_cross_entropy":
-        _require_classes(graph, target)
-    trained = with_loss(graph, model.loss, target)
+    _require_shape(graph, target, model.loss)
+    trained = with_loss(graph, model.loss.name, target, **model.loss.attributes)
     if not Layout.of(trained).size:
         raise GraphError("the model has no weights: there is nothing to train")
     last = next(node for node in trained.nodes if node.name == trained.outputs[1])
-    if model.loss == "softmax_cross_entropy" and last.kernel.name == "softmax":
+    if last.kernel.name in SQUASHING[model.loss.predicts]:
+        remedy = "leave the node out" if model.onnx is None else "name the value before it as [model] output"
         raise GraphError(
-            f"node {last.name!r} is a softmax, and the loss softmax_cross_entropy takes one itself: "
-            + ("leave the node out" if model.onnx is None else "name the value before it as [model] output")
+            f"node {last.name!r} is a {last.kernel.name}, and the loss {model.loss.name} takes logits, of any"
+            f" size: {remedy}"
         )
     logits = trained.specs(1)[trained.outputs[1]].shape[-1]
     if data.classes is not None and data.classes > logits:
@@ -79,15 +89,31 @@ def build_with_weights(model: Model, data: Shaped) -> tuple[Graph, Weights, str]
     return trained, weights, note
 
 
-def _require_classes(graph: Graph, target: ArraySpec) -> None:
-    """GraphError where targets have an axis for the classes, as one-hot targets do."""
-    outputs = [graph.specs(1)[name].shape[1:] for name in graph.outputs]
-    if len(outputs) == 1 and target.shape and len(outputs[0]) == len(target.shape):
-        raise GraphError(
-            f"a sample has targets {target.shape} and the model's outputs are {outputs[0]}: "
-            "softmax_cross_entropy takes the class's number in place of the last axis. If the targets are "
-            'one-hot, store targets.argmax(-1); if they are values, use [model] loss = "mean_squared_error"'
-        )
+def _require_shape(graph: Graph, target: ArraySpec, loss: LossSection) -> None:
+    """GraphError, with what to do, where targets have an axis for the classes, as one-hot targets do; or,
+    of labels and values, where there is not one for each output.
+    """
+    if len(graph.outputs) != 1:
+        return  # for `with_loss` to say
+    output = graph.specs(1)[graph.outputs[0]].shape[1:]
+    shapes = f"a sample has targets {target.shape} and the model's outputs are {output}: {loss.name} takes "
+    if loss.predicts == "classes":
+        if target.shape and len(output) == len(target.shape):
+            raise GraphError(
+                f"{shapes}the class's number in place of the last axis. If the targets are one-hot, store "
+                "targets.argmax(-1); if they are labels, of which several may hold, use [model] loss = "
+                '"binary_cross_entropy"; if they are values, "mean_squared_error"'
+            )
+    elif output != target.shape:
+        if prod(output) == prod(target.shape):
+            remedy = f'end the model in {{ kernel = "reshape", shape = {list(target.shape)} }}'
+        elif len(output) == len(target.shape) == 1:
+            remedy = f"give the last layer {target.shape[0]}"
+        else:
+            remedy = "let the model end in the targets' shape"
+        if loss.predicts == "labels" and target.shape == (1,):
+            remedy += ', or, if a target is the number of a class, use [model] loss = "softmax_cross_entropy"'
+        raise GraphError(f"{shapes}one output for each target: {remedy}")
 
 
 def chain(layers: list[Layer], sample: ArraySpec) -> Graph:

@@ -25,6 +25,7 @@ from ..exchange.formats import KEEP
 from ..exchange.tune import DEFAULT, Settings
 from . import order
 from .data.section import DataSection, TextData, files
+from .losses import LossSection, PlainLoss
 from .optimizers import ConstantSchedule, CosineSchedule, OptimizerSection, ScheduleSection
 from .section import Amount, Count, Fraction, Name, Positive, Section, nearest, problem
 from .serving import ServeSection
@@ -99,7 +100,7 @@ class Model(Section):
     )
     head: Annotated[list[Layer], Field(min_length=1)] | None = None  # behind it
     weights: Name | None = None  # to start with: a run's, of an ONNX or another safetensors file
-    loss: Literal["softmax_cross_entropy", "mean_squared_error"] = "softmax_cross_entropy"
+    loss: LossSection = PlainLoss(name="softmax_cross_entropy")
 
     @field_validator("onnx")
     @classmethod
@@ -238,8 +239,8 @@ class Run(Section):
         1.0  # of the compute time, among models of the same priority
     )
     priority: int = 0  # higher goes first; the others keep a tenth of the time
-
     halve: bool = False  # whether the worse half of the models that train together is stopped early
+
 
 class Sample(Section):
     """Text that the trained model writes at the end."""
@@ -276,7 +277,7 @@ class Job(Section):
     def _model_fits_data(cls, model: Model, info: ValidationInfo) -> Model:
         data = info.data.get("data")
         text = isinstance(data, TextData)
-        if text and model.loss != "softmax_cross_entropy":
+        if text and model.loss.predicts != "classes":
             raise problem("text is bytes to choose from: use softmax_cross_entropy", ("model", "loss"))
         if model.gpt and data and not text:
             raise problem('reads bytes, and so needs [data] source = "text"', ("model", "gpt"))
@@ -286,12 +287,11 @@ class Job(Section):
     @classmethod
     def _metrics_can_be_measured(cls, train: Train, info: ValidationInfo) -> Train:
         data, model = info.data.get("data"), info.data.get("model")
-        classes = model is None or model.loss == "softmax_cross_entropy"
         for asked, where in ((train.target, TARGET), (train.best, BEST)):
             if asked and data and data.validation == 0.0:
                 raise problem("is measured on the validation set: [data] validation must be above 0", where)
-            if asked and asked.metric == "accuracy" and not classes:
-                raise problem("a mean_squared_error has no accuracy", (*where, "metric"))
+            if asked and model and asked.metric == "accuracy" and model.loss.predicts == "values":
+                raise problem(f'{model.loss.name} has no accuracy: use "loss"', (*where, "metric"))
         return train
 
     @field_validator("run")

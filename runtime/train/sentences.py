@@ -55,7 +55,7 @@ def sentences(
         context = details.get("ctx", {})
         path = context.get("at") or path
         if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            path = (*path, context["discriminator"].strip("'"))
+            path, _ = _follow((*path, context["discriminator"].strip("'")), values)  # or a name alone
         value = _follow(path, values)[1]
         order, origin = next(
             (origins[path[:length]] for length in range(len(path), 0, -1) if path[:length] in origins),

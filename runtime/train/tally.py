@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.loss import count_correct
 from ..graph import Program
+from ..graph.builder import loss_of
 from .data import Samples
 from .order import Indices
 
@@ -32,7 +32,7 @@ class Tally:
     array: NDArray[np.float64]
     micro_batches: int
     samples: int
-    answers: int  # one a sample, or one a byte of text
+    answers: int  # one a sample, or one for each of its labels, or bytes of text
     #: When this rank entered each of its own; not summed.
     ends_s: list[float] = field(default_factory=list)
 
@@ -93,8 +93,7 @@ class Tally:
 
 
 def measure(program: Program) -> tuple[float, int]:
-    """Sum of the losses of a program's samples, and how many answers were right (0 without classes)."""
+    """Sum of the losses of a program's samples, and how many answers were right (of values none)."""
     loss, prediction = program.outputs
-    target = program.inputs["target"]
-    correct = count_correct(prediction, target) if np.dtype(target.dtype).kind in "iu" else 0
-    return float(loss.astype(np.float64).sum()), correct
+    right = loss_of(program.graph).count_right(prediction, program.inputs["target"])
+    return float(loss.astype(np.float64).sum()), right

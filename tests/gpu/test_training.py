@@ -28,7 +28,7 @@ JOBS = {
 @pytest.mark.parametrize("name", JOBS)
 def test_losses_on_a_gpu_are_those_of_the_cpu(name):
     job = load_job(name, [*JOBS[name], f"train.steps={STEPS}"])
-    data = load_data(job.data, job.seed, job.model.loss)
+    data = load_data(job.data, job.seed, job.model.loss.name)
     graph = build(job.model, data)
     losses = []
     for device in (choose_device("cpu", 0), choose_device("cuda", 0)):

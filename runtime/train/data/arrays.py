@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ....kernels.loss import Predicts
 from ...errors import DataError
 from .. import order
 from .samples import Affine, Data, Rows, split, wide
@@ -21,6 +22,17 @@ from .stored import BLOCK_BYTES, AnyArray, Array, Joined, blocks, located, numbe
 FLOAT32_MAX = np.finfo(np.float32).max
 
 CLASSES_ARE = 'classes are 0, 1, …; for numbers use [model] loss = "mean_squared_error"'
+
+BOUNDS = {
+    "labels": (
+        0,
+        1,
+        "is no label; labels are 0 or 1, or probabilities between. Of -1 and 1 store targets > 0; for numbers"
+        ' of classes use [model] loss = "softmax_cross_entropy"',
+    ),
+    "values": (-FLOAT32_MAX, FLOAT32_MAX, "is no float32; clean it"),
+}
+"""The least and the greatest target that there may be, and what to say of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ class Plan:
     seed: int
     validation: float
     test: float
-    regression: bool
+    predicts: Predicts
     normalise: Normalise | Affine = "none"
     normalise_targets: bool = False
     shape: Sequence[int] | None = None
@@ -54,28 +66,32 @@ def joined(pairs: Sequence[Pair], inputs_name: str, targets_name: str) -> Pair:
     """
     if len(pairs) == 1:
         return pairs[0]
-    first = pairs[0]
+    inputs = one_array([pair.inputs for pair in pairs], [pair.inputs_name for pair in pairs], "inputs")
+    targets = one_array([pair.targets for pair in pairs], [pair.targets_name for pair in pairs], "targets")
     for pair in pairs:
-        for what, ours, theirs, name, of_first in (
-            ("inputs", first.inputs, pair.inputs, pair.inputs_name, first.inputs_name),
-            ("targets", first.targets, pair.targets, pair.targets_name, first.targets_name),
-        ):
-            require_numbers(theirs.dtype, name)
-            if theirs.ndim == 0:
-                raise DataError(f"{name}: holds no samples; its shape is ()")
-            if (ours.shape[1:], ours.dtype) != (theirs.shape[1:], theirs.dtype):
-                raise DataError(
-                    f"{name}: a sample's {what} are {theirs.dtype} of shape {theirs.shape[1:]}, but "
-                    f"{ours.dtype} of {ours.shape[1:]} in {of_first}; store all parts alike, or leave "
-                    "this one out of what the pattern matches"
-                )
         _require_one_target_each(pair)
-    return Pair(
-        Joined([pair.inputs for pair in pairs], [pair.inputs_name for pair in pairs]),
-        Joined([pair.targets for pair in pairs], [pair.targets_name for pair in pairs]),
-        inputs_name,
-        targets_name,
-    )
+    return Pair(inputs, targets, inputs_name, targets_name)
+
+
+def one_array(arrays: Sequence[Array], names: Sequence[str], what: str) -> Array:
+    """Arrays of several files one behind the other; `what` is what errors call that of a sample.
+
+    DataError, naming the file, where samples of one differ from those of the first.
+    """
+    first = arrays[0]
+    if len(arrays) == 1:
+        return first
+    for array, name in zip(arrays, names, strict=True):
+        require_numbers(array.dtype, name)
+        if array.ndim == 0:
+            raise DataError(f"{name}: holds no samples; its shape is ()")
+        if (first.shape[1:], first.dtype) != (array.shape[1:], array.dtype):
+            raise DataError(
+                f"{name}: a sample's {what} are {array.dtype} of shape {array.shape[1:]}, but "
+                f"{first.dtype} of {first.shape[1:]} in {names[0]}; store all parts alike, or leave "
+                "this one out of what the pattern matches"
+            )
+    return Joined(arrays, names)
 
 
 def require_numbers(dtype: np.dtype[Any], name: str) -> None:
@@ -102,7 +118,7 @@ def _require_one_target_each(pair: Pair) -> None:
 def as_data(pair: Pair, own_test: Pair | None, plan: Plan) -> Data:
     """Split `pair` by seed; `own_test`, where the source has one, is the test set whole."""
     pair = _checked(pair, plan)
-    classes = None if plan.regression else _classes(pair)
+    classes = _classes(pair) if plan.predicts == "classes" else None
     fraction = 0.0 if own_test else plan.test
     parts = split(len(pair.inputs), plan.seed, plan.validation, fraction, pair.inputs_name)
     affine, outcome = _affine(pair, parts[0], plan.normalise), Affine()
@@ -151,11 +167,11 @@ def _checked(pair: Pair, plan: Plan) -> Pair:
         inputs = reshaped(inputs, plan.shape)
     elif inputs.ndim == 1:
         inputs = reshaped(inputs, (1,))
-    if plan.regression:
+    if plan.predicts != "classes":
+        lowest, highest, otherwise = BOUNDS[plan.predicts]
         for start, block in blocks(targets):
-            if not max(abs(block.min()), abs(block.max())) <= FLOAT32_MAX:  # no copy: targets may be images
-                good = abs(block) <= FLOAT32_MAX
-                _require(good, block, start, pair, "is no float32; clean it")
+            if not (block.min() >= lowest and block.max() <= highest):  # no copy: targets may be images
+                _require((block >= lowest) & (block <= highest), block, start, pair, otherwise)
         return replace(pair, inputs=inputs, targets=reshaped(targets, (1,)) if targets.ndim == 1 else targets)
     pair = replace(pair, inputs=inputs, targets=_whole_numbers(pair))
     if targets.ndim == 2 and targets.shape[1] == 1:
@@ -207,9 +223,9 @@ def _affine(pair: Pair, rows: order.Indices, normalise: Normalise | Affine) -> A
 def _standard(array: Array, name: str, rows: order.Indices) -> Affine:
     """Mean 0 and deviation 1. Of the training samples only: test samples must not be known.
 
-    Images by channel, others by feature.
+    Images and volumes by channel, others by feature.
     """
-    feature_axis = 1 if array.ndim == 4 else array.ndim - 1
+    feature_axis = 1 if array.ndim in (4, 5) else array.ndim - 1
     axes = tuple(axis for axis in range(array.ndim) if axis != feature_axis)
     step = max(1, BLOCK_BYTES // (8 * prod(array.shape[1:])))
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]

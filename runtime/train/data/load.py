@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ....kernels.registry import LOSSES
 from ...errors import DataError
 from . import digits, hdf5, idx, npy, npz, section, table, text
 from .arrays import Pair, Plan, as_data
 from .samples import Data
-from .stored import AnyArray
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -38,13 +38,13 @@ class Loader:
     """Loads the data of several jobs."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, AnyArray] = {}
+        self._texts: dict[str, text.Text] = {}
         self._sources: dict[str, Source] = {}
         self._data: dict[tuple[str, int, str], Data] = {}
 
     def load(self, data: section.DataSection, seed: int, loss: str) -> Data:
         """As `load_data`; what was loaded for another job is not loaded again."""
-        key = data.model_dump_json(), seed, loss
+        key = data.model_dump_json(), seed, LOSSES[loss].predicts
         return _once(self._data, key, lambda: self._load(data, seed, loss))
 
     def _load(self, data: section.DataSection, seed: int, loss: str) -> Data:
@@ -61,7 +61,7 @@ def _once(held: dict[K, V], key: K, make: Callable[[], V]) -> V:
 
 
 def load_data(data: section.DataSection, seed: int, loss: str = "softmax_cross_entropy") -> Data:
-    """Open the source and split it by seed; `loss` decides whether targets are classes or numbers.
+    """Open the source and split it by seed; `loss` decides whether targets are classes, labels or values.
 
     Raises DataError naming the file, what was found in it and what to do.
     """
@@ -96,20 +96,23 @@ def _read(data: section.ArraySection) -> Source:
 
 def _arrange(source: Source, data: section.ArraySection, seed: int, loss: str) -> Data:
     pair, labels = source.pair, source.labels
-    regression = loss == "mean_squared_error"
-    if labels and regression:
-        raise DataError(f"{pair.targets_name}: holds names ({labels[0]!r}, …), which {loss} cannot approach")
-    targets = None if isinstance(data, section.DigitsData) else data.normalise_targets
-    if targets and not regression:
+    predicts = LOSSES[loss].predicts
+    if labels and predicts != "classes":
         raise DataError(
-            f'[data] normalise_targets = "{targets}" is for numbers, and {loss} takes classes: leave it out, '
-            'or use [model] loss = "mean_squared_error"'
+            f"{pair.targets_name}: holds names ({labels[0]!r}, …), and {loss} takes numbers; for names use "
+            '[model] loss = "softmax_cross_entropy"'
+        )
+    targets = None if isinstance(data, section.DigitsData) else data.normalise_targets
+    if targets and predicts != "values":
+        raise DataError(
+            f'[data] normalise_targets = "{targets}" is for values, and {loss} takes {predicts}: leave it '
+            'out, or use [model] loss = "mean_squared_error"'
         )
     plan = Plan(
         seed=seed,
         validation=data.validation,
         test=data.test,
-        regression=regression,
+        predicts=predicts,
         normalise=digits.AFFINE if isinstance(data, section.DigitsData) else data.normalise,
         normalise_targets=targets is not None,
         shape=None if isinstance(data, section.DigitsData | section.CsvData) else data.shape,

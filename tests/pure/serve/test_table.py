@@ -37,6 +37,11 @@ TABLES = {
         [[0.1, -1e-30, np.nan], [65537, 3e38, -np.inf]],
         [["0", "0.1", "-1e-30", "nan"], ["1", "65537.0", "3e+38", "-inf"]],
     ),
+    "the probability of each label, however large its logit": (
+        Table(LOGITS, binary=True),
+        [[0, -np.log(3), 5000], [-5000, np.nan, np.inf]],
+        [["0", "0.5", "0.25", "1"], ["1", "0", "nan", "nan"]],
+    ),
     "one number a sample": (Table(VALUE), [[0.5], [2]], [["0", "0.5"], ["1", "2.0"]]),
     "a number without an axis": (Table(BARE), [0.5, 2], [["0", "0.5"], ["1", "2.0"]]),
 }
@@ -56,13 +61,29 @@ def test_a_line_a_sample(table, values, lines):
     [
         (Table(LOGITS, NAMES), "sample,class,probability"),
         (Table(LOGITS), "sample,y_0,y_1,y_2"),
+        (Table(LOGITS, binary=True), "sample,probability_0,probability_1,probability_2"),
+        (Table(VALUE, binary=True), "sample,probability"),
         (Table(VALUE), "sample,y"),
         (Table(BARE), "sample,y"),
     ],
-    ids=["classes", "several numbers", "one number", "no axis"],
+    ids=["classes", "several numbers", "several labels", "one label", "one number", "no axis"],
 )
 def test_the_header(table, header):
     assert ",".join(table.header) == header
+
+
+def test_further_outputs_stand_in_columns_behind_the_first():
+    deviation = TensorInfo("y_deviation", "FP32", (-1, 2))
+    values = np.array([[0, 9, 0], [9, 0, 0]], np.float32), np.array([[0.5, 1], [2, 3]], np.float32)
+    table = Table(LOGITS, ("a", "b"), (deviation, BARE))
+    found = "".join(table.text(*values, np.array([7.0, 8.0]))).splitlines()
+    assert found == [
+        "sample,class,probability,y_deviation_0,y_deviation_1,y",
+        "0,b,0.999753,0.5,1.0,7.0",
+        "1,a,0.999753,2.0,3.0,8.0",
+    ]
+    with pytest.raises(Mistake, match=r"^y_deviation gives \(2, 2\) for a sample"):
+        Table(LOGITS, None, (TensorInfo("y_deviation", "FP32", (-1, 2, 2)),))
 
 
 def test_whole_numbers_and_more_samples_than_are_written_at_once():

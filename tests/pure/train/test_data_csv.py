@@ -36,7 +36,7 @@ def test_a_target_may_hold_names() -> None:
     assert data.labels == ("a", "b, with comma")
     inputs, targets = gathered(data.train)
     np.testing.assert_array_equal(targets, inputs[:, 0] % 2)
-    with pytest.raises(DataError, match=r"holds names \('a', …\), which mean_squared_error cannot approach"):
+    with pytest.raises(DataError, match=r"holds names \('a', …\), and mean_squared_error takes numbers; for"):
         load("csv", "mean_squared_error", path="n.csv", target=-1, header=False)
 
 

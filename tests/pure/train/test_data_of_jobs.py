@@ -26,6 +26,9 @@ def test_jobs_of_one_data_set_and_seed_have_one_object(here: Path) -> None:
     loader = Loader()
     first = loader.load(section(**SOURCES["CSV"]), 0, LOSS)
     assert loader.load(section(**SOURCES["CSV"]), 0, LOSS) is first
+    values = loader.load(section(**SOURCES["CSV"]), 0, "mean_squared_error")
+    assert values is not first
+    assert loader.load(section(**SOURCES["CSV"]), 0, "huber") is values
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,10 @@ def test_times_near_1e9_keep_their_minutes(here: Path):
 
 
 def test_classes_are_not_normalised(here: Path):
-    with pytest.raises(DataError, match=r'normalise_targets = "standard" is for numbers, and softmax_cross'):
+    with pytest.raises(DataError, match=r'normalise_targets = "standard" is for values, and softmax_cross'):
         npy(loss="softmax_cross_entropy", targets="c.npy")
+    with pytest.raises(DataError, match=r"for values, and binary_cross_entropy takes labels: leave it out"):
+        npy(loss="binary_cross_entropy")
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,12 @@ def test_classes_are_not_normalised(here: Path):
 )
 def test_of_targets_that_train_slowly_a_run_says_so(here: Path, targets: Any, about: str):
     np.save("y.npy", targets(np.load("y.npy")))
-    job = load_job("digits")
+    job, classes = load_job("digits", ["model.loss=huber"]), load_job("digits")
     told = far_off(job, npy(normalise_targets=None))
     assert told == "" if not about else f"numbers of about {about}" in told
     np.save("y.npy", 250 + np.random.default_rng(1).standard_normal(200))
     assert far_off(job, npy()) == ""
-    assert far_off(job, npy(loss="softmax_cross_entropy", normalise_targets=None, targets="c.npy")) == ""
+    assert far_off(classes, npy(loss="softmax_cross_entropy", normalise_targets=None, targets="c.npy")) == ""
 
 
 def test_a_checkpoint_tells_how_targets_were_normalised(here: Path):

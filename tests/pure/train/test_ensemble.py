@@ -10,6 +10,7 @@ import pytest
 
 from tests.pure.graph.onnx_files import expected
 from tests.pure.graph.test_onnx_writer import computed
+from weft.kernels.loss import Predicts
 from weft.runtime.errors import Mistake
 from weft.runtime.graph import Builder, Graph, Layout
 from weft.runtime.graph.builder import sequential
@@ -24,7 +25,7 @@ GRAPH = sequential((FEATURES,), [("dense", {"features": 4}), ("relu", {}), ("den
 SAMPLES = np.random.default_rng(3).normal(20, 4, (7, FEATURES)).astype(np.float32)
 
 
-def member(seed: int, *, classifies: bool, labels: tuple[str, ...] = (), graph: Graph = GRAPH) -> Trained:
+def member(seed: int, *, predicts: Predicts, labels: tuple[str, ...] = (), graph: Graph = GRAPH) -> Trained:
     """A run's model of drawn weights; each seed has seen samples of another mean and scale."""
     random = np.random.default_rng(seed)
     weights = {
@@ -32,7 +33,7 @@ def member(seed: int, *, classifies: bool, labels: tuple[str, ...] = (), graph: 
         for parameter in Layout.of(graph).parameters
     }
     affine = Affine(random.normal(20, 1, FEATURES), random.uniform(0.1, 0.4, FEATURES))
-    return Trained(graph, weights, affine, labels, 10 * seed, classifies)
+    return Trained(graph, weights, affine, labels, 10 * seed, predicts)
 
 
 def predicted(one: Trained) -> np.ndarray:
@@ -42,7 +43,7 @@ def predicted(one: Trained) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_values_are_the_members_mean_and_their_deviation_from_it(count: int) -> None:
-    members = [member(seed, classifies=False) for seed in range(count)]
+    members = [member(seed, predicts="values") for seed in range(count)]
     graph, weights = ensemble(members, [f"run-{n}" for n in range(count)])
     assert graph.outputs == ("dense_2", "dense_2_deviation")
     wanted = np.array([predicted(one) for one in members])
@@ -53,7 +54,7 @@ def test_values_are_the_members_mean_and_their_deviation_from_it(count: int) -> 
 
 
 def test_classes_have_the_members_mean_probability() -> None:
-    members = [member(seed, classifies=True) for seed in range(3)]
+    members = [member(seed, predicts="classes") for seed in range(3)]
     graph, weights = ensemble(members, ["a", "b", "c"])
     logits, deviation = expected(write(graph, weights), {"x": SAMPLES})
     shares = np.exp([predicted(one) for one in members])
@@ -62,11 +63,24 @@ def test_classes_have_the_members_mean_probability() -> None:
     np.testing.assert_allclose(deviation, shares.std(0, ddof=1), rtol=1e-3, atol=1e-4)
 
 
-def test_what_no_member_thinks_possible_has_a_finite_logarithm() -> None:
-    sure = member(1, classifies=True)
+def test_labels_have_the_members_mean_probability_each() -> None:
+    members = [member(seed, predicts="labels") for seed in range(3)]
+    graph, weights = ensemble(members, ["a", "b", "c"])
+    logits, deviation = expected(write(graph, weights), {"x": SAMPLES})
+    shares = 1 / (1 + np.exp([-predicted(one) for one in members]))
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), shares.mean(0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(logits)), 1 - shares.mean(0), rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(deviation, shares.std(0, ddof=1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(computed(graph, weights, SAMPLES), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("predicts", ["classes", "labels"])
+def test_what_no_member_thinks_possible_has_a_finite_logarithm(predicts: Predicts) -> None:
+    sure = member(1, predicts=predicts)
     sure = replace(sure, weights={name: 1e4 * array for name, array in sure.weights.items()})
     graph, weights = ensemble([sure, sure], ["a", "b"])
-    logits, deviation = expected(write(graph, weights), {"x": SAMPLES})
+    with np.errstate(over="ignore", invalid="ignore"):  # in the evaluator's sigmoid
+        logits, deviation = expected(write(graph, weights), {"x": SAMPLES})
     assert np.isfinite(logits).all()
     assert logits.min() < -80
     assert (deviation == 0).all()
@@ -79,22 +93,23 @@ WIDER = sequential((FEATURES + 1,), [("dense", {"features": OUTPUTS})])
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        (member(2, classifies=False), r"b predicts dense_2 \(3,\) \(values\), and a dense_2 \(3,\)"),
-        (member(2, classifies=True, graph=OTHER), r"b predicts dense_1 \(4,\) \(scores of classes\), and a"),
-        (member(2, classifies=True, graph=WIDER), r"b takes x float32 \(6,\), and a x float32 \(5,\)"),
-        (member(2, classifies=True, labels=("u", "v", "w")), "b tells apart u, v, w, and a classes without"),
+        (member(2, predicts="values"), r"b predicts dense_2 \(3,\) \(values\), and a dense_2 \(3,\)"),
+        (member(2, predicts="labels"), r"b predicts dense_2 \(3,\) \(scores of labels\), and a dense_2"),
+        (member(2, predicts="classes", graph=OTHER), r"b predicts dense_1 \(4,\) \(scores of classes\), "),
+        (member(2, predicts="classes", graph=WIDER), r"b takes x float32 \(6,\), and a x float32 \(5,\)"),
+        (member(2, predicts="classes", labels=("u", "v", "w")), "b tells apart u, v, w, and a classes with"),
     ],
 )  # fmt: skip
 def test_members_that_do_not_do_the_same_are_told(other: Trained, told: str) -> None:
     with pytest.raises(Mistake, match=told):
-        ensemble([member(1, classifies=True), other], ["a", "b"])
+        ensemble([member(1, predicts="classes"), other], ["a", "b"])
 
 
 def test_the_output_may_be_called_as_a_node_without_a_name_would_be() -> None:
     b = Builder()
     x = b.input("x", (FEATURES,))
     graph = b.build(b("add", b("dense", x, features=OUTPUTS), b("dense", x, features=OUTPUTS)))
-    members = [member(seed, classifies=False, graph=graph) for seed in range(3)]
+    members = [member(seed, predicts="values", graph=graph) for seed in range(3)]
     made, weights = ensemble(members, ["a", "b", "c"])
     assert made.outputs == ("add_1", "add_1_deviation")
     wanted = np.mean([predicted(one) for one in members], 0)

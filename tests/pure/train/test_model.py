@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
 from weft.kernels.device import Device
 from weft.kernels.kernel import ArraySpec
+from weft.kernels.value_loss import Huber
 from weft.runtime.errors import GraphError
 from weft.runtime.graph import Builder
+from weft.runtime.graph.builder import loss_of
 from weft.runtime.graph.outline import outline
 from weft.runtime.train import oracle
 from weft.runtime.train.data import load_data
@@ -42,7 +46,7 @@ def test_a_python_model_with_another_input_than_the_data_is_refused(function, tm
     (tmp_path / "inputs_models.py").write_text(MODELS)
     monkeypatch.syspath_prepend(tmp_path)
     job = load_job("digits", [])
-    data = load_data(job.data, job.seed, job.model.loss)
+    data = load_data(job.data, job.seed, job.model.loss.name)
     model = job.model.model_copy(update={"layers": None, "python": f"inputs_models:{function}"})
     with pytest.raises(GraphError, match="called 'x'"):
         build(model, data)
@@ -62,7 +66,10 @@ FLAT = {"kernel": "flatten"}
     ("layers", "words"),
     [
         ([FLAT], "the model has no weights"),
-        ([FLAT, {"kernel": "dense", "features": 10}, {"kernel": "softmax"}], "takes one itself"),
+        (
+            [FLAT, {"kernel": "dense", "features": 10}, {"kernel": "softmax"}],
+            "takes logits, of any size: leave",
+        ),
         ([FLAT, {"kernel": "dense", "features": 9}], "numbered from 0 to the greatest"),
     ],
     ids=["no weights", "softmax twice", "too few outputs"],
@@ -71,7 +78,7 @@ def test_a_model_that_cannot_learn_its_data_is_refused(layers, words):
     job = load_job("digits-mlp", [])
     given = [Layer.model_validate(layer) for layer in layers]
     with pytest.raises(GraphError, match=words):
-        build(job.model.model_copy(update={"layers": given}), load_data(job.data, job.seed, job.model.loss))
+        build(job.model.model_copy(update={"layers": given}), load_data(job.data, job.seed))
 
 
 @pytest.mark.parametrize("features", [3, 5])
@@ -81,6 +88,52 @@ def test_one_hot_targets_are_refused_with_what_to_store(features, tmp_path):
     model = Model(layers=[Layer(kernel="dense", features=features)])
     with pytest.raises(GraphError, match=rf"targets \(3,\) .* outputs are \({features},\).*argmax\(-1\)"):
         build(model, data)
+
+
+class Sampled(NamedTuple):
+    """What a model sees of data with targets of this shape."""
+
+    target_spec: ArraySpec
+    input_spec: ArraySpec = ArraySpec((4,))
+    classes: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "last", "words"),
+    [
+        (
+            "binary_cross_entropy",
+            (3,),
+            ["sigmoid"],
+            "'sigmoid_1' is a sigmoid, and the loss binary_cross_entr",
+        ),
+        (
+            "binary_cross_entropy",
+            (3,),
+            ["softmax"],
+            "is a softmax, and the loss .* takes logits, of any size",
+        ),
+        (
+            "binary_cross_entropy",
+            (1,),
+            [],
+            r"targets \(1,\) .* outputs are \(3,\).* layer 1, or, if a targ",
+        ),
+        ("huber", (5,), [], r"targets \(5,\) .* huber takes one output for each target: give .* 5$"),
+        ("absolute_error", (3, 1), [], r'end the model in { kernel = "reshape", shape = \[3, 1\] }'),
+        ("mean_squared_error", (2, 2), [], "let the model end in the targets' shape"),
+    ],
+)
+def test_what_a_model_must_end_in_is_told_for_each_loss(loss, targets, last, words):
+    layers = [Layer(kernel="dense", features=3), *(Layer(kernel=kernel) for kernel in last)]
+    with pytest.raises(GraphError, match=words):
+        build(Model(layers=layers, loss=loss), Sampled(ArraySpec(targets)))
+
+
+def test_a_sigmoid_may_be_last_where_values_are_approached():
+    layers = [Layer(kernel="dense", features=3), Layer(kernel="sigmoid")]
+    graph = build(Model(layers=layers, loss={"name": "huber", "delta": 0.5}), Sampled(ArraySpec((3,))))
+    assert loss_of(graph) == Huber(delta=0.5)
 
 
 def test_an_outline_tells_kernels_settings_and_inputs():
@@ -109,7 +162,7 @@ class Apart(Device):
 
 def test_the_oracle_trains_where_gradients_travel_through_other_memory():
     job = load_job("digits-mlp", ["train.schedule.warmup=2", "train.steps=4"])
-    data = load_data(job.data, job.seed, job.model.loss)
+    data = load_data(job.data, job.seed, job.model.loss.name)
     losses = []
     for device in (Device(), Apart()):
         replica = Replica(

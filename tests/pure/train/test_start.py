@@ -290,7 +290,7 @@ def test_a_jobs_files_lie_beside_it_and_a_run_may_go_on_where_they_have_moved(tm
 def test_weights_that_a_run_is_given_when_it_goes_on_are_told_not_to_count(tmp_path):
     before = load_job("digits", [f"model.weights={tmp_path / 'before.safetensors'}"])
     save_file({"dense_1.bias": np.zeros(10, np.float32)}, tmp_path / "before.safetensors")
-    data = load_data(before.data, before.seed, before.model.loss)
+    data = load_data(before.data, before.seed, before.model.loss.name)
     found = lineage(before, data, build(before.model, data))
     run = RunFolder(tmp_path / "run")
     checkpoint.save(run.checkpoints, checkpoint.Snapshot(3, {}, {"lineage": found}))
@@ -308,7 +308,7 @@ def test_weights_that_a_run_is_given_when_it_goes_on_are_told_not_to_count(tmp_p
 def test_a_folder_that_a_run_is_given_when_it_goes_on_is_told_not_to_count(tmp_path):
     """It stayed where it was, and nothing was said."""
     before = load_job("digits", ["run.folder=/first"])
-    data = load_data(before.data, before.seed, before.model.loss)
+    data = load_data(before.data, before.seed, before.model.loss.name)
     run = RunFolder(tmp_path / "run")
     found = lineage(before, data, build(before.model, data))
     checkpoint.save(run.checkpoints, checkpoint.Snapshot(3, {}, {"lineage": found}))

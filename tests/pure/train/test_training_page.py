@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from tests.launch import ROOT
-from weft.kernels.registry import KERNELS
+from weft.kernels.registry import KERNELS, LOSSES
 from weft.runtime.train import optimizers, schema
 from weft.runtime.train.data import section
 from weft.runtime.train.toml import to_toml_value
@@ -46,8 +46,8 @@ def default_of(model: type[BaseModel], key: str) -> str | None:
     if field.default is None:
         return "none"
     value = field.default
-    if isinstance(value, BaseModel):
-        value = {name: inner for name, inner in value.model_dump().items() if inner}
+    if isinstance(value, BaseModel) and not isinstance(value := value.model_dump(), str):
+        value = {name: inner for name, inner in value.items() if inner}
     return f"`{to_toml_value(value)}`"
 
 
@@ -106,6 +106,18 @@ def test_a_kernel_has_these_attributes_and_defaults(name):
             assert default == "", key
         elif expected is not None:
             assert default.split(",")[0] == f"`{to_toml_value(expected)}`", key
+
+
+def test_losses_have_these_attributes_and_defaults():
+    told = {
+        name: attributes(cell)
+        for names, cell in rows(TABLES["model"], "loss").items()
+        for name in re.findall(r"\w+", names)
+    }
+    assert told == {
+        name: {each.name: f"`{to_toml_value(each.default)}`" for each in dataclasses.fields(kind)}
+        for name, kind in LOSSES.items()
+    }
 
 
 KINDS = {
