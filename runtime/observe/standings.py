@@ -20,6 +20,7 @@ from .folder import RunFolder
 from .history import History, read_metrics
 from .words import figure
 
+LOSS: Final = "model.loss"
 KEYS_SHOWN: Final = 4
 LONGEST: Final = 20  # of a value, in characters
 APART: Final = {"name", "run.folder"}
@@ -112,7 +113,10 @@ def table(ordered: Sequence[Standing]) -> str:
         "  ".join([f"  {line[0]:<{widths[0]}}", *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in lines
     )
-    parts = [text, f"  they differ in {', '.join(more)}, too" if more else "", _best(ordered[0])]
+    best = _best(ordered[0])
+    if any(key.startswith(LOSS) for key in differing):
+        best = "  none is the best: they have different losses ([model] loss), whose numbers do not compare"
+    parts = [text, f"  they differ in {', '.join(more)}, too" if more else "", best]
     return "\n".join(filter(None, parts))
 
 
@@ -123,11 +127,15 @@ def _best(first: Standing) -> str:
 
 
 def job_keys(path: Path) -> dict[str, Any]:
-    """The values of a stored job by their dotted keys; none where it is missing or cannot be read."""
+    """The values of a stored job by their dotted keys; none where it is missing or cannot be read.
+
+    A loss that is given by its name alone is under the key that the name of one with attributes has.
+    """
     try:
-        return _flat(tomllib.loads(path.read_text("utf-8")))
+        found = _flat(tomllib.loads(path.read_text("utf-8")))
     except (OSError, ValueError):
         return {}
+    return {f"{LOSS}.name" if key == LOSS else key: value for key, value in found.items()}
 
 
 def keys_apart(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -150,9 +158,9 @@ def _flat(values: Any, above: Key = ()) -> dict[str, Any]:
 
 
 def _short(key: str, among: Sequence[str]) -> str:
-    """The last part of a key, or all of it where another one ends alike."""
-    last = key.rpartition(".")[2]
-    return key if sum(other.rpartition(".")[2] == last for other in among) > 1 else last
+    """The last part of a key, and of a name what it is of; or all of it where another one ends alike."""
+    last, *others = (each.removesuffix(".name").rpartition(".")[2] for each in (key, *among))
+    return key if others.count(last) > 1 else last
 
 
 def _cell(value: Any) -> str:

@@ -108,8 +108,22 @@ def test_keys_that_end_alike_are_shown_whole_and_too_many_are_named(tmp_path: Pa
     ]
     paths = [run(tmp_path, str(n), text, (n, 0.5)) for n, text in enumerate(jobs)]
     lines = standings(paths).splitlines()
-    assert lines[0].split()[:4] == ["seed", "features", "batch", "train.optimizer.name"]
+    assert lines[0].split()[:4] == ["seed", "features", "batch", "optimizer"]
     assert lines[-2] == "  they differ in train.schedule.name, too"
+
+
+def test_no_run_is_the_best_of_those_with_different_losses(tmp_path: Path) -> None:
+    losses = ['"mean_squared_error"', '{ name = "huber", delta = 1.0 }', '{ name = "huber", delta = 0.5 }']
+    paths = [run(tmp_path, str(n), f"[model]\nloss = {loss}\n", (n, 0)) for n, loss in enumerate(losses)]
+    head, *lines = (line.split() for line in standings(paths).splitlines())
+    assert head[:2] == ["loss", "delta"]
+    assert [line[1:3] for line in lines[:3]] == [
+        ["mean_squared_error", "–"],
+        ["huber", "1.0"],
+        ["huber", "0.5"],
+    ]
+    for some in (paths, paths[1:]):
+        assert standings(some).splitlines()[-1].startswith("  none is the best: they have different losses")
 
 
 def test_what_is_missing_of_a_job_differs_and_a_lost_job_does_not(tmp_path: Path) -> None:
