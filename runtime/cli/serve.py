@@ -175,9 +175,12 @@ def predict(
         Path, typer.Argument(metavar="MODEL", help="A run's folder, or an .onnx file.", show_default=False)
     ],
     samples: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="SAMPLES", help="An .npy file; its first axis counts the samples.", show_default=False
+            metavar="SAMPLES",
+            help="An .npy or IDX file, FILE.npz:NAME or FILE.h5:NAME, a folder or a pattern of such; the "
+            "first axis counts the samples.",
+            show_default=False,
         ),
     ],
     predictions: Annotated[
@@ -189,7 +192,10 @@ def predict(
         ),
     ] = None,
     output: Annotated[
-        str, typer.Option(metavar="NAME", help="Which output, where there are several.", show_default=False)
+        str,
+        typer.Option(
+            metavar="NAME", help="Which output, where there are several. \\[of .csv: all]", show_default=False
+        ),
     ] = "",
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples that are computed together.")] = 32,
     device: Annotated[
@@ -207,8 +213,7 @@ def predict(
     from ..serve.predict import Options, samples_for
     from ..serve.predict import predict as predict_all
 
-    into = predictions or samples.with_name(f"{samples.stem}-predictions.npy")
-    options = Options(model, samples, into, output, batch, device)
+    options = Options(model, samples, predictions, output, batch, device)
     if launcher_rank() is None:
         samples_for(options)  # says what is wrong with them where there is no MPI to start
     run(lambda world: predict_all(world, options))

@@ -2,9 +2,10 @@
 
     samples.npy ── batches ──> a server without HTTP, deadlines and hurry ──> predictions.npy or .csv
 
-Rank 0 reads the file where it is (memory-mapped), asks its own server for one batch after the other, a few
-for each rank at a time, and writes answers into their places as they come. So it needs the memory of these
-batches alone, whoever is fast computes more, and models are read, shared and compiled as for serving.
+Rank 0 reads the files where they are (mapped, or by rows), asks its own server for one batch after the
+other, a few for each rank at a time, and writes answers into their places as they come. So it needs the
+memory of these batches alone, whoever is fast computes more, and models are read, shared and compiled as for
+serving.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from ..observe import RunFolder
 from ..observe.folder import require_file
 from ..observe.screen import silence
 from ..observe.words import speed
+from ..train.data.inputs import Inputs
+from ..train.data.stored import Array, reshaped
 from ..train.serving import ClassSettings
 from .catalog import DTYPES
 from .client import Client
@@ -37,10 +40,9 @@ from .repository import Entry, Platform, Version
 from .request import ModelInfo, TensorInfo
 from .server import Server
 from .settings import ModelSettings, ServerSettings
-from .table import SUFFIX, table_for
+from .table import SUFFIX, job_of, table_for
 
 NAME = "model"
-MAGIC = b"\x93NUMPY"
 AHEAD = 4  # batches under way for each rank: one computed, others on the way
 TOLD_S = 5.0  # between lines that say how far it is
 
@@ -50,8 +52,8 @@ class Options:
     """The command line's."""
 
     model: Path
-    samples: Path
-    predictions: Path
+    samples: str  # a path, a folder or a pattern, of some kinds of files with an array's name behind a colon
+    predictions: Path | None  # None: beside the samples
     output: str
     batch: int
     device: str
@@ -63,41 +65,93 @@ async def predict(world: World, options: Options) -> None:
     Raises Mistake for what is no model, and samples that it does not take; MachineError where the predictions
     cannot be written. There is then no file of that name that was not there before.
     """
-    samples = samples_for(options) if world.rank == 0 else None
+    found = samples_for(options) if world.rank == 0 else None
     settings = ServerSettings(classes={"all": ClassSettings()}, default_class="all")
     async with await Server.open(world, None, settings=settings, device=options.device) as server:
-        if server.service is None or samples is None:
+        if server.service is None or found is None:
             return
+        samples, path = found
         sizes = await asyncio.to_thread(open_sizes, options.model, samples.shape[1:])
         model = ModelSettings(max_batch=options.batch, sizes=sizes)
         version = Version(NAME, 1, options.model.resolve(), _platform(options.model))
         if problems := await server.loading.put(Entry(NAME, model, (version,))):
             raise Mistake("\n".join(problems))
         info = server.service.model(NAME)
-        entry, output = require_fitting(info, samples, options)
-        path, shape, dtype = options.predictions, (len(samples), *output.shape[1:]), DTYPES[output.datatype]
-        table = table_for(options.model, info, output) if path.suffix.lower() == SUFFIX else None
+        samples = as_trained(samples, options.model)
+        of_table = path.suffix.lower() == SUFFIX
+        entry, outputs = require_fitting(info, samples, options, several=of_table)
+        table = table_for(options.model, info, outputs) if of_table else None
         began_s = time.monotonic()
-        with (room if table else written)(path, shape, dtype) as into:
-            await ask(await Client.open(world), world.size, samples, entry, output, into, options.batch)
+        with contextlib.ExitStack() as files:
+            into = {
+                each.name: files.enter_context(
+                    (room if table else written)(
+                        path, (len(samples), *each.shape[1:]), DTYPES[each.datatype], number
+                    )
+                )
+                for number, each in enumerate(outputs)
+            }
+            await ask(await Client.open(world), world.size, samples, entry, into, options.batch)
             took = speed(len(samples) / (time.monotonic() - began_s))
             if table:
-                await save(path, table.text(into))
-        what = f"{output.name} {into.dtype} {into.shape}"
+                await save(path, table.text(*into.values()))
+        what = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in into.items())
         if table and table.labels is not None:
             what = f"class and probability of {len(samples):,} samples"
+        elif table and table.binary:
+            what = f"probabilities of {len(samples):,} samples"
         ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
         tell(f"{path}: {what}, {took} on {ranks}")
 
 
-def samples_for(options: Options) -> NDArray[np.generic]:
-    """The samples, mapped; Mistake for options that cannot be followed, and files that are not there."""
-    if options.predictions.resolve() == options.samples.resolve():
-        raise Mistake(f"{options.predictions} holds the samples: name another file for the predictions")
+def samples_for(options: Options) -> tuple[Array, Path]:
+    """The samples, mapped or read by rows, and the file to write.
+
+    Mistake for options that cannot be followed, and files that are not there.
+    """
+    inputs = Inputs.find(options.samples)
+    path = options.predictions or beside(inputs)
+    if path.resolve() in {each.resolve() for each in inputs.paths}:
+        raise Mistake(f"{path} holds the samples: name another file for the predictions")
+    samples = inputs.open()
+    if options.predictions is not None and _like(samples, path):
+        # Of `weft predict RUN new/*.npy`, with two files there, the second was written over.
+        raise Mistake(
+            f"{path} would be written over, and may hold samples as {inputs.given} does: put the pattern "
+            "into quotation marks if it was one, or else remove the file"
+        )
     if options.batch > MOST_BATCH:
         raise Mistake(f"--batch {options.batch}: at most {MOST_BATCH} samples are computed together")
     require_model(options.model)
-    return read_samples(options.samples)
+    return samples, path
+
+
+def _like(samples: Array, path: Path) -> bool:
+    """Whether there is a file that may hold more of the samples; predictions are in .npy and .csv files."""
+    if path.suffix.lower() != ".npy":
+        return path.suffix.lower() != SUFFIX and path.is_file()
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(found.dtype == samples.dtype and found.shape[1:] == samples.shape[1:])
+
+
+def beside(inputs: Inputs) -> Path:
+    """The file of predictions where none is named: called after the file of samples, or their folder."""
+    if inputs.path.is_dir():
+        return inputs.path.resolve().with_name(f"{inputs.path.resolve().name}-predictions.npy")
+    if inputs.path in inputs.paths:
+        return inputs.path.with_name(f"{inputs.path.stem}-predictions.npy")
+    raise Mistake(f"{inputs.given} is a pattern: name a file for the predictions behind it")
+
+
+def as_trained(samples: Array, model: Path) -> Array:
+    """Samples in the shape that a run gave its own: by [data] shape, and of one number with an axis."""
+    if _platform(model) is Platform.ONNX:
+        return samples
+    shape = getattr(job_of(model).data, "shape", None) or ([1] if samples.ndim == 1 else samples.shape[1:])
+    return reshaped(samples, shape) if prod(shape) == prod(samples.shape[1:]) else samples
 
 
 def require_model(path: Path) -> None:
@@ -121,43 +175,29 @@ def open_sizes(model: Path, sample: tuple[int, ...]) -> dict[str, int]:
         return {}  # whoever loads the model for all ranks tells what is wrong with it
 
 
-def read_samples(path: Path) -> NDArray[np.generic]:
-    """The array in a .npy file, memory-mapped; DataError where it is none, or holds no samples."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        # What a look at the first bytes took out of a pipe was missing when the array was to be read.
-        raise DataError(f"{path}: is a device or a pipe, which cannot be mapped; store the samples as a file")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
-        if (
-            magic != MAGIC and magic[:2] != b"PK"
-        ):  # NumPy takes a table for a pickle, and says how to trust it
-            raise DataError(f"{path}: is no .npy file; write the samples, an array of numbers, by numpy.save")
-        samples = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TokenError) as error:  # the last: of a damaged header
-        reason = error.strerror or error if isinstance(error, OSError) else error
-        raise DataError(f"{path}: cannot be read as an .npy file: {reason}") from error
-    if not isinstance(samples, np.ndarray):
-        samples.close()
-        raise DataError(f"{path}: holds several arrays; save the one of the samples as .npy, with numpy.save")
-    if samples.ndim == 0 or len(samples) == 0 or samples.dtype.kind not in "biuf":
-        raise DataError(f"{path}: holds {samples.dtype} {samples.shape}, which are no samples of numbers")
-    return samples
-
-
 def require_fitting(
-    info: ModelInfo, samples: NDArray[np.generic], options: Options
-) -> tuple[TensorInfo, TensorInfo]:
-    """The model's input and the output that is wanted; Mistake where samples or options do not fit them."""
+    info: ModelInfo, samples: Array, options: Options, *, several: bool = False
+) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
+    """The model's input and the outputs that are wanted; Mistake where samples or options do not fit them.
+
+    That is one, or where the file has room for `several` all of them.
+    """
     if len(info.inputs) != 1:
         names = ", ".join(each.name for each in info.inputs)
         raise Mistake(f"{options.model} takes {names}: a file of samples has one input; ask it by weft serve")
     (entry,) = info.inputs
-    outputs = {each.name: each for each in info.outputs}
+    outputs = {each.name: each for each in info.outputs if each.shape[:1] == (-1,)}
+    if options.output in {each.name for each in info.outputs} - outputs.keys():
+        raise Mistake(
+            f"{options.model}: its output {options.output!r} is a constant, the same for any samples"
+        )
     if options.output and options.output not in outputs:
         raise Mistake(f"{options.model} has no output {options.output!r}; it has {', '.join(outputs)}")
-    if not options.output and len(outputs) > 1:
-        raise Mistake(f"{options.model} has the outputs {', '.join(outputs)}: choose one with --output")
+    if not options.output and len(outputs) > 1 and not several:
+        raise Mistake(
+            f"{options.model} has the outputs {', '.join(outputs)}: choose one with --output, or name "
+            "a .csv file for all of them"
+        )
     wanted = DTYPES[entry.datatype]
     if samples.shape[1:] != entry.shape[1:] or (wanted.kind in "iu" and samples.dtype.kind not in "biu"):
         raise DataError(
@@ -165,12 +205,14 @@ def require_fitting(
             f"{wanted} {entry.shape[1:]}"
         )
     of_wide = info.platform == Platform.CHECKPOINT and wanted == np.float64  # float32 tells too little there
-    if of_wide and samples.dtype.kind == "f" and samples.itemsize < wanted.itemsize:
+    if of_wide and samples.dtype.kind == "f" and samples.dtype.itemsize < wanted.itemsize:
         raise DataError(
             f"{options.samples}: holds {samples.dtype}, which tells too little of what {options.model} was "
             f"trained on: save the samples as {wanted}"
         )
-    return entry, outputs[options.output] if options.output else info.outputs[0]
+    if options.output:
+        return entry, (outputs[options.output],)
+    return entry, tuple(outputs.values())
 
 
 def converted(samples: NDArray[np.generic], dtype: np.dtype[np.generic], start: int) -> NDArray[np.generic]:
@@ -189,25 +231,32 @@ def converted(samples: NDArray[np.generic], dtype: np.dtype[np.generic], start: 
 
 
 @contextlib.contextmanager
-def written(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
+def written(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], number: int = 0
+) -> Iterator[NDArray[np.generic]]:
     """An array that becomes the .npy file `path`, whole or not at all.
 
     Raises Mistake where something else has that name, MachineError where it cannot be written.
     """
-    with room(path, shape, dtype) as into:
+    with room(path, shape, dtype, number) as into:
         yield into
         try:
             into.flush()
-            _part(path).replace(path)
+            _part(path, number).replace(path)
         except OSError as error:
             raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def room(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Iterator[np.memmap[Any, Any]]:
-    """An array on the disk of `path`, beside it, that is gone afterwards; raises as `written`."""
+def room(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], number: int = 0
+) -> Iterator[np.memmap[Any, Any]]:
+    """An array on the disk of `path`, beside it, that is gone afterwards; raises as `written`.
+
+    `number` tells those of several outputs apart.
+    """
     require_file(path, f"predictions{path.suffix or '.npy'}")
-    temporary = _part(path)
+    temporary = _part(path, number)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,20 +291,19 @@ async def save(path: Path, text: Iterable[str]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+def _part(path: Path, number: int) -> Path:
+    return path.with_name(f".{path.name}.part{number or ''}")
 
 
 async def ask(
     client: Client,
     ranks: int,
-    samples: NDArray[np.generic],
+    samples: Array,
     entry: TensorInfo,
-    output: TensorInfo,
-    into: NDArray[np.generic],
+    into: Mapping[str, NDArray[np.generic]],
     batch: int,
 ) -> None:
-    """Fill `into` with the answers for all samples, batch by batch; Mistake where those of a batch fail."""
+    """Fill `into`, by outputs' names, with all answers, in batches; Mistake where those of one fail."""
     starts = iter(range(0, len(samples), batch))
     done, told_s = 0, time.monotonic()
 
@@ -265,11 +313,12 @@ async def ask(
             rows = slice(start, start + batch)
             given = converted(samples[rows], DTYPES[entry.datatype], start)
             try:
-                result = await client.infer(NAME, given, outputs=[output.name])
+                result = await client.infer(NAME, given, outputs=list(into))
             except RequestError as error:  # such as a token that has no row: the last line says so
                 reason = error.traceback.rstrip().rpartition("\n")[2]
                 raise Mistake(f"samples {start} to {start + len(given) - 1} failed: {reason}") from error
-            into[rows] = result.outputs[output.name]
+            for name, array in into.items():
+                array[rows] = result.outputs[name]
             done += len(given)
             if time.monotonic() - told_s > TOLD_S:
                 told_s = time.monotonic()

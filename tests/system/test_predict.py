@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 
+import h5py
 import numpy as np
 import onnx
 import pytest
@@ -81,6 +82,34 @@ def test_samples_tell_how_long_the_axes_are_that_a_file_leaves_open(tmp_path):
     assert "axis 1 ('places') of the input 'x' is open" in done.stderr
 
 
+PARTS = JOB.replace(
+    '"npz", path = "data.npz"', '"hdf5", path = "parts", inputs = "u", targets = "y", shape = [1, 2, 3]'
+).replace(
+    "layers = [{", 'layers = [{ kernel = "conv2d", channels = 2, kernel_size = 2 }, { kernel = "flatten" }, {'
+)
+
+
+@pytest.mark.limit(180)
+def test_parts_as_those_that_the_run_was_trained_on(tmp_path):
+    """In the shape that they have in the files, which is another than the model's."""
+    random = np.random.default_rng(1)
+    parts = [random.normal(size=(count, 6)).astype(np.float32) for count in (30, 5)]
+    (tmp_path / "parts").mkdir()
+    for part, name in zip(parts, ("u-2.h5", "u-10.h5"), strict=True):
+        with h5py.File(tmp_path / "parts" / name, "w") as file:
+            file["u"], file["y"] = part, np.arange(len(part)) % 3
+    (tmp_path / "job.toml").write_text(PARTS)
+    done = weft("train", "job.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    done = weft("predict", run, "parts:u", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = trained(run)
+    samples = np.concatenate(parts).reshape(35, 1, 2, 3)
+    wanted = computed(found.graph, dict(found.weights), samples)
+    np.testing.assert_allclose(np.load(tmp_path / "parts-predictions.npy"), wanted, rtol=1e-4, atol=1e-5)
+
+
 TREES = JOB.replace('"npz", path = "data.npz"', '"csv", path = "bäume.csv", target = "art", header = true')
 
 
@@ -122,13 +151,21 @@ def test_a_table_of_classes_by_their_names(tmp_path):
     assert [row[:2] for row in again] == [row[:2] for row in found]
     np.testing.assert_allclose([float(row[2]) for row in again], shares.max(axis=1), rtol=1e-4)
 
-    # So has that of an ensemble, here of two that are one: its first output tells classes apart.
+    # So has that of an ensemble, here of two that are one: its first output tells classes apart, and where
+    # none is chosen its second one follows.
     assert called("export", run, run, tmp_path / "both.onnx").returncode == 0
     first, second = "dense_2", "dense_2_deviation"
     done = weft("predict", "both.onnx", "new.npy", "both.csv", "--output", first, cwd=tmp_path)
     assert done.stdout.startswith("both.csv: class and probability of 60 samples, "), done.stderr
     with (tmp_path / "both.csv").open(encoding="utf-8", newline="") as file:
         assert [row[:2] for row in csv.reader(file)][1:] == [row[:2] for row in found]
+    done = weft("predict", "both.onnx", "new.npy", "all.csv", cwd=tmp_path)
+    assert done.stdout.startswith("all.csv: class and probability of 60 samples, "), done.stderr
+    with (tmp_path / "all.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["sample", "class", "probability", *(f"{second}_{i}" for i in range(3))]
+    assert [row[:2] for row in rows] == [row[:2] for row in found]
+    assert {cell for row in rows for cell in row[3:]} == {"0.0"}
     done = weft("predict", "both.onnx", "new.npy", "apart.csv", "--output", second, cwd=tmp_path)
     assert done.stdout.startswith(f"apart.csv: {second} float32 (60, "), done.stderr
 

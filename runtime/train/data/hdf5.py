@@ -51,15 +51,7 @@ def pairs(data: Hdf5Data) -> tuple[Pair, Pair | None]:
 
 
 def _pair(paths: Sequence[Path], all_of_them: str, inputs: str, targets: str) -> Pair:
-    found = []
-    for path in paths:
-        with _opened(path) as file:
-            try:
-                found.append((_array(file, path, inputs), _array(file, path, targets)))
-            except DAMAGED as error:
-                raise _damaged(path, error) from error
-    if _bytes_by_row(found) <= SMALL_BYTES:
-        found = [(_whole(x), _whole(y)) for x, y in found]
+    found = arrays(paths, (inputs, targets))
     made = [
         Pair(x, y, f"{path}[{inputs}]", f"{path}[{targets}]")
         for path, (x, y) in zip(paths, found, strict=True)
@@ -67,10 +59,25 @@ def _pair(paths: Sequence[Path], all_of_them: str, inputs: str, targets: str) ->
     return joined(made, f"{all_of_them}[{inputs}]", f"{all_of_them}[{targets}]")
 
 
-def _bytes_by_row(found: Sequence[tuple[Array, Array]]) -> int:
-    return sum(
-        array.size * array.dtype.itemsize for pair in found for array in pair if isinstance(array, ByRow)
-    )
+def arrays(paths: Sequence[Path], names: Sequence[str]) -> list[list[Array]]:
+    """Of each file its datasets of these names; all are read whole where they are small together."""
+    found = []
+    for path in paths:
+        with _opened(path) as file:
+            try:
+                found.append([_array(file, path, name) for name in names])
+            except DAMAGED as error:
+                raise _damaged(path, error) from error
+    by_row = (array for each in found for array in each if isinstance(array, ByRow))
+    if sum(array.size * array.dtype.itemsize for array in by_row) <= SMALL_BYTES:
+        return [[_whole(array) for array in each] for each in found]
+    return found
+
+
+def names(path: Path) -> list[str]:
+    """Those of a file's datasets, with the groups that they are in."""
+    with _opened(path) as file:
+        return _names(file)
 
 
 def _whole(array: Array) -> Array:
@@ -108,12 +115,18 @@ def _is_plain(dataset: Any) -> bool:
     return of_numpy
 
 
+def _names(file: Any) -> list[str]:
+    found: list[str] = []
+    kind = _h5py().Dataset
+    file.visititems(lambda place, one: found.append(str(place)) if isinstance(one, kind) else None)
+    return found
+
+
 def _dataset(file: Any, path: Path, name: str) -> Any:
     found, h5py = file.get(name), _h5py()
     if isinstance(found, h5py.Dataset):
         return found
-    names: list[str] = []
-    file.visititems(lambda place, one: names.append(str(place)) if isinstance(one, h5py.Dataset) else None)
+    names = _names(file)
     shown = ", ".join([*names[:SHOWN], *[f"{len(names) - SHOWN:,} more"] * (len(names) > SHOWN)])
     link = file.get(name, getlink=True)
     if found is not None:
@@ -165,7 +178,7 @@ def _kept_open(path: Path, changed: int) -> Any:
     """
     if existing(path).stat().st_mtime_ns != changed:
         raise DataError(
-            f"{path}: has been written anew while it was read; train again, with what it holds now"
+            f"{path}: has been written anew while it was read; start again, with what it holds now"
         )
     return _opened(path)
 

@@ -30,13 +30,14 @@ def pairs(data: IdxData) -> tuple[Pair, Pair | None]:
 
 def _pair(inputs: str, targets: str) -> Pair:
     found = together(parts(inputs, ENDINGS), parts(targets, ENDINGS))
-    made = [Pair(_images(x), read_idx(y), str(x), str(y)) for x, y in found]
+    made = [Pair(images(x), read_idx(y), str(x), str(y)) for x, y in found]
     return joined(made, inputs, targets)
 
 
-def _images(path: Path) -> AnyArray:
-    images = read_idx(path)
-    return images[:, None] if images.ndim == 3 else images  # convolutions want a channel axis
+def images(path: Path) -> AnyArray:
+    """The array of a file of inputs, as convolutions want it: with an axis of channels."""
+    found = read_idx(path)
+    return found[:, None] if found.ndim == 3 else found
 
 
 def read_idx(path: Path) -> AnyArray:

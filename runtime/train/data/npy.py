@@ -25,10 +25,11 @@ def pairs(data: NpyData) -> tuple[Pair, Pair | None]:
 
 def _pair(inputs: str, targets: str) -> Pair:
     found = together(parts(inputs, (".npy",)), parts(targets, (".npy",)))
-    return joined([Pair(_map(x), _map(y), str(x), str(y)) for x, y in found], inputs, targets)
+    return joined([Pair(mapped(x), mapped(y), str(x), str(y)) for x, y in found], inputs, targets)
 
 
-def _map(path: Path) -> AnyArray:
+def mapped(path: Path) -> AnyArray:
+    """The array of a file, memory-mapped; DataError where that is not whole."""
     try:
         with reading(path) as file:
             header(file, str(path), path.stat().st_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,13 +64,17 @@ def compare(data: NpzData, sound: Sound) -> None:
         paths = parts(data.path, ENDINGS)
     except MissingData:
         return
-    names = {data.inputs, data.targets, data.test_inputs, data.test_targets}
+    require_sound(paths, {data.inputs, data.targets, data.test_inputs, data.test_targets}, sound)
+
+
+def require_sound(paths: Sequence[Path], names: Collection[str | None], sound: Sound) -> None:
+    """The same of arrays of these names."""
     for path in paths:
         with _opened(path) as archive:
             for member in archive.infolist():
                 known = path.resolve(), member.header_offset  # of two with one name the last is mapped
                 if _name(member) in names and _is_plain(member) and known not in sound:
-                    _require_sound(archive, member)
+                    _read_through(archive, member)
                     sound.add(known)
 
 
@@ -87,10 +91,21 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _pair(paths: Sequence[Path], all_of_them: str, inputs: str, targets: str) -> Pair:
     made = []
     for path in paths:
-        with _opened(path) as archive:
-            arrays = _array(archive, path, inputs), _array(archive, path, targets)
-        made.append(Pair(*arrays, f"{path}[{inputs}]", f"{path}[{targets}]"))
+        x, y = arrays(path, (inputs, targets))
+        made.append(Pair(x, y, f"{path}[{inputs}]", f"{path}[{targets}]"))
     return joined(made, f"{all_of_them}[{inputs}]", f"{all_of_them}[{targets}]")
+
+
+def arrays(path: Path, names: Sequence[str]) -> list[AnyArray]:
+    """Arrays of an archive by their names."""
+    with _opened(path) as archive:
+        return [_array(archive, path, name) for name in names]
+
+
+def names(path: Path) -> list[str]:
+    """Those of an archive's arrays."""
+    with _opened(path) as archive:
+        return [_name(member) for member in archive.infolist()]
 
 
 def _array(archive: zipfile.ZipFile, path: Path, name: str) -> AnyArray:
@@ -120,7 +135,7 @@ def _is_plain(member: zipfile.ZipInfo) -> bool:
     return member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & ENCRYPTED
 
 
-def _require_sound(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+def _read_through(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     """BadZipFile where the member's bytes are not those that were stored."""
     with archive.open(member) as file:
         while file.read(CHUNK_BYTES):  # zipfile compares the checksum at the end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ from weft.runtime.serve.predict import (
     AHEAD,
     Options,
     ask,
+    beside,
     converted,
-    read_samples,
     require_fitting,
+    samples_for,
     save,
     written,
 )
 from weft.runtime.serve.request import ModelInfo, TensorInfo
+from weft.runtime.train.data.inputs import Inputs
 
 IMAGE, TOKENS = TensorInfo("x", "FP32", (-1, 3, 3)), TensorInfo("tokens", "INT32", (-1, 5))
 SHARES, LOGITS = TensorInfo("shares", "FP32", (-1, 4)), TensorInfo("logits", "FP32", (-1, 4))
@@ -29,7 +32,7 @@ SHARES, LOGITS = TensorInfo("shares", "FP32", (-1, 4)), TensorInfo("logits", "FP
 
 def options(**changes: object) -> Options:
     found = {"output": "", "batch": 8, "device": "cpu", **changes}
-    return Options(Path("m"), Path("x.npy"), Path("y.npy"), **found)
+    return Options(Path("m"), "x.npy", Path("y.npy"), **found)
 
 
 def info(inputs=(IMAGE,), outputs=(LOGITS,), platform="weft_onnx") -> ModelInfo:
@@ -56,7 +59,13 @@ FITTING = {
 @pytest.mark.parametrize(("model", "samples", "changes", "output"), FITTING.values(), ids=FITTING)
 def test_fits(model, samples, changes, output):
     entry, chosen = require_fitting(model, samples, options(**changes))
-    assert (entry, chosen.name) == (model.inputs[0], output)
+    assert (entry, [each.name for each in chosen]) == (model.inputs[0], [output])
+
+
+def test_a_table_has_room_for_all_outputs():
+    both = info(outputs=(SHARES, LOGITS))
+    assert require_fitting(both, IMAGES, options(), several=True)[1] == (SHARES, LOGITS)
+    assert require_fitting(both, IMAGES, options(output="logits"), several=True)[1] == (LOGITS,)
 
 
 WRONG = {
@@ -79,7 +88,12 @@ WRONG = {
         "holds float32, which tells too little of what m was trained on: save the samples as float64",
     ),
     "two inputs": (info([IMAGE, TOKENS]), IMAGES, {}, "m takes x, tokens: a file of samples has one input"),
-    "two outputs": (info(outputs=(SHARES, LOGITS)), IMAGES, {}, "shares, logits: choose one with --output"),
+    "two outputs": (
+        info(outputs=(SHARES, LOGITS)),
+        IMAGES,
+        {},
+        "shares, logits: .* --output, or name a .csv",
+    ),
     "no such output": (info(), IMAGES, {"output": "y"}, "m has no output 'y'; it has logits"),
 }
 
@@ -88,32 +102,6 @@ WRONG = {
 def test_does_not_fit(model, samples, changes, words):
     with pytest.raises(Mistake, match=words):
         require_fitting(model, samples, options(**changes))
-
-
-@pytest.mark.parametrize(
-    ("save", "words"),
-    [
-        (lambda path: None, "No such file or directory"),
-        (lambda path: path.write_bytes(b""), "is no .npy file"),
-        (lambda path: path.write_text("1,2,3"), "is no .npy file; write the samples, .*, by numpy.save$"),
-        (lambda path: path.mkdir(), "cannot be read as an .npy file: Is a directory"),
-        (lambda path: path.write_bytes(saved(path, IMAGES)[:-4]), "cannot be read as an .npy file"),
-        (lambda path: saved(path, np.array(1.0)), r"float64 \(\), which are no samples"),
-        (lambda path: saved(path, IMAGES[:0]), r"float64 \(0, 3, 3\), which are no samples"),
-        (lambda path: saved(path, np.array(["a"])), "<U1 .*which are no samples of numbers"),
-        (lambda path: several(path), "holds several arrays"),
-        (os.mkfifo, "is a device or a pipe, which cannot be mapped; store the samples as a file$"),
-        (lambda path: path.write_bytes(saved(path, IMAGES).replace(b"}", b"{")), "cannot be read as an .npy"),
-    ],
-    ids=[
-        "none", "empty", "text", "a folder", "cut off", "no axis", "no samples", "words", "several arrays",
-        "a pipe", "a damaged header",
-    ],
-)  # fmt: skip
-def test_a_file_that_holds_no_samples(save, words, tmp_path):
-    save(tmp_path / "x.npy")
-    with pytest.raises(DataError, match=f"x.npy: .*{words}"):
-        read_samples(tmp_path / "x.npy")
 
 
 def test_a_token_that_would_become_another_is_refused_with_its_sample():
@@ -141,18 +129,42 @@ def test_samples_that_fail_are_told_in_a_line_and_nothing_else_is_asked():
 
     client, samples = Client(), np.zeros((1000, 5), np.int32)
     with pytest.raises(Mistake, match=r"^samples 0 to 7 failed: ValueError: token 999 has no row$"):
-        asyncio.run(ask(client, 2, samples, TOKENS, LOGITS, np.zeros((1000, 4)), 8))
+        asyncio.run(ask(client, 2, samples, TOKENS, {"logits": np.zeros((1000, 4))}, 8))
     assert client.asked == 2 * AHEAD
 
 
-def several(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, a=IMAGES)
+def test_what_a_shell_made_of_a_pattern_is_not_written_over(tmp_path):
+    """`weft predict RUN new/*` with two files there: the second is in the predictions' place."""
+    (tmp_path / "run.onnx").touch()
+    first, second = tmp_path / "a.npy", tmp_path / "b.npy"
+    np.save(first, IMAGES)
+    asked = replace(options(), model=tmp_path / "run.onnx", samples=str(first), predictions=second)
+    assert samples_for(asked)[1] == second
+    for other in (np.zeros((5, 4)), IMAGES.astype(np.float32)):  # predictions of before
+        np.save(second, other)
+        samples_for(asked)
+    np.save(second, IMAGES[:2])
+    with pytest.raises(Mistake, match=r"b\.npy would be written over.*quotation marks"):
+        samples_for(asked)
+    for name in ("b.npz", "b.h5"):
+        (tmp_path / name).touch()
+        with pytest.raises(Mistake, match="would be written over"):
+            samples_for(replace(asked, predictions=tmp_path / name))
+    second.write_bytes(b"")
+    assert samples_for(asked)[1] == second
 
 
-def saved(path: Path, array: np.ndarray) -> bytes:
-    np.save(path, array)
-    return path.read_bytes()
+def test_where_no_file_is_named_it_is_beside_the_samples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts").mkdir()
+    for name in ("new.npy", "parts/a.npy"):
+        np.save(name, IMAGES)
+    np.savez("new.npz", x=IMAGES)
+    assert beside(Inputs.find("new.npy")) == Path("new-predictions.npy")
+    assert beside(Inputs.find("new.npz:x")) == Path("new-predictions.npy")
+    assert beside(Inputs.find("parts")) == tmp_path / "parts-predictions.npy"
+    with pytest.raises(Mistake, match=r"^\*\.npy is a pattern: name a file for the predictions"):
+        beside(Inputs.find("*.npy"))
 
 
 def test_predictions_are_there_whole_or_not_at_all(tmp_path, monkeypatch):

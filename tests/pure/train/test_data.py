@@ -121,11 +121,14 @@ def test_a_column_of_one_number_is_as_large_as_it_is(value: float, here: Path) -
     np.testing.assert_allclose(gathered(data.test)[0][:, 1], 1, rtol=1e-5)
 
 
-def test_images_are_normalised_by_channel(here: Path) -> None:
-    np.save("x.npy", np.random.default_rng(0).normal([[[[5]], [[-1]]]], [[[[2]], [[9]]]], (N, 2, 3, 3)))
+@pytest.mark.parametrize("extents", [(3, 3), (2, 3, 3)], ids=["images", "volumes"])
+def test_images_and_volumes_are_normalised_by_channel(here: Path, extents: tuple[int, ...]) -> None:
+    by_channel = (np.reshape(each, (2, *[1] * len(extents))) for each in ([5, -1], [2, 9]))
+    np.save("x.npy", np.random.default_rng(0).normal(*by_channel, (N, 2, *extents)))
     inputs, _ = gathered(load("npy", inputs="x.npy", targets="y.npy", normalise="standard").train)
-    np.testing.assert_allclose(inputs.mean((0, 2, 3)), 0, atol=1e-6)
-    np.testing.assert_allclose(inputs.std((0, 2, 3)), 1, atol=1e-5)
+    others = (0, *range(2, inputs.ndim))
+    np.testing.assert_allclose(inputs.mean(others), 0, atol=1e-6)
+    np.testing.assert_allclose(inputs.std(others), 1, atol=1e-5)
 
 
 def test_numbers_to_be_met_have_an_axis_as_a_dense_layers_output_has(here: Path) -> None:

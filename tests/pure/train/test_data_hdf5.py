@@ -146,7 +146,7 @@ def test_what_has_been_written_anew_is_not_read_in_the_place_of_what_was(
     hdf5._kept_open.cache_clear()
     stored(FIELDS + 1, **CHUNKED)
     os.utime("d.h5", ns=(then, then + 1))
-    with pytest.raises(DataError, match=r"^d.h5: has been written anew while it was read; train again"):
+    with pytest.raises(DataError, match=r"^d.h5: has been written anew while it was read; start again"):
         gathered(train)
     Path("d.h5").unlink()
     with pytest.raises(DataError, match=r"^d.h5: there is no such file"):
