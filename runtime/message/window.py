@@ -21,7 +21,9 @@ import asyncio
 import math
 import operator
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -96,13 +98,14 @@ class Window:
 
         # The pages come with the first touch: too few of them would be a SIGBUS, not an error. All decide by
         # the same numbers: one that found too little left the others in MPI for ever.
-        asked = np.empty((node.size, 2), np.int64)
-        mine = np.array([nbytes, room_bytes()], np.int64)
+        asked = np.empty((node.size, 3), np.int64)
+        mine = np.array([nbytes, room_bytes(), mappable_bytes()], np.int64)
         arrival = node.allgather(mine, asked, what=f"allocation of {what}")
         number = arrival.needs.number
 
         def made() -> Window:
             check_room(int(asked[:, 0].sum()), node.size, int(asked[:, 1].min()))
+            check_mappable(asked[:, 0].tolist(), dict(zip(node.ranks, asked[:, 2].tolist(), strict=True)))
             window = cls(node, asked[:, 0].copy(), number, AtomicWord, barrier)
             if keep is not None:
                 keep(window)
@@ -222,4 +225,28 @@ def check_room(nbytes: int, ranks: int, free_bytes: int | None = None) -> None:
             f"shared memory is too small: the {ranks} ranks of this node want {nbytes / 2**20:.0f} MiB, "
             f"{SHARED_MEMORY} has {free_bytes / 2**20:.0f} MiB left. In a container give it more "
             "(docker run --shm-size=...); otherwise use fewer ranks on a node or a smaller model"
+        )
+
+
+def mappable_bytes() -> int:
+    """How much more memory this process may map, as `ulimit -v` has it."""
+    limit_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit_bytes == resource.RLIM_INFINITY:
+        return NOBODY_KNOWS_BYTES
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return max(0, limit_bytes - pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def check_mappable(sizes: Sequence[int], left_bytes: Mapping[int, int]) -> None:
+    """Raise MachineError when a rank of the world may not map segments of these sizes: each maps all.
+
+    MPICH 5.0.2 ended the job with the assertion of a barrier then, and no word of memory.
+    """
+    nbytes = sum(rounded_up(size + LINE_BYTES) for size in sizes)
+    rank, least_bytes = min(left_bytes.items(), key=lambda item: item[1])
+    if nbytes > least_bytes:
+        raise MachineError(
+            f"rank {rank} may map too little memory: the {len(sizes)} ranks of its node want to share "
+            f"{nbytes / 2**20:.0f} MiB, and `ulimit -v` leaves it {least_bytes / 2**20:.0f} MiB. Raise that "
+            "limit; otherwise use fewer ranks on a node or a smaller model"
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 import time
 from collections.abc import Coroutine
 from math import inf
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -103,6 +105,27 @@ def test_where_one_rank_finds_too_little_memory_all_are_told(monkeypatch: pytest
         with pytest.raises(MachineError, match=r"shared memory is too small: the \d ranks of this node"):
             await world.window(101)
         await world.window(1)
+
+    run(main)
+
+
+@pytest.mark.mpi
+def test_where_one_rank_may_map_too_little_memory_all_are_told() -> None:
+    """MPI failed in it: MPICH with the assertion of a barrier, and no word of memory."""
+
+    async def main(world: World) -> None:
+        await world.window(1)  # so that all is imported that a window takes
+        each, last = (40 << 20) // world.node_size, world.node.ranks[-1]
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        if world.rank == last:
+            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (mapped + (32 << 20), before[1]))
+        try:
+            with pytest.raises(MachineError, match=rf"^rank {last} may map too little memory: .* 40 MiB"):
+                await world.window(each)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        await world.window(each)
 
     run(main)
 
