@@ -75,8 +75,8 @@ def train(
         bool,
         typer.Option(
             "--halve",
-            help="Stop the worse half of the models behind 1/8, 1/4 and 1/2 of their steps (of 8; of 4 behind "
-            "1/4 and 1/2), so that the best alone goes on to the end.",
+            help="Stop the worse half of the models behind 1/8, 1/4 and 1/2 of their steps (of 8 models; of "
+            "4 behind 1/4 and 1/2), so that the best alone goes on to the end.",
         ),
     ] = False,
     folder: Annotated[

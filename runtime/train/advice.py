@@ -1,8 +1,11 @@
-"""What a run says before its first step of what will go worse than it could, in a line each; or nothing."""
+"""What a run says before its first step of what will go worse than it could, in a line each; or nothing.
+
+Of each model that trains; what holds for all of several is said once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +24,25 @@ LOOKED_AT = 64  # samples
 
 UNEVEN = 0.2
 """Of a step; of less that ranks are idle nothing is said."""
+
+
+def once(notes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """What is said of all models, and what is left to say of each; `notes` are by their names.
+
+    Every line of a model's begins with its name.
+    """
+    said = {name: _without(name, text) for name, text in notes.items()}
+    first, *others = said.values()
+    common = [line for line in first if others and all(line in other for other in others)]
+    left = {
+        name: "\n".join(f"{name}: {line}" for line in lines if line not in common)
+        for name, lines in said.items()
+    }
+    return "\n".join(f"all models: {line}" for line in common), left
+
+
+def _without(name: str, text: str) -> list[str]:
+    return [line.removeprefix(f"{name}: ") for line in text.splitlines()]
 
 
 def uneven(job: Job, samples: int, ranks: int) -> str:
@@ -121,7 +143,7 @@ def coarse(job: Job, data: Data) -> str:
 
 def far_off(job: Job, data: Data) -> str:
     """What to say of a regression whose targets, as they are, are very large or very small numbers."""
-    if data.classes is not None or data.outcome.changes:
+    if job.model.loss.predicts != "values" or data.outcome.changes:
         return ""
     rows = np.linspace(0, len(data.train) - 1, min(LOOKED_AT, len(data.train))).astype(np.int64)
     specs = (data.input_spec, data.target_spec)

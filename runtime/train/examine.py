@@ -4,12 +4,11 @@
     every rank                                                      └─ data, model, checkpoint of each job
 
 To read may take minutes, and is done in a thread: with the loop blocked a rank that read was told of by the
-others as one that does not answer, and heard nothing of one that had failed.
+others as one that does not answer, and heard nothing of one that had failed, nor of a stop.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from .course import schedule
 from .data import Data, Loader, MissingData, Sound, compare
 from .data.section import files
 from .inference import WEIGHT
+from .interrupt import Interruptible
 from .job import load_job
 from .model import build_with_weights, function_of
 from .schema import Job, Run
@@ -52,8 +52,10 @@ class Examined:
     resumed: tuple[Path, checkpoint.Snapshot] | None
 
 
-async def examine_all(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Examined]:
-    """All jobs, examined; Mistake with all that is wrong with them. Collective over the node.
+async def examine_all(
+    world: World, jobs: Sequence[Job], resume: Sequence[Path | None], stop: Interruptible
+) -> list[Examined]:
+    """All jobs, examined; Mistake with all that is wrong with them. Collective.
 
     The first rank of each node compares the data with its checksums, and the others wait for its word before
     they read: what they find in a damaged file would say nothing of the damage (a class of 2^30), and may
@@ -61,11 +63,14 @@ async def examine_all(world: World, jobs: Sequence[Job], resume: Sequence[Path |
     """
     unfound = [_unfound(job) for job in jobs]
     world.position("comparing data with its checksums")
-    own = await asyncio.to_thread(_damages, jobs) if world.node_rank == 0 else [""] * len(jobs)
-    damages = await _word_of_the_first(world, own)
+    own = await stop.in_thread(lambda: _damages(jobs)) if world.node_rank == 0 else None
+    damages = await _word_of_the_first(world, own or [""] * len(jobs))
+    await stop.obey("data, compared with its checksums on every node")
     wrong = [DataError(damage) if damage else one for damage, one in zip(damages, unfound, strict=True)]
     world.position("reading data")
-    return await asyncio.to_thread(_examined, jobs, resume, wrong)
+    found = await stop.in_thread(lambda: _examined(jobs, resume, wrong))
+    await stop.obey("all that the jobs name, read by all ranks")
+    return found or []
 
 
 def _unfound(job: Job) -> GraphError | None:
@@ -164,7 +169,7 @@ def examine(job: Job, resume: Path | None, loader: Loader | None = None) -> Exam
 def _read(job: Job, loader: Loader, *, resumed: bool) -> Data:
     """The job's data. What takes more memory than there is, or what a disk fails to give, is told as that."""
     try:
-        return loader.load(job.data, job.seed, job.model.loss)
+        return loader.load(job.data, job.seed, job.model.loss.name)
     except MissingData as error:
         if not resumed:
             raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -21,12 +22,14 @@ import numpy as np
 from ...kernels.lane import Group, Task
 from ..errors import first_of
 from ..graph import Graph
+from ..launcher import as_launched
 from ..message import World
 from ..observe import RunFolder, Screen, Trace, write_chrome
 from ..observe.trace import COMPUTE, WIRE, decode
 from ..work import Compute
-from .interleave import Claim, ModelOrder, preview, step_cost, weights
+from .advice import once
 from .halving import Contender, Halving, metric
+from .interleave import Claim, ModelOrder, preview, step_cost, weights
 from .log import Log
 from .prepare import Prepared, prepare
 from .schema import Job
@@ -59,14 +62,14 @@ async def train(
     """Train all jobs at once; every rank calls it alike. `resume` are runs to go on with, one a job.
 
     `beside` is entered before the first step and left after the last. `command` is what goes on with a run.
+    A stop that comes before there is a run ends main: CancelledError.
 
     Raises JobError, GraphError, DataError, CheckpointError or MachineError before anything is computed. Of a
     single job it also raises whatever a kernel raises; among several the result tells of a failure.
     """
-    # A signal ends the runs behind a step (loop.py), with checkpoints; with no callback it would cancel main.
-    world.on_stop(lambda: None)
+    # A signal ends what comes before there is a run at once (interrupt.py), a run behind a step (loop.py).
     ready = await prepare(world, jobs, resume or [None] * len(jobs))
-    return await Fleet(world, ready, command).run(beside)
+    return await Fleet(world, ready, as_launched(command, world.size)).run(beside)
 
 
 def claim(graph: Graph, job: Job, samples: int, ranks: int) -> Claim:
@@ -81,7 +84,8 @@ class Fleet:
     def __init__(self, world: World, ready: Sequence[Prepared], command: str = "weft train") -> None:
         self._world = world
         self._command = command
-        self._ready = ready
+        self._note, notes = once({one.job.name: one.note for one in ready})
+        self._ready = ready = [replace(one, note=notes[one.job.name]) for one in ready]
         traced = any(one.job.run.trace for one in ready)
         self._trace = Trace(world.rank, world.host, limit=SPANS // world.size if traced else 0)
         self._screen: Screen | None = None
@@ -133,7 +137,7 @@ class Fleet:
                 )
                 for number, (one, log) in enumerate(zip(self._ready, logs, strict=True))
             ]  # fmt: skip
-            logs[0].note(self._headline())
+            logs[0].note("\n".join(filter(None, (self._headline(), self._note))))
         else:
             trainers = [
                 Trainer(

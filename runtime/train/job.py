@@ -26,7 +26,7 @@ from .schema import ALTERNATIVES, Job
 from .section import nearest
 from .sentences import Origins, parse, validated, where
 from .toml import Path
-from .vary import variants
+from .vary import displaced, variants
 
 __all__ = ["Job", "load_job", "load_jobs", "packaged_jobs"]
 
@@ -77,8 +77,10 @@ def load_jobs(
     ]  # fmt: skip
     for name, title in zip(names, titles, strict=True):
         own = [text for text in overrides if _addressee(text) in (None, title)]
+        varied = [text for text in variations if _addressee(text) in (None, title)]
+        problems += displaced(own, varied)
         try:
-            wanted = variants([text for text in variations if _addressee(text) in (None, title)])
+            wanted = variants(varied)
         except JobError as error:
             problems.append(str(error))
             continue
@@ -171,6 +173,10 @@ DEPENDENT: dict[Path, tuple[str, str]] = {
 """What a value means something for, and nothing with another: a stored job has it written out."""
 
 
+NAMED: set[Path] = {("model", "loss")}
+"""Tables that may be given as their name alone, and get a key by an option all the same."""
+
+
 def _keeps_its_evaluations(path: Path, values: Mapping[str, Any]) -> bool:
     """Whether a run of another length, in the unit that it had, evaluates as often as before.
 
@@ -212,6 +218,8 @@ def _apply(option: str, override: str, number: int, values: dict[str, Any], orig
             raise JobError(f"{label}: {where(Job, path[:-1])} has elements 0 to {len(table) - 1}, not {key}")
         if depth == len(keys) - 1:
             break
+        if path in NAMED and isinstance(table, dict) and isinstance(table.get(index), str):
+            table[index] = {"name": table[index]}
         table = table.setdefault(index, {}) if isinstance(table, dict) else table[index]
         if not isinstance(table, dict | list):
             raise JobError(f"{label}: {where(Job, path)} is a value, not a table")

@@ -37,6 +37,7 @@ from .ending import kept, reached
 from .evaluate import Score
 from .examine import Examined, examine_all
 from .halving import Verdict, require_comparable
+from .interrupt import Interruptible
 from .replica import Flats, Replica
 from .residuals import Flat
 from .schema import Job
@@ -190,18 +191,20 @@ def _fitting(job: Job, graph: Graph) -> Iterator[None]:
 async def prepare(world: World, jobs: Sequence[Job], resume: Sequence[Path | None]) -> list[Prepared]:
     """Ready all jobs on every rank, to train on one device; `resume` are the runs that they go on with.
 
-    What is wrong with any of them is told of all together, before a folder is made.
+    What is wrong with any of them is told of all together, before a folder is made. A stop that comes before
+    that raises CancelledError, on all ranks.
     """
+    stop = Interruptible(world)
     require_comparable(jobs)
     await world.agree("version of weft", version("weft"))
     await world.agree("job" if len(jobs) == 1 else "jobs", " ".join(job.digest() for job in jobs))
     share_cores(world)
-    found = [as_before(one, world.nodes) for one in await examine_all(world, jobs, resume)]
+    found = [as_before(one, world.nodes) for one in await examine_all(world, jobs, resume, stop)]
     device = _device(world, jobs)
     device.activate()  # what this thread puts there (a checkpoint) comes before what the lane launches
     replicas = [await _replicate(world, one, device) for one in found]
     # A rank that lacks memory fails alone: rank 0 would have made a folder, and told of a run that has begun.
-    await world.barrier(what="weights and memory of every model on all ranks")
+    await stop.obey("weights and memory of every model on all ranks")
     priorities = [job.run.priority for job in jobs]
     beside = [priorities[:number] + priorities[number + 1 :] for number in range(len(jobs))]
     return [

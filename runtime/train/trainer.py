@@ -221,6 +221,7 @@ class Trainer:
         start = f", from step {self._first_step}" if self._first_step else ""
         parameters = sum(p.spec.size for p in replica.layout.parameters)
         count, samples = self._loop.total_steps, len(self._data.train)
+        files = f" in {self._data.train.files:,} files" if self._data.train.files > 1 else ""
         batch = f"{job.train.batch:,}" if job.train.batch <= samples else "all of them"
         steps = f"{count:,} step{'s' if count > 1 else ''} of {batch}{start}"
         wire = ""
@@ -228,7 +229,7 @@ class Trainer:
             wire = f"; gradients travel as {job.exchange.wire}"
         return (
             f"{job.name}: {parameters:,} parameters, {samples:,} training samples of"
-            f" {tuple(self._data.input_spec.shape)}, {steps} on {ranks} ({replica.device.name}){wire}"
+            f" {tuple(self._data.input_spec.shape)}{files}, {steps} on {ranks} ({replica.device.name}){wire}"
         )
 
     def _ended(self) -> tuple[str, str]:
@@ -285,7 +286,8 @@ class Trainer:
     async def _warm_up(self) -> None:
         """Compile: one rank of each node first, the others then find its work in numba's cache.
 
-        All at once would compile the same code as often as there are ranks.
+        All at once would compile the same code as often as there are ranks. And all wait for the last: while
+        it compiled, the others told of it in their first step, as of a rank that holds them up.
         """
         self._world.position("getting kernels ready")
         size = min(self._job.train.micro_batch, len(self._data.train))
@@ -311,6 +313,7 @@ class Trainer:
         )
         if self._world.node_rank != 0:
             await compiled()
+        await self._world.barrier(what="compiled kernels of all ranks", patience_s=COMPILING_S)
 
     async def _evaluate(self, samples: Samples, split: str, done: int) -> Score | None:
         """The score of a split; None, and the model has failed, where some rank could not do its part."""

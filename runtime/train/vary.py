@@ -13,10 +13,11 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from ..errors import JobError
+from .schema import ALTERNATIVES
 from .toml import to_toml_value
 
 LONGEST: Final = 24
@@ -49,6 +50,32 @@ def variants(variations: Sequence[str]) -> list[Variant]:
     if max(len(variant.suffix) for variant in found) > LONGEST_SUFFIX:
         return [Variant(f"-{number}", variant.overrides) for number, variant in enumerate(found, 1)]
     return found
+
+
+def displaced(overrides: Sequence[str], variations: Sequence[str]) -> Iterator[str]:
+    """What to say of each of a job's overrides that a variation would leave nothing of.
+
+    One that is for all jobs may give way to a variation of this one.
+    """
+    for override, variation in itertools.product(overrides, variations):
+        given, varied = _decided(override), _decided(variation)
+        if given[: len(varied)] == varied and (_is_for_one(override) or not _is_for_one(variation)):
+            yield (
+                f"--set {override}: comes to nothing, as --vary {variation} gives each model its own; leave "
+                "one of the two out"
+            )
+
+
+def _decided(option: str) -> tuple[str, ...]:
+    """The path of the key that an option gives; the same for keys of which only one can be given."""
+    section, *inner = _key(option).split(".")
+    if inner and inner[0] in (one_of := ALTERNATIVES.get(section, ())):
+        inner[0] = " or ".join(one_of)
+    return section, *inner
+
+
+def _is_for_one(option: str) -> bool:
+    return ":" in option.partition("=")[0]
 
 
 def _axis(variation: str) -> list[Variant]:

@@ -211,7 +211,7 @@ def test_a_signal_ends_all_models_with_checkpoints_and_all_are_resumed(vendor, n
     folders = stored(output, tmp_path)
     for name, step in stopped.items():
         assert newest(folders[name]).name == f"step-{int(step):08d}.safetensors"
-    (told,) = re.findall(r"^go on with: weft train (.*)$", output, re.MULTILINE)
+    (told,) = re.findall(r"^go on with: mpirun -n 2 weft train (.*)$", output, re.MULTILINE)
     assert output.count("go on with") == 1, output
     runs = shlex.split(told)
     assert [folder.name for folder in map(Path, runs[1::2])] == [folders[name].name for name in stopped]

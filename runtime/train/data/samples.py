@@ -20,7 +20,7 @@ import numpy as np
 from ....kernels.kernel import ArraySpec
 from ...errors import DataError
 from .. import order
-from .stored import AnyArray, Array, located, number_at, probed
+from .stored import AnyArray, Array, Joined, located, number_at, probed
 
 SPLIT_EPOCH = (1 << 64) - 1
 """The key of the split's shuffle: an epoch that no run reaches."""
@@ -38,6 +38,7 @@ class Samples(ABC):
     input_spec: ArraySpec
     target_spec: ArraySpec
     classes: int | None
+    files: int = 1  # in which they lie
 
     @abstractmethod
     def __len__(self) -> int:
@@ -117,6 +118,7 @@ class Rows(Samples):
         outcome: Affine = Affine(),
     ) -> None:
         self._name = name
+        self.files = len(inputs.parts) if isinstance(inputs, Joined) else 1
         self._outcome = outcome if outcome.changes else None
         self._inputs = inputs
         self._targets = targets
@@ -179,7 +181,8 @@ class Windows(Samples):
 
     classes = 256
 
-    def __init__(self, text: AnyArray, context: int) -> None:
+    def __init__(self, text: AnyArray, context: int, files: int = 1) -> None:
+        self.files = files
         count = max(0, (len(text) - 1) // context)
         shape, strides = (count, context + 1), (context * text.strides[0], text.strides[0])
         self._windows = np.lib.stride_tricks.as_strided(text, shape, strides, writeable=False)
@@ -242,13 +245,20 @@ class Data:
     @cached_property
     def _digest(self) -> str:
         hashed = hashlib.blake2b(digest_size=16)
+        seen: dict[int, bytes] = {}  # by identity: the three are mostly rows of the same arrays
         for samples in (self.train, self.validation, self.test):
             hashed.update(f"{len(samples)} {self.classes} {self.labels}".encode())
             for array in samples.content():
-                hashed.update(f"{array.shape} {array.dtype.str}".encode())
-                for row in probed(array):
-                    hashed.update(np.ascontiguousarray(array[row : row + 1]).tobytes()[:4096])
+                if id(array) not in seen:
+                    seen[id(array)] = _told_by(array)
+                hashed.update(seen[id(array)])
         return hashed.hexdigest()
+
+
+def _told_by(array: Array) -> bytes:
+    """Shape, dtype and the beginning of some rows."""
+    rows = (np.ascontiguousarray(array[row : row + 1]).tobytes()[:4096] for row in probed(array))
+    return b"".join((f"{array.shape} {array.dtype.str}".encode(), *rows))
 
 
 def split(n: int, seed: int, validation: float, test: float, what: str) -> list[order.Indices]:

@@ -9,6 +9,7 @@ A shuffled split would be no test: neighbouring windows of a text resemble each 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,15 +21,22 @@ from .section import TextData
 from .stored import AnyArray
 
 
-def read(data: TextData) -> AnyArray:
+class Text(NamedTuple):
+    """All its bytes, and in how many files they lie."""
+
+    content: AnyArray
+    files: int
+
+
+def read(data: TextData) -> Text:
     """The text: that of a file mapped, of a folder's files read."""
     path = locate(data.path)
-    return _folder(path, data) if path.is_dir() else _file(path)
+    return _folder(path, data) if path.is_dir() else Text(_file(path), 1)
 
 
-def windows(text: AnyArray, data: TextData) -> Data:
+def windows(whole: Text, data: TextData) -> Data:
     """The windows of the text's three ranges."""
-    path = locate(data.path)
+    path, (text, files) = locate(data.path), whole
     counts = split_counts(len(text), data.validation, data.test, str(path))
     for name, size in zip(("train", "validation", "test"), counts, strict=True):
         if 0 < size <= data.context:  # before windows are made: NumPy has none of 2^63 bytes
@@ -36,7 +44,8 @@ def windows(text: AnyArray, data: TextData) -> Data:
                 f"{path}: its {name} part has {size} of {len(text)} bytes, too few for one window of "
                 f"[data] context = {data.context} and the byte behind; give more text or a smaller context"
             )
-    train, validation, test = (Windows(part, data.context) for part in np.split(text, np.cumsum(counts)[:-1]))
+    ranges = np.split(text, np.cumsum(counts)[:-1])
+    train, validation, test = (Windows(part, data.context, files) for part in ranges)
     return Data(train, validation, test)
 
 
@@ -53,7 +62,7 @@ def _file(path: Path) -> AnyArray:
     return np.memmap(path, np.uint8, "r")
 
 
-def _folder(folder: Path, data: TextData) -> AnyArray:
+def _folder(folder: Path, data: TextData) -> Text:
     """All files one after the other; read, for a mapping cannot join them."""
     try:
         names = sorted(
@@ -74,7 +83,7 @@ def _folder(folder: Path, data: TextData) -> AnyArray:
     for name in kept:
         with reading(folder / name) as file:
             parts.append(file.read())
-    return np.frombuffer(b"".join(parts), np.uint8)
+    return Text(np.frombuffer(b"".join(parts), np.uint8), len(parts))
 
 
 def _is_file(path: Path) -> bool:

@@ -12,7 +12,7 @@ from weft.runtime.observe import read_metrics
 from weft.runtime.train.halving import Halving, Verdict
 from weft.runtime.train.schema import Job
 
-pytestmark = [pytest.mark.mpi, pytest.mark.limit(120)]
+pytestmark = pytest.mark.mpi
 
 
 def of_rate(folder: Path, name: str, rate: float, **run: object) -> Job:

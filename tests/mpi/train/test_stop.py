@@ -1,7 +1,9 @@
-"""How a run ends early: a stop that waits for a step which never ends, a loss that is no number."""
+"""How a run ends early: by a stop, before its first step or in one that never ends, or by an odd loss."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -10,15 +12,40 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from tests.mpi.train.fleets import changed, dense, fleet
+from tests.mpi.train.fleets import RANK, changed, dense, fleet
 from tests.mpi.training import Bench
 from weft.runtime.message import World, run
-from weft.runtime.train import checkpoint, loop
-from weft.runtime.train.fleet import Fleet
+from weft.runtime.train import checkpoint, examine, loop
+from weft.runtime.train.fleet import Fleet, train
 from weft.runtime.train.job import load_job
 from weft.runtime.train.log import Log
 from weft.runtime.train.prepare import prepare
 from weft.runtime.train.trainer import StepError
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("reading", ["compare", "_read"])
+def test_a_stop_ends_all_ranks_while_data_are_read(reading, folder, monkeypatch):
+    """It was obeyed behind the first step, however long that took to come."""
+    over, ended = threading.Event(), []
+    # Of who compares, rank 0 is one on any nodes; all read, and the last tells the others by way of rank 0.
+    who = 0 if reading == "compare" else MPI.COMM_WORLD.Get_size() - 1
+
+    def endless(*given: object, **resumed: object) -> None:
+        if who == RANK:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        ended.append(over.wait(30))
+
+    async def main(world: World) -> str:
+        world.stop_status = 0  # rank 0 need not wait for the other processes to end
+        await train(world, [dense(folder)])
+        return "trained"
+
+    monkeypatch.setattr(examine, reading, endless)
+    assert run(main) is None
+    assert not ended
+    assert not (folder / "runs").exists()
+    over.set()
 
 
 @pytest.mark.mpi

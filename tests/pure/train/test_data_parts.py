@@ -83,6 +83,7 @@ def test_parts_are_trained_on_as_the_whole_is(
 ) -> None:
     ours, theirs = load(**keys, normalise=normalise), load(**{**keys, **whole}, normalise=normalise)
     assert ours.classes == theirs.classes == 5
+    assert (ours.train.files, theirs.train.files) == (len(SIZES), 1)
     for name in ("train", "validation", "test"):
         mine, other = gathered(getattr(ours, name)), gathered(getattr(theirs, name))
         np.testing.assert_array_equal(mine[0], other[0])

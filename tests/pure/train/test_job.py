@@ -241,9 +241,11 @@ def test_what_is_measured_on_the_validation_set_needs_one(key: str, value: str, 
     assert problems(tmp_path, text, "data.validation=0.0") == [
         f"my.toml:13: [train] {key}: is measured on the validation set: [data] validation must be above 0"
     ]
-    assert problems(tmp_path, text, "model.loss=mean_squared_error") == [
-        f'my.toml:13: [train] {key}.metric = "accuracy": a mean_squared_error has no accuracy'
-    ]
+    for loss in ("mean_squared_error", "absolute_error", "huber"):
+        assert problems(tmp_path, text, f"model.loss={loss}") == [
+            f'my.toml:13: [train] {key}.metric = "accuracy": {loss} has no accuracy: use "loss"'
+        ]
+    assert load(tmp_path, text, "model.loss=binary_cross_entropy").model.loss.predicts == "labels"
 
 
 def test_a_name_without_its_ending_is_told_of_the_file(

@@ -105,3 +105,31 @@ def test_names_that_would_be_too_long_for_a_folder_are_numbers(tmp_path: Path) -
     assert len({variant.overrides for variant in variants(variations)}) == 64
     assert all(len(variant.suffix) <= 100 for variant in variants(variations[:4]))
     assert variants(variations[:4])[0].suffix.startswith("-seed-9")
+
+
+@pytest.mark.parametrize(
+    ("given", "varied"),
+    [
+        ("seed=3", "seed=1,2"),
+        ("mine:seed=3", "seed=1,2"),
+        ("mine:seed=3", "mine:seed=1,2"),
+        ("train.steps=3", "train.epochs=1,2"),
+        (
+            "train.optimizer.rate=0.1",
+            'train.optimizer={ name = "sgd", rate = 1 },{ name = "adam", rate = 1 }',
+        ),
+    ],
+)
+def test_a_key_is_not_both_set_and_varied(given: str, varied: str, tmp_path: Path) -> None:
+    """What was set came to nothing, without a word."""
+    with pytest.raises(JobError) as caught:
+        load_jobs([job_file(tmp_path, "mine")], [given], [varied])
+    why = f"--vary {varied} gives each model its own"
+    assert str(caught.value) == f"--set {given}: comes to nothing, as {why}; leave one of the two out"
+
+
+def test_what_is_set_for_all_jobs_or_around_a_key_leaves_it_to_be_varied(tmp_path: Path) -> None:
+    files = [job_file(tmp_path, "a"), job_file(tmp_path, "b")]
+    optimizer = 'train.optimizer={ name = "sgd", rate = 1 }'
+    jobs = load_jobs(files, ["seed=9", optimizer], ["a:seed=1,2", "b:train.optimizer.rate=3"])
+    assert [(job.seed, job.train.optimizer.rate) for job in jobs] == [(1, 1), (2, 1), (9, 3)]
