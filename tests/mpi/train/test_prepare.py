@@ -37,7 +37,7 @@ def of_archive(folder: Path, name: str, damage: bytes = b"") -> Job:
 @pytest.mark.mpi
 def test_one_rank_of_a_node_compares_an_archive_with_its_checksums(folder, monkeypatch):
     compared = []
-    monkeypatch.setattr(npz, "_require_sound", lambda archive, member: compared.append(member.filename))
+    monkeypatch.setattr(npz, "_read_through", lambda archive, member: compared.append(member.filename))
     job = of_archive(folder, "sound")
 
     async def main(world: World) -> int:
@@ -52,7 +52,7 @@ def test_one_rank_of_a_node_compares_an_archive_with_its_checksums(folder, monke
 @pytest.mark.mpi
 def test_an_archive_that_several_jobs_share_is_compared_once(folder, monkeypatch):
     compared = []
-    monkeypatch.setattr(npz, "_require_sound", lambda archive, member: compared.append(member.filename))
+    monkeypatch.setattr(npz, "_read_through", lambda archive, member: compared.append(member.filename))
     one = of_archive(folder, "shared")
     jobs = [one, one.model_copy(update={"name": "other"})]
 
